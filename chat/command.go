@@ -1,0 +1,158 @@
+package chat
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"unicode/utf8"
+)
+
+// Command is what a client asks of a conversation by publishing to
+// conv/{id}/messages (contract, 2). Which fields are set depends on Type.
+type Command struct {
+	Type        EventType // message, edit, delete or reaction
+	Content     string    // message, edit
+	ClientMsgID ID        // message; zero: the client sent none
+	ReplyTo     ID        // message; zero: none
+	Attachments []ID      // message
+	MessageID   ID        // edit, delete, reaction
+	Emoji       string    // reaction
+	Op          string    // reaction: "add" or "remove"
+}
+
+// ParseCommand reads the payload of a publish. A payload that does not begin
+// (after white space) with "{", or whose contentType is text/plain, is the text
+// of a message; one that does must be a JSON object with the fields of the
+// contract. Unknown fields are ignored, so that old servers and new clients get
+// on. The errors are Invalid and name the field and what it may be.
+//
+// The result does not refer to payload.
+func ParseCommand(payload []byte, contentType string) (Command, error) {
+	switch {
+	case len(payload) > MaxCommandBytes:
+		return Command{}, &Error{Code: TooLarge, Field: "payload", Msg: "has " + itoa(len(payload)) + " bytes, limit " + itoa(MaxCommandBytes)}
+	case !utf8.Valid(payload):
+		return Command{}, invalid("payload", "must be valid UTF-8")
+	}
+	c := Command{Type: EventMessage}
+	if trimmed := bytes.TrimLeft(payload, " \t\r\n"); isPlainText(contentType) || len(trimmed) == 0 || trimmed[0] != '{' {
+		c.Content = string(payload)
+		return c, c.Validate()
+	}
+	var in struct {
+		Type        *EventType `json:"type"`
+		Content     string     `json:"content"`
+		ClientMsgID *string    `json:"clientMsgId"`
+		ReplyTo     *string    `json:"replyTo"`
+		Attachments []string   `json:"attachments"`
+		MessageID   *string    `json:"messageId"`
+		Emoji       string     `json:"emoji"`
+		Op          string     `json:"op"`
+	}
+	if err := json.Unmarshal(payload, &in); err != nil {
+		return Command{}, commandError(err)
+	}
+	if in.Type != nil {
+		c.Type = *in.Type
+	}
+	c.Content, c.Emoji, c.Op = in.Content, in.Emoji, in.Op
+	for _, f := range []struct {
+		name string
+		text *string
+		id   *ID
+	}{{"clientMsgId", in.ClientMsgID, &c.ClientMsgID}, {"replyTo", in.ReplyTo, &c.ReplyTo}, {"messageId", in.MessageID, &c.MessageID}} {
+		if f.text != nil && !f.id.parse(*f.text) {
+			return Command{}, invalid(f.name, "must be a UUID in lower-case text")
+		}
+	}
+	if len(in.Attachments) > MaxAttachments {
+		return Command{}, invalid("attachments", "has "+itoa(len(in.Attachments))+" ids, limit "+itoa(MaxAttachments))
+	}
+	for _, text := range in.Attachments {
+		var id ID
+		if !id.parse(text) {
+			return Command{}, invalid("attachments", "must hold UUIDs in lower-case text")
+		}
+		c.Attachments = append(c.Attachments, id)
+	}
+	return c, c.Validate()
+}
+
+func isPlainText(contentType string) bool {
+	media, _, _ := strings.Cut(contentType, ";")
+	return strings.EqualFold(strings.TrimSpace(media), "text/plain")
+}
+
+func commandError(err error) error {
+	var te *json.UnmarshalTypeError
+	if errors.As(err, &te) {
+		field := te.Field
+		if field == "" {
+			field = "payload"
+		}
+		return invalid(field, "must be "+want(field)+", not a "+te.Value)
+	}
+	return invalid("payload", "is not a JSON object ("+err.Error()+`); send plain text with content type text/plain`)
+}
+
+func want(field string) string {
+	switch field {
+	case "attachments":
+		return "an array of ids"
+	case "payload":
+		return "a JSON object"
+	}
+	return "a string"
+}
+
+// Validate reports the first thing wrong with the command, as Invalid with the
+// field and its limit, or nil. It does not know who sends it, nor where.
+func (c *Command) Validate() error {
+	if len(c.Content) > MaxContentBytes {
+		return &Error{Code: TooLarge, Field: "content", Msg: "has " + itoa(len(c.Content)) + " bytes, limit " + itoa(MaxContentBytes)}
+	}
+	if !utf8.ValidString(c.Content) || strings.IndexByte(c.Content, 0) >= 0 {
+		return invalid("content", "must be valid UTF-8 without NUL")
+	}
+	switch c.Type {
+	case EventMessage:
+		return c.validateMessage()
+	case EventEdit:
+		if c.Content == "" {
+			return invalid("content", "must not be empty; to take a message back, delete it")
+		}
+		return c.needMessageID()
+	case EventDelete:
+		return c.needMessageID()
+	case EventReaction:
+		if c.Op != "add" && c.Op != "remove" {
+			return invalid("op", `must be "add" or "remove"`)
+		}
+		if c.Emoji == "" || len(c.Emoji) > 64 {
+			return invalid("emoji", "must have 1 to 64 bytes")
+		}
+		return c.needMessageID()
+	case EventConversation:
+	}
+	return invalid("type", `must be "message", "edit", "delete" or "reaction"`)
+}
+
+func (c *Command) validateMessage() error {
+	switch {
+	case c.Content == "" && len(c.Attachments) == 0:
+		return invalid("content", "must not be empty")
+	case len(c.Attachments) > MaxAttachments:
+		return invalid("attachments", "has "+itoa(len(c.Attachments))+" ids, limit "+itoa(MaxAttachments))
+	case isResendKey(c.ClientMsgID):
+		return invalid("clientMsgId", "must be a UUID of version 1 to 7")
+	}
+	return nil
+}
+
+func (c *Command) needMessageID() error {
+	if c.MessageID.IsZero() {
+		return invalid("messageId", "must be the id of a message")
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package chat
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Code is the kind of an error. A Code is itself an error, so errors.Is(err,
+// chat.NotFound) works. Each border maps every code once: broker/reason.go to
+// MQTT reason codes, rest/problem.go to HTTP status.
+type Code string
+
+// The codes. Their texts are stable: REST sends them as a problem's "code".
+const (
+	Invalid         Code = "invalid"         // the request itself is wrong; repeating it won't help
+	Unauthenticated Code = "unauthenticated" // who is asking is not known
+	Forbidden       Code = "forbidden"       // known, and may not
+	NotFound        Code = "not_found"       // there is no such thing, or not for this user
+	Conflict        Code = "conflict"        // it exists already, or differs from what is there
+	TooLarge        Code = "too_large"       // over a size limit
+	Quota           Code = "quota"           // over a rate or count limit; RetryAfter says when to come back
+	Unsupported     Code = "unsupported"     // understood, and not offered
+	Unavailable     Code = "unavailable"     // a part we need is away; the same request may be repeated later
+	Internal        Code = "internal"        // our fault
+)
+
+// Codes lists every code, for the tests that no border forgets one.
+func Codes() []Code {
+	return []Code{Invalid, Unauthenticated, Forbidden, NotFound, Conflict, TooLarge, Quota, Unsupported, Unavailable, Internal}
+}
+
+// Error returns the code's text.
+func (c Code) Error() string { return string(c) }
+
+// Error is the one error type that crosses package borders.
+type Error struct {
+	Code       Code
+	Op         string        // the operation, such as "store.CreateDirect"; for the log
+	Field      string        // the input at fault, such as "content"; may be empty
+	Msg        string        // one sentence that may be shown to the peer; names the limit where there is one
+	Existing   ID            // Conflict: what is there already, if the peer may know
+	RetryAfter time.Duration // Quota, Unavailable: when to try again; 0 means the caller's own backoff
+	Err        error         // the cause; for the log, never shown to a peer
+}
+
+// Error returns everything known, for the log.
+func (e *Error) Error() string {
+	s := string(e.Code)
+	if e.Op != "" {
+		s = e.Op + ": " + s
+	}
+	if e.Msg != "" {
+		s += ": " + e.Public()
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Public returns what a peer may hear: the field and the message.
+func (e *Error) Public() string {
+	if e.Field != "" {
+		return e.Field + ": " + e.Msg
+	}
+	return e.Msg
+}
+
+// Unwrap returns the code and the cause, so that errors.Is finds either.
+func (e *Error) Unwrap() []error {
+	if e.Err != nil {
+		return []error{e.Code, e.Err}
+	}
+	return []error{e.Code}
+}
+
+// CodeOf returns the code of err: its Error's, Unavailable for a deadline that
+// ran out, and Internal for anything it does not know. It returns "" for nil.
+func CodeOf(err error) Code {
+	var e *Error
+	var c Code
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &e):
+		return e.Code
+	case errors.As(err, &c):
+		return c
+	case errors.Is(err, context.DeadlineExceeded):
+		return Unavailable
+	}
+	return Internal
+}
+
+// PublicMessage returns the sentence about err that may be shown to a peer. It
+// is never empty for a non-nil error and never tells of an internal cause.
+func PublicMessage(err error) string {
+	var e *Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &e) && e.Code != Internal && e.Msg != "":
+		return e.Public()
+	}
+	switch CodeOf(err) {
+	case Unavailable:
+		return "the service cannot do this right now; try again"
+	case Internal:
+		return "something went wrong on our side"
+	}
+	return string(CodeOf(err))
+}
+
+// invalid returns an Invalid error about field.
+func invalid(field, msg string) *Error { return &Error{Code: Invalid, Field: field, Msg: msg} }

@@ -1,0 +1,177 @@
+package chat
+
+import (
+	"strconv"
+	"time"
+)
+
+// EventType says what an event of the log is.
+type EventType string
+
+// The types of event.
+const (
+	EventMessage      EventType = "message"
+	EventEdit         EventType = "edit"
+	EventDelete       EventType = "delete"
+	EventReaction     EventType = "reaction"
+	EventConversation EventType = "conversation"
+)
+
+// Event is one entry of a conversation's log.
+type Event struct {
+	ConversationID ID
+	Seq            int64 // 1, 2, 3 … without gaps
+	Type           EventType
+	ID             ID // of the message, for EventMessage; of the event otherwise
+	SenderID       ID // who did it
+	ClientMsgID    ID // EventMessage: the sender's idempotency key
+	CreatedAt      time.Time
+	Content        string // EventMessage, EventEdit
+	EditedAt       time.Time
+	DeletedAt      time.Time // EventMessage: a tombstone, Content is empty
+	EventDetail
+}
+
+// EventDetail holds the parts of an event that most messages lack. It is stored
+// as one JSON value beside the event and is part of the event's wire form.
+type EventDetail struct {
+	ReplyTo     ID     `json:"replyTo,omitzero"`
+	Attachments []ID   `json:"attachments,omitempty"`
+	MessageID   ID     `json:"messageId,omitzero"` // edit, delete, reaction
+	Emoji       string `json:"emoji,omitempty"`    // reaction
+	Op          string `json:"op,omitempty"`       // reaction: add, remove; conversation: created, renamed, joined, left, role
+	Kind        Kind   `json:"kind,omitempty"`     // conversation created
+	Title       string `json:"title,omitempty"`    // conversation created, renamed
+	UserIDs     []ID   `json:"userIds,omitempty"`  // conversation created, joined, left, role
+	Role        Role   `json:"role,omitempty"`     // conversation role
+}
+
+// IsZero reports whether the event has no details.
+func (d *EventDetail) IsZero() bool {
+	return d.ReplyTo.IsZero() && len(d.Attachments) == 0 && d.MessageID.IsZero() && d.Emoji == "" &&
+		d.Op == "" && d.Kind == "" && d.Title == "" && len(d.UserIDs) == 0 && d.Role == ""
+}
+
+// Equal reports whether both hold the same details.
+func (d *EventDetail) Equal(o *EventDetail) bool {
+	return d.ReplyTo == o.ReplyTo && equalIDs(d.Attachments, o.Attachments) && d.MessageID == o.MessageID &&
+		d.Emoji == o.Emoji && d.Op == o.Op && d.Kind == o.Kind && d.Title == o.Title && equalIDs(d.UserIDs, o.UserIDs) && d.Role == o.Role
+}
+
+func equalIDs(a, b []ID) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// AppendJSON appends the event as subscribers of conv/{id}/messages receive it
+// (contract, 2). It is written by hand because it runs once per message.
+func (e *Event) AppendJSON(b []byte) []byte {
+	b = append(b, `{"type":"`...)
+	b = append(b, e.Type...)
+	b = append(b, `","conversationId":"`...)
+	b = e.ConversationID.append(b)
+	b = append(b, `","seq":`...)
+	b = strconv.AppendInt(b, e.Seq, 10)
+	b = append(b, `,"senderId":"`...)
+	b = e.SenderID.append(b)
+	b = append(b, `","createdAt":"`...)
+	b = e.CreatedAt.UTC().AppendFormat(b, TimeFormat)
+	b = append(b, '"')
+	switch e.Type {
+	case EventMessage:
+		b = append(b, `,"id":"`...)
+		b = e.ID.append(b)
+		b = append(b, `","clientMsgId":"`...)
+		b = e.ClientMsgID.append(b)
+		b = append(b, `","content":`...)
+		b = appendString(b, e.Content)
+		b = appendTime(b, `,"editedAt":"`, e.EditedAt)
+		b = appendTime(b, `,"deletedAt":"`, e.DeletedAt)
+	case EventEdit:
+		b = append(b, `,"content":`...)
+		b = appendString(b, e.Content)
+	case EventDelete, EventReaction, EventConversation:
+	}
+	return append(e.appendDetail(b), '}')
+}
+
+func (d *EventDetail) appendDetail(b []byte) []byte {
+	b = appendID(b, `,"replyTo":"`, d.ReplyTo)
+	b = appendIDs(b, `,"attachments":[`, d.Attachments)
+	b = appendID(b, `,"messageId":"`, d.MessageID)
+	b = appendText(b, `,"emoji":`, d.Emoji)
+	b = appendText(b, `,"op":`, d.Op)
+	b = appendText(b, `,"kind":`, string(d.Kind))
+	b = appendText(b, `,"title":`, d.Title)
+	b = appendIDs(b, `,"userIds":[`, d.UserIDs)
+	return appendText(b, `,"role":`, string(d.Role))
+}
+
+func appendID(b []byte, key string, id ID) []byte {
+	if id.IsZero() {
+		return b
+	}
+	return append(id.append(append(b, key...)), '"')
+}
+
+func appendIDs(b []byte, key string, ids []ID) []byte {
+	if len(ids) == 0 {
+		return b
+	}
+	b = append(b, key...)
+	for i, id := range ids {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(id.append(append(b, '"')), '"')
+	}
+	return append(b, ']')
+}
+
+func appendText(b []byte, key, s string) []byte {
+	if s == "" {
+		return b
+	}
+	return appendString(append(b, key...), s)
+}
+
+func appendTime(b []byte, key string, t time.Time) []byte {
+	if t.IsZero() {
+		return b
+	}
+	return append(t.UTC().AppendFormat(append(b, key...), TimeFormat), '"')
+}
+
+// appendString appends s as a JSON string (RFC 8259, 7). s is valid UTF-8.
+func appendString(b []byte, s string) []byte {
+	b = append(b, '"')
+	start := 0
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c >= 0x20 && c != '"' && c != '\\' && c != 0x7f {
+			continue
+		}
+		b = append(b, s[start:i]...)
+		start = i + 1
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\n':
+			b = append(b, '\\', 'n')
+		case '\r':
+			b = append(b, '\\', 'r')
+		case '\t':
+			b = append(b, '\\', 't')
+		default:
+			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		}
+	}
+	return append(append(b, s[start:]...), '"')
+}

@@ -1,0 +1,104 @@
+package chat
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/google/uuid"
+)
+
+// ID identifies a user, conversation, message or login: a UUID (RFC 9562), made
+// as version 7 so that ids sort by time. The zero ID means "none".
+type ID [16]byte
+
+// NewID returns a new UUIDv7. It is safe for concurrent use and does not block
+// (beyond the kernel's random source); ids made by one process ascend.
+func NewID() ID { return ID(uuid.Must(uuid.NewV7())) }
+
+// ParseID reads the one form ids have on the wire: 36 characters of lower-case
+// canonical text. Any other spelling (upper case, braces, "urn:uuid:") is
+// Invalid, so that one id never has two texts. It does not allocate on success.
+func ParseID(s string) (ID, error) {
+	var id ID
+	if !id.parse(s) {
+		return ID{}, &Error{Code: Invalid, Msg: "not an id: want a UUID in lower-case text, such as 0198c0de-0000-7000-8000-000000000000"}
+	}
+	return id, nil
+}
+
+// MustParseID is ParseID for constants in tests and examples; it panics on a bad id.
+func MustParseID(s string) ID {
+	id, err := ParseID(s)
+	if err != nil {
+		panic(fmt.Sprintf("chat: %q is not an id", s))
+	}
+	return id
+}
+
+func (id *ID) parse(s string) bool {
+	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
+		return false
+	}
+	j := 0
+	for i := 0; i < 36; i++ {
+		if i == 8 || i == 13 || i == 18 || i == 23 {
+			continue
+		}
+		hi, ok1 := nibble(s[i])
+		lo, ok2 := nibble(s[i+1])
+		if !ok1 || !ok2 {
+			return false
+		}
+		id[j] = hi<<4 | lo
+		j++
+		i++
+	}
+	return true
+}
+
+func nibble(c byte) (byte, bool) {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0', true
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10, true
+	}
+	return 0, false
+}
+
+const hexDigits = "0123456789abcdef"
+
+// AppendText appends the 36 characters of the id. It never fails.
+func (id ID) AppendText(b []byte) ([]byte, error) { return id.append(b), nil }
+
+func (id ID) append(b []byte) []byte {
+	for i, c := range id {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			b = append(b, '-')
+		}
+		b = append(b, hexDigits[c>>4], hexDigits[c&15])
+	}
+	return b
+}
+
+// String returns the id in lower-case canonical text.
+func (id ID) String() string { return string(id.append(make([]byte, 0, 36))) }
+
+// IsZero reports whether the id means "none".
+func (id ID) IsZero() bool { return id == ID{} }
+
+// Compare orders ids by their bytes, which for ids of ours is by time of making.
+func (id ID) Compare(other ID) int { return bytes.Compare(id[:], other[:]) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (id ID) MarshalText() ([]byte, error) { return id.append(make([]byte, 0, 36)), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; it takes what ParseID takes.
+func (id *ID) UnmarshalText(b []byte) error {
+	v, err := ParseID(string(b))
+	if err != nil {
+		return err
+	}
+	*id = v
+	return nil
+}

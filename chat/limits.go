@@ -1,0 +1,20 @@
+package chat
+
+// Limits that clients can see. The database holds the same bounds as constraints.
+const (
+	MaxContentBytes   = 64 << 10 // of a message's content, UTF-8
+	MaxCommandBytes   = 192 << 10
+	MaxAttachments    = 20
+	MaxGroupMembers   = 10_000
+	MaxTitleRunes     = 200
+	MaxPageSize       = 100
+	DefaultPageSize   = 50
+	MinUsernameBytes  = 2
+	MaxUsernameBytes  = 32
+	MaxDisplayRunes   = 100
+	MaxEmailBytes     = 254 // RFC 5321, 4.5.3.1
+	MinPasswordBytes  = 8
+	MaxPasswordBytes  = 1024
+	MaxClientIDBytes  = 256
+	MaxDeviceNameRune = 100
+)

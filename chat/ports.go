@@ -1,0 +1,110 @@
+package chat
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// Append is one event on its way into the log, and its outcome.
+type Append struct {
+	Event  Event  // Seq and CreatedAt are set by the commit; for a repeat, also ID: the first one's
+	Resent bool   // the packet was marked DUP and its ClientMsgID is a ResendKey: look before storing
+	Repeat bool   // outcome: the event was stored before, under the same key
+	Done   Waiter // told the outcome
+
+	// MembersVersion is the version of the roster the sender was checked
+	// against. The commit happens only if it is still the current one.
+	MembersVersion int64
+}
+
+// Waiter is told what became of an Append.
+type Waiter interface {
+	// Committed is called exactly once for every Append that Log.Append took:
+	// after its transaction is durable (err nil), or when it is certain that it
+	// was refused, or given up (Unavailable: it may or may not be stored, and may be
+	// sent again). It is called from a writer's goroutine: it must not block.
+	Committed(a *Append, err error)
+}
+
+// Log is the durable log of all conversations.
+type Log interface {
+	// Append queues a for its conversation's writer and returns; a.Done hears of
+	// the outcome. Events of one conversation are stored in the order of their
+	// Append calls. It blocks while the queue is full, until ctx ends
+	// (Unavailable; a.Done is then not called).
+	Append(ctx context.Context, a *Append) error
+}
+
+// Publisher carries committed events to the sessions of members.
+type Publisher interface {
+	// Publish is called once for each stored event, in seq order for each
+	// conversation, after the commit. It must not wait for a client.
+	Publish(e *Event, r *Roster)
+}
+
+// Roster is who may read and write a conversation, at one version.
+type Roster struct {
+	ConversationID ID
+	Version        int64 // rises with every change of membership
+	Kind           Kind
+	Members        []ID // ascending
+}
+
+// Has reports whether the user is a member. O(log members).
+func (r *Roster) Has(user ID) bool {
+	_, ok := slices.BinarySearchFunc(r.Members, user, ID.Compare)
+	return ok
+}
+
+// Position is how far a conversation's log reaches.
+type Position struct {
+	ConversationID ID
+	LastSeq        int64
+}
+
+// MessageQuery asks for a page of a conversation's messages. At most one of
+// Before, After and Around is set; none means the newest.
+type MessageQuery struct {
+	UserID         ID // who asks; must be a member
+	ConversationID ID
+	Limit          int   // 1 to MaxPageSize
+	Before         int64 // seq: older than this, newest first
+	After          int64 // seq: newer than this, oldest first
+	HasAfter       bool  // After is set; 0 means from the beginning
+	Around         ID    // a message: the page with it in the middle, newest first
+}
+
+// MessagePage is one page of messages.
+type MessagePage struct {
+	Items []Event
+	More  bool // there are more in the direction of reading
+}
+
+// Store is the rest of what the rules need of the database. All methods block
+// for a round trip and return chat errors; a database that is away is
+// Unavailable, and a call may be repeated then.
+type Store interface {
+	// GetRoster returns a conversation's members, or NotFound.
+	GetRoster(ctx context.Context, conversation ID) (*Roster, error)
+	// CreateConversation stores a conversation, its participants and its first
+	// event in one transaction. Conflict with Existing set if the two users have
+	// a direct conversation already; NotFound naming the field if a user does
+	// not exist.
+	CreateConversation(ctx context.Context, n NewConversation, now time.Time) (*Conversation, *Event, error)
+	// GetConversation returns a conversation as a member sees it; NotFound to
+	// everybody else.
+	GetConversation(ctx context.Context, user, conversation ID) (*Conversation, error)
+	// ListConversations returns a page of the user's conversations, latest
+	// activity first.
+	ListConversations(ctx context.Context, user ID, after ConversationCursor, limit int) (*ConversationPage, error)
+	// ListMessages returns a page of messages; NotFound if the user is not a member.
+	ListMessages(ctx context.Context, q MessageQuery) (*MessagePage, error)
+	// GetMessage returns a message of one of the user's conversations, or NotFound.
+	GetMessage(ctx context.Context, user, message ID) (*Event, error)
+	// ReadLog returns up to limit events after seq, in order, as the user may
+	// see them; NotFound if the user is not a member (any more).
+	ReadLog(ctx context.Context, user, conversation ID, after int64, limit int) ([]Event, error)
+	// ListPositions returns how far the log of each of the user's conversations reaches.
+	ListPositions(ctx context.Context, user ID) ([]Position, error)
+}

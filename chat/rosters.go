@@ -1,0 +1,128 @@
+package chat
+
+import (
+	"context"
+	"sync"
+)
+
+// Rosters caches who is a member of what, so that a publish costs no query. An
+// entry may be older than the database: whatever is decided by it is decided
+// again by the commit, which fails when the roster's version has moved on, and
+// whoever sees a newer version calls Reload.
+//
+// It holds at most maxMembers user ids; beyond that it forgets entries at random.
+// It is safe for concurrent use. No lock is held while the store is asked.
+type Rosters struct {
+	store      Store
+	maxMembers int
+
+	mu      sync.RWMutex
+	entries map[ID]*Roster    // mu guards
+	members int               // mu guards: the sum over entries
+	loading map[ID]*rosterGet // mu guards: one query at a time for each conversation
+}
+
+type rosterGet struct {
+	done chan struct{} // closed when roster and err are set
+	r    *Roster
+	err  error
+}
+
+// NewRosters returns an empty cache over the store.
+func NewRosters(store Store, maxMembers int) *Rosters {
+	return &Rosters{store: store, maxMembers: maxMembers, entries: map[ID]*Roster{}, loading: map[ID]*rosterGet{}}
+}
+
+// Get returns the conversation's roster, from memory if it is there. NotFound if
+// there is no such conversation.
+func (c *Rosters) Get(ctx context.Context, conversation ID) (*Roster, error) {
+	c.mu.RLock()
+	r := c.entries[conversation]
+	c.mu.RUnlock()
+	if r != nil {
+		return r, nil
+	}
+	return c.load(ctx, conversation, true)
+}
+
+// Reload asks the store, whatever the cache holds.
+func (c *Rosters) Reload(ctx context.Context, conversation ID) (*Roster, error) {
+	return c.load(ctx, conversation, false)
+}
+
+// Require returns the roster if the user is in it, and Forbidden otherwise, in
+// the same words whether or not there is such a conversation. A user whom the
+// cache does not know is looked for in the store before the answer is no.
+func (c *Rosters) Require(ctx context.Context, conversation, user ID) (*Roster, error) {
+	r, err := c.Get(ctx, conversation)
+	if err == nil && !r.Has(user) {
+		r, err = c.Reload(ctx, conversation)
+	}
+	switch {
+	case CodeOf(err) == NotFound, err == nil && !r.Has(user):
+		return nil, NotParticipant(conversation)
+	case err != nil:
+		return nil, err
+	}
+	return r, nil
+}
+
+// NotParticipant is the one answer for conversations that are not there and
+// conversations of others.
+func NotParticipant(conversation ID) error {
+	return &Error{Code: Forbidden, Field: "conversationId", Msg: "you are not a participant of conversation " + conversation.String()}
+}
+
+func (c *Rosters) load(ctx context.Context, conversation ID, share bool) (*Roster, error) {
+	c.mu.Lock()
+	g := c.loading[conversation]
+	if g == nil || !share { // a Reload wants a query that began after it was called
+		g = &rosterGet{done: make(chan struct{})}
+		c.loading[conversation] = g
+		c.mu.Unlock()
+		g.r, g.err = c.store.GetRoster(ctx, conversation)
+		c.keep(conversation, g)
+		close(g.done)
+		return g.r, g.err
+	}
+	c.mu.Unlock()
+	select {
+	case <-g.done:
+		if g.err != nil && ctx.Err() == nil && CodeOf(g.err) != NotFound {
+			return c.store.GetRoster(ctx, conversation) // the other caller's failure, perhaps its deadline, is not ours
+		}
+		return g.r, g.err
+	case <-ctx.Done():
+		return nil, &Error{Code: Unavailable, Op: "chat.Rosters", Err: context.Cause(ctx)}
+	}
+}
+
+func (c *Rosters) keep(conversation ID, g *rosterGet) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loading[conversation] == g {
+		delete(c.loading, conversation)
+	}
+	old := c.entries[conversation]
+	switch {
+	case g.err == nil && (old == nil || old.Version <= g.r.Version):
+		if old != nil {
+			c.members -= len(old.Members)
+		}
+		c.entries[conversation] = g.r
+		c.members += len(g.r.Members)
+	case CodeOf(g.err) == NotFound && old != nil:
+		c.members -= len(old.Members)
+		delete(c.entries, conversation)
+	}
+	for id, r := range c.entries { // map order is as good as random
+		if c.members <= c.maxMembers {
+			break
+		}
+		if id == conversation {
+			continue
+		}
+		c.members -= len(r.Members)
+		delete(c.entries, id)
+	}
+}

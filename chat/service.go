@@ -1,0 +1,219 @@
+package chat
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Service is what both doors call: it knows who may do what, checks what they
+// send, and hands it to the log. It is safe for concurrent use.
+type Service struct {
+	Rosters *Rosters
+
+	store     Store
+	log       Log
+	publisher Publisher
+	clock     Clock
+	resends   atomic.Uint32
+}
+
+// NewService joins the rules to their ports. log and publisher may be set later
+// with Use, before the first call; all others are needed now.
+func NewService(store Store, clock Clock) *Service {
+	return &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock}
+}
+
+// Use sets the ports that need the Service themselves. It must be called before
+// anything else is.
+func (s *Service) Use(log Log, publisher Publisher) { s.log, s.publisher = log, publisher }
+
+// Source says which packet of which session a command came in, so that a packet
+// sent again is recognised. The zero Source means none (REST, QoS 0).
+type Source struct {
+	Session  uint64 // SessionHash
+	PacketID uint16
+	Resent   bool // DUP
+}
+
+// Submit checks a command and queues it for the conversation's log. An error
+// means that it was refused now: a.Done is not called. Otherwise a.Done hears of
+// the outcome, once.
+//
+// Submit may wait for the store (a roster that is not cached, a message that is
+// answered) and for room in the log's queue, until ctx ends: Unavailable.
+func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Command, src Source, a *Append) error {
+	r, err := s.Rosters.Require(ctx, conversation, sender)
+	if err != nil {
+		return err
+	}
+	if c.Type != EventMessage {
+		return &Error{Code: Unsupported, Field: "type", Msg: string(c.Type) + " is not offered yet"}
+	}
+	if len(c.Attachments) > 0 {
+		return &Error{Code: Invalid, Field: "attachments", Msg: "there is no attachment " + c.Attachments[0].String()}
+	}
+	if err := s.checkReply(ctx, sender, conversation, c.ReplyTo); err != nil {
+		return err
+	}
+	id := NewID()
+	key := c.ClientMsgID
+	if key.IsZero() && src.PacketID != 0 {
+		key = ResendKey(src.Session, src.PacketID, s.clock.Now(), uint8(s.resends.Add(1)))
+		a.Resent = src.Resent
+	}
+	if key.IsZero() {
+		key = id
+	}
+	a.MembersVersion = r.Version
+	a.Event = Event{
+		ConversationID: conversation, Type: EventMessage, ID: id, SenderID: sender, ClientMsgID: key, Content: c.Content,
+		EventDetail: EventDetail{ReplyTo: c.ReplyTo, Attachments: c.Attachments},
+	}
+	return s.log.Append(ctx, a)
+}
+
+func (s *Service) checkReply(ctx context.Context, user, conversation, message ID) error {
+	if message.IsZero() {
+		return nil
+	}
+	m, err := s.store.GetMessage(ctx, user, message)
+	if CodeOf(err) == NotFound || err == nil && m.ConversationID != conversation {
+		return invalid("replyTo", "there is no message "+message.String()+" in this conversation")
+	}
+	return err
+}
+
+// Send is Submit for callers who wait: it returns the stored event, and whether
+// it had been stored before under the same clientMsgId. Unavailable if ctx ends
+// first; the message may be stored then, and sending it again is safe with the
+// same clientMsgId.
+func (s *Service) Send(ctx context.Context, sender, conversation ID, c *Command) (*Event, bool, error) {
+	if err := c.Validate(); err != nil {
+		return nil, false, err
+	}
+	w := make(waitChan, 1)
+	a := &Append{Done: w}
+	if err := s.Submit(ctx, sender, conversation, c, Source{}, a); err != nil {
+		return nil, false, err
+	}
+	select {
+	case err := <-w:
+		if err != nil {
+			return nil, false, err
+		}
+		return &a.Event, a.Repeat, nil
+	case <-ctx.Done():
+		return nil, false, &Error{Code: Unavailable, Op: "chat.Send", Msg: "not confirmed in time; send it again with the same clientMsgId", Err: context.Cause(ctx)}
+	}
+}
+
+type waitChan chan error
+
+func (w waitChan) Committed(_ *Append, err error) { w <- err }
+
+// Recheck looks again whether a's sender is a member, after the log has found
+// that the roster it was checked against is no longer current. It sets the new
+// MembersVersion, or returns Forbidden.
+func (s *Service) Recheck(ctx context.Context, a *Append) error {
+	r, err := s.Rosters.Reload(ctx, a.Event.ConversationID)
+	if CodeOf(err) == NotFound || err == nil && !r.Has(a.Event.SenderID) {
+		return NotParticipant(a.Event.ConversationID)
+	}
+	if err != nil {
+		return err
+	}
+	a.MembersVersion = r.Version
+	return nil
+}
+
+// Committed carries an event that the log has stored at membersVersion to those
+// who are members at that version. The log calls it once for each event, in seq
+// order for each conversation.
+func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64) {
+	r, err := s.Rosters.Get(ctx, e.ConversationID)
+	if err == nil && r.Version < membersVersion {
+		r, err = s.Rosters.Reload(ctx, e.ConversationID)
+	}
+	if err != nil {
+		return // sessions find the gap at the next event and read the log
+	}
+	s.publisher.Publish(e, r)
+}
+
+// CreateConversation makes a direct conversation or a group. Conflict with
+// Existing set if the two users share a direct conversation already.
+func (s *Service) CreateConversation(ctx context.Context, n NewConversation) (*Conversation, error) {
+	if err := validateNew(&n); err != nil {
+		return nil, err
+	}
+	c, e, err := s.store.CreateConversation(ctx, n, Timestamp(s.clock.Now()))
+	if err != nil {
+		return nil, err
+	}
+	s.Committed(ctx, e, 1)
+	return c, nil
+}
+
+func validateNew(n *NewConversation) error {
+	switch n.Kind {
+	case Direct:
+		if len(n.Users) != 1 || n.Users[0] == n.Creator {
+			return invalid("otherUserId", "must be the id of another user")
+		}
+		if n.Title != "" {
+			return invalid("title", "is for groups only")
+		}
+	case Group:
+		if len(n.Users)+1 > MaxGroupMembers {
+			return invalid("userIds", "has "+itoa(len(n.Users))+" users, limit "+itoa(MaxGroupMembers-1)+" beside yourself")
+		}
+		if err := ValidateTitle(n.Title); err != nil {
+			return err
+		}
+	default:
+		return invalid("kind", `must be "direct" or "group"`)
+	}
+	users := slices.Clone(n.Users)
+	slices.SortFunc(users, ID.Compare)
+	users = slices.Compact(users)
+	n.Users = slices.DeleteFunc(users, func(id ID) bool { return id == n.Creator })
+	return nil
+}
+
+// GetConversation returns a conversation of the user's; NotFound for all others.
+func (s *Service) GetConversation(ctx context.Context, user, conversation ID) (*Conversation, error) {
+	return s.store.GetConversation(ctx, user, conversation)
+}
+
+// ListConversations returns a page of the user's conversations, latest activity
+// first; limit is 1 to MaxPageSize.
+func (s *Service) ListConversations(ctx context.Context, user ID, after ConversationCursor, limit int) (*ConversationPage, error) {
+	return s.store.ListConversations(ctx, user, after, limit)
+}
+
+// ListMessages returns a page of a conversation's messages; NotFound if the user
+// is not a member.
+func (s *Service) ListMessages(ctx context.Context, q MessageQuery) (*MessagePage, error) {
+	return s.store.ListMessages(ctx, q)
+}
+
+// GetMessage returns a message of one of the user's conversations, or NotFound.
+func (s *Service) GetMessage(ctx context.Context, user, message ID) (*Event, error) {
+	return s.store.GetMessage(ctx, user, message)
+}
+
+// ReadLog returns up to limit events after seq as the user may see them; NotFound
+// if the user is not a member.
+func (s *Service) ReadLog(ctx context.Context, user, conversation ID, after int64, limit int) ([]Event, error) {
+	return s.store.ReadLog(ctx, user, conversation, after, limit)
+}
+
+// ListPositions returns how far the log of each of the user's conversations reaches.
+func (s *Service) ListPositions(ctx context.Context, user ID) ([]Position, error) {
+	return s.store.ListPositions(ctx, user)
+}
+
+// Now is the service's clock.
+func (s *Service) Now() time.Time { return s.clock.Now() }
