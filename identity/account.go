@@ -1,0 +1,318 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// NewUser is what Register needs.
+type NewUser struct {
+	Username    string
+	Email       string // lower-cased; may be empty
+	Password    string
+	DisplayName string // empty: the user name
+	Admin       bool
+}
+
+// ValidateEmail reports what is wrong with an email address as Invalid, or nil.
+// It asks for the shape only; whether mail arrives is another question.
+func ValidateEmail(s string) error {
+	local, domain, ok := strings.Cut(s, "@")
+	odd := func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune(`<>()[]\,;:"`, r)
+	}
+	if !ok || local == "" || domain == "" || len(s) > chat.MaxEmailBytes || !utf8.ValidString(s) ||
+		strings.ContainsRune(domain, '@') || strings.ContainsFunc(s, odd) {
+		return invalid("email", "must be an email address of at most 254 bytes")
+	}
+	return nil
+}
+
+// Register makes an account. Invalid names the field; Conflict with Field
+// "username" or "email" if that is taken; Quota and Unavailable as VerifyPassword.
+func (s *Service) Register(ctx context.Context, n NewUser) (*chat.User, error) {
+	n.Email = strings.ToLower(n.Email)
+	if n.DisplayName == "" {
+		n.DisplayName = n.Username
+	}
+	checks := []error{chat.ValidateUsername(n.Username), ValidatePassword(n.Password), chat.ValidateDisplayName(n.DisplayName)}
+	if n.Email != "" {
+		checks = append(checks, ValidateEmail(n.Email))
+	}
+	for _, err := range checks {
+		if err != nil {
+			return nil, err
+		}
+	}
+	hash, err := s.hasher.hash(ctx, n.Password)
+	if err != nil {
+		return nil, err
+	}
+	a := Account{PasswordHash: hash, User: chat.User{
+		ID: chat.NewID(), Username: n.Username, Email: n.Email, DisplayName: n.DisplayName, Admin: n.Admin, CreatedAt: chat.Timestamp(s.clock.Now()),
+	}}
+	if err := s.store.CreateUser(ctx, a); err != nil {
+		return nil, err
+	}
+	return &a.User, nil
+}
+
+// VerifyPassword implements chat.Authenticator.
+func (s *Service) VerifyPassword(ctx context.Context, login, password string) (chat.Principal, error) {
+	a, err := s.verifyPassword(ctx, login, password)
+	if err != nil {
+		return chat.Principal{}, err
+	}
+	return chat.Principal{UserID: a.ID, Username: a.Username, Admin: a.Admin}, nil
+}
+
+func (s *Service) verifyPassword(ctx context.Context, login, password string) (*Account, error) {
+	refused := func(err error) (*Account, error) {
+		s.metrics.logins.WithLabelValues("password", "refused").Inc()
+		return nil, badLogin(err)
+	}
+	if len(password) < chat.MinPasswordBytes || len(password) > chat.MaxPasswordBytes {
+		return refused(errors.New("no password has this length")) // says nothing about the user
+	}
+	a, err := s.find(ctx, login)
+	if chat.CodeOf(err) == chat.NotFound {
+		a, err = &Account{}, nil // hashed all the same: who is known must not show in the time
+	}
+	if err != nil {
+		return nil, err
+	}
+	ok, weak, err := s.hasher.verify(ctx, a.PasswordHash, password)
+	switch {
+	case err != nil:
+		return nil, err
+	case a.ID.IsZero():
+		return refused(errors.New("no such user"))
+	case !ok:
+		return refused(errors.New("wrong password"))
+	case !a.DisabledAt.IsZero():
+		return refused(errors.New("user disabled"))
+	}
+	if weak {
+		s.rehash(ctx, a, password)
+	}
+	return a, nil
+}
+
+// rehash stores the password under today's parameters. It is a kindness: when it
+// fails, the next login tries again.
+func (s *Service) rehash(ctx context.Context, a *Account, password string) {
+	hash, err := s.hasher.hash(ctx, password)
+	if err == nil {
+		_, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{PasswordHash: &hash})
+	}
+	if err != nil {
+		s.logger.WarnContext(ctx, "password not hashed again with the new parameters", "user", a.ID, "err", err)
+		return
+	}
+	a.PasswordHash = hash
+}
+
+// find returns an account by user name or email address, or NotFound. What
+// cannot be either never reaches the store.
+func (s *Service) find(ctx context.Context, login string) (*Account, error) {
+	login = strings.ToLower(login)
+	if chat.ValidateUsername(login) != nil && ValidateEmail(login) != nil {
+		return nil, &chat.Error{Code: chat.NotFound, Op: "identity.find", Field: "user", Msg: "there is no such user"}
+	}
+	return s.store.FindUser(ctx, login)
+}
+
+// FindUser returns a user by user name or email address, or NotFound.
+func (s *Service) FindUser(ctx context.Context, login string) (*chat.User, error) {
+	a, err := s.find(ctx, login)
+	if err != nil {
+		return nil, err
+	}
+	return &a.User, nil
+}
+
+// GetUser returns a user by id, or NotFound.
+func (s *Service) GetUser(ctx context.Context, id chat.ID) (*chat.User, error) {
+	a, err := s.store.GetUser(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &a.User, nil
+}
+
+// SearchUsers returns up to limit enabled users whose user name begins with
+// prefix, after the user name given, by user name.
+func (s *Service) SearchUsers(ctx context.Context, prefix, after string, limit int) ([]chat.User, error) {
+	prefix = strings.ToLower(prefix)
+	odd := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+	}
+	if len(prefix) > chat.MaxUsernameBytes || strings.ContainsFunc(prefix, odd) {
+		return nil, nil // no user name begins like that
+	}
+	return s.store.SearchUsers(ctx, prefix, after, limit)
+}
+
+// ListUsers returns up to limit users after the user name given, disabled ones too.
+func (s *Service) ListUsers(ctx context.Context, after string, limit int) ([]chat.User, error) {
+	return s.store.ListUsers(ctx, after, limit)
+}
+
+// ProfileUpdate is what users may change of themselves; nil leaves a field as it is.
+type ProfileUpdate struct {
+	DisplayName     *string
+	Email           *string
+	Password        *string
+	CurrentPassword string // needed to change Email or Password
+}
+
+// UpdateProfile changes the caller's own account. A new password ends all their
+// logins but the one that asks. Invalid, Conflict; Forbidden naming
+// currentPassword if that is needed and wrong.
+func (s *Service) UpdateProfile(ctx context.Context, p chat.Principal, u ProfileUpdate) (*chat.User, error) {
+	var change UserUpdate
+	if u.DisplayName != nil {
+		if *u.DisplayName == "" {
+			return nil, invalid("displayName", "must not be empty")
+		}
+		if err := chat.ValidateDisplayName(*u.DisplayName); err != nil {
+			return nil, err
+		}
+		change.DisplayName = u.DisplayName
+	}
+	if u.Email != nil {
+		email := strings.ToLower(*u.Email)
+		if err := ValidateEmail(email); err != nil {
+			return nil, err
+		}
+		change.Email = &email
+	}
+	if u.Password != nil {
+		if err := ValidatePassword(*u.Password); err != nil {
+			return nil, err
+		}
+	}
+	if u.Email != nil || u.Password != nil {
+		if err := s.confirm(ctx, p.UserID, u.CurrentPassword); err != nil {
+			return nil, err
+		}
+	}
+	if u.Password != nil {
+		hash, err := s.hasher.hash(ctx, *u.Password)
+		if err != nil {
+			return nil, err
+		}
+		change.PasswordHash = &hash
+	}
+	if change == (UserUpdate{}) {
+		return s.GetUser(ctx, p.UserID)
+	}
+	a, err := s.store.UpdateUser(ctx, p.UserID, change)
+	if err != nil {
+		return nil, err
+	}
+	if u.Password != nil {
+		if err := s.revokeOthers(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	return &a.User, nil
+}
+
+func (s *Service) confirm(ctx context.Context, user chat.ID, password string) error {
+	a, err := s.store.GetUser(ctx, user)
+	if err != nil {
+		return err
+	}
+	if len(password) <= chat.MaxPasswordBytes {
+		ok, _, err := s.hasher.verify(ctx, a.PasswordHash, password)
+		if err != nil || ok {
+			return err
+		}
+	}
+	return &chat.Error{Code: chat.Forbidden, Op: "identity.UpdateProfile", Field: "currentPassword", Msg: "is wrong, and is needed to change email or password"}
+}
+
+func (s *Service) revokeOthers(ctx context.Context, p chat.Principal) error {
+	list, err := s.ListLogins(ctx, p.UserID)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		if list[i].ID == p.LoginID {
+			continue
+		}
+		if err := s.revokeLogin(ctx, p.UserID, list[i].ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SetPassword gives a user a new password and ends all their logins. NotFound, Invalid.
+func (s *Service) SetPassword(ctx context.Context, login, password string) (*chat.User, error) {
+	if err := ValidatePassword(password); err != nil {
+		return nil, err
+	}
+	a, err := s.find(ctx, login)
+	if err != nil {
+		return nil, err
+	}
+	hash, err := s.hasher.hash(ctx, password)
+	if err != nil {
+		return nil, err
+	}
+	if a, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{PasswordHash: &hash}); err != nil {
+		return nil, err
+	}
+	return &a.User, s.revokeAll(ctx, a.ID)
+}
+
+// SetDisabled disables a user, which ends all their logins and connections and
+// lets none be made, or enables them. It may be repeated. NotFound.
+func (s *Service) SetDisabled(ctx context.Context, login string, disable bool) (*chat.User, error) {
+	a, err := s.find(ctx, login)
+	if err != nil {
+		return nil, err
+	}
+	if is := !a.DisabledAt.IsZero(); is == disable {
+		return &a.User, nil
+	}
+	var at time.Time
+	if disable {
+		at = chat.Timestamp(s.clock.Now())
+	}
+	if a, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{DisabledAt: &at}); err != nil {
+		return nil, err
+	}
+	if !disable {
+		s.revoked.enabled(a.ID, s.clock.Now())
+		return &a.User, nil
+	}
+	s.revoked.add(at, []Revocation{{UserID: a.ID, At: at}}, true)
+	return &a.User, s.revokeAll(ctx, a.ID)
+}
+
+// revokeAll ends all logins of a user and tells this node at once; others poll.
+func (s *Service) revokeAll(ctx context.Context, user chat.ID) error {
+	now := chat.Timestamp(s.clock.Now())
+	list, err := s.store.ListLogins(ctx, user, now)
+	if err != nil {
+		return err
+	}
+	if err := s.store.RevokeUser(ctx, user, now); err != nil {
+		return err
+	}
+	news := make([]Revocation, 0, len(list))
+	for i := range list {
+		news = append(news, Revocation{LoginID: list[i].ID, UserID: user, At: now})
+	}
+	s.revoked.add(now, news, true)
+	return nil
+}

@@ -1,0 +1,163 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/argon2"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// PasswordParams is what a new password hash costs (argon2id, RFC 9106). It is
+// stored in each hash, so it can be raised at any time: a password hashed with
+// less is hashed again when its owner next logs in.
+type PasswordParams struct {
+	MemoryKiB uint32
+	Passes    uint32
+	Threads   uint8
+}
+
+// DefaultPasswordParams is OWASP's first choice of 2024: 19 MiB, two passes,
+// one thread.
+var DefaultPasswordParams = PasswordParams{MemoryKiB: 19 << 10, Passes: 2, Threads: 1}
+
+const (
+	saltBytes = 16
+	hashBytes = 32
+)
+
+// ValidatePassword reports what is wrong with a new password as Invalid, or nil.
+// Only its length counts (NIST SP 800-63B, 5.1.1.2): 8 to 1024 bytes of UTF-8.
+func ValidatePassword(password string) error {
+	if n := len(password); n < chat.MinPasswordBytes || n > chat.MaxPasswordBytes {
+		return invalid("password", fmt.Sprintf("must have %d to %d bytes", chat.MinPasswordBytes, chat.MaxPasswordBytes))
+	}
+	if !utf8.ValidString(password) {
+		return invalid("password", "must be valid UTF-8")
+	}
+	return nil
+}
+
+// hasher makes and checks password hashes, a few at a time: each takes a core
+// and 19 MiB for some 30 ms, so a storm of logins would otherwise take all there is.
+type hasher struct {
+	params  PasswordParams
+	decoy   string        // a hash that no password has, of the current cost
+	slots   chan struct{} // one for each hash that may run; waiting for one is bounded by maxWaiting
+	waiting atomic.Int64
+	maxWait int64
+	metrics *metrics
+	started func() // test signal: a hash has its slot; may be nil
+}
+
+func newHasher(p PasswordParams, running, waiting int, m *metrics) (*hasher, error) {
+	if p.Passes == 0 || p.Threads == 0 || p.MemoryKiB < 8*uint32(p.Threads) {
+		return nil, fmt.Errorf("password parameters %+v: want at least 1 pass, 1 thread and 8 KiB for each thread (RFC 9106, 3.1)", p)
+	}
+	key := make([]byte, hashBytes+saltBytes)
+	rand.Read(key) // never fails (crypto/rand)
+	return &hasher{
+		params: p, decoy: encodePHC(p, key[:saltBytes], key[saltBytes:]),
+		slots: make(chan struct{}, running), maxWait: int64(waiting), metrics: m,
+	}, nil
+}
+
+// turn waits for a slot: Quota if too many wait already, Unavailable when ctx ends.
+func (h *hasher) turn(ctx context.Context) (release func(), err error) {
+	select {
+	case h.slots <- struct{}{}:
+	default:
+		if h.waiting.Add(1) > h.maxWait {
+			h.waiting.Add(-1)
+			h.metrics.rejected.Inc()
+			return nil, &chat.Error{Code: chat.Quota, Op: "identity.password", Msg: "too many logins at once; try again in a moment", RetryAfter: 2 * time.Second}
+		}
+		h.metrics.waiting.Inc()
+		defer func() { h.waiting.Add(-1); h.metrics.waiting.Dec() }()
+		select {
+		case h.slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil, &chat.Error{Code: chat.Unavailable, Op: "identity.password", Err: context.Cause(ctx)}
+		}
+	}
+	h.metrics.running.Inc()
+	if h.started != nil {
+		h.started()
+	}
+	begin := time.Now() // a duration, not a date: not the service's clock
+	return func() {
+		h.metrics.seconds.Observe(time.Since(begin).Seconds())
+		h.metrics.running.Dec()
+		<-h.slots
+	}, nil
+}
+
+// hash returns the PHC string of password.
+func (h *hasher) hash(ctx context.Context, password string) (string, error) {
+	release, err := h.turn(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	salt := make([]byte, saltBytes)
+	rand.Read(salt)
+	p := h.params
+	return encodePHC(p, salt, argon2.IDKey([]byte(password), salt, p.Passes, p.MemoryKiB, p.Threads, hashBytes)), nil
+}
+
+// verify reports whether phc is the hash of password, and whether it is weaker
+// than a new one would be. An empty phc (no such user) costs as much as a wrong
+// password and matches none.
+func (h *hasher) verify(ctx context.Context, phc, password string) (ok, weak bool, err error) {
+	known := phc != ""
+	if !known {
+		phc = h.decoy
+	}
+	p, salt, want, err := decodePHC(phc)
+	if err != nil {
+		return false, false, &chat.Error{Code: chat.Internal, Op: "identity.password", Err: err}
+	}
+	release, err := h.turn(ctx)
+	if err != nil {
+		return false, false, err
+	}
+	defer release()
+	got := argon2.IDKey([]byte(password), salt, p.Passes, p.MemoryKiB, p.Threads, uint32(len(want)))
+	ok = subtle.ConstantTimeCompare(got, want) == 1 && known
+	return ok, p.MemoryKiB < h.params.MemoryKiB || p.Passes < h.params.Passes || len(want) < hashBytes, nil
+}
+
+func encodePHC(p PasswordParams, salt, hash []byte) string {
+	b64 := base64.RawStdEncoding
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, p.MemoryKiB, p.Passes, p.Threads, b64.EncodeToString(salt), b64.EncodeToString(hash))
+}
+
+// decodePHC reads what encodePHC writes, and argon2id hashes of other programs
+// within bounds: at most 1 GiB, 64 passes, 64 threads.
+func decodePHC(s string) (p PasswordParams, salt, hash []byte, err error) {
+	bad := fmt.Errorf("a stored password hash is not argon2id in PHC form")
+	parts := strings.Split(s, "$")
+	if len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
+		return p, nil, nil, bad
+	}
+	if n, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &p.MemoryKiB, &p.Passes, &p.Threads); err != nil || n != 3 {
+		return p, nil, nil, bad
+	}
+	salt, err1 := base64.RawStdEncoding.Strict().DecodeString(parts[4])
+	hash, err2 := base64.RawStdEncoding.Strict().DecodeString(parts[5])
+	switch {
+	case err1 != nil || err2 != nil,
+		p.MemoryKiB < 8 || p.MemoryKiB > 1<<20 || p.Passes < 1 || p.Passes > 64 || p.Threads < 1 || p.Threads > 64,
+		len(salt) < 8 || len(salt) > 64 || len(hash) < 16 || len(hash) > 64:
+		return p, nil, nil, bad
+	}
+	return p, salt, hash, nil
+}
