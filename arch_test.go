@@ -1,0 +1,404 @@
+package parley_test
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/parleymq/parley"
+
+// A folder under the root and the other folders it may import. Within a folder packages are free
+// to know each other. What is not said is not allowed; to say more, change this table and
+// .golangci.yml in the commit that needs it.
+type folder struct {
+	name string
+	may  []string
+	why  string
+}
+
+var folders = []folder{
+	{"chat", nil, "the language and the rules; everything else may change under them"},
+	{"identity", []string{"chat"}, "accounts, passwords and tokens; it answers in chat's words"},
+	{"delivery", []string{"chat"}, "events to sessions, knowing neither the wire nor the database"},
+	{"store", []string{"chat", "identity", "migrations"}, "serves the ports of both from PostgreSQL, and applies the schema they need"},
+	{"cluster", []string{"chat"}, "what nodes tell each other, in chat's words"},
+	{"broker", []string{"chat", "delivery"}, "carries packets, and is what delivery hands events to"},
+
+	// The doors do not know each other.
+	{"hooks", []string{"chat", "broker", "delivery"}, "a door: the host's callbacks as calls on chat and delivery"},
+	{"rest", []string{"chat", "identity"}, "a door: HTTP as calls on chat, and accounts for clients"},
+	{"mosquitto-compat", []string{"chat"}, "a door: mosquitto's files in chat's words"},
+
+	{"migrations", nil, "SQL and nothing else"},
+	{"pgchild", nil, "runs PostgreSQL as a child; it could serve any other program"},
+	{"client", nil, "for other people's programs: the contract is all it shares with the server"},
+	{"web", nil, "files for the browser: the contract is all they share with the server"},
+
+	{"cmd", []string{
+		"chat", "identity", "delivery", "store", "cluster", "broker", "hooks", "rest",
+		"mosquitto-compat", "migrations", "pgchild", "client", "web",
+	}, "puts everything together, and is known to nobody"},
+}
+
+// A third-party module, or a package of one, and the folders that may import it; the longest name
+// that fits decides, and several lines add up. "*" means every folder but chat, which is meant
+// only by its name. only narrows a line to one file name ("metrics.go"), or to uses of one name of
+// the package (".Registerer").
+type border struct {
+	path string
+	in   []string
+	only string
+	why  string
+}
+
+var borders = []border{
+	{"github.com/google/uuid", []string{"*", "chat"}, "", "ids are part of the language"},
+	{"github.com/mochi-mqtt/server", []string{"broker", "hooks"}, "", "the host's types stop at its adapters"},
+	{"github.com/gorilla/websocket", []string{"broker"}, "", "WebSocket is one of the broker's listeners"},
+	{"github.com/pires/go-proxyproto", []string{"broker", "rest"}, "", "who is behind the proxy is a listener's affair"},
+	{"github.com/jackc/pgx", []string{"store", "migrations", "pgchild"}, "", "SQL is spoken here only; cmd opens a store, not a pool"},
+	{"github.com/jackc/puddle", []string{"store"}, "", "pgx's pool, whose errors come through"},
+	{"github.com/pressly/goose", []string{"migrations", "store"}, "", "steps are written in one and applied by the other"},
+	{"github.com/redis/go-redis", []string{"cluster"}, "", "Redis may be empty or absent, and only cluster has to know"},
+	{"github.com/go-chi/chi", []string{"rest"}, "", "routes are the door's own"},
+	{"github.com/danielgtaylor/huma", []string{"rest"}, "", "so is the OpenAPI made from them"},
+	{"github.com/golang-jwt/jwt", []string{"identity"}, "", "a token is read in one place"},
+	{"github.com/MicahParks/keyfunc", []string{"identity"}, "", "so are other people's keys"},
+	{"github.com/coreos/go-oidc", []string{"identity"}, "", "and other people's issuers"},
+	{"golang.org/x/crypto/argon2", []string{"identity"}, "", "a password is hashed in one place"},
+	{"golang.org/x/crypto/acme", []string{"cmd", "broker", "rest"}, "", "certificates are made once and served by listeners"},
+	{"github.com/eclipse/paho.golang", []string{"client", "cmd"}, "", "the client is built on it; bench measures with it"},
+	{"github.com/alecthomas/kong", []string{"cmd"}, "", "flags and the file are main's to read"},
+	{"github.com/prometheus/client_golang", []string{"*"}, "metrics.go", "each package makes its metrics in one file"},
+	{"github.com/prometheus/client_golang", []string{"*"}, ".Registerer", "and is handed where to put them in its options"},
+	{"github.com/prometheus/client_golang", []string{"cmd"}, "", "main owns the registry and serves it"},
+	{"go.opentelemetry.io/otel", []string{"*"}, "tracing.go", "each package opens its spans through one file"},
+	{"go.opentelemetry.io/otel", []string{"cmd"}, "", "main owns the exporter"},
+	{"golang.org/x/sync", []string{"*"}, "", "errgroup and semaphore, as good as standard"},
+	{"golang.org/x/time/rate", []string{"*"}, "", "limits per node"},
+	{"golang.org/x/sys", []string{"pgchild", "cmd"}, "", "processes and terminals, where syscall is frozen"},
+	{"golang.org/x/term", []string{"cmd"}, "", "a password typed is not shown"},
+}
+
+// An edge is one import in one file, as it is found, with the names it uses of what it imports.
+// pkg is relative to the root ("" is the root).
+type edge struct {
+	pkg, file, imports string
+	uses               []string
+}
+
+// complain says what is wrong with an edge, or "".
+func complain(e edge) string {
+	test := strings.HasSuffix(e.file, "_test.go")
+	support := testSupport(e.pkg)
+	from, _, _ := strings.Cut(e.pkg, "/")
+
+	if e.imports == module || strings.HasPrefix(e.imports, module+"/") {
+		to := strings.TrimPrefix(strings.TrimPrefix(e.imports, module), "/")
+		top, _, _ := strings.Cut(to, "/")
+		row, known := find(from)
+		switch {
+		case test:
+			return ""
+		case testSupport(to) && !support:
+			return "is for tests: only _test.go files and other test-support packages import it"
+		case top == "cmd" && from != "cmd":
+			return "nothing imports cmd but tests"
+		case support, top == from:
+			return ""
+		case !known || !slices.Contains(row.may, top):
+			return fmt.Sprintf("%s may import %s (%s)", cmp.Or(from, "the root"), list(row.may), cmp.Or(row.why, "not in the table"))
+		}
+		return ""
+	}
+
+	first, _, _ := strings.Cut(e.imports, "/")
+	if !strings.Contains(first, ".") || test || support {
+		return "" // the standard library, or a test
+	}
+	var longest int
+	var where []string
+	for _, b := range borders {
+		if !within(e.imports, b.path) || len(b.path) < longest {
+			continue
+		}
+		if len(b.path) > longest {
+			longest, where = len(b.path), nil
+		}
+		if !b.admits(e) {
+			where = append(where, fmt.Sprintf("%s in %s (%s)", b.only, list(b.in), b.why))
+			continue
+		}
+		if slices.Contains(b.in, from) || slices.Contains(b.in, "*") && from != "chat" && from != "" {
+			return ""
+		}
+		where = append(where, fmt.Sprintf("%s (%s)", list(b.in), b.why))
+	}
+	if longest == 0 {
+		return "is a module that no line of borders knows: a dependency is a decision, so add the line, with where and why"
+	}
+	return "belongs in " + strings.Join(where, ", or in ")
+}
+
+// admits reports whether an edge is within what the line is narrowed to.
+func (b border) admits(e edge) bool {
+	name, isName := strings.CutPrefix(b.only, ".")
+	switch {
+	case b.only == "":
+		return true
+	case isName:
+		return len(e.uses) > 0 && !slices.ContainsFunc(e.uses, func(used string) bool { return used != name })
+	}
+	return path.Base(e.file) == b.only
+}
+
+// uses lists the names a file uses of one of its imports.
+func uses(f *ast.File, spec *ast.ImportSpec) []string {
+	name := path.Base(strings.Trim(spec.Path.Value, `"`))
+	if spec.Name != nil {
+		name = spec.Name.Name
+	}
+	var names []string
+	ast.Inspect(f, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := sel.X.(*ast.Ident); ok && x.Name == name {
+				names = append(names, sel.Sel.Name)
+			}
+		}
+		return true
+	})
+	return names
+}
+
+func find(name string) (folder, bool) {
+	i := slices.IndexFunc(folders, func(f folder) bool { return f.name == name })
+	if i < 0 {
+		return folder{}, false
+	}
+	return folders[i], true
+}
+
+// within reports whether an import path is that package or module, in any major version, or below it.
+func within(imports, p string) bool {
+	return imports == p || strings.HasPrefix(imports, p+"/")
+}
+
+// testSupport reports whether pkg, relative to the root, helps tests: storetest, clustertest/faults.
+func testSupport(pkg string) bool {
+	return slices.ContainsFunc(strings.Split(pkg, "/"), func(s string) bool {
+		return len(s) > len("test") && strings.HasSuffix(s, "test")
+	})
+}
+
+func list(names []string) string {
+	switch {
+	case len(names) == 0:
+		return "nothing of ours"
+	case slices.Contains(names, "*"):
+		return "any folder but chat"
+	}
+	return strings.Join(names, ", ")
+}
+
+// TestArrows reads every import there is, on every operating system, and asks the tables.
+func TestArrows(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		top, _, _ := strings.Cut(p.rel, "/")
+		if _, known := find(top); !known && p.rel != "" {
+			t.Errorf("%s: the folder %s holds Go code and is in no table. Say in this commit which folders it may know, and why: "+
+				"folders in arch_test.go, and depguard in .golangci.yml", p.rel, top)
+			continue
+		}
+		for _, f := range p.files {
+			for _, spec := range f.ast.Imports {
+				e := edge{p.rel, f.name, strings.Trim(spec.Path.Value, `"`), uses(f.ast, spec)}
+				if wrong := complain(e); wrong != "" {
+					t.Errorf("%s imports %s: %s", path.Join(e.pkg, e.file), e.imports, wrong)
+				}
+			}
+		}
+	}
+}
+
+// TestComplain shows that the rule finds what it is there to find, and lets pass what is right.
+func TestComplain(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		file    string
+		imports string // and the names it uses
+		want    string // part of the complaint; "" for none
+	}{
+		{"store/user.go", module + "/chat", ""},
+		{"cluster/redis/bus.go", module + "/cluster", ""},
+		{"cluster/redis/bus.go", "github.com/redis/go-redis/v9", ""},
+		{"cmd/parley/serve.go", module + "/rest", ""},
+		{"chat/id.go", "github.com/google/uuid", ""},
+		{"chat/id.go", "crypto/sha256", ""},
+		{"hooks/access.go", "github.com/mochi-mqtt/server/v2/packets", ""},
+		{"delivery/metrics.go", "github.com/prometheus/client_golang/prometheus", ""},
+
+		{"chat/user.go", module + "/store", "chat may import nothing of ours"},
+		{"chat/user.go", "golang.org/x/sync/errgroup", "any folder but chat"},
+		{"chat/metrics.go", "github.com/prometheus/client_golang/prometheus", "belongs in"},
+		{"hooks/access.go", module + "/rest", "hooks may import chat, broker, delivery"},
+		{"rest/doc.go", module + "/hooks/access", "rest may import chat, identity"},
+		{"mosquitto-compat/acl.go", module + "/rest", "mosquitto-compat may import chat"},
+		{"delivery/tail.go", module + "/store", "delivery may import chat"},
+		{"rest/serve.go", module + "/cmd/parley", "nothing imports cmd"},
+		{"store/storetest/check.go", module + "/cmd/parley", "nothing imports cmd"},
+		{"doc.go", module + "/chat", "the root may import nothing of ours"},
+		{"elsewhere/x.go", module + "/chat", "not in the table"},
+		{"cmd/parley/serve.go", "github.com/jackc/pgx/v5/pgxpool", "belongs in store, migrations, pgchild"},
+		{"rest/users.go", "github.com/mochi-mqtt/server/v2", "belongs in broker, hooks"},
+		{"delivery/tail.go", "github.com/prometheus/client_golang/prometheus", "metrics.go in any folder but chat"},
+		{"delivery/tail.go", "github.com/prometheus/client_golang/prometheus Registerer", ""},
+		{"delivery/tail.go", "github.com/prometheus/client_golang/prometheus Registerer NewCounter", "metrics.go in any folder but chat"},
+		{"rest/login.go", "golang.org/x/crypto/argon2", "belongs in identity"},
+		{"rest/login.go", "golang.org/x/crypto/bcrypt", "no line of borders knows"},
+		{"store/x.go", "example.com/new/thing", "no line of borders knows"},
+		{"store/x.go", "github.com/google/uuidish", "no line of borders knows"},
+
+		// Tests may know more, and lend nothing.
+		{"delivery/tail_test.go", module + "/store", ""},
+		{"store/user_test.go", module + "/store/storetest", ""},
+		{"delivery/tail_test.go", "pgregory.net/rapid", ""},
+		{"broker/brokertest/app.go", module + "/store/storetest", ""},
+		{"store/storetest/check.go", "github.com/google/go-cmp/cmp", ""},
+		{"store/user.go", module + "/store/storetest", "is for tests"},
+		{"cmd/parley/bench.go", module + "/broker/brokertest", "is for tests"},
+	}
+	for _, tt := range tests {
+		words := strings.Fields(tt.imports)
+		dir, file := path.Split(tt.file)
+		got := complain(edge{strings.TrimSuffix(dir, "/"), file, words[0], words[1:]})
+		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
+			t.Errorf("complain(%s imports %s) = %q, want %q", tt.file, tt.imports, got, tt.want)
+		}
+	}
+}
+
+// TestTables looks at the tables themselves: no arrow leads nowhere, none leads back.
+func TestTables(t *testing.T) {
+	t.Parallel()
+	var visit func(name string, trail []string)
+	visit = func(name string, trail []string) {
+		if slices.Contains(trail, name) {
+			t.Fatalf("the arrows go round: %s", strings.Join(append(trail, name), " → "))
+		}
+		row, known := find(name)
+		if !known {
+			t.Fatalf("%s is allowed to somebody, and is no row of folders", name)
+		}
+		for _, next := range row.may {
+			visit(next, append(slices.Clone(trail), name))
+		}
+	}
+	for _, f := range folders {
+		visit(f.name, nil)
+		if f.why == "" {
+			t.Errorf("%s: no reason", f.name)
+		}
+	}
+	for _, b := range borders {
+		if b.why == "" {
+			t.Errorf("%s: no reason", b.path)
+		}
+		for _, name := range b.in {
+			if _, known := find(name); !known && name != "*" {
+				t.Errorf("%s: there is no folder %s", b.path, name)
+			}
+		}
+	}
+}
+
+// TestPackageComments asks for one package comment in each package, and only one: two drift apart,
+// and godoc glues them together in the order of file names.
+func TestPackageComments(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		var in []string
+		var code bool
+		for _, f := range p.files {
+			if strings.HasSuffix(f.name, "_test.go") {
+				continue
+			}
+			code = true
+			doc := f.ast.Doc.Text()
+			if doc == "" {
+				continue
+			}
+			in = append(in, f.name)
+			if name := f.ast.Name.Name; name != "main" && !strings.HasPrefix(doc, "Package "+name+" ") {
+				t.Errorf("%s: a package comment begins with %q", path.Join(p.rel, f.name), "Package "+name)
+			}
+		}
+		switch {
+		case code && len(in) == 0:
+			t.Errorf("%s: no package comment; say in its main file or doc.go what the package is for", cmp.Or(p.rel, "."))
+		case len(in) > 1:
+			t.Errorf("%s: package comments in %s; one is enough", cmp.Or(p.rel, "."), strings.Join(in, ", "))
+		}
+	}
+}
+
+// A listed package of ours, with all of its files: tests, and those of other systems, too.
+type listed struct {
+	rel   string
+	files []source
+}
+
+type source struct {
+	name string
+	ast  *ast.File
+}
+
+// packages lists what is under the root; modules of their own (tools) are not.
+func packages(t *testing.T) []listed {
+	t.Helper()
+	// -e: a package that does not build is another test's affair.
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=ImportPath,Dir", "./...")
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, complaints.String())
+	}
+	var all []listed
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p struct{ ImportPath, Dir string }
+		if err := dec.Decode(&p); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatalf("go list -json: %v", err)
+		}
+		names, err := filepath.Glob(filepath.Join(p.Dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := listed{rel: strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")}
+		for _, name := range names {
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.files = append(l.files, source{filepath.Base(name), f})
+		}
+		all = append(all, l)
+	}
+	if len(all) < 2 {
+		t.Fatalf("go list found %d packages; the test would look at nothing", len(all))
+	}
+	return all
+}
