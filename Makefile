@@ -1,0 +1,60 @@
+# Everything done to Parley from a terminal. `make` alone lists it; what takes more than a line
+# is a script in scripts/, and can be run without make.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+SHELL := bash
+
+# What variables there are, with what they are when nothing is said.
+ARGS  ?=
+BENCH ?= .
+COUNT ?= 1
+FUZZ  ?=
+TIME  ?= 30s
+
+.PHONY: help
+help:
+	@printf '\nParley, from a terminal\n\n'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@printf '\n  make run ARGS="--help"            what serve understands\n'
+	@printf '  make test ARGS="./chat/... -v"    some of the tests, without lint\n'
+	@printf '  make bench BENCH=Append COUNT=6   some of the benchmarks, for benchstat\n'
+	@printf '  make fuzz FUZZ=Topic TIME=5m      some of the fuzz tests, longer\n\n'
+
+.PHONY: run
+run: ## start Parley here, with a PostgreSQL of its own unless DATABASE_URL is set
+	@scripts/need go $(if $(DATABASE_URL),,postgresql)
+	@go run ./cmd/parley serve $(ARGS)
+
+.PHONY: test
+test: ## lint, then all tests with the race detector and real services: what CI runs
+	@scripts/test $(ARGS)
+
+.PHONY: lint
+lint: ## go vet and golangci-lint; formatting, too
+	@scripts/need go
+	@scripts/lint $(ARGS)
+
+.PHONY: fmt
+fmt: ## format the code, with gofumpt
+	@scripts/need go
+	@golangci=$$(scripts/tool golangci-lint) && $$golangci fmt ./... && cd tools && $$golangci fmt --config ../.golangci.yml ./...
+
+.PHONY: bench
+bench: ## run the benchmarks
+	@scripts/need go postgresql redis
+	@go test -run='^$$' -bench='$(BENCH)' -benchmem -count=$(COUNT) $(or $(ARGS),./...)
+
+.PHONY: fuzz
+fuzz: ## run each fuzz test for a while
+	@scripts/need go
+	@scripts/fuzz $(TIME) $(FUZZ)
+
+.PHONY: build
+build: ## build bin/parley, one static binary
+	@scripts/need go
+	CGO_ENABLED=0 go build -trimpath -o bin/parley ./cmd/parley
+
+.PHONY: clean
+clean: ## remove what building and testing left here; never data
+	rm -rf bin coverage* *.test *.prof *.out
