@@ -36,17 +36,18 @@ type Participant struct {
 
 // Conversation is what its members see of it, apart from its log.
 type Conversation struct {
-	ID           ID
-	Kind         Kind
-	Title        string // groups only
-	CreatedBy    ID
-	CreatedAt    time.Time
-	LastSeq      int64     // seq of the newest event
-	LastEventAt  time.Time // when that was; conversations are listed by it
-	Participants []Participant
-	LastMessage  *Event // nil if none yet
-	UnreadCount  int64
-	LastReadAt   time.Time // zero: never
+	ID               ID
+	Kind             Kind
+	Title            string // groups only
+	CreatedBy        ID
+	CreatedAt        time.Time
+	LastSeq          int64         // seq of the newest event
+	LastEventAt      time.Time     // when that was; conversations are listed by it
+	Participants     []Participant // ascending by user; in a list only the first MaxListedMembers
+	ParticipantCount int           // all of them
+	LastMessage      *Event        // nil if none yet
+	UnreadCount      int64
+	LastReadAt       time.Time // zero: never
 }
 
 // NewConversation is what CreateConversation needs.

@@ -6,6 +6,7 @@ const (
 	MaxCommandBytes   = 192 << 10
 	MaxAttachments    = 20
 	MaxGroupMembers   = 10_000
+	MaxListedMembers  = 20 // of each conversation in a list of conversations
 	MaxTitleRunes     = 200
 	MaxPageSize       = 100
 	DefaultPageSize   = 50

@@ -1,0 +1,194 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/identity"
+)
+
+const loginColumns = `id, user_id, device, created_at, last_used_at, expires_at, revoked_at`
+
+func scanLogin(row pgx.CollectableRow) (identity.Login, error) {
+	var l identity.Login
+	err := row.Scan(&l.ID, &l.UserID, &l.Device, &l.CreatedAt, &l.LastUsedAt, &l.ExpiresAt, scanTime(&l.RevokedAt))
+	return l, err
+}
+
+const createLoginSQL = `
+WITH login AS (
+  INSERT INTO logins (id, user_id, device, created_at, last_used_at, expires_at, revoked_at)
+  VALUES (@id, @user_id, @device, @created_at, @last_used_at, @expires_at, @revoked_at)
+  RETURNING id
+)
+INSERT INTO refresh_tokens (hash, login_id, created_at) SELECT @hash, id, @created_at FROM login`
+
+// CreateLogin implements identity.Store. NotFound with Field "userId" if there is
+// no such user, Conflict if the login's id or the token's hash is there already.
+func (s *Store) CreateLogin(ctx context.Context, l identity.Login, refreshHash []byte) error {
+	_, err := s.pool.Exec(ctx, createLoginSQL, pgx.NamedArgs{
+		"id": l.ID, "user_id": l.UserID, "device": l.Device, "created_at": l.CreatedAt, "last_used_at": l.LastUsedAt,
+		"expires_at": l.ExpiresAt, "revoked_at": nullTime(l.RevokedAt), "hash": refreshHash,
+	})
+	return translate("store.CreateLogin", err)
+}
+
+const getLoginSQL = `SELECT ` + loginColumns + ` FROM logins WHERE id = @id`
+
+// GetLogin implements identity.Store; it returns revoked and expired ones too.
+func (s *Store) GetLogin(ctx context.Context, id chat.ID) (*identity.Login, error) {
+	const op = "store.GetLogin"
+	l, err := collectOne(ctx, s.pool, scanLogin, getLoginSQL, pgx.NamedArgs{"id": id})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, notFound(op, "sessionId", "session", id)
+	} else if err != nil {
+		return nil, translate(op, err)
+	}
+	return &l, nil
+}
+
+const listLoginsSQL = `
+SELECT ` + loginColumns + ` FROM logins
+WHERE user_id = @user_id AND revoked_at IS NULL AND expires_at > @now
+ORDER BY created_at DESC, id DESC`
+
+// ListLogins implements identity.Store.
+func (s *Store) ListLogins(ctx context.Context, user chat.ID, now time.Time) ([]identity.Login, error) {
+	logins, err := collect(ctx, s.pool, scanLogin, listLoginsSQL, pgx.NamedArgs{"user_id": user, "now": now})
+	return logins, translate("store.ListLogins", err)
+}
+
+// Logins are locked before their tokens, here as in RotateRefresh. A successor
+// that RotateRefresh commits while we wait for the login stays, and is of no use:
+// its login is revoked.
+const (
+	revokeLoginSQL = `
+WITH revoked AS (
+  UPDATE logins SET revoked_at = coalesce(revoked_at, @now) WHERE id = @id AND user_id = @user_id RETURNING id
+), forgotten AS (
+  DELETE FROM refresh_tokens t USING revoked r WHERE t.login_id = r.id
+)
+SELECT count(*) FROM revoked`
+	revokeUserSQL = `
+WITH revoked AS (
+  UPDATE logins SET revoked_at = @now WHERE user_id = @user_id AND revoked_at IS NULL RETURNING id
+)
+DELETE FROM refresh_tokens t USING revoked r WHERE t.login_id = r.id`
+)
+
+// RevokeLogin implements identity.Store. The first revocation's time stays.
+func (s *Store) RevokeLogin(ctx context.Context, user, login chat.ID, now time.Time) error {
+	const op = "store.RevokeLogin"
+	n, err := collectOne(ctx, s.pool, pgx.RowTo[int64], revokeLoginSQL, pgx.NamedArgs{"id": login, "user_id": user, "now": now})
+	if err == nil && n == 0 {
+		return notFound(op, "sessionId", "session", login)
+	}
+	return translate(op, err)
+}
+
+// RevokeUser implements identity.Store. It may be repeated.
+func (s *Store) RevokeUser(ctx context.Context, user chat.ID, now time.Time) error {
+	_, err := s.pool.Exec(ctx, revokeUserSQL, pgx.NamedArgs{"user_id": user, "now": now})
+	return translate("store.RevokeUser", err)
+}
+
+const (
+	lockLoginSQL = `
+SELECT ` + loginColumns + ` FROM logins
+WHERE id = (SELECT login_id FROM refresh_tokens WHERE hash = @hash)
+FOR UPDATE`
+	tokenUsedSQL   = `SELECT used_at IS NOT NULL FROM refresh_tokens WHERE hash = @hash`
+	reusedSQL      = `UPDATE logins SET revoked_at = coalesce(revoked_at, @now) WHERE id = @id RETURNING ` + loginColumns
+	useTokenSQL    = `UPDATE refresh_tokens SET used_at = @now WHERE hash = @hash`
+	createTokenSQL = `INSERT INTO refresh_tokens (hash, login_id, created_at) VALUES (@hash, @login_id, @now)`
+	useLoginSQL    = `UPDATE logins SET last_used_at = @now, expires_at = @expires WHERE id = @id RETURNING ` + loginColumns
+)
+
+// RotateRefresh implements identity.Store. It locks the login first, so that of
+// several callers with one token the first wins and each of the others finds the
+// token used. Used tokens are kept as long as their login, and so is the memory of
+// reuse. After Unavailable the rotation may have happened: a repeat with the same
+// token then counts as reuse.
+func (s *Store) RotateRefresh(ctx context.Context, hash, successor []byte, now, expires time.Time) (l *identity.Login, a *identity.Account, reused bool, err error) {
+	const op = "store.RotateRefresh"
+	var refused error // the answer, with a transaction that is committed all the same
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		login, err := collectOne(ctx, tx, scanLogin, lockLoginSQL, pgx.NamedArgs{"hash": hash})
+		if err != nil {
+			return err
+		}
+		// A statement of its own, that sees what was committed while we waited for the lock.
+		used, err := collectOne(ctx, tx, pgx.RowTo[bool], tokenUsedSQL, pgx.NamedArgs{"hash": hash})
+		if err != nil {
+			return err
+		}
+		if used {
+			reused = true
+			refused = badRefresh(op, "this refresh token was used before; its session is ended")
+			login, err = collectOne(ctx, tx, scanLogin, reusedSQL, pgx.NamedArgs{"id": login.ID, "now": now})
+			l = &login
+			return err
+		}
+		if a, err = getUser(ctx, tx, op, login.UserID); err != nil {
+			return err
+		}
+		if !login.RevokedAt.IsZero() || !login.ExpiresAt.After(now) || !a.DisabledAt.IsZero() {
+			return badRefresh(op, "this session has ended; log in again")
+		}
+		l, err = rotate(ctx, tx, login.ID, hash, successor, now, expires)
+		return err
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, nil, false, badRefresh(op, "this refresh token is not known; log in again")
+	case err != nil:
+		return nil, nil, false, translate(op, err)
+	case refused != nil:
+		return l, nil, reused, refused
+	}
+	return l, a, false, nil
+}
+
+func rotate(ctx context.Context, tx pgx.Tx, login chat.ID, hash, successor []byte, now, expires time.Time) (*identity.Login, error) {
+	if _, err := tx.Exec(ctx, useTokenSQL, pgx.NamedArgs{"hash": hash, "now": now}); err != nil {
+		return nil, err
+	}
+	if _, err := tx.Exec(ctx, createTokenSQL, pgx.NamedArgs{"hash": successor, "login_id": login, "now": now}); err != nil {
+		return nil, err
+	}
+	l, err := collectOne(ctx, tx, scanLogin, useLoginSQL, pgx.NamedArgs{"id": login, "now": now, "expires": expires})
+	return &l, err
+}
+
+func badRefresh(op, msg string) error {
+	return &chat.Error{Code: chat.Unauthenticated, Op: op, Field: "refreshToken", Msg: msg}
+}
+
+const listRevocationsSQL = `
+SELECT id, user_id, revoked_at AS at FROM logins WHERE revoked_at >= @since
+UNION ALL
+SELECT NULL, id, disabled_at FROM users WHERE disabled_at >= @since
+ORDER BY at`
+
+// ListRevocations implements identity.Store, in order of time. The times are
+// those that the revoking node wrote down, and a row shows when its transaction
+// commits: whoever polls asks again for the last few seconds.
+func (s *Store) ListRevocations(ctx context.Context, since time.Time) ([]identity.Revocation, error) {
+	all, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (r identity.Revocation, err error) {
+		err = row.Scan(&r.LoginID, &r.UserID, &r.At)
+		return r, err
+	}, listRevocationsSQL, pgx.NamedArgs{"since": since})
+	return all, translate("store.ListRevocations", err)
+}
+
+const deleteExpiredSQL = `DELETE FROM logins WHERE expires_at < @before OR revoked_at < @before`
+
+// DeleteExpired implements identity.Store. It may be repeated.
+func (s *Store) DeleteExpired(ctx context.Context, before time.Time) error {
+	_, err := s.pool.Exec(ctx, deleteExpiredSQL, pgx.NamedArgs{"before": before})
+	return translate("store.DeleteExpired", err)
+}

@@ -1,0 +1,216 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// OldestServer is the oldest major version of PostgreSQL that Parley runs on.
+const OldestServer = 14
+
+// Options says which database to use and how. Only DSN is required.
+type Options struct {
+	// DSN names the database: a URL (postgres://user:password@host:5432/database?sslmode=…)
+	// or libpq's keywords and values, pool_* parameters of pgxpool included. The
+	// usual PG… environment variables fill in what it leaves out. It is never
+	// logged, nor part of an error.
+	DSN string
+
+	// MaxConns is the most connections of this pool; the Writer has its own. 0: what
+	// the DSN says in pool_max_conns, else two for each CPU and at least 8.
+	MaxConns int
+
+	// ConnectWait is how long Open waits for a server that is not there yet, is
+	// starting or has no connection free. 0: 30 s. Negative: one attempt.
+	ConnectWait time.Duration
+
+	// Logger hears when Open waits. nil: nobody.
+	Logger *slog.Logger
+}
+
+// Store is a database of Parley's. It implements chat.Store and identity.Store,
+// and is safe for concurrent use.
+type Store struct {
+	pool *pgxpool.Pool
+	log  *slog.Logger
+}
+
+// Open connects to a database and returns when it has answered. It does not
+// migrate: see Migrate.
+//
+// Errors: Invalid with Field "database" for a DSN that cannot be read and for a
+// server older than OldestServer; Unavailable, with what the server said as its
+// message, if it did not let us in within Options.ConnectWait or before ctx
+// ended. What waiting does not cure (a wrong password, no such database) fails
+// at once. No error shows a password.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	const op = "store.Open"
+	config, err := poolConfig(o.DSN)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case o.MaxConns > 0:
+		config.MaxConns = int32(o.MaxConns)
+	case !strings.Contains(o.DSN, "pool_max_conns"):
+		config.MaxConns = int32(max(8, 2*runtime.GOMAXPROCS(0)))
+	}
+	config.MinConns = min(config.MinConns, config.MaxConns)
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	log = log.With("component", "store")
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, translate(op, err)
+	}
+	err = waitFor(ctx, o.ConnectWait, log, func(ctx context.Context) error {
+		return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return checkServer(c.Conn()) })
+	})
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return &Store{pool: pool, log: log}, nil
+}
+
+// Close ends all connections, once the calls under way have returned.
+func (s *Store) Close() { s.pool.Close() }
+
+// Ping makes a round trip to the database, or returns Unavailable.
+func (s *Store) Ping(ctx context.Context) error {
+	return translate("store.Ping", s.pool.Ping(ctx))
+}
+
+// WriterConfig returns the configuration of a second pool for the same database,
+// for statements over arrays of very different lengths: their plans are made
+// anew each time (a generic plan can't see the lengths, and is three times
+// slower). The caller sets MaxConns.
+func (s *Store) WriterConfig() *pgxpool.Config {
+	config := s.pool.Config()
+	config.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
+	return config
+}
+
+// poolConfig reads a DSN into what all our connections share.
+func poolConfig(dsn string) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, &chat.Error{Code: chat.Invalid, Op: "store.Open", Field: "database", Msg: dsnFault(dsn, err)}
+	}
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = "parley"
+	}
+	if config.ConnConfig.ConnectTimeout == 0 || config.ConnConfig.ConnectTimeout > 2*time.Minute {
+		config.ConnConfig.ConnectTimeout = 10 * time.Second // pgx's default of 2 min outlasts every caller's patience
+	}
+	config.MaxConnLifetimeJitter = config.MaxConnLifetime / 10
+	config.AfterConnect = registerTypes
+	return config, nil
+}
+
+// dsnFault says what is wrong with a DSN, without any piece of it that could be a
+// secret: when its parts cannot be told apart, nothing that the parser says is safe.
+func dsnFault(dsn string, err error) string {
+	const fault = "is not a connection string; want postgres://user:password@host:5432/database (with %-escapes in the password), or host=… user=… password=… dbname=…"
+	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
+		return fault
+	}
+	u, parseErr := url.Parse(dsn)
+	if parseErr != nil {
+		return fault
+	}
+	_, why, ok := strings.Cut(err.Error(), "`: ") // after the redacted DSN
+	if !ok {
+		return fault
+	}
+	password, _ := u.User.Password()
+	for _, secret := range []string{password, u.Query().Get("password"), u.Query().Get("sslpassword")} {
+		if secret != "" && strings.Contains(why, secret) {
+			return fault
+		}
+	}
+	return "cannot be used: " + why
+}
+
+// waitFor calls connect until it succeeds, fails for good, or wait is over.
+func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect func(context.Context) error) error {
+	const op = "store.Open"
+	if wait == 0 {
+		wait = 30 * time.Second
+	}
+	if wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = chat.WithDeadline(ctx, wait, "wait for the database")
+		defer cancel()
+	}
+	start := time.Now()
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err := connect(ctx)
+		var known *chat.Error
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &known):
+			return err
+		case wait < 0 || !mayCome(err):
+			return &chat.Error{Code: chat.Unavailable, Op: op, Field: "database", Msg: "cannot be used: " + reason(err), Err: err}
+		}
+		log.Warn("waiting for the database", "err", err, "elapsed_ms", time.Since(start).Milliseconds())
+		t := time.NewTimer(pause/2 + rand.N(pause))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return &chat.Error{Code: chat.Unavailable, Op: op, Field: "database", Err: fmt.Errorf("%w: %w", context.Cause(ctx), err),
+				Msg: "did not answer within " + time.Since(start).Round(time.Millisecond).String() + ": " + reason(err)}
+		}
+	}
+}
+
+// mayCome reports whether a failed connection may succeed a little later: the
+// server is not there, is starting or stopping, or has no connection free.
+func mayCome(err error) bool {
+	state := sqlState(err)
+	return state == "" || isAwayState(state)
+}
+
+// reason is the innermost and shortest text of a failed connection: what the
+// server or the network said.
+func reason(err error) string {
+	text := err.Error()
+	if pg := pgError(err); pg != nil {
+		return pg.Message + " (SQLSTATE " + pg.Code + ")"
+	}
+	return strings.Join(strings.Fields(text), " ")
+}
+
+// checkServer refuses servers that lack what our statements use. The version
+// came with the connection: no round trip.
+func checkServer(c *pgx.Conn) error {
+	version := c.PgConn().ParameterStatus("server_version")
+	digits := strings.IndexFunc(version, func(r rune) bool { return r < '0' || r > '9' })
+	if digits < 0 {
+		digits = len(version)
+	}
+	major, err := strconv.Atoi(version[:digits])
+	if err != nil || major >= OldestServer { // one that doesn't say is given a try
+		return nil
+	}
+	return &chat.Error{Code: chat.Invalid, Op: "store.Open", Field: "database",
+		Msg: fmt.Sprintf("is PostgreSQL %s; Parley needs %d or newer", version, OldestServer)}
+}

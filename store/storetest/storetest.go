@@ -1,0 +1,117 @@
+// Package storetest gives each test a PostgreSQL database of its own, and checks
+// afterwards that what is in it keeps Parley's promises. For tests only.
+//
+// There is one server for each test process: that of PARLEY_TEST_POSTGRES, or a
+// private one from the installed binaries, without fsync, that ends with the
+// process. A database is copied from a migrated template in some 50 ms and
+// dropped with its test; tests may run in parallel. Where there is neither, tests
+// skip, and fail when CI is set.
+package storetest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/parleymq/parley/store"
+)
+
+// Main is for TestMain: it runs the tests, stops the private server, and fails if
+// a goroutine is left. It exits. Without it the server is stopped by the end of
+// the process, and leaves its folder in the temp directory to the next run.
+func Main(m *testing.M, options ...goleak.Option) {
+	goleak.VerifyTestMain(stopAfter{m}, options...)
+}
+
+type stopAfter struct{ m *testing.M }
+
+// Run implements goleak.TestingM.
+func (s stopAfter) Run() int {
+	code := s.m.Run()
+	if !started {
+		return code
+	}
+	if server, err := theServer(); err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		if err := server.stop(ctx); err != nil {
+			println("storetest: stop the server:", err.Error())
+			return max(code, 1)
+		}
+	}
+	return code
+}
+
+// DSN returns how to connect to a new database with the newest schema, which is
+// dropped when the test ends, whoever is still connected to it.
+func DSN(t testing.TB) string {
+	t.Helper()
+	return newDatabase(t, func(s *server) string { return s.template })
+}
+
+// EmptyDSN is DSN for a database without a schema, to be migrated by the test.
+func EmptyDSN(t testing.TB) string {
+	t.Helper()
+	return newDatabase(t, func(*server) string { return "template0" })
+}
+
+func newDatabase(t testing.TB, template func(*server) string) string {
+	t.Helper()
+	s, err := theServer()
+	switch {
+	case errors.Is(err, errNone) && os.Getenv("CI") == "":
+		t.Skip("no PostgreSQL:", err)
+	case err != nil:
+		t.Fatal("no PostgreSQL:", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	name := newName("parley_test_")
+	if err := s.exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template(s)); err != nil {
+		t.Fatal("create a database:", err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		if err := s.exec(ctx, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
+			t.Error("drop the database:", err)
+		}
+	})
+	return s.dsn(name)
+}
+
+// New returns an open store over a new database with the newest schema. Both go
+// when the test ends.
+func New(t testing.TB) *store.Store {
+	t.Helper()
+	return Open(t, DSN(t))
+}
+
+// Open returns an open store over dsn, which is closed when the test ends.
+func Open(t testing.TB, dsn string) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), store.Options{DSN: dsn})
+	if err != nil {
+		t.Fatal("open the store:", err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// Check is the oracle: it reads everything in the database and reports, as an
+// error of the test, whatever contradicts Parley's promises (see store.Verify).
+func Check(t testing.TB, s *store.Store) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	violations, err := s.Verify(ctx)
+	if err != nil {
+		t.Error("verify the database:", err)
+	}
+	for _, v := range violations {
+		t.Error("the database breaks a promise:", v)
+	}
+}

@@ -1,0 +1,120 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// Violation is a fact in the database that contradicts one of Parley's promises.
+type Violation struct {
+	Rule         string  // the name of the broken rule, such as "seq"; stable
+	Conversation chat.ID // where; zero if it is not about one
+	Detail       string  // what was found, for people
+}
+
+// String returns the violation in one line.
+func (v Violation) String() string {
+	if v.Conversation.IsZero() {
+		return v.Rule + ": " + v.Detail
+	}
+	return fmt.Sprintf("%s: conversation %s: %s", v.Rule, v.Conversation, v.Detail)
+}
+
+// MaxViolations is how many violations of each rule Verify returns at most.
+const MaxViolations = 100
+
+// verifyRules are statements that find what must not be. Each returns the
+// conversation and what was found.
+var verifyRules = []struct{ name, sql string }{
+	{"seq", `
+SELECT c.id, format('last_seq is %s, and the log has %s events from %s to %s', c.last_seq, e.n, e.low, e.high)
+FROM conversations c LEFT JOIN (
+  SELECT conversation_id, count(*) AS n, min(seq) AS low, max(seq) AS high FROM events GROUP BY conversation_id
+) e ON e.conversation_id = c.id
+WHERE (c.last_seq, c.last_seq, least(c.last_seq, 1)) IS DISTINCT FROM (coalesce(e.n, 0), coalesce(e.high, 0), coalesce(e.low, 0))`},
+	{"event-conversation", `
+SELECT e.conversation_id, format('there is none, but it has %s events', count(*)) FROM events e
+WHERE NOT EXISTS (SELECT FROM conversations c WHERE c.id = e.conversation_id)
+GROUP BY e.conversation_id`},
+	{"event-id", `
+SELECT NULL::uuid, format('%s events have the id %s', count(*), id) FROM events GROUP BY id HAVING count(*) > 1`},
+	{"client-msg-id", `
+SELECT conversation_id, format('%s messages of user %s have the clientMsgId %s', count(*), sender_id, client_msg_id)
+FROM events WHERE client_msg_id IS NOT NULL
+GROUP BY conversation_id, sender_id, client_msg_id HAVING count(*) > 1`},
+	{"created-at", `
+SELECT conversation_id, format('event %s is of %s, the one before of %s', seq, created_at, before)
+FROM (SELECT conversation_id, seq, created_at, lag(created_at) OVER (PARTITION BY conversation_id ORDER BY seq) AS before FROM events) e
+WHERE created_at < before`},
+	{"last-event-at", `
+SELECT c.id, format('last_event_at is %s, and event %s is of %s', c.last_event_at, e.seq, e.created_at)
+FROM conversations c JOIN events e ON e.conversation_id = c.id AND e.seq = c.last_seq
+WHERE c.last_event_at <> e.created_at`},
+	{"sender", `
+SELECT e.conversation_id, format('%s events are by user %s, who does not exist', count(*), e.sender_id) FROM events e
+WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = e.sender_id)
+GROUP BY e.conversation_id, e.sender_id`},
+	{"refers", `
+SELECT e.conversation_id, format('event %s (%s) refers to %s, which is no earlier message of the conversation', e.seq, e.type, r.id)
+FROM events e CROSS JOIN LATERAL (VALUES (e.detail ->> 'messageId'), (e.detail ->> 'replyTo')) AS r (id)
+WHERE r.id IS NOT NULL AND NOT EXISTS (
+  SELECT FROM events m WHERE m.id = r.id::uuid AND m.conversation_id = e.conversation_id AND m.type = 'message' AND m.seq < e.seq
+)`},
+	{"tombstone", `
+SELECT conversation_id, format('message %s is deleted and still has content', seq) FROM events
+WHERE type = 'message' AND deleted_at IS NOT NULL AND content <> ''`},
+	{"participant", `
+SELECT p.conversation_id, format('user %s takes part and %s does not exist', p.user_id, CASE WHEN c.id IS NULL THEN 'the conversation' ELSE 'the user' END)
+FROM participants p LEFT JOIN conversations c ON c.id = p.conversation_id LEFT JOIN users u ON u.id = p.user_id
+WHERE c.id IS NULL OR u.id IS NULL`},
+	{"watermark", `
+SELECT c.id, format('user %s joined at %s and has read to %s, and the log ends at %s', p.user_id, p.joined_seq, p.read_seq, c.last_seq)
+FROM participants p JOIN conversations c ON c.id = p.conversation_id
+WHERE p.joined_seq NOT BETWEEN 1 AND c.last_seq + 1 OR p.read_seq NOT BETWEEN 0 AND c.last_seq`},
+	{"direct", `
+SELECT c.id, format('is direct, with the participants %s and %s pairs', p.users, d.n)
+FROM conversations c
+CROSS JOIN LATERAL (SELECT array_agg(user_id ORDER BY user_id) AS users FROM participants WHERE conversation_id = c.id) p
+LEFT JOIN (
+  SELECT conversation_id, count(*) AS n, min(ARRAY[low_user_id, high_user_id]) AS users FROM direct_conversations GROUP BY conversation_id
+) d ON d.conversation_id = c.id
+WHERE c.kind = 'direct' AND (p.users, d.n) IS DISTINCT FROM (d.users, 1::bigint)`},
+	{"pair", `
+SELECT d.conversation_id, format('is that of users %s and %s, and there is no such direct conversation', d.low_user_id, d.high_user_id)
+FROM direct_conversations d
+WHERE NOT EXISTS (SELECT FROM conversations c WHERE c.id = d.conversation_id AND c.kind = 'direct')`},
+}
+
+// Verify reads the whole database in one snapshot and returns what contradicts
+// Parley's promises: each log is numbered 1 … last_seq without gaps, in order of
+// time; a clientMsgId is stored once; what is referred to exists; a pair of users
+// has one direct conversation. None is an empty slice.
+//
+// It may run beside writers, takes as long as reading every event, and returns at
+// most MaxViolations of each rule. Errors are those of the connection.
+func (s *Store) Verify(ctx context.Context) ([]Violation, error) {
+	const op = "store.Verify"
+	all := []Violation{}
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		for _, rule := range verifyRules {
+			found, err := collect(ctx, tx, func(row pgx.CollectableRow) (Violation, error) {
+				v := Violation{Rule: rule.name}
+				err := row.Scan(&v.Conversation, &v.Detail)
+				return v, err
+			}, rule.sql+" LIMIT @limit", pgx.NamedArgs{"limit": MaxViolations})
+			if err != nil {
+				return fmt.Errorf("rule %s: %w", rule.name, err)
+			}
+			all = append(all, found...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, translate(op, err)
+	}
+	return all, nil
+}
