@@ -1,0 +1,147 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"reflect"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/parleymq/parley/chat"
+)
+
+func apiConfig(version string) huma.Config {
+	c := huma.DefaultConfig("Parley", version)
+	// /openapi.json is served by operations; nothing else of huma's own is.
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", ""
+	c.CreateHooks = nil // no $schema in answers
+	c.Formats = map[string]huma.Format{jsonType: strictJSON, "json": strictJSON}
+	c.RejectUnknownQueryParameters = true
+	c.AllowAdditionalPropertiesByDefault = true // answers may grow; bodies say otherwise
+	c.Info.Description = "Messaging over HTTP: accounts, conversations and history. " +
+		"Live delivery is MQTT; whatever is sent here reaches MQTT subscribers, and the other way round.\n\n" +
+		"Errors are `application/problem+json` (RFC 9457) with a stable `code`. Lists are `{\"data\":[…],\"nextCursor\":…}`. " +
+		"Requests with unknown fields or parameters are refused; answers may get new fields at any time."
+	c.Info.License = &huma.License{Name: "See LICENSE"}
+	c.Servers = []*huma.Server{{URL: "/", Description: "This server"}}
+	c.Tags = []*huma.Tag{
+		{Name: "users", Description: "Accounts."},
+		{Name: "sessions", Description: "Logins: one for each device."},
+		{Name: "conversations", Description: "Direct conversations and groups."},
+		{Name: "messages", Description: "Sending and history."},
+		{Name: "operations", Description: "For whoever runs the server."},
+	}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		bearer: {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "The access token that POST /api/sessions gives."},
+	}
+	c.Components.Responses = problemResponses(c.Components.Schemas)
+	return c
+}
+
+// strictJSON is encoding/json that refuses invalid UTF-8 instead of mending it.
+var strictJSON = huma.Format{
+	Marshal: func(w io.Writer, v any) error {
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		return e.Encode(v)
+	},
+	Unmarshal: func(data []byte, v any) error {
+		if !utf8.Valid(data) {
+			return errors.New("must be valid UTF-8")
+		}
+		if err := json.Unmarshal(data, v); err != nil {
+			return errors.New("must be JSON: " + err.Error())
+		}
+		return nil
+	},
+}
+
+// problemResponses describes, once, how each error answers.
+func problemResponses(r huma.Registry) map[string]*huma.Response {
+	schema := r.Schema(reflect.TypeFor[Problem](), true, "Problem")
+	out := map[string]*huma.Response{}
+	add := func(code chat.Code, status int, detail string) {
+		example := newProblem(code, status, detail)
+		if code == chat.Invalid {
+			example.Errors = []FieldError{{Field: "content", Message: "must not be empty"}}
+		}
+		res := &huma.Response{
+			Description: http.StatusText(status) + ": `" + string(code) + "`",
+			Content:     map[string]*huma.MediaType{problemType: {Schema: schema, Example: example}},
+		}
+		switch code {
+		case chat.Quota, chat.Unavailable:
+			res.Headers = map[string]*huma.Param{"Retry-After": {Description: "Seconds to wait.", Schema: &huma.Schema{Type: huma.TypeInteger}}}
+		case chat.Unauthenticated:
+			res.Headers = map[string]*huma.Param{"WWW-Authenticate": {Description: "Bearer (RFC 6750).", Schema: &huma.Schema{Type: huma.TypeString}}}
+		}
+		out[string(code)] = res
+	}
+	for _, code := range chat.Codes() {
+		add(code, statuses[code], chat.PublicMessage(&chat.Error{Code: code}))
+	}
+	add(codeMethod, http.StatusMethodNotAllowed, "this path does not understand the method")
+	add(codeTimeout, http.StatusRequestTimeout, "the request body came too slowly")
+	add(codeMediaType, http.StatusUnsupportedMediaType, "send the body as application/json")
+	return out
+}
+
+// secured is op for callers with an access token only.
+func (s *server) secured(op huma.Operation) huma.Operation {
+	op.Security = []map[string][]string{{bearer: {}}}
+	op.Middlewares = append(op.Middlewares, s.authenticate)
+	return op
+}
+
+// register adds an operation: it gets its deadline, errors become problems, and the
+// document says which codes to expect (those given, and those any may have).
+func register[I, O any](s *server, op huma.Operation, do func(context.Context, *I) (*O, error), codes ...chat.Code) {
+	codes = append(codes, chat.Invalid, chat.Unavailable, chat.Internal)
+	if op.Security != nil {
+		codes = append(codes, chat.Unauthenticated)
+	}
+	if _, hasBody := reflect.TypeFor[I]().FieldByName("Body"); hasBody {
+		codes = append(codes, chat.TooLarge, codeTimeout, codeMediaType)
+		if op.MaxBodyBytes == 0 {
+			op.MaxBodyBytes = maxBodyBytes + 1 // huma refuses what reaches it
+		}
+	}
+	if op.Responses == nil {
+		op.Responses = map[string]*huma.Response{}
+	}
+	components := s.api.OpenAPI().Components.Responses
+	for _, code := range codes {
+		status, ok := statuses[code]
+		if !ok {
+			status = map[chat.Code]int{codeTimeout: http.StatusRequestTimeout, codeMediaType: http.StatusUnsupportedMediaType}[code]
+		}
+		if components[string(code)] == nil {
+			panic("rest: no response is described for code " + string(code))
+		}
+		op.Responses[strconv.Itoa(status)] = &huma.Response{Ref: "#/components/responses/" + string(code)}
+	}
+	described := op
+	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
+		ctx, cancel := chat.WithDeadline(ctx, requestTime, "rest."+described.OperationID)
+		defer cancel()
+		out, err := do(ctx, in)
+		if err != nil {
+			return nil, s.explain(ctx, &described, err)
+		}
+		return out, nil
+	})
+}
+
+// paging is embedded in the input of every list.
+type paging struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"How many at most."`
+	Cursor string `query:"cursor" doc:"nextCursor of the page before; none: the first page."`
+}
+
+// body is the answer of an operation that has nothing but a body.
+type body[T any] struct{ Body T }

@@ -1,0 +1,142 @@
+package rest
+
+import (
+	"context"
+	"net/http"
+	"reflect"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// NewMessage is the body of POST /api/messages.
+type NewMessage struct {
+	_              struct{} `additionalProperties:"false"`
+	ConversationID ID       `json:"conversationId"`
+	Content        string   `json:"content,omitempty" doc:"At most 65536 bytes; not empty unless there are attachments." example:"hello"`
+	ClientMsgID    ID       `json:"clientMsgId,omitempty" doc:"Make one for each message, and sending again after a lost answer stores it once."`
+	ReplyTo        ID       `json:"replyTo,omitempty" doc:"The message it answers, of the same conversation."`
+	Attachments    []ID     `json:"attachments,omitempty" maxItems:"20"`
+}
+
+type messageQuery struct {
+	ConversationID ID              `query:"conversationId" required:"true"`
+	After          optional[int64] `query:"after" minimum:"0" doc:"Forward instead, oldest first, from behind this seq; 0: from the beginning."`
+	Around         ID              `query:"around" doc:"The page with this message in the middle, newest first."`
+	paging
+}
+
+// optional is a parameter that may be absent although its zero value means something.
+type optional[T any] struct {
+	Value T
+	Set   bool
+}
+
+// Schema implements huma.SchemaProvider.
+func (optional[T]) Schema(r huma.Registry) *huma.Schema {
+	return huma.SchemaFromType(r, reflect.TypeFor[T]())
+}
+
+// Receiver implements huma.ParamWrapper.
+func (o *optional[T]) Receiver() reflect.Value { return reflect.ValueOf(o).Elem().Field(0) }
+
+// OnParamSet implements huma.ParamReactor.
+func (o *optional[T]) OnParamSet(isSet bool, _ any) { o.Set = isSet }
+
+func (s *server) messages() {
+	tags := []string{"messages"}
+	repeat := &huma.Response{
+		Description: "The message had been stored before, under the same clientMsgId.",
+		Content:     map[string]*huma.MediaType{jsonType: {Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Message](), true, "")}},
+	}
+	register(s, s.secured(huma.Operation{
+		OperationID: "sendMessage", Method: http.MethodPost, Path: "/api/messages", Tags: tags, DefaultStatus: http.StatusCreated,
+		Summary: "Send a message", Responses: map[string]*huma.Response{"200": repeat},
+		Description: "The answer comes after the commit. 503 means that it is not known whether it was stored: send it again with the same `clientMsgId`.",
+	}), s.sendMessage, chat.Forbidden, chat.Conflict, chat.Quota)
+	register(s, s.secured(huma.Operation{
+		OperationID: "listMessages", Method: http.MethodGet, Path: "/api/messages", Tags: tags, Summary: "Read a conversation's messages",
+		Description: "Newest first, or forward with `after`, or about a message with `around`. Go on with `nextCursor`, which remembers the direction.",
+	}), s.listMessages, chat.NotFound)
+	register(s, s.secured(huma.Operation{
+		OperationID: "getMessage", Method: http.MethodGet, Path: "/api/messages/{id}", Tags: tags, Summary: "Read a message",
+	}), s.getMessage, chat.NotFound)
+}
+
+func (s *server) sendMessage(ctx context.Context, in *struct{ Body NewMessage }) (*located[Message], error) {
+	b := &in.Body
+	e, repeat, err := s.chat.Send(ctx, principal(ctx).UserID, b.ConversationID.chatID(), &chat.Command{
+		Type: chat.EventMessage, Content: b.Content, ClientMsgID: b.ClientMsgID.chatID(), ReplyTo: b.ReplyTo.chatID(), Attachments: chatIDs(b.Attachments),
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &located[Message]{Status: http.StatusCreated, Body: messageOf(e)}
+	if repeat {
+		out.Status = http.StatusOK
+	}
+	out.Location = "/api/messages/" + string(out.Body.ID)
+	return out, nil
+}
+
+func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[Page[Message]], error) {
+	me := principal(ctx)
+	q := chat.MessageQuery{UserID: me.UserID, ConversationID: in.ConversationID.chatID(), Limit: in.Limit, Around: in.Around.chatID()}
+	q.After, q.HasAfter = in.After.Value, in.After.Set
+	if err := in.resume(&q); err != nil {
+		return nil, err
+	}
+	page, err := s.chat.ListMessages(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Message, 0, len(page.Items))
+	for i := range page.Items {
+		out = append(out, messageOf(&page.Items[i]))
+	}
+	var next string
+	if page.More && len(out) > 0 {
+		kind := olderCursor
+		if q.HasAfter {
+			kind = newerCursor
+		}
+		next = encodeCursor(kind, me.UserID, string(in.ConversationID), seqKey(out[len(out)-1].Seq))
+	}
+	return &body[Page[Message]]{newPage(out, next)}, nil
+}
+
+// resume sets the query to go on where the cursor says, and refuses two answers to
+// the question where to begin.
+func (in *messageQuery) resume(q *chat.MessageQuery) error {
+	switch {
+	case in.After.Set && in.Around != "":
+		return &chat.Error{Code: chat.Invalid, Field: "around", Msg: "cannot be used together with after"}
+	case in.Cursor == "":
+		return nil
+	case in.After.Set || in.Around != "":
+		return &chat.Error{Code: chat.Invalid, Field: "cursor", Msg: "cannot be used together with after or around: it remembers them"}
+	}
+	kind, key, err := decodeCursor(in.Cursor, q.UserID, string(in.ConversationID), olderCursor, newerCursor)
+	if err != nil {
+		return err
+	}
+	seq, ok := parseSeqKey(key)
+	switch {
+	case !ok:
+		return badCursor()
+	case kind == newerCursor:
+		q.After, q.HasAfter = seq, true
+	default:
+		q.Before = seq
+	}
+	return nil
+}
+
+func (s *server) getMessage(ctx context.Context, in *byID) (*body[Message], error) {
+	e, err := s.chat.GetMessage(ctx, principal(ctx).UserID, in.ID.chatID())
+	if err != nil {
+		return nil, err
+	}
+	return &body[Message]{messageOf(e)}, nil
+}

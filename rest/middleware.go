@@ -1,0 +1,170 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// observe counts, times and (at debug level) logs each request, and turns a panic
+// into a problem.
+func (s *server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		begin := time.Now() // a duration, not a date: not the service's clock
+		s.metrics.inFlight.Inc()
+		defer func() {
+			s.metrics.inFlight.Dec()
+			route := chi.RouteContext(r.Context()).RoutePattern()
+			if route == "" || strings.HasSuffix(route, "*") {
+				route = "none"
+			}
+			method := r.Method
+			if !slices.Contains(methods, method) {
+				method = "other"
+			}
+			status := ww.Status()
+			if status == 0 {
+				status = http.StatusOK
+			}
+			took := time.Since(begin)
+			s.metrics.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
+			s.metrics.seconds.WithLabelValues(route, method).Observe(took.Seconds())
+			s.logger.DebugContext(r.Context(), "request", "method", method, "route", route, "status", status, "elapsed_ms", took.Milliseconds())
+		}()
+		defer func() {
+			if v := recover(); v != nil {
+				s.recovered(ww, r, v)
+			}
+		}()
+		next.ServeHTTP(ww, r)
+	})
+}
+
+var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
+
+func (s *server) recovered(w middleware.WrapResponseWriter, r *http.Request, v any) {
+	var gone *net.OpError
+	err, isErr := v.(error)
+	switch {
+	case isErr && errors.Is(err, http.ErrAbortHandler):
+		panic(v) // net/http's own way to cut a connection
+	case isErr && errors.As(err, &gone):
+		return // huma panics when the client has gone while it writes
+	}
+	s.metrics.panics.Inc()
+	s.logger.ErrorContext(r.Context(), "handler panicked", "method", r.Method, "err", fmt.Sprint(v), "stack", string(debug.Stack()))
+	if w.Status() == 0 {
+		problemOf(chat.Internal).write(w)
+	}
+}
+
+// guard sets the headers that every answer has.
+func guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// cors lets pages of the allowed origins call the API (Fetch, 3.2). There are no
+// cookies, so "*" is safe; credentials mode is never allowed.
+func (s *server) cors(next http.Handler) http.Handler {
+	if len(s.origins) == 0 {
+		return next
+	}
+	all := slices.Contains(s.origins, "*")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		origin, h := r.Header.Get("Origin"), w.Header()
+		h.Add("Vary", "Origin")
+		if origin == "" || !all && !slices.Contains(s.origins, origin) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		h.Set("Access-Control-Allow-Origin", origin)
+		h.Set("Access-Control-Expose-Headers", "Location, Retry-After, WWW-Authenticate")
+		if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
+		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+		h.Set("Access-Control-Max-Age", "600")
+		w.WriteHeader(http.StatusNoContent)
+	})
+}
+
+type principalKey struct{}
+
+// principal returns who the request acts as; only behind authenticate.
+func principal(ctx context.Context) chat.Principal {
+	return ctx.Value(principalKey{}).(chat.Principal)
+}
+
+// authenticate lets a request pass that carries a good access token (RFC 6750, 2.1).
+func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
+	scheme, token, _ := strings.Cut(ctx.Header("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		s.refuse(ctx, problemOf(&chat.Error{Code: chat.Unauthenticated, Msg: "send an access token: Authorization: Bearer …"}))
+		return
+	}
+	p, err := s.identity.VerifyToken(ctx.Context(), strings.TrimSpace(token))
+	if err != nil {
+		problem := s.explain(ctx.Context(), ctx.Operation(), err)
+		if problem.Code == chat.Unauthenticated {
+			problem.header.Set("WWW-Authenticate", `Bearer realm="parley", error="invalid_token"`)
+		}
+		s.refuse(ctx, problem)
+		return
+	}
+	next(huma.WithValue(ctx, principalKey{}, p))
+}
+
+// limited lets a request pass while its address is within the limit.
+func (s *server) limited(l *limiter) func(huma.Context, func(huma.Context)) {
+	return func(ctx huma.Context, next func(huma.Context)) {
+		r, _ := humachi.Unwrap(ctx)
+		if err := l.allow(s.address(r)); err != nil {
+			s.metrics.limited.WithLabelValues(ctx.Operation().Path).Inc()
+			s.refuse(ctx, problemOf(err))
+			return
+		}
+		next(ctx)
+	}
+}
+
+func (s *server) refuse(ctx huma.Context, p *Problem) {
+	_, w := humachi.Unwrap(ctx)
+	p.write(w)
+}
+
+// explain turns a handler's error into a problem, and logs what is ours to mend.
+func (s *server) explain(ctx context.Context, op *huma.Operation, err error) *Problem {
+	p := problemOf(err)
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled): // nobody is waiting for the answer
+	case p.Status == http.StatusInternalServerError:
+		s.logger.ErrorContext(ctx, "request failed", "operation", op.OperationID, "code", p.Code, "err", err)
+	case p.Code == chat.Unavailable:
+		s.logger.WarnContext(ctx, "request refused", "operation", op.OperationID, "code", p.Code, "err", err)
+	}
+	return p
+}

@@ -1,0 +1,83 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/identity"
+)
+
+// Health is the answer of /healthz and /readyz.
+type Health struct {
+	Status string `json:"status" example:"ok"`
+}
+
+// JWKS is a set of public keys (RFC 7517, 5).
+type JWKS struct {
+	Keys []identity.JWK `json:"keys" nullable:"false"`
+}
+
+type jwksOutput struct {
+	CacheControl string `header:"Cache-Control"`
+	Body         JWKS
+}
+
+func (s *server) operations(router chi.Router, metrics http.Handler) {
+	tags := []string{"operations"}
+	register(s, huma.Operation{
+		OperationID: "health", Method: http.MethodGet, Path: "/healthz", Tags: tags, Summary: "Is the process alive?",
+	}, func(context.Context, *struct{}) (*body[Health], error) { return &body[Health]{Health{"ok"}}, nil })
+	register(s, huma.Operation{
+		OperationID: "ready", Method: http.MethodGet, Path: "/readyz", Tags: tags, Summary: "May it get traffic?",
+	}, s.readiness)
+	register(s, huma.Operation{
+		OperationID: "jwks", Method: http.MethodGet, Path: "/.well-known/jwks.json", Tags: tags, Summary: "The public keys of access tokens",
+	}, s.jwks)
+	if metrics != nil {
+		router.Get("/metrics", loopbackOnly(metrics))
+	}
+	document, err := json.Marshal(s.api.OpenAPI())
+	if err != nil {
+		panic("rest: the OpenAPI document: " + err.Error()) // a bug, found by the first test
+	}
+	router.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", openAPIType)
+		w.Header().Set("Cache-Control", publicCacheValue)
+		_, _ = w.Write(document)
+	})
+}
+
+func (s *server) readiness(ctx context.Context, _ *struct{}) (*body[Health], error) {
+	ctx, cancel := chat.WithDeadline(ctx, readyTime, "rest.ready")
+	defer cancel()
+	if err := s.ready(ctx); err != nil {
+		return nil, &chat.Error{Code: chat.Unavailable, Op: "rest.ready", Msg: "not ready", Err: err}
+	}
+	return &body[Health]{Health{"ok"}}, nil
+}
+
+func (s *server) jwks(ctx context.Context, _ *struct{}) (*jwksOutput, error) {
+	keys, err := s.identity.JWKS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &jwksOutput{CacheControl: publicCacheValue, Body: JWKS{Keys: keys}}, nil
+}
+
+// loopbackOnly is for callers on this machine; what a reverse proxy here brings from
+// elsewhere is not.
+func loopbackOnly(next http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		forwarded := r.Header.Get("Forwarded") + r.Header.Get("X-Forwarded-For") + r.Header.Get("X-Real-Ip")
+		if !remoteAddr(r).Unmap().IsLoopback() || forwarded != "" {
+			newProblem(chat.Forbidden, http.StatusForbidden, "only from this machine; set PARLEY_ADMIN_ADDR to serve metrics elsewhere").write(w)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}
+}

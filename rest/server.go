@@ -1,0 +1,122 @@
+package rest
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/identity"
+)
+
+// Options says what the handler is made of. Chat and Identity are needed; the zero
+// value of every other field stands for its default.
+type Options struct {
+	Chat     *chat.Service
+	Identity *identity.Service
+
+	Logger     *slog.Logger          // none
+	Clock      chat.Clock            // for the rate limits; chat.SystemClock
+	Registerer prometheus.Registerer // nil: metrics are not kept
+	Version    string                // of the server, for the OpenAPI document; "dev"
+
+	Ready   func(context.Context) error // asked by /readyz, with a deadline of 2 s; nil: always ready
+	Metrics http.Handler                // served at /metrics to loopback only; nil: not here (an admin address has it)
+
+	AllowedOrigins []string                       // web pages that may call (CORS), such as "https://app.example.org", or "*"; none
+	ClientAddr     func(*http.Request) netip.Addr // whom the rate limits count; default: the connection's other end
+	SignupRate     Rate                           // POST /api/users, for each address; 20 at once, one more every 3 s
+	LoginRate      Rate                           // POST /api/sessions, for each address; 30 at once, one more every second
+}
+
+const (
+	maxBodyBytes     = 256 << 10
+	maxBigBodyBytes  = 512 << 10 // creating a group of 10,000
+	requestTime      = 15 * time.Second
+	readyTime        = 2 * time.Second
+	bearer           = "bearer"
+	jsonType         = "application/json"
+	openAPIType      = "application/vnd.oai.openapi+json;version=3.1"
+	publicCacheValue = "public, max-age=300"
+)
+
+type server struct {
+	chat     *chat.Service
+	identity *identity.Service
+	logger   *slog.Logger
+	metrics  *metrics
+	origins  []string
+	address  func(*http.Request) netip.Addr
+	ready    func(context.Context) error
+	api      huma.API
+}
+
+// New returns the handler of everything under /api, and of /healthz, /readyz,
+// /metrics, /openapi.json and /.well-known/jwks.json; any other path is 404. It
+// starts nothing. What it expects of the http.Server is in the package comment.
+func New(o Options) http.Handler {
+	o.setDefaults()
+	s := &server{
+		chat: o.Chat, identity: o.Identity, logger: o.Logger.With("component", "rest"), metrics: newMetrics(o.Registerer),
+		origins: o.AllowedOrigins, address: o.ClientAddr, ready: o.Ready,
+	}
+	router := chi.NewMux()
+	router.Use(s.observe, guard, s.cors, middleware.GetHead)
+	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
+		newProblem(chat.NotFound, http.StatusNotFound, "there is nothing at this path").write(w)
+	})
+	router.MethodNotAllowed(methodNotAllowed(router))
+
+	s.api = humachi.New(router, apiConfig(o.Version))
+	s.users(newLimiter(o.SignupRate, o.Clock))
+	s.sessions(newLimiter(o.LoginRate, o.Clock))
+	s.conversations()
+	s.messages()
+	s.operations(router, o.Metrics)
+	return router
+}
+
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = chat.SystemClock{}
+	}
+	if o.Version == "" {
+		o.Version = "dev"
+	}
+	if o.Ready == nil {
+		o.Ready = func(context.Context) error { return nil }
+	}
+	if o.ClientAddr == nil {
+		o.ClientAddr = remoteAddr
+	}
+	if o.SignupRate.Every == 0 {
+		o.SignupRate = Rate{Every: 3 * time.Second, Burst: 20}
+	}
+	if o.LoginRate.Every == 0 {
+		o.LoginRate = Rate{Every: time.Second, Burst: 30}
+	}
+}
+
+// methodNotAllowed answers 405 with the Allow header (RFC 9110, 15.5.6).
+func methodNotAllowed(router *chi.Mux) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		p := newProblem(codeMethod, http.StatusMethodNotAllowed, "this path does not understand the method")
+		for _, m := range methods {
+			if router.Match(chi.NewRouteContext(), m, r.URL.Path) {
+				p.header.Add("Allow", m)
+			}
+		}
+		p.write(w)
+	}
+}

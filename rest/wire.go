@@ -1,0 +1,196 @@
+package rest
+
+import (
+	"encoding/json"
+	"reflect"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// ID is an id as JSON and parameters carry it: a UUID in lower-case text.
+type ID string
+
+const exampleID = "0198c0de-0000-7000-8000-000000000000"
+
+// Schema implements huma.SchemaProvider.
+func (ID) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{
+		Type: huma.TypeString, Pattern: `^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`,
+		PatternDescription: "a UUID in lower-case text", Examples: []any{exampleID},
+	}
+}
+
+func idOf(id chat.ID) ID {
+	if id.IsZero() {
+		return ""
+	}
+	return ID(id.String())
+}
+
+func idsOf(ids []chat.ID) []ID {
+	var out []ID
+	for _, id := range ids {
+		out = append(out, idOf(id))
+	}
+	return out
+}
+
+// chatID returns the id; the zero one for "". Anything else the schema let pass is an id.
+func (id ID) chatID() chat.ID {
+	v, _ := chat.ParseID(string(id))
+	return v
+}
+
+func chatIDs(ids []ID) []chat.ID {
+	var out []chat.ID
+	for _, id := range ids {
+		out = append(out, id.chatID())
+	}
+	return out
+}
+
+// Time is RFC 3339 in UTC with three digits of milliseconds.
+type Time time.Time
+
+// Schema implements huma.SchemaProvider.
+func (Time) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "date-time", Examples: []any{"2026-02-03T04:05:06.789Z"}}
+}
+
+// MarshalJSON implements json.Marshaler.
+func (t Time) MarshalJSON() ([]byte, error) {
+	b := make([]byte, 0, len(chat.TimeFormat)+2)
+	b = append(b, '"')
+	return append(time.Time(t).UTC().AppendFormat(b, chat.TimeFormat), '"'), nil
+}
+
+func timeOf(t time.Time) *Time {
+	if t.IsZero() {
+		return nil
+	}
+	return (*Time)(&t)
+}
+
+// Page is one page of a list.
+type Page[T any] struct {
+	Data       []T     `json:"data" nullable:"false"`
+	NextCursor *string `json:"nextCursor" doc:"Ask for the next page with it; null: this is the last." example:"AXUx"`
+}
+
+func newPage[T any](data []T, next string) Page[T] {
+	p := Page[T]{Data: data}
+	if data == nil {
+		p.Data = []T{}
+	}
+	if next != "" {
+		p.NextCursor = &next
+	}
+	return p
+}
+
+// User is a user as everybody sees them.
+type User struct {
+	ID          ID     `json:"id"`
+	Username    string `json:"username" example:"alice"`
+	DisplayName string `json:"displayName" example:"Alice"`
+	CreatedAt   Time   `json:"createdAt"`
+}
+
+func userOf(u *chat.User) User {
+	return User{ID: idOf(u.ID), Username: u.Username, DisplayName: u.DisplayName, CreatedAt: Time(u.CreatedAt)}
+}
+
+// Me is a user as they see themselves.
+type Me struct {
+	User
+	Email string `json:"email,omitempty" example:"alice@example.org"`
+	Admin bool   `json:"admin,omitempty" doc:"May do what operators do."`
+}
+
+func meOf(u *chat.User) Me { return Me{User: userOf(u), Email: u.Email, Admin: u.Admin} }
+
+// Message is a message of a conversation.
+type Message struct {
+	ID             ID     `json:"id"`
+	ConversationID ID     `json:"conversationId"`
+	Seq            int64  `json:"seq" doc:"Its place in the conversation's log." example:"42"`
+	SenderID       ID     `json:"senderId"`
+	ClientMsgID    ID     `json:"clientMsgId" doc:"The sender's idempotency key."`
+	Content        string `json:"content" doc:"Empty for a deleted message." example:"hello"`
+	ReplyTo        ID     `json:"replyTo,omitempty" doc:"The message it answers."`
+	Attachments    []ID   `json:"attachments,omitempty"`
+	CreatedAt      Time   `json:"createdAt"`
+	EditedAt       *Time  `json:"editedAt,omitempty"`
+	DeletedAt      *Time  `json:"deletedAt,omitempty" doc:"Set: the message has been taken back."`
+}
+
+func messageOf(e *chat.Event) Message {
+	return Message{
+		ID: idOf(e.ID), ConversationID: idOf(e.ConversationID), Seq: e.Seq, SenderID: idOf(e.SenderID), ClientMsgID: idOf(e.ClientMsgID),
+		Content: e.Content, ReplyTo: idOf(e.ReplyTo), Attachments: idsOf(e.Attachments),
+		CreatedAt: Time(e.CreatedAt), EditedAt: timeOf(e.EditedAt), DeletedAt: timeOf(e.DeletedAt),
+	}
+}
+
+// maybeMessage is a message or null.
+type maybeMessage struct{ m *Message }
+
+// Schema implements huma.SchemaProvider.
+func (maybeMessage) Schema(r huma.Registry) *huma.Schema {
+	return &huma.Schema{AnyOf: []*huma.Schema{r.Schema(reflect.TypeFor[Message](), true, ""), {Type: "null"}}}
+}
+
+// MarshalJSON implements json.Marshaler.
+func (m maybeMessage) MarshalJSON() ([]byte, error) { return json.Marshal(m.m) }
+
+// maybeTime is a time or null.
+type maybeTime struct{ t *Time }
+
+// Schema implements huma.SchemaProvider.
+func (maybeTime) Schema(r huma.Registry) *huma.Schema {
+	s := Time{}.Schema(r)
+	s.Nullable = true
+	return s
+}
+
+// MarshalJSON implements json.Marshaler.
+func (m maybeTime) MarshalJSON() ([]byte, error) { return json.Marshal(m.t) }
+
+// Conversation is a conversation as one of its members sees it.
+type Conversation struct {
+	ID           ID            `json:"id"`
+	Kind         chat.Kind     `json:"kind" enum:"direct,group"`
+	Title        string        `json:"title,omitempty" doc:"Groups only." example:"Rowing"`
+	CreatedAt    Time          `json:"createdAt"`
+	Participants []Participant `json:"participants" nullable:"false"`
+	LastMessage  maybeMessage  `json:"lastMessage" doc:"null: none yet."`
+	UnreadCount  int64         `json:"unreadCount" doc:"Messages of others after what one has read." example:"3"`
+	HasUnread    bool          `json:"hasUnread"`
+	LastReadAt   maybeTime     `json:"lastReadAt" doc:"null: never."`
+}
+
+// Participant is a user's place in a conversation.
+type Participant struct {
+	UserID      ID        `json:"userId"`
+	Username    string    `json:"username" example:"alice"`
+	DisplayName string    `json:"displayName" example:"Alice"`
+	Role        chat.Role `json:"role" enum:"owner,admin,member"`
+}
+
+func conversationOf(c *chat.Conversation) Conversation {
+	out := Conversation{
+		ID: idOf(c.ID), Kind: c.Kind, Title: c.Title, CreatedAt: Time(c.CreatedAt), Participants: []Participant{},
+		UnreadCount: c.UnreadCount, HasUnread: c.UnreadCount > 0, LastReadAt: maybeTime{timeOf(c.LastReadAt)},
+	}
+	for _, p := range c.Participants {
+		out.Participants = append(out.Participants, Participant{UserID: idOf(p.UserID), Username: p.Username, DisplayName: p.DisplayName, Role: p.Role})
+	}
+	if c.LastMessage != nil {
+		m := messageOf(c.LastMessage)
+		out.LastMessage.m = &m
+	}
+	return out
+}
