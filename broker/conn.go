@@ -1,0 +1,293 @@
+package broker
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/delivery"
+)
+
+// Conn is one network connection, from accept to close. It stands between mochi
+// and the socket: reads pass through a framing check, writes go into a buffer
+// that a goroutine of its own empties while there is something in it.
+//
+// Its life: accepted → (CONNECT) → open → closing (the reader is turned away,
+// the buffer goes out, the peer may read it) → closed. Only the goroutine that
+// accepted it closes the socket; see finish.
+type Conn struct {
+	net.Conn
+	limits *Limits
+	logger *slog.Logger
+
+	Client *mqtt.Client // set once, in OnConnect, on the reader's goroutine
+	State  any          // the hooks' own, set with Client
+
+	framing   framing      // owned by the reader
+	idle      atomic.Int64 // read deadline that mochi asked for, in Unix nanoseconds; 0: none
+	connected atomic.Bool  // CONNECT was accepted
+	version   byte         // of MQTT; set before connected
+	maxPacket int          // the client's Maximum Packet Size, or 0; set before connected
+	noInfo    bool         // Request Problem Information is 0; set before connected
+
+	mu       sync.Mutex
+	out      []byte        // mu guards: to be written
+	flushing bool          // mu guards: the writer runs
+	full     bool          // mu guards: a publication was turned away; Writable is due
+	farewell bool          // mu guards: DISCONNECT is in the buffer, nothing may follow
+	closing  bool          // mu guards: the reader is turned away
+	final    bool          // mu guards: finish has begun, nothing more is written
+	broken   bool          // mu guards: the socket does not take any more
+	flushed  chan struct{} // closed when the writer ends after final
+	writable func()        // set with State
+}
+
+func newConn(c net.Conn, l *Limits, logger *slog.Logger) *Conn {
+	conn := &Conn{Conn: c, limits: l, logger: logger, flushed: make(chan struct{})}
+	conn.framing.maxFirst, conn.framing.max = l.MaxConnectPacket, l.MaxPacket
+	_ = c.SetReadDeadline(time.Now().Add(l.ConnectTimeout))
+	return conn
+}
+
+// Accepted tells the connection what CONNECT said: before it, nothing else may be
+// written. writable is called, without locks, when a buffer that had turned a
+// publication away has room again.
+func (c *Conn) Accepted(cl *mqtt.Client, state any, writable func()) {
+	c.Client, c.State, c.writable = cl, state, writable
+	c.version = cl.Properties.ProtocolVersion
+	c.maxPacket = int(cl.Properties.Props.MaximumPacketSize)
+	c.noInfo = cl.Properties.Props.RequestProblemInfoFlag && cl.Properties.Props.RequestProblemInfo == 0
+	c.connected.Store(true)
+}
+
+// Version returns the MQTT protocol version: 4 is 3.1.1, 5 is 5.0.
+func (c *Conn) Version() byte { return c.version }
+
+// Read implements net.Conn for mochi's reader.
+func (c *Conn) Read(p []byte) (int, error) {
+	if c.isClosing() {
+		return 0, net.ErrClosed
+	}
+	if !c.framing.since.IsZero() && c.connected.Load() {
+		c.setReadDeadline(c.framing.since.Add(c.limits.PacketTimeout))
+	}
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		if ferr := c.framing.feed(p[:n], time.Now()); ferr != nil {
+			c.refuse(ferr)
+			return 0, ferr
+		}
+	}
+	if c.isClosing() { // the deadline that woke us was Close's
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+// refuse says why the bytes of the peer end the connection, where it may be said.
+func (c *Conn) refuse(err error) {
+	if !c.connected.Load() {
+		return
+	}
+	switch {
+	case errors.Is(err, errPacketTooLarge):
+		c.DisconnectCode(packets.ErrPacketTooLarge.Code, "packet over "+itoa(c.limits.MaxPacket)+" bytes")
+	default:
+		c.DisconnectCode(packets.ErrMalformedPacket.Code, err.Error())
+	}
+}
+
+// SetDeadline implements net.Conn: mochi calls it with the keepalive's end before
+// it reads a packet. Writes have a deadline of their own.
+func (c *Conn) SetDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.idle.Store(0)
+	} else {
+		c.idle.Store(t.UnixNano())
+	}
+	c.setReadDeadline(time.Time{})
+	return nil
+}
+
+// setReadDeadline arms the sooner of limit (if there is one) and the keepalive's
+// end, unless the connection is closing, whose deadline is now.
+func (c *Conn) setReadDeadline(limit time.Time) {
+	if ns := c.idle.Load(); ns != 0 {
+		if idle := time.Unix(0, ns); limit.IsZero() || idle.Before(limit) {
+			limit = idle
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closing {
+		_ = c.Conn.SetReadDeadline(limit)
+	}
+}
+
+func (c *Conn) isClosing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing
+}
+
+// Write implements net.Conn for the packets that mochi writes, whole ones each.
+// It never blocks. A peer that lets more than the hard limit gather is cut off.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.shut() {
+		return 0, net.ErrClosed
+	}
+	c.out = append(c.buffer(), p...)
+	return len(p), c.kick()
+}
+
+// shut reports whether nothing may be written any more. mu is held.
+func (c *Conn) shut() bool { return c.broken || c.farewell || c.final }
+
+// buffer returns the pending bytes, in a buffer from the pool if there are none.
+func (c *Conn) buffer() []byte {
+	if c.out == nil {
+		c.out = getBuffer()
+	}
+	return c.out
+}
+
+// kick starts the writer, and ends a connection whose buffer is over the hard limit.
+func (c *Conn) kick() error {
+	if len(c.out) > c.limits.MaxBuffer {
+		c.breakOff()
+		return errSlowReader
+	}
+	if !c.flushing {
+		c.flushing = true
+		go c.flush() // ends when the buffer is empty or the socket broken; finish waits for it
+	}
+	return nil
+}
+
+var errSlowReader = errors.New("the client reads too slowly")
+
+// breakOff gives the socket up at once. mu is held.
+func (c *Conn) breakOff() {
+	c.broken, c.closing = true, true
+	_ = c.Conn.SetDeadline(time.Unix(1, 0)) // wakes reader and writer; finish closes
+}
+
+// flush writes until the buffer is empty.
+func (c *Conn) flush() {
+	for {
+		c.mu.Lock()
+		b := c.out
+		c.out = nil
+		if len(b) == 0 || c.broken {
+			c.flushing = false
+			putBuffer(b)
+			if c.final {
+				close(c.flushed)
+			}
+			c.mu.Unlock()
+			return
+		}
+		wake := c.full && !c.closing
+		c.full = false
+		c.mu.Unlock()
+
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(c.limits.WriteTimeout))
+		_, err := c.Conn.Write(b)
+		putBuffer(b)
+		if err != nil {
+			c.mu.Lock()
+			c.breakOff()
+			c.mu.Unlock()
+		}
+		if wake && err == nil {
+			c.writable()
+		}
+	}
+}
+
+// Close implements net.Conn for mochi, which calls it to end the connection: the
+// reader is turned away, and what is in the buffer still goes out; see finish.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closing = true
+	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
+	return nil
+}
+
+// finish closes the socket, after the buffer has gone out and the peer has had
+// the time to read it: closing with unread input would make the kernel reset the
+// connection and take the last packets back. It blocks for at most twice the
+// linger time. The goroutine that accepted the connection calls it, once, when
+// the reader has returned.
+func (c *Conn) finish() {
+	_ = c.Close()
+	c.mu.Lock()
+	c.final = true
+	if !c.flushing {
+		c.flushing = true
+		go c.flush() // closes flushed
+	}
+	c.mu.Unlock()
+	select {
+	case <-c.flushed:
+	case <-time.After(c.limits.Linger):
+	}
+	c.mu.Lock()
+	graceful := !c.broken
+	c.broken = true
+	c.mu.Unlock()
+	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok && graceful && hc.CloseWrite() == nil {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(c.limits.Linger))
+		_, _ = io.CopyN(io.Discard, c.Conn, 1<<20)
+	}
+	_ = c.Conn.Close()
+	<-c.flushed // a writer that was stuck has been woken by the close
+}
+
+// Disconnect implements delivery.Sink: it tells the client why and closes.
+func (c *Conn) Disconnect(err error) {
+	c.DisconnectCode(disconnectReason(err), chat.PublicMessage(err))
+}
+
+// DisconnectCode writes DISCONNECT with the reason, in MQTT 5, and closes. The
+// first reason given is the one that counts.
+func (c *Conn) DisconnectCode(code byte, reason string) {
+	c.mu.Lock()
+	if !c.shut() && c.connected.Load() {
+		if c.version == 5 {
+			c.out = appendDisconnect(c.buffer(), code, reason, c.maxPacket)
+			_ = c.kick()
+		}
+		c.farewell = true
+	}
+	c.mu.Unlock()
+	if c.Client != nil {
+		c.Client.Stop(nil) // calls Close
+	} else {
+		_ = c.Close()
+	}
+}
+
+var _ delivery.Sink = (*Conn)(nil)
+
+// buffers are handed from connection to connection: one that is idle has none.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+func getBuffer() []byte { return (*buffers.Get().(*[]byte))[:0] }
+
+func putBuffer(b []byte) {
+	if cap(b) > 0 && cap(b) <= 64<<10 {
+		buffers.Put(&b)
+	}
+}

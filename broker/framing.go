@@ -1,0 +1,92 @@
+package broker
+
+import (
+	"errors"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// Errors that end a connection while its bytes are being framed.
+var (
+	errPacketTooLarge = errors.New("packet larger than the limit")
+	errNotConnect     = errors.New("first packet is not CONNECT")
+	errMalformed      = errors.New("malformed remaining length")
+)
+
+// framing follows the packets in a stream of bytes, without copying them, so that
+// a packet that is too large or too slow is found before anything is allocated
+// for it. It is owned by the connection's reader.
+type framing struct {
+	maxFirst int // bytes of the first packet, CONNECT
+	max      int // bytes of any other
+
+	seen    bool      // the first packet has been looked at
+	header  byte      // of the packet at hand
+	length  int       // remaining length read so far
+	shift   int       // bits of length read so far
+	phase   phase     //
+	since   time.Time // when the packet at hand began; zero between packets
+	missing int       // bytes of the packet at hand that are still to come
+}
+
+type phase uint8
+
+const (
+	inType phase = iota
+	inLength
+	inBody
+)
+
+// feed takes the next bytes of the stream. The error says why the connection must
+// end; it is one of the three above.
+func (f *framing) feed(b []byte, now time.Time) error {
+	for len(b) > 0 {
+		switch f.phase {
+		case inType:
+			f.header, f.length, f.shift, f.phase, f.since = b[0], 0, 0, inLength, now
+			if !f.seen && f.header != packets.Connect<<4 {
+				return errNotConnect
+			}
+			b = b[1:]
+		case inLength:
+			f.length |= int(b[0]&0x7f) << f.shift
+			if b[0]&0x80 != 0 {
+				if f.shift += 7; f.shift > 21 {
+					return errMalformed
+				}
+				b = b[1:]
+				continue
+			}
+			b = b[1:]
+			if err := f.begin(); err != nil {
+				return err
+			}
+		case inBody:
+			n := min(len(b), f.missing)
+			b = b[n:]
+			if f.missing -= n; f.missing == 0 {
+				f.end()
+			}
+		}
+	}
+	return nil
+}
+
+func (f *framing) begin() error {
+	limit := f.max
+	if !f.seen {
+		limit = f.maxFirst
+	}
+	f.seen = true
+	if f.length+2+f.shift/7 > limit {
+		return errPacketTooLarge
+	}
+	f.missing, f.phase = f.length, inBody
+	if f.missing == 0 {
+		f.end()
+	}
+	return nil
+}
+
+func (f *framing) end() { f.phase, f.since = inType, time.Time{} }

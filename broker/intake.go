@@ -1,0 +1,221 @@
+package broker
+
+import (
+	"sync"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// Intake is a connection's acknowledging window: the publishes that wait for
+// their commit, in the order they came. Commits end in any order; acknowledgements
+// leave in the order of the publishes [MQTT-4.6.0-2].
+type Intake struct {
+	conn    *Conn
+	limit   int
+	refused func(p *Publish) // told a publish that could not be answered in its own acknowledgement
+
+	mu      sync.Mutex
+	waiting []*Publish // mu guards: oldest first
+	head    int        // mu guards: waiting[:head] is answered
+	room    chan struct{}
+	closed  bool // mu guards
+
+	releasing map[uint16]struct{} // QoS 2: PUBREC is out, PUBREL is due; owned by the reader and settle, under mu
+}
+
+// Publish is one publish between its arrival and its acknowledgement. It is the
+// chat.Waiter of its own Append.
+type Publish struct {
+	chat.Append
+	Topic    chat.Topic
+	PacketID uint16 // 0 at QoS 0
+	QoS      byte
+	Err      error // outcome
+
+	intake *Intake
+	done   bool
+}
+
+// NewIntake returns the window of a connection. refused is called, from any
+// goroutine and without locks, for each refusal that the acknowledgement cannot
+// express: at QoS 0, and in MQTT 3.1.1.
+func NewIntake(c *Conn, refused func(*Publish)) *Intake {
+	return &Intake{conn: c, limit: c.limits.ReceiveMaximum, refused: refused, room: make(chan struct{}, 1)}
+}
+
+// Begin takes a place in the window for a publish. While the window is full it
+// blocks, and with it the connection's reader alone; false means that the
+// connection has ended. A client that speaks MQTT 5 and has more on its way than
+// it was allowed is cut off (MQTT 5.0, 3.3.4), as is one that uses a packet
+// identifier twice at once. A retransmission of a publish that waits (MQTT 3.1.1
+// may send one on the same connection) is answered by the first: nil, true.
+func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (*Publish, bool) {
+	for {
+		in.mu.Lock()
+		if in.closed {
+			in.mu.Unlock()
+			return nil, false
+		}
+		if qos > 0 && in.inFlight(packetID) {
+			_, pubrecSent := in.releasing[packetID]
+			in.mu.Unlock()
+			if dup && in.conn.version < 5 {
+				if pubrecSent {
+					in.conn.WriteAck(packets.Pubrec, packetID, 0)
+				}
+				return nil, true
+			}
+			in.conn.DisconnectCode(packets.ErrProtocolViolation.Code, "packet identifier "+itoa(int(packetID))+" is in use")
+			return nil, false
+		}
+		if len(in.waiting)-in.head < in.limit {
+			p := &Publish{Topic: topic, PacketID: packetID, QoS: qos, intake: in}
+			p.Done = p
+			in.waiting = append(in.waiting, p)
+			in.mu.Unlock()
+			return p, true
+		}
+		in.mu.Unlock()
+		if qos > 0 && in.conn.version == 5 {
+			in.conn.DisconnectCode(packets.ErrReceiveMaximum.Code, "more than "+itoa(in.limit)+" publishes on their way")
+			return nil, false
+		}
+		<-in.room
+	}
+}
+
+// inFlight reports whether the identifier is in use. mu is held. A QoS 2 exchange
+// holds its identifier until PUBREL.
+func (in *Intake) inFlight(packetID uint16) bool {
+	for _, p := range in.waiting[in.head:] {
+		if p.PacketID == packetID {
+			return true
+		}
+	}
+	_, ok := in.releasing[packetID]
+	return ok
+}
+
+// Release answers PUBREL: it reports whether the identifier was waiting for it.
+func (in *Intake) Release(packetID uint16) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	_, ok := in.releasing[packetID]
+	delete(in.releasing, packetID)
+	return ok
+}
+
+// Close ends the window: a reader that waits in Begin returns, and outcomes that
+// come later are not written.
+func (in *Intake) Close() {
+	in.mu.Lock()
+	in.closed = true
+	in.mu.Unlock()
+	in.wake()
+}
+
+func (in *Intake) wake() {
+	select {
+	case in.room <- struct{}{}:
+	default:
+	}
+}
+
+// Committed implements chat.Waiter.
+func (p *Publish) Committed(_ *chat.Append, err error) { p.Settle(err) }
+
+// Settle gives the publish its outcome and writes every acknowledgement that is
+// due now. It never blocks.
+func (p *Publish) Settle(err error) {
+	in := p.intake
+	var refused []*Publish
+	var fatal error
+	in.mu.Lock()
+	p.Err, p.done = err, true
+	for !in.closed && fatal == nil && in.head < len(in.waiting) && in.waiting[in.head].done {
+		first := in.waiting[in.head]
+		in.waiting[in.head] = nil
+		in.head++
+		answered := in.answer(first)
+		switch {
+		case !answered && first.Err != nil && chat.CodeOf(first.Err) == chat.Unavailable:
+			fatal, in.closed = first.Err, true
+		case !answered:
+			refused = append(refused, first)
+		}
+	}
+	if in.head == len(in.waiting) {
+		in.waiting, in.head = in.waiting[:0], 0
+	} else if in.head >= in.limit {
+		n := copy(in.waiting, in.waiting[in.head:])
+		clear(in.waiting[n:])
+		in.waiting, in.head = in.waiting[:n], 0
+	}
+	in.mu.Unlock()
+	in.wake()
+	for _, r := range refused {
+		in.refused(r)
+	}
+	if fatal != nil {
+		in.conn.Disconnect(fatal)
+	}
+}
+
+// answer writes the acknowledgement of p. It returns false if that does not tell
+// the client the whole outcome. mu is held, so that acknowledgements keep their order.
+func (in *Intake) answer(p *Publish) bool {
+	kind := packets.Puback
+	if p.QoS == 2 {
+		kind = packets.Pubrec
+	}
+	code, mayAnswer := byte(0), true
+	if p.Err != nil {
+		code, mayAnswer = PubackReason(p.Err)
+	}
+	if !mayAnswer {
+		return false
+	}
+	if p.QoS == 2 && (code == 0 || in.conn.version < 5) {
+		if in.releasing == nil {
+			in.releasing = map[uint16]struct{}{}
+		}
+		in.releasing[p.PacketID] = struct{}{}
+	}
+	if p.QoS > 0 {
+		in.conn.writeOutcome(kind, p, code)
+	}
+	return p.Err == nil || p.QoS > 0 && in.conn.version == 5
+}
+
+// writeOutcome writes PUBACK or PUBREC: with id, seq and createdAt of what was
+// stored, or with the reason of the refusal.
+func (c *Conn) writeOutcome(kind byte, p *Publish, code byte) {
+	var buf [256]byte
+	props := buf[:0]
+	if c.version == 5 && !c.noInfo { // [MQTT-3.1.2-29]
+		if p.Err != nil {
+			props = appendStringProp(props, propReasonString, chat.PublicMessage(p.Err))
+		} else if p.Event.Seq > 0 {
+			props = appendStored(props, &p.Event)
+		}
+		if c.maxPacket > 0 && len(props)+8 > c.maxPacket { // [MQTT-3.4.2-2], [MQTT-3.4.2-3]
+			props = nil
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.shut() {
+		c.out = appendAck(c.buffer(), kind, p.PacketID, code, c.version, props)
+		_ = c.kick()
+	}
+}
+
+// appendStored appends the user properties id, seq and createdAt.
+func appendStored(b []byte, e *chat.Event) []byte {
+	var buf [40]byte
+	b = appendUserProp(b, "id", e.ID.String())
+	b = appendUserProp(b, "seq", itoa(int(e.Seq)))
+	return appendUserProp(b, "createdAt", string(e.CreatedAt.AppendFormat(buf[:0], chat.TimeFormat)))
+}

@@ -1,0 +1,38 @@
+package broker
+
+import "time"
+
+// Limits bounds what a connection may cost. Zero fields get the default in brackets.
+type Limits struct {
+	MaxConnections   int           // open connections together [1,000,000]
+	MaxConnectPacket int           // bytes of CONNECT [64 KiB]
+	MaxPacket        int           // bytes of any other packet; advertised as Maximum Packet Size [256 KiB]
+	ReceiveMaximum   int           // publishes of one connection that may wait for their commit; advertised [256]
+	ConnectTimeout   time.Duration // from accept to the end of CONNECT [10 s]
+	PacketTimeout    time.Duration // from the first to the last byte of a packet [30 s]
+	WriteTimeout     time.Duration // for the peer to take what is written; then it is cut off [30 s]
+	Linger           time.Duration // for a closing connection's last packets to be taken [1 s]
+	HighWater        int           // bytes waiting to be written from which publications wait in the log [128 KiB]
+	MaxBuffer        int           // bytes waiting to be written that cut a connection off [1 MiB]
+}
+
+// WithDefaults returns l with zero fields filled in.
+func (l Limits) WithDefaults() Limits {
+	def(&l.MaxConnections, 1_000_000)
+	def(&l.MaxConnectPacket, 64<<10)
+	def(&l.MaxPacket, 256<<10)
+	def(&l.ReceiveMaximum, 256)
+	def(&l.ConnectTimeout, 10*time.Second)
+	def(&l.PacketTimeout, 30*time.Second)
+	def(&l.WriteTimeout, 30*time.Second)
+	def(&l.Linger, time.Second)
+	def(&l.HighWater, 128<<10)
+	def(&l.MaxBuffer, 1<<20)
+	return l
+}
+
+func def[T int | time.Duration](p *T, v T) {
+	if *p == 0 {
+		*p = v
+	}
+}

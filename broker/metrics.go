@@ -1,0 +1,24 @@
+package broker
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	connections  prometheus.Gauge
+	acceptErrors prometheus.Counter
+	turnedAway   prometheus.Counter
+	panics       prometheus.Counter
+}
+
+// newMetrics registers the package's metrics; a nil Registerer discards them.
+func newMetrics(r prometheus.Registerer) *metrics {
+	f := promauto.With(r)
+	return &metrics{
+		connections:  f.NewGauge(prometheus.GaugeOpts{Name: "parley_mqtt_connections", Help: "Open MQTT connections, over TCP and WebSocket."}),
+		acceptErrors: f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_accept_errors_total", Help: "Failures to accept a connection."}),
+		turnedAway:   f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_turned_away_total", Help: "Connections closed at once because there were too many, or the server was stopping."}),
+		panics:       f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_panics_total", Help: "Packets that caused a panic."}),
+	}
+}

@@ -1,0 +1,196 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Options configures a Server.
+type Options struct {
+	Limits         Limits
+	Hook           Hook     // the one hook; see package hooks
+	AllowedOrigins []string // of browsers, beside the server's own, such as "https://chat.example.com"; "*": any
+	Logger         *slog.Logger
+	Registerer     prometheus.Registerer // nil: no metrics
+}
+
+// Hook is mochi's hook, and what mochi has no callback for.
+type Hook interface {
+	mqtt.Hook
+	// Ended is called once for each connection for which Accepted was called, when
+	// its reader has returned, for whatever reason (err may be nil). A DISCONNECT
+	// may still be written; after it, the socket is closed.
+	Ended(c *Conn, err error)
+}
+
+// Server is the MQTT server: it accepts connections, keeps track of them, and
+// ends them. What their packets mean is the hook's affair.
+type Server struct {
+	limits  Limits
+	mochi   *mqtt.Server
+	hook    Hook
+	origins []string
+	logger  *slog.Logger
+	metrics *metrics
+
+	mu      sync.Mutex
+	conns   map[*Conn]struct{} // mu guards
+	closing bool               // mu guards: no connection is taken any more
+	wg      sync.WaitGroup     // one for each connection
+}
+
+// New returns a server with the hook attached. It listens on nothing; see Serve
+// and WebSocket.
+func New(o Options) (*Server, error) {
+	logger := o.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	l := o.Limits.WithDefaults()
+	caps := mqtt.NewDefaultServerCapabilities()
+	caps.MaximumClientWritesPending = 16 // for mochi's own fan-out, which conv/ and user/ do not use
+	caps.MaximumPacketSize = uint32(max(l.MaxPacket, l.MaxConnectPacket))
+	caps.ReceiveMaximum = uint16(min(l.ReceiveMaximum, 65535))
+	caps.MaximumMessageExpiryInterval = 0 // or every PUBLISH would carry one
+	caps.TopicAliasMaximum = 0            // an alias would reach the access check as an empty topic
+	caps.SharedSubAvailable = 0
+	caps.MinimumProtocolVersion = 4
+	caps.Compatibilities.NoInheritedPropertiesOnAck = true
+	s := &Server{
+		limits: l, hook: o.Hook, origins: o.AllowedOrigins, conns: map[*Conn]struct{}{},
+		logger: logger.With("component", "broker"), metrics: newMetrics(o.Registerer),
+	}
+	// mochi's Serve is not called: its loop copies the map of all clients twice a
+	// second to expire what Parley does not keep in it.
+	s.mochi = mqtt.New(&mqtt.Options{
+		Capabilities: caps, ClientNetReadBufferSize: 2048, ClientNetWriteBufferSize: 2048,
+		SysTopicResendInterval: 3600, Logger: slog.New(slog.DiscardHandler), // it logs payloads
+	})
+	if err := s.mochi.AddHook(o.Hook, nil); err != nil {
+		return nil, fmt.Errorf("attach the hook: %w", err)
+	}
+	return s, nil
+}
+
+// Limits returns the limits in force.
+func (s *Server) Limits() Limits { return s.limits }
+
+// SendConnack refuses a CONNECT with the reason, before the connection is closed.
+func (s *Server) SendConnack(cl *mqtt.Client, code packets.Code) error {
+	return s.mochi.SendConnack(cl, code, false, nil)
+}
+
+// Serve takes connections from the listener until it is closed. Errors of accept
+// (no file descriptors left, a connection reset before it was taken) are logged
+// and tried again: a listener that ends by itself is an outage nobody sees.
+func (s *Server) Serve(l net.Listener) error {
+	pause := 5 * time.Millisecond
+	for {
+		c, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil:
+			s.metrics.acceptErrors.Inc()
+			s.logger.Warn("accepting a connection failed; trying again", "err", err, "pause", pause)
+			time.Sleep(pause)
+			pause = min(2*pause, time.Second)
+			continue
+		}
+		pause = 5 * time.Millisecond
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetNoDelay(true)
+		}
+		conn := s.admit(c)
+		if conn == nil {
+			continue
+		}
+		go s.serve(conn, "tcp") // ends with the connection; Shutdown waits for it
+	}
+}
+
+// admit takes a connection into account, or closes it if there are too many.
+func (s *Server) admit(c net.Conn) *Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || len(s.conns) >= s.limits.MaxConnections {
+		s.metrics.turnedAway.Inc()
+		_ = c.Close()
+		return nil
+	}
+	conn := newConn(c, &s.limits, s.logger)
+	s.conns[conn] = struct{}{}
+	s.wg.Add(1)
+	s.metrics.connections.Inc()
+	return conn
+}
+
+// serve reads the connection until it ends.
+func (s *Server) serve(conn *Conn, listener string) {
+	defer s.wg.Done()
+	err := s.establish(conn, listener)
+	if cl := conn.Client; cl != nil {
+		s.mochi.Clients.Delete(cl.ID) // mochi forgets to, where CONNACK could not be written
+		s.hook.Ended(conn, err)
+	}
+	conn.finish()
+	s.mu.Lock()
+	delete(s.conns, conn)
+	s.mu.Unlock()
+	s.metrics.connections.Dec()
+	s.logger.Debug("connection ended", "remote", conn.RemoteAddr().String(), "err", err)
+}
+
+// establish gives the connection to mochi. A packet that makes mochi or a hook
+// panic ends this connection and no other.
+func (s *Server) establish(conn *Conn, listener string) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.metrics.panics.Inc()
+			s.logger.Error("a packet caused a panic; its connection is closed", "remote", conn.RemoteAddr().String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = packets.ErrMalformedPacket
+		}
+	}()
+	return s.mochi.EstablishConnection(listener, conn)
+}
+
+// Shutdown tells every client that the server is going away (0x8B), and waits
+// until all connections are closed or ctx ends; what is left is cut off then. The
+// listeners must be closed before.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	open := make([]*Conn, 0, len(s.conns))
+	for c := range s.conns {
+		open = append(open, c)
+	}
+	s.mu.Unlock()
+	for _, c := range open {
+		c.DisconnectCode(packets.ErrServerShuttingDown.Code, "the server is stopping; connect again in a moment")
+	}
+	done := make(chan struct{})
+	go func() { s.wg.Wait(); close(done) }() // ends with the last connection
+	select {
+	case <-done:
+		return s.mochi.Close()
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	left := len(s.conns)
+	for c := range s.conns {
+		_ = c.Conn.Close()
+	}
+	s.mu.Unlock()
+	<-done
+	return errors.Join(fmt.Errorf("%d connections were cut off: %w", left, context.Cause(ctx)), s.mochi.Close())
+}

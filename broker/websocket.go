@@ -1,0 +1,99 @@
+package broker
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// WebSocket returns the handler for MQTT over WebSocket (MQTT 5.0, 6): binary
+// frames, subprotocol "mqtt". A browser must come from the server's own origin or
+// an allowed one; clients that send no Origin are not browsers and may connect.
+func (s *Server) WebSocket() http.Handler {
+	up := websocket.Upgrader{
+		Subprotocols: []string{"mqtt"}, CheckOrigin: s.originAllowed, HandshakeTimeout: 10 * time.Second,
+		ReadBufferSize: 2048, WriteBufferSize: 2048,
+		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
+			http.Error(w, reason.Error(), status)
+		},
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if websocket.IsWebSocketUpgrade(r) && !slices.Contains(websocket.Subprotocols(r), "mqtt") {
+			http.Error(w, `this is MQTT over WebSocket: ask for the subprotocol "mqtt"`, http.StatusBadRequest)
+			return
+		}
+		ws, err := up.Upgrade(w, r, nil)
+		if err != nil {
+			return // Upgrade has answered
+		}
+		ws.SetReadLimit(int64(s.limits.MaxPacket) + 64<<10) // packets are bounded by themselves; a frame may hold several
+		if conn := s.admit(&wsConn{Conn: ws.UnderlyingConn(), ws: ws}); conn != nil {
+			s.serve(conn, "ws") // in the handler's goroutine
+		}
+	})
+}
+
+func (s *Server) originAllowed(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" || slices.Contains(s.origins, "*") || slices.Contains(s.origins, origin) {
+		return true
+	}
+	u, err := url.Parse(origin)
+	return err == nil && strings.EqualFold(u.Host, r.Host)
+}
+
+// wsConn is a WebSocket as a stream of bytes: packets need not be aligned with
+// frames [MQTT-6.0.0-2].
+type wsConn struct {
+	net.Conn
+	ws *websocket.Conn
+	r  io.Reader // the message being read, or nil
+}
+
+var errNotBinary = errors.New("a WebSocket message was not binary") // [MQTT-6.0.0-1]
+
+// Read implements net.Conn. Only the reader calls it.
+func (c *wsConn) Read(p []byte) (int, error) {
+	for {
+		if c.r == nil {
+			kind, r, err := c.ws.NextReader()
+			if err != nil {
+				return 0, err
+			}
+			if kind != websocket.BinaryMessage {
+				return 0, errNotBinary
+			}
+			c.r = r
+		}
+		n, err := c.r.Read(p)
+		if errors.Is(err, io.EOF) {
+			c.r, err = nil, nil
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// Write implements net.Conn. Only the connection's writer calls it.
+func (c *wsConn) Write(p []byte) (int, error) {
+	if err := c.ws.WriteMessage(websocket.BinaryMessage, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// SetWriteDeadline implements net.Conn.
+func (c *wsConn) SetWriteDeadline(t time.Time) error { return c.ws.SetWriteDeadline(t) }
+
+// CloseWrite sends the closing frame.
+func (c *wsConn) CloseWrite() error {
+	return c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
+}

@@ -1,0 +1,179 @@
+package delivery
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/parleymq/parley/chat"
+)
+
+const (
+	pageSize    = 100 // events read from the log at once
+	readTimeout = 5 * time.Second
+)
+
+// Subscribe adds filters, in place of those with the same text. From its return
+// on, the session receives every event committed in the conversations they cover.
+// It asks the log for their ends, and so blocks for a round trip; after an error,
+// which is Unavailable, none of the filters is held.
+func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
+	s.mu.Lock()
+	before := make(map[string]Subscription)
+	wanted := false
+	for _, sub := range subs {
+		if old, ok := s.subs.byText[sub.Text]; ok {
+			before[sub.Text] = old
+		}
+		s.subs.put(sub)
+		wanted = wanted || sub.Filter.Kinds&chat.TopicMessages != 0
+	}
+	if !wanted || s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.loading++ // until the ends are known, events only raise what is known
+	s.mu.Unlock()
+
+	ends, err := s.router.log.ListPositions(ctx, s.Principal.UserID)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loading--
+	if err != nil {
+		for _, sub := range subs {
+			s.subs.remove(sub.Text)
+			if old, ok := before[sub.Text]; ok {
+				s.subs.put(old)
+			}
+		}
+		s.dropUncovered()
+	} else {
+		s.begin(ends)
+	}
+	for _, t := range s.tails {
+		s.learn(t, t.known)
+	}
+	return err
+}
+
+// begin gives each conversation that is covered, and has no place yet, the end of
+// its log as the place to start from. A conversation that is missing from ends
+// but known of was joined just now: its log decides.
+func (s *Session) begin(ends []chat.Position) {
+	if s.closed {
+		return
+	}
+	for _, p := range ends {
+		if _, _, ok := s.subs.match(chat.Topic{Kind: chat.TopicMessages, ID: p.ConversationID}); !ok {
+			continue
+		}
+		t := s.tails[p.ConversationID]
+		if t == nil {
+			t = &tail{conversation: p.ConversationID, joining: true}
+			s.tails[p.ConversationID] = t
+		}
+		if t.joining {
+			t.sent, t.acked, t.joining = p.LastSeq, p.LastSeq, false
+		}
+	}
+}
+
+// resume starts a catch-up if the session is behind, has room, and none runs.
+func (s *Session) resume() {
+	if len(s.behind) == 0 || s.catching || s.closed || s.stalled || s.loading > 0 || s.window.n > s.window.limit/2 {
+		return // a window that is more than half full waits, so that pages are worth their query
+	}
+	r := s.router
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
+	s.catching = true
+	r.wg.Go(func() { s.catchUp(r.ctx) }) // ends when the session is level, full or closed; Close waits for it
+}
+
+// catchUp reads the logs of the tails that are behind, a page at a time and in
+// turn, until there is none, or no room.
+func (s *Session) catchUp(ctx context.Context) {
+	for pause := 10 * time.Millisecond; ; {
+		t, after, limit := s.nextBehind(ctx)
+		if t == nil {
+			return
+		}
+		page, err := s.router.readPage(ctx, s.Principal.UserID, t.conversation, after, limit)
+		if err == nil || chat.CodeOf(err) == chat.NotFound {
+			s.take(t, page, err)
+			pause = 10 * time.Millisecond
+			continue
+		}
+		s.router.metrics.failures.Inc()
+		s.router.logger.Warn("reading the log failed; trying again", "conversation", t.conversation, "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+		pause = min(2*pause, 2*time.Second)
+	}
+}
+
+// nextBehind returns the tail whose turn it is, and what to read of its log. If
+// there is none, or no room, it returns nil and marks the catch-up as ended, in
+// the same instant in which that is certain.
+func (s *Session) nextBehind(ctx context.Context) (t *tail, after int64, limit int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.behind) == 0 || s.closed || s.stalled || s.window.full() || ctx.Err() != nil {
+		s.catching = false
+		return nil, 0, 0
+	}
+	t = s.behind[0]
+	return t, t.sent, min(pageSize, s.window.limit-s.window.n)
+}
+
+// take sends a page of t's log, as far as there is room.
+func (s *Session) take(t *tail, page []chat.Event, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.behind) == 0 || s.behind[0] != t {
+		return
+	}
+	if err != nil { // no longer a member: nothing more of it is for this session
+		delete(s.tails, t.conversation)
+	}
+	for i := range page {
+		e := &page[i]
+		if t.joining {
+			t.sent, t.acked, t.joining = e.Seq-1, e.Seq-1, false
+		}
+		if e.Seq != t.sent+1 {
+			continue // the live side has sent it meanwhile
+		}
+		if !s.send(t, NewEventFrame(e)) {
+			break
+		}
+		s.router.metrics.caughtUp.Inc()
+	}
+	s.behind = s.behind[1:]
+	if len(page) == 0 { // the log ends here for this user, whatever was heard of it
+		t.known = t.sent
+	}
+	if t.queued = t.known > t.sent; t.queued {
+		s.behind = append(s.behind, t)
+	}
+}
+
+// readPage asks the log, when there is a place among the readers.
+func (r *Router) readPage(ctx context.Context, user, conversation chat.ID, after int64, limit int) ([]chat.Event, error) {
+	select {
+	case r.readers <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-r.readers }()
+	ctx, cancel := chat.WithDeadline(ctx, readTimeout, "delivery.readPage")
+	defer cancel()
+	r.metrics.pages.Inc()
+	return r.log.ReadLog(ctx, user, conversation, after, limit)
+}

@@ -1,0 +1,44 @@
+package delivery
+
+import (
+	"sync/atomic"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// Frame is one publication on its way to many sessions: its topic and payload
+// are made once, on first need, and shared. Neither may be changed.
+type Frame struct {
+	Topic chat.Topic
+	Seq   int64 // of the event; 0 for a signal
+
+	event   *chat.Event // nil once payload is set from the start
+	payload atomic.Pointer[[]byte]
+
+	// Wire holds the sink's encodings of this frame, so that each is made once.
+	// Which slot holds which is the sink's affair.
+	Wire [4]atomic.Pointer[[]byte]
+}
+
+// NewEventFrame returns the frame of an event on conv/{id}/messages. e must not
+// change any more.
+func NewEventFrame(e *chat.Event) *Frame {
+	return &Frame{Topic: chat.Topic{Kind: chat.TopicMessages, ID: e.ConversationID}, Seq: e.Seq, event: e}
+}
+
+// NewSignalFrame returns the frame of something that is not stored.
+func NewSignalFrame(topic chat.Topic, payload []byte) *Frame {
+	f := &Frame{Topic: topic}
+	f.payload.Store(&payload)
+	return f
+}
+
+// Payload returns the bytes to publish; two callers at once may both make them.
+func (f *Frame) Payload() []byte {
+	if p := f.payload.Load(); p != nil {
+		return *p
+	}
+	b := f.event.AppendJSON(make([]byte, 0, 256+len(f.event.Content)+len(f.event.Content)/8))
+	f.payload.Store(&b)
+	return b
+}

@@ -1,0 +1,204 @@
+package delivery
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// maxWindow bounds a session's unacknowledged publications, whatever its client
+// offers to take.
+const maxWindow = 512
+
+// tail is a session's place in one conversation's log.
+type tail struct {
+	conversation chat.ID
+	sent         int64 // the last event sent, or given up as too large for the client
+	acked        int64 // the last event up to which all are acknowledged
+	known        int64 // the log reaches at least this far; more than sent: behind
+	joining      bool  // the log decides where it begins: the user came into the conversation just now
+	queued       bool  // it is in the session's list of tails that are behind
+}
+
+// SessionOptions is what a connection brings.
+type SessionOptions struct {
+	Principal      chat.Principal
+	ClientID       string // as the client sent it, or was assigned
+	ReceiveMaximum int    // of the client; 0: 65,535
+	Sink           Sink
+}
+
+// Session is a connected device: its subscriptions, its place in each log, and
+// what it has not acknowledged. All methods are safe for concurrent use and none
+// waits for the client.
+type Session struct {
+	Principal chat.Principal
+	ClientID  string
+
+	router *Router
+	sink   Sink
+
+	mu       sync.Mutex
+	subs     subscriptions     // mu guards
+	tails    map[chat.ID]*tail // mu guards
+	window   window            // mu guards
+	behind   []*tail           // mu guards: tails with known > sent, served in turn
+	catching bool              // mu guards: a catch-up runs
+	stalled  bool              // mu guards: the sink had no room, and calls Writable when it has
+	loading  int               // mu guards: Subscribe calls that are asking for positions
+	closed   bool              // mu guards
+}
+
+// Subscriptions returns the number of filters the session holds.
+func (s *Session) Subscriptions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.subs.byText)
+}
+
+// Unsubscribe removes filters by their text and reports, for each, whether the
+// session held it.
+func (s *Session) Unsubscribe(filters []string) []bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	existed := make([]bool, len(filters))
+	for i, f := range filters {
+		existed[i] = s.subs.remove(f)
+	}
+	s.dropUncovered()
+	return existed
+}
+
+// dropUncovered forgets the place in logs that no filter covers any more:
+// subscribing again begins at the end of then.
+func (s *Session) dropUncovered() {
+	for id, t := range s.tails {
+		if _, _, ok := s.subs.match(chat.Topic{Kind: chat.TopicMessages, ID: id}); ok {
+			continue
+		}
+		delete(s.tails, id)
+		s.behind = slices.DeleteFunc(s.behind, func(b *tail) bool { return b == t })
+	}
+}
+
+// Signal publishes something that is not stored, at QoS 0, if a filter covers it
+// and there is room; otherwise it is dropped.
+func (s *Session) Signal(f *Frame) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ids, ok := s.subs.match(f.Topic); ok && !s.closed {
+		s.sink.Publish(f, Packet{Subscriptions: ids})
+	}
+}
+
+// offer hands over a committed event. If it is not the next one, or there is no
+// room for it, the session is behind and reads the log.
+func (s *Session) offer(f *Frame) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	if _, _, ok := s.subs.match(f.Topic); !ok {
+		return
+	}
+	t := s.tails[f.Topic.ID]
+	if t == nil {
+		t = &tail{conversation: f.Topic.ID, joining: f.Seq > 1}
+		s.tails[f.Topic.ID] = t
+	}
+	next := s.loading == 0 && !s.stalled && !t.joining && f.Seq == t.sent+1
+	if !next || !s.send(t, f) {
+		s.learn(t, f.Seq)
+	}
+}
+
+// learn notes that a log reaches seq, and has it read if that is news.
+func (s *Session) learn(t *tail, seq int64) {
+	t.known = max(t.known, seq)
+	if t.known > t.sent && !t.queued {
+		t.queued = true
+		s.behind = append(s.behind, t)
+	}
+	s.resume()
+}
+
+// send writes the event after t.sent, if there is room for it.
+func (s *Session) send(t *tail, f *Frame) bool {
+	qos, ids, ok := s.subs.match(f.Topic)
+	if !ok {
+		return false
+	}
+	p := Packet{QoS: qos, Subscriptions: ids}
+	if qos > 0 {
+		if s.window.full() {
+			return false
+		}
+		p.ID = s.window.push(inflight{tail: t, seq: f.Seq, qos: qos})
+	}
+	outcome := s.sink.Publish(f, p)
+	if outcome != Written && qos > 0 {
+		s.window.undo(p.ID)
+	}
+	if outcome == NoRoom {
+		s.stalled = true
+		return false
+	}
+	t.sent, t.known = f.Seq, max(t.known, f.Seq)
+	if qos == 0 {
+		t.acked = f.Seq
+	}
+	return true
+}
+
+// Puback settles a QoS 1 publication. An identifier that is not on its way is ignored.
+func (s *Session) Puback(packetID uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.window.find(packetID); e != nil && e.qos == 1 && e.state == sent {
+		s.window.settle(e)
+		s.resume()
+	}
+}
+
+// Pubrec answers the first half of a QoS 2 acknowledgement; refused is set for a
+// reason code that ends the exchange. It reports whether a PUBREL is due, which it
+// is whenever the exchange goes on (also for a repeated PUBREC).
+func (s *Session) Pubrec(packetID uint16, refused bool) (known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.window.find(packetID)
+	if e == nil || e.qos != 2 || e.state == settled {
+		return false
+	}
+	if refused {
+		s.window.settle(e)
+		s.resume()
+		return true
+	}
+	e.state = received
+	s.sink.Pubrel(packetID)
+	return true
+}
+
+// Pubcomp settles a QoS 2 publication.
+func (s *Session) Pubcomp(packetID uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.window.find(packetID); e != nil && e.qos == 2 && e.state == received {
+		s.window.settle(e)
+		s.resume()
+	}
+}
+
+// Writable tells the session that its sink has room again.
+func (s *Session) Writable() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stalled = false
+	s.resume()
+}
+
+// Disconnect ends the session's connection; the client is told why.
+func (s *Session) Disconnect(err error) { s.sink.Disconnect(err) }

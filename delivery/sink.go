@@ -1,0 +1,40 @@
+package delivery
+
+import "github.com/parleymq/parley/chat"
+
+// Sink is where a session's publications go: its connection. None of its methods
+// blocks on the network. They may be called with the session locked, so they must
+// not call back into it.
+type Sink interface {
+	// Publish writes one PUBLISH. After NoRoom its owner calls Session.Writable
+	// when the buffer has drained. A closed connection takes everything.
+	Publish(f *Frame, p Packet) Outcome
+	// Pubrel writes one PUBREL.
+	Pubrel(packetID uint16)
+	// Disconnect tells the client why, where the protocol allows, and closes.
+	Disconnect(err error)
+}
+
+// Outcome says what a sink did with a publication.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Written  Outcome = iota // it is on its way, in order
+	NoRoom                  // nothing was written: the buffer is full
+	TooLarge                // nothing was written: it is over the client's Maximum Packet Size, and counts as sent (MQTT 5.0, 3.1.2.11.4)
+)
+
+// Packet is what distinguishes one session's copy of a frame.
+type Packet struct {
+	ID            uint16 // 0 at QoS 0
+	QoS           byte
+	Dup           bool
+	Subscriptions []uint32 // MQTT 5 subscription identifiers
+}
+
+// ErrTakenOver is the reason for ending a connection whose device has connected again.
+var ErrTakenOver = &chat.Error{Code: chat.Conflict, Op: "delivery.TakeOver", Msg: "the same device has connected again"}
+
+// ErrRevoked is the reason for ending a connection whose login is no longer good.
+var ErrRevoked = &chat.Error{Code: chat.Forbidden, Op: "delivery.Revoke", Msg: "the login was revoked"}

@@ -1,0 +1,82 @@
+package delivery
+
+import "github.com/parleymq/parley/chat"
+
+// Subscription is one topic filter that a session holds.
+type Subscription struct {
+	Text       string // as the client wrote it
+	Filter     chat.Filter
+	QoS        byte
+	Identifier uint32 // MQTT 5 subscription identifier; 0: none
+}
+
+// subscriptions is the set of a session's filters, arranged for matching.
+type subscriptions struct {
+	byText map[string]Subscription
+	mine   []Subscription             // filters with a wildcard for the id
+	exact  map[chat.ID][]Subscription // the others
+}
+
+// put adds s, in place of one with the same text, and reports whether there was one.
+func (ss *subscriptions) put(s Subscription) bool {
+	existed := ss.remove(s.Text)
+	if ss.byText == nil {
+		ss.byText = map[string]Subscription{}
+	}
+	ss.byText[s.Text] = s
+	if s.Filter.ID.IsZero() {
+		ss.mine = append(ss.mine, s)
+		return existed
+	}
+	if ss.exact == nil {
+		ss.exact = map[chat.ID][]Subscription{}
+	}
+	ss.exact[s.Filter.ID] = append(ss.exact[s.Filter.ID], s)
+	return existed
+}
+
+// remove takes the filter with the given text out and reports whether it was there.
+func (ss *subscriptions) remove(text string) bool {
+	s, ok := ss.byText[text]
+	if !ok {
+		return false
+	}
+	delete(ss.byText, text)
+	if s.Filter.ID.IsZero() {
+		ss.mine = without(ss.mine, text)
+	} else if rest := without(ss.exact[s.Filter.ID], text); len(rest) > 0 {
+		ss.exact[s.Filter.ID] = rest
+	} else {
+		delete(ss.exact, s.Filter.ID)
+	}
+	return true
+}
+
+func without(list []Subscription, text string) []Subscription {
+	var rest []Subscription
+	for _, s := range list {
+		if s.Text != text {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
+// match reports whether any filter covers the topic, the highest QoS among those
+// that do, and their identifiers: overlapping filters get one copy (MQTT 5.0, 3.3.4).
+func (ss *subscriptions) match(t chat.Topic) (qos byte, ids []uint32, ok bool) {
+	for _, list := range [2][]Subscription{ss.mine, ss.exact[t.ID]} {
+		for i := range list {
+			s := &list[i]
+			if !s.Filter.Covers(t) {
+				continue
+			}
+			ok = true
+			qos = max(qos, s.QoS)
+			if s.Identifier != 0 {
+				ids = append(ids, s.Identifier)
+			}
+		}
+	}
+	return qos, ids, ok
+}

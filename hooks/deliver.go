@@ -1,0 +1,26 @@
+package hooks
+
+import "github.com/mochi-mqtt/server/v2/packets"
+
+// pubrel answers the second half of a QoS 2 publish. An identifier that is not
+// waiting for it is said to be unknown (0x92), which after a reconnect is no error
+// (MQTT 5.0, 3.7.2.1); MQTT 3.1.1 has no way of saying so.
+func (h *Hook) pubrel(c *connection, pk *packets.Packet) {
+	code := byte(0)
+	if !c.intake.Release(pk.PacketID) && c.Version() == 5 {
+		code = packets.ErrPacketIdentifierNotFound.Code
+	}
+	c.WriteAck(packets.Pubcomp, pk.PacketID, code)
+}
+
+// pubrec answers the first half of the acknowledgement of a QoS 2 delivery.
+func (h *Hook) pubrec(c *connection, pk *packets.Packet) {
+	refused := pk.ReasonCode >= packets.ErrUnspecifiedError.Code
+	if !c.session.Pubrec(pk.PacketID, refused) && !refused {
+		code := byte(0)
+		if c.Version() == 5 {
+			code = packets.ErrPacketIdentifierNotFound.Code
+		}
+		c.WriteAck(packets.Pubrel, pk.PacketID, code)
+	}
+}

@@ -1,0 +1,146 @@
+package hooks
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parleymq/parley/broker"
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/delivery"
+)
+
+// Options configures a Hook.
+type Options struct {
+	Chat          *chat.Service
+	Authenticator chat.Authenticator
+	Router        *delivery.Router
+	Logger        *slog.Logger
+	Registerer    prometheus.Registerer // nil: no metrics
+
+	MaxSubscriptions int           // filters of one session [5,000]
+	AuthTimeout      time.Duration // for telling who connects [10 s]
+	SubmitTimeout    time.Duration // for room in the log's queue [10 s]
+}
+
+// Hook is the one mochi hook of the server.
+type Hook struct {
+	mqtt.HookBase
+	o       Options
+	logger  *slog.Logger
+	metrics *metrics
+	server  *broker.Server
+}
+
+// New returns a hook. Serve must be called with the server it is attached to.
+func New(o Options) *Hook {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxSubscriptions == 0 {
+		o.MaxSubscriptions = 5000
+	}
+	if o.AuthTimeout == 0 {
+		o.AuthTimeout = 10 * time.Second
+	}
+	if o.SubmitTimeout == 0 {
+		o.SubmitTimeout = 10 * time.Second
+	}
+	return &Hook{o: o, logger: o.Logger.With("component", "hooks"), metrics: newMetrics(o.Registerer)}
+}
+
+var _ broker.Hook = (*Hook)(nil)
+
+// Serve tells the hook whose it is, before any connection is taken.
+func (h *Hook) Serve(s *broker.Server) { h.server = s }
+
+// ID implements mqtt.Hook.
+func (h *Hook) ID() string { return "parley" }
+
+// Provides implements mqtt.Hook.
+func (h *Hook) Provides(b byte) bool {
+	switch b {
+	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPacketEncode:
+		return true
+	}
+	return false
+}
+
+// OnConnectAuthenticate implements mqtt.Hook: OnConnect has decided already,
+// because only it can say why not.
+func (h *Hook) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
+
+// OnACLCheck implements mqtt.Hook. Nothing that a client sends reaches it, see
+// OnPacketRead; if something ever does, it is refused.
+func (h *Hook) OnACLCheck(*mqtt.Client, string, bool) bool { return false }
+
+// nothing is a packet that mochi reads as an acknowledgement of nothing.
+var nothing = packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}}
+
+// OnPacketRead implements mqtt.Hook: every packet from a client passes here, after
+// decoding and before mochi acts on it. ErrRejectPacket closes the connection.
+func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
+	c := connectionOf(cl)
+	if c == nil {
+		return pk, nil // CONNECT, or nothing that mochi takes in its place
+	}
+	switch pk.FixedHeader.Type {
+	case packets.Publish:
+		return nothing, h.publish(c, &pk)
+	case packets.Pubrel:
+		h.pubrel(c, &pk)
+	case packets.Puback:
+		c.session.Puback(pk.PacketID)
+	case packets.Pubrec:
+		h.pubrec(c, &pk)
+	case packets.Pubcomp:
+		c.session.Pubcomp(pk.PacketID)
+	case packets.Subscribe:
+		return nothing, h.subscribe(c, &pk)
+	case packets.Unsubscribe:
+		return nothing, h.unsubscribe(c, &pk)
+	case packets.Disconnect:
+		return h.disconnect(c, pk)
+	case packets.Pingreq:
+		return pk, nil
+	default: // CONNECT again, or packets that only a server sends
+		return nothing, c.protocolError("a client must not send packet type " + packets.PacketNames[pk.FixedHeader.Type])
+	}
+	return nothing, nil
+}
+
+// connection is what the hooks know of a connection, from CONNECT on. It is owned
+// by the connection's reader, as far as its parts do not say otherwise.
+type connection struct {
+	*broker.Conn
+	intake    *broker.Intake
+	session   *delivery.Session
+	principal chat.Principal
+	clientID  string
+	hash      uint64          // chat.SessionHash
+	ctx       context.Context // ends with the connection
+	cancel    context.CancelFunc
+}
+
+func connectionOf(cl *mqtt.Client) *connection {
+	conn, ok := cl.Net.Conn.(*broker.Conn)
+	if !ok {
+		return nil
+	}
+	c, _ := conn.State.(*connection)
+	return c
+}
+
+// protocolError ends the connection with 0x82.
+func (c *connection) protocolError(reason string) error {
+	return c.end(packets.ErrProtocolViolation, reason)
+}
+
+func (c *connection) end(code packets.Code, reason string) error {
+	c.DisconnectCode(code.Code, reason)
+	return packets.ErrRejectPacket
+}

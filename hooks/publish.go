@@ -1,0 +1,99 @@
+package hooks
+
+import (
+	"encoding/json"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/parleymq/parley/broker"
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/delivery"
+)
+
+// publish takes a PUBLISH from a client (MQTT 5.0 and 3.1.1, 3.3). It gives it a
+// place in the acknowledging window and hands it on; the reader goes on with the
+// next packet, and the acknowledgement follows the commit. Only a full window, a
+// full queue, or something that must be asked of the store holds this reader up.
+func (h *Hook) publish(c *connection, pk *packets.Packet) error {
+	qos := pk.FixedHeader.Qos
+	switch {
+	case qos > 2:
+		return c.end(packets.ErrMalformedPacket, "QoS 3 does not exist")
+	case qos == 0 && pk.FixedHeader.Dup:
+		return c.end(packets.ErrMalformedPacket, "DUP at QoS 0") // [MQTT-3.3.1-2]
+	case qos > 0 && pk.PacketID == 0:
+		return c.protocolError("PUBLISH needs a packet identifier at QoS 1 and 2") // [MQTT-2.2.1-3]
+	case pk.Properties.TopicAliasFlag || pk.Properties.TopicAlias > 0:
+		return c.end(packets.ErrTopicAliasInvalid, "topic aliases are not offered") // [MQTT-3.2.2-17]
+	case len(pk.Properties.SubscriptionIdentifier) > 0:
+		return c.protocolError("a client must not send a subscription identifier") // [MQTT-3.3.4-6]
+	case pk.TopicName == "" || strings.ContainsAny(pk.TopicName, "+#\x00") || !utf8.ValidString(pk.TopicName):
+		return c.end(packets.ErrTopicNameInvalid, "a topic name has 1 to 65,535 bytes of UTF-8 without +, # and NUL") // [MQTT-3.3.2-2]
+	}
+	topic, err := chat.ParseTopic(pk.TopicName)
+	p, ok := c.intake.Begin(topic, pk.PacketID, qos, pk.FixedHeader.Dup)
+	if !ok {
+		return packets.ErrRejectPacket
+	}
+	if p == nil {
+		return nil // sent again, and answered by the first
+	}
+	if err == nil {
+		err = h.dispatch(c, p, pk)
+	}
+	if err != nil {
+		h.metrics.refused.WithLabelValues(string(chat.CodeOf(err))).Inc()
+		if p.Topic.Kind == 0 {
+			err = refusedTopic(err)
+		}
+		p.Settle(err)
+	}
+	return nil
+}
+
+// refusedTopic is what a publish to a topic that is none of ours is answered: the
+// client may not write there (0x87).
+func refusedTopic(err error) error {
+	return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: strings.TrimPrefix(chat.PublicMessage(err), "topic: "), Err: err}
+}
+
+// dispatch does what a publish to one of Parley's topics asks for. After an error
+// nothing has been done, and p is to be settled with it.
+func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) error {
+	if p.Topic.Kind != chat.TopicMessages {
+		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
+	}
+	cmd, err := chat.ParseCommand(pk.Payload, pk.Properties.ContentType)
+	if err != nil {
+		if _, member := h.o.Chat.Rosters.Require(c.ctx, p.Topic.ID, c.principal.UserID); member != nil {
+			return member // a stranger hears only that
+		}
+		return err
+	}
+	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubmitTimeout, "hooks.submit")
+	defer cancel()
+	p.Event.ClientMsgID = cmd.ClientMsgID // for the error object, if it is refused
+	src := chat.Source{Session: c.hash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup}
+	return h.o.Chat.Submit(ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
+}
+
+// refused tells the client, on user/{me}/errors, why a publish was refused that
+// could not be answered otherwise (QoS 0 and MQTT 3.1.1).
+func (c *connection) refused(p *broker.Publish) {
+	body := map[string]any{
+		"type": "about:blank", "title": "publish refused", "code": chat.CodeOf(p.Err), "detail": chat.PublicMessage(p.Err),
+	}
+	if p.Topic.Kind != 0 {
+		body["topic"] = p.Topic.String()
+	}
+	if key := p.Event.ClientMsgID; !key.IsZero() {
+		body["clientMsgId"] = key
+	}
+	payload, err := json.Marshal(body)
+	if err != nil {
+		return // of strings only: it cannot fail
+	}
+	c.session.Signal(delivery.NewSignalFrame(chat.Topic{Kind: chat.TopicErrors, ID: c.principal.UserID}, payload))
+}

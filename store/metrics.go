@@ -1,0 +1,33 @@
+package store
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type writerMetrics struct {
+	commit  prometheus.Histogram
+	batch   prometheus.Histogram
+	events  prometheus.Counter
+	repeats prometheus.Counter
+	retries prometheus.Counter
+	queued  prometheus.Gauge
+}
+
+// newWriterMetrics registers the writer's metrics; a nil Registerer discards them.
+func newWriterMetrics(r prometheus.Registerer) *writerMetrics {
+	f := promauto.With(r)
+	return &writerMetrics{
+		commit: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "parley_log_commit_seconds", Help: "Time from the start of a batch to the end of its transaction, retries included.",
+			Buckets: prometheus.ExponentialBuckets(0.0002, 2, 16),
+		}),
+		batch: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "parley_log_batch_events", Help: "Events in one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 11),
+		}),
+		events:  f.NewCounter(prometheus.CounterOpts{Name: "parley_log_events_total", Help: "Events stored."}),
+		repeats: f.NewCounter(prometheus.CounterOpts{Name: "parley_log_repeats_total", Help: "Messages that were stored before under the same clientMsgId."}),
+		retries: f.NewCounter(prometheus.CounterOpts{Name: "parley_log_retries_total", Help: "Transactions tried again because the database was away or refused."}),
+		queued:  f.NewGauge(prometheus.GaugeOpts{Name: "parley_log_queued_events", Help: "Events waiting for their commit in the shard that committed last."}),
+	}
+}

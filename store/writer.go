@@ -1,0 +1,330 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// WriterOptions configures a Writer. Zero values mean the defaults.
+type WriterOptions struct {
+	Shards        int           // commits under way at once; each conversation always takes the same one. 4
+	MaxBatch      int           // events in one transaction. 1000
+	MaxBatchBytes int           // bytes of content in one transaction. 1 MiB
+	QueueLen      int           // events waiting for each shard; when full, Append blocks. 4096
+	Patience      time.Duration // how long an event waits for a database that is away before it is given up. 10 s
+
+	// Recheck looks again whether an event's sender may write, after the
+	// conversation's members changed; it sets MembersVersion or returns an error.
+	Recheck func(context.Context, *chat.Append) error
+	// Committed is told each stored event, in seq order for each conversation.
+	// It runs beside the next commit, and while it blocks, commits wait.
+	Committed func(ctx context.Context, e *chat.Event, membersVersion int64)
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+func (o *WriterOptions) setDefaults() {
+	setDefault(&o.Shards, 4)
+	setDefault(&o.MaxBatch, 1000)
+	setDefault(&o.MaxBatchBytes, 1<<20)
+	setDefault(&o.QueueLen, 4096)
+	if o.Patience == 0 {
+		o.Patience = 10 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+func setDefault(p *int, v int) {
+	if *p == 0 {
+		*p = v
+	}
+}
+
+// Writer stores messages by group commit: whatever has gathered while the last
+// commit ran is stored by one statement in one transaction. It implements
+// chat.Log. Several shards commit side by side; a conversation's events always
+// go through the same shard, so they are stored in the order of their Append.
+//
+// A commit whose outcome is unknown is repeated: rows carry the sender's key, so
+// that nothing is stored twice.
+type Writer struct {
+	opts    WriterOptions
+	config  *pgxpool.Config
+	metrics *writerMetrics
+	shards  []*shard
+
+	mu     sync.RWMutex // held for reading while a queue is sent to
+	closed bool         // mu guards: no event may be queued any more
+}
+
+// NewWriter returns a writer that will use connections of its own, one for each
+// shard, made as config says. It starts nothing; Run does.
+func NewWriter(config *pgxpool.Config, opts WriterOptions) *Writer {
+	opts.setDefaults()
+	w := &Writer{opts: opts, config: config, metrics: newWriterMetrics(opts.Registerer)}
+	for range opts.Shards {
+		w.shards = append(w.shards, newShard(w))
+	}
+	return w
+}
+
+var _ chat.Log = (*Writer)(nil)
+
+// Append implements chat.Log.
+func (w *Writer) Append(ctx context.Context, a *chat.Append) error {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.closed {
+		return &chat.Error{Code: chat.Unavailable, Op: "store.Append", Msg: "the server is stopping; send it again"}
+	}
+	s := w.shards[a.Event.ConversationID.Shard(len(w.shards))]
+	select {
+	case s.queue <- a:
+	default:
+		select {
+		case s.queue <- a:
+		case <-ctx.Done():
+			return &chat.Error{Code: chat.Unavailable, Op: "store.Append", Msg: "too much is waiting to be stored; send it again", Err: context.Cause(ctx)}
+		}
+	}
+	return nil
+}
+
+// Run commits until ctx ends, then stores what is queued (each event has its
+// Patience) and returns. Events appended after that are refused.
+func (w *Writer) Run(ctx context.Context) error {
+	pool, err := pgxpool.NewWithConfig(ctx, w.config)
+	if err != nil {
+		return translate("store.Writer", err)
+	}
+	defer pool.Close()
+	var wg sync.WaitGroup
+	for _, s := range w.shards {
+		wg.Go(func() { s.publish(context.WithoutCancel(ctx)) })
+		wg.Go(func() { s.run(context.WithoutCancel(ctx), pool) })
+	}
+	<-ctx.Done()
+	w.mu.Lock() // every Append under way has queued its event, or given up
+	w.closed = true
+	w.mu.Unlock()
+	for _, s := range w.shards {
+		close(s.queue)
+	}
+	wg.Wait()
+	return nil
+}
+
+// shard commits the events of its share of the conversations.
+type shard struct {
+	w      *Writer
+	queue  chan *chat.Append // full: Append blocks
+	stored chan []stored     // full: the next commit waits for publish
+	stmt   statement         // owned by run
+}
+
+// stored is an event that is in the log now, and to whom it goes.
+type stored struct {
+	event          *chat.Event
+	membersVersion int64
+}
+
+func newShard(w *Writer) *shard {
+	return &shard{w: w, queue: make(chan *chat.Append, w.opts.QueueLen), stored: make(chan []stored, 4)}
+}
+
+// publish hands stored events on, in order, while run commits the next ones.
+func (s *shard) publish(ctx context.Context) {
+	for batch := range s.stored {
+		for _, st := range batch {
+			s.w.opts.Committed(ctx, st.event, st.membersVersion)
+		}
+	}
+}
+
+func (s *shard) run(ctx context.Context, pool *pgxpool.Pool) {
+	defer close(s.stored)
+	defer s.stmt.release()
+	s.stmt.pool = pool
+	b := newBatch()
+	for a := range s.queue {
+		b.reset()
+		b.add(a)
+		s.gather(b)
+		s.w.metrics.queued.Set(float64(len(s.queue)))
+		s.commit(ctx, b)
+	}
+}
+
+// gather takes what else is waiting, up to the limits of a batch.
+func (s *shard) gather(b *batch) {
+	for len(b.pending) < s.w.opts.MaxBatch && b.bytes < s.w.opts.MaxBatchBytes {
+		select {
+		case a, ok := <-s.queue:
+			if !ok {
+				return
+			}
+			b.add(a)
+		default:
+			return
+		}
+	}
+}
+
+// commit stores the batch and tells every waiter the outcome. Each round ends
+// with fewer events pending, or with a pause.
+func (s *shard) commit(ctx context.Context, b *batch) {
+	ctx, cancel := chat.WithDeadline(ctx, s.w.opts.Patience, "store.commit")
+	defer cancel()
+	start := time.Now()
+	s.w.metrics.batch.Observe(float64(len(b.pending)))
+	for pause := 5 * time.Millisecond; len(b.pending) > 0; {
+		err := s.round(ctx, b)
+		switch {
+		case err == nil:
+			continue
+		case chat.CodeOf(err) == chat.Unavailable && ctx.Err() == nil:
+			s.w.metrics.retries.Inc()
+			s.w.opts.Logger.Warn("commit failed; trying again", "component", "writer", "events", len(b.pending), "err", err)
+			s.stmt.release()
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause/2 + rand.N(pause)):
+			}
+			pause = min(2*pause, time.Second)
+		case chat.CodeOf(err) != chat.Unavailable && len(b.pending) > 1:
+			s.oneByOne(ctx, b)
+		default:
+			s.w.opts.Logger.Error("events given up", "component", "writer", "events", len(b.pending), "err", err)
+			b.fail(err)
+		}
+	}
+	s.w.metrics.commit.Observe(time.Since(start).Seconds())
+	if len(b.stored) > 0 {
+		s.w.metrics.events.Add(float64(len(b.stored)))
+		s.stored <- b.stored
+	}
+}
+
+// oneByOne finds the event that the database refuses, so that it alone fails.
+func (s *shard) oneByOne(ctx context.Context, b *batch) {
+	all := b.pending
+	for _, a := range all {
+		b.pending = []*chat.Append{a}
+		for len(b.pending) > 0 {
+			if err := s.round(ctx, b); err != nil {
+				s.w.opts.Logger.Error("event refused by the database", "component", "writer", "err", err)
+				b.fail(err)
+			}
+		}
+	}
+}
+
+// round tries to store what is pending. It returns nil after any progress.
+func (s *shard) round(ctx context.Context, b *batch) error {
+	if b.hasResent {
+		if err := s.resolveResent(ctx, b); err != nil || len(b.pending) == 0 {
+			return err
+		}
+	}
+	err := s.insert(ctx, b)
+	if errors.Is(err, errRepeat) {
+		return s.resolveRepeats(ctx, b)
+	}
+	return err
+}
+
+// insert runs the statement and settles all events of conversations whose roster
+// was the one they were checked against; the senders of the others are checked again.
+func (s *shard) insert(ctx context.Context, b *batch) error {
+	now := chat.Timestamp(time.Now())
+	b.rank()
+	bases, err := s.stmt.insert(ctx, b, now)
+	if err != nil {
+		return err
+	}
+	stale := b.pending[:0:0]
+	for i, a := range b.pending {
+		base, ok := bases[a.Event.ConversationID]
+		if !ok || !b.ranked[i] {
+			stale = append(stale, a)
+			continue
+		}
+		a.Event.Seq, a.Event.CreatedAt = base.seq+int64(b.ranks[i]), base.at
+		b.settle(a, a.MembersVersion)
+	}
+	b.pending = stale
+	return s.recheck(ctx, b)
+}
+
+func (s *shard) recheck(ctx context.Context, b *batch) error {
+	keep := b.pending[:0]
+	for i, a := range b.pending {
+		err := s.w.opts.Recheck(ctx, a)
+		switch {
+		case err == nil:
+			keep = append(keep, a)
+		case chat.CodeOf(err) == chat.Unavailable:
+			b.pending = append(keep, b.pending[i:]...)
+			return err
+		default:
+			b.refuse(a, err)
+		}
+	}
+	b.pending = keep
+	return nil
+}
+
+// resolveRepeats takes the events out of the batch whose key is in the log.
+func (s *shard) resolveRepeats(ctx context.Context, b *batch) error {
+	found, err := s.stmt.lookup(ctx, b.pending)
+	if err != nil {
+		return err
+	}
+	before := len(b.pending)
+	keep := b.pending[:0]
+	for _, a := range b.pending {
+		if first, ok := found[keyOf(&a.Event)]; ok {
+			b.settleRepeat(a, &first, s.w.metrics)
+			continue
+		}
+		keep = append(keep, a)
+	}
+	b.pending = keep
+	if len(keep) == before { // whoever held the key has rolled back meanwhile
+		return &chat.Error{Code: chat.Unavailable, Op: "store.resolveRepeats", Msg: "the key was taken and is free again"}
+	}
+	return nil
+}
+
+// resolveResent takes the events out of the batch that are packets sent again
+// and have been stored before. It runs once for a batch.
+func (s *shard) resolveResent(ctx context.Context, b *batch) error {
+	keep := b.pending[:0:0]
+	for _, a := range b.pending {
+		if a.Resent {
+			first, err := s.stmt.findResent(ctx, &a.Event)
+			if err != nil {
+				return err
+			}
+			if first != nil && sameContent(&a.Event, first) {
+				b.settleRepeat(a, first, s.w.metrics)
+				continue
+			}
+		}
+		keep = append(keep, a)
+	}
+	b.pending, b.hasResent = keep, false
+	return nil
+}

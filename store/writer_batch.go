@@ -1,0 +1,159 @@
+package store
+
+import (
+	"github.com/parleymq/parley/chat"
+)
+
+// batch is the events of one transaction, and what became of them. It belongs to
+// its shard's run and is used again for the next one.
+type batch struct {
+	pending   []*chat.Append // not settled yet, in the order of their Append
+	bytes     int
+	hasResent bool
+
+	// The statement's view of pending, made by rank.
+	ranks   []int32            // place among the pending events of its conversation, from 1
+	ranked  []bool             // false: checked against another roster than the first of its conversation
+	index   map[chat.ID]int    // conversation → index in convs
+	convs   []conversationPart // in order of first appearance
+	leaders map[eventKey]*chat.Append
+
+	followers map[*chat.Append][]*chat.Append // repeats within the batch, told with their leader
+	stored    []stored                        // given away after the commit
+}
+
+type conversationPart struct {
+	id             chat.ID
+	events         int32
+	membersVersion int64
+}
+
+// eventKey is what stores a message once.
+type eventKey struct{ conversation, sender, clientMsgID chat.ID }
+
+func keyOf(e *chat.Event) eventKey { return eventKey{e.ConversationID, e.SenderID, e.ClientMsgID} }
+
+func newBatch() *batch {
+	return &batch{index: map[chat.ID]int{}, leaders: map[eventKey]*chat.Append{}, followers: map[*chat.Append][]*chat.Append{}}
+}
+
+func (b *batch) reset() {
+	b.pending, b.bytes, b.hasResent = b.pending[:0], 0, false
+	b.stored = nil
+	clear(b.leaders)
+	clear(b.followers)
+}
+
+// add puts an event into the batch, behind its leader if the same key is in it
+// already, or, for a packet sent again, the first sending of that packet.
+func (b *batch) add(a *chat.Append) {
+	key := keyOf(&a.Event)
+	leader := b.leaders[key]
+	if a.Resent {
+		b.hasResent = true
+		if leader == nil {
+			leader = b.firstSending(&a.Event)
+		}
+	}
+	if leader != nil {
+		b.followers[leader] = append(b.followers[leader], a)
+		return
+	}
+	b.leaders[key] = a
+	b.pending = append(b.pending, a)
+	b.bytes += len(a.Event.Content)
+}
+
+func (b *batch) firstSending(e *chat.Event) *chat.Append {
+	prefix := chat.ResendLast(e.ClientMsgID)
+	for i := len(b.pending) - 1; i >= 0; i-- {
+		if p := &b.pending[i].Event; p.ConversationID == e.ConversationID && p.SenderID == e.SenderID &&
+			chat.ResendLast(p.ClientMsgID) == prefix && sameContent(p, e) {
+			return b.pending[i]
+		}
+	}
+	return nil
+}
+
+// rank numbers the pending events within their conversations.
+func (b *batch) rank() {
+	clear(b.index)
+	b.convs, b.ranks, b.ranked = b.convs[:0], b.ranks[:0], b.ranked[:0]
+	for _, a := range b.pending {
+		i, ok := b.index[a.Event.ConversationID]
+		if !ok {
+			i = len(b.convs)
+			b.index[a.Event.ConversationID] = i
+			b.convs = append(b.convs, conversationPart{id: a.Event.ConversationID, membersVersion: a.MembersVersion})
+		}
+		c := &b.convs[i]
+		same := c.membersVersion == a.MembersVersion
+		if same {
+			c.events++
+		}
+		b.ranks = append(b.ranks, c.events)
+		b.ranked = append(b.ranked, same)
+	}
+}
+
+// settle tells a's waiter, and those of its repeats, that it is stored.
+func (b *batch) settle(a *chat.Append, membersVersion int64) {
+	b.stored = append(b.stored, stored{&a.Event, membersVersion})
+	a.Done.Committed(a, nil)
+	for _, f := range b.followers[a] {
+		answerRepeat(f, &a.Event)
+	}
+}
+
+// settleRepeat answers an event whose key is in the log already: with the first
+// one's place if it says the same, with Conflict otherwise. An event that this
+// very batch stored, in a commit whose outcome was lost, is settled as its own.
+func (b *batch) settleRepeat(a *chat.Append, first *chat.Event, m *writerMetrics) {
+	if first.ID == a.Event.ID {
+		a.Event.Seq, a.Event.CreatedAt = first.Seq, first.CreatedAt
+		b.settle(a, a.MembersVersion)
+		return
+	}
+	m.repeats.Inc()
+	answerRepeat(a, first)
+	for _, f := range b.followers[a] {
+		answerRepeat(f, first)
+	}
+}
+
+func answerRepeat(a *chat.Append, first *chat.Event) {
+	if !sameContent(&a.Event, first) {
+		a.Done.Committed(a, &chat.Error{
+			Code: chat.Conflict, Op: "store.Append", Field: "clientMsgId", Existing: first.ID,
+			Msg: "was used before for a message with other content; use a new one for each message",
+		})
+		return
+	}
+	a.Repeat = true
+	a.Event.ID, a.Event.Seq, a.Event.CreatedAt = first.ID, first.Seq, first.CreatedAt
+	a.Done.Committed(a, nil)
+}
+
+// sameContent reports whether two messages say the same. A message that was
+// edited or deleted since is taken to have said it: its first text is gone.
+func sameContent(a, b *chat.Event) bool {
+	if !a.EditedAt.IsZero() || !b.EditedAt.IsZero() || !a.DeletedAt.IsZero() || !b.DeletedAt.IsZero() {
+		return true
+	}
+	return a.Content == b.Content && a.EventDetail.Equal(&b.EventDetail)
+}
+
+func (b *batch) refuse(a *chat.Append, err error) {
+	a.Done.Committed(a, err)
+	for _, f := range b.followers[a] {
+		f.Done.Committed(f, err)
+	}
+}
+
+// fail refuses everything that is still pending.
+func (b *batch) fail(err error) {
+	for _, a := range b.pending {
+		b.refuse(a, err)
+	}
+	b.pending = b.pending[:0]
+}

@@ -1,0 +1,342 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// appendSQL stores a batch: conversations $1 with $2 events each, checked against
+// roster version $3, at time $4; events $5 … $11. It locks the conversations in
+// order of id, so that two batches never wait for each other in a circle; moves
+// their last_seq; and numbers the events from there by their rank $6. A
+// conversation that is not in the answer does not exist or has changed its
+// members, and none of its events is stored.
+//
+// There is no ON CONFLICT here: it would burn numbers. A repeated key fails the
+// statement with 23505, counters included; see resolveRepeats.
+const appendSQL = `
+WITH locked AS MATERIALIZED (
+  SELECT c.id FROM conversations c WHERE c.id = ANY($1::uuid[]) ORDER BY c.id FOR UPDATE
+), moved AS (
+  UPDATE conversations c SET last_seq = c.last_seq + n.events, last_event_at = greatest(c.last_event_at, $4::timestamptz)
+  FROM unnest($1::uuid[], $2::int4[], $3::int8[]) AS n(id, events, members_version), (SELECT count(*) FROM locked) l
+  WHERE c.id = n.id AND c.members_version = n.members_version
+  RETURNING c.id, c.last_seq - n.events AS base, c.last_event_at
+), stored AS (
+  INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content, detail)
+  SELECT m.id, m.base + e.rank, e.id, e.sender_id, e.client_msg_id, m.last_event_at, 'message', e.content, e.detail
+  FROM unnest($5::uuid[], $6::int4[], $7::uuid[], $8::uuid[], $9::uuid[], $10::text[], $11::jsonb[])
+    AS e(conversation_id, rank, id, sender_id, client_msg_id, content, detail)
+  JOIN moved m ON m.id = e.conversation_id
+)
+SELECT id, base, last_event_at FROM moved`
+
+const lookupSQL = `
+SELECT e.conversation_id, e.seq, e.id, e.sender_id, e.client_msg_id, e.created_at, e.edited_at, e.deleted_at, e.content, e.detail
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS k(conversation_id, sender_id, client_msg_id)
+CROSS JOIN LATERAL (
+  SELECT * FROM events x WHERE x.conversation_id = k.conversation_id AND x.sender_id = k.sender_id AND x.client_msg_id = k.client_msg_id
+) e`
+
+const findResentSQL = `
+SELECT conversation_id, seq, id, sender_id, client_msg_id, created_at, edited_at, deleted_at, content, detail
+FROM events WHERE conversation_id = $1 AND sender_id = $2 AND client_msg_id BETWEEN $3 AND $4
+ORDER BY client_msg_id DESC LIMIT 1`
+
+// errRepeat says that a key of the batch is in the log already: nothing was stored.
+var errRepeat = errors.New("repeated key")
+
+// statement runs the writer's SQL on one connection that it keeps. The batch
+// goes straight into the wire format of the protocol, in buffers that are used
+// again: encoding a row costs no allocation (pgx's arrays of wrapped values cost
+// several for each column). Owned by one shard's run.
+type statement struct {
+	pool *pgxpool.Pool
+	conn *pgxpool.Conn // nil: none yet, or the last one broke
+
+	buf    []byte // the parameters of one call, one after the other
+	ends   [appendParams]int
+	values [appendParams][]byte
+	bases  map[chat.ID]place
+}
+
+// place is where a conversation's new events begin: after seq, all at one time.
+type place struct {
+	seq int64
+	at  time.Time
+}
+
+const (
+	appendParams = 11
+	appendName   = "parley_append"
+)
+
+var (
+	appendOIDs    = []uint32{pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.Int8ArrayOID, pgtype.TimestamptzOID, pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.TextArrayOID, pgtype.JSONBArrayOID}
+	appendFormats = []int16{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
+	resultFormats = []int16{1, 1, 1}
+)
+
+func (s *statement) acquire(ctx context.Context) error {
+	if s.conn != nil {
+		return nil
+	}
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return translate("store.Writer", err)
+	}
+	if _, err := conn.Conn().PgConn().Prepare(ctx, appendName, appendSQL, appendOIDs); err != nil {
+		_ = conn.Conn().Close(context.WithoutCancel(ctx))
+		conn.Release()
+		return translate("store.Writer", err)
+	}
+	s.conn = conn
+	return nil
+}
+
+// release gives the connection up; a broken one is closed by that.
+func (s *statement) release() {
+	if s.conn == nil {
+		return
+	}
+	ctx, cancel := chat.WithDeadline(context.Background(), time.Second, "store.release")
+	defer cancel()
+	_ = s.conn.Conn().Close(ctx) // the next one is prepared anew
+	s.conn.Release()
+	s.conn = nil
+}
+
+// insert stores the ranked events of the batch. It returns where each
+// conversation's events went; errRepeat if a key is in the log already; and
+// Unavailable for what may be tried again, as is. The result is good until the next call.
+func (s *statement) insert(ctx context.Context, b *batch, now time.Time) (map[chat.ID]place, error) {
+	if err := s.acquire(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.encode(b, now); err != nil {
+		return nil, err
+	}
+	res := s.conn.Conn().PgConn().ExecPrepared(ctx, appendName, s.values[:], appendFormats, resultFormats)
+	if s.bases == nil {
+		s.bases = map[chat.ID]place{}
+	}
+	clear(s.bases)
+	for res.NextRow() {
+		v := res.Values()
+		s.bases[chat.ID(v[0])] = place{
+			seq: int64(binary.BigEndian.Uint64(v[1])),
+			at:  postgresEpoch.Add(time.Duration(int64(binary.BigEndian.Uint64(v[2]))) * time.Microsecond),
+		}
+	}
+	_, err := res.Close()
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		switch pe.Code {
+		case "23505": // unique_violation
+			return nil, errRepeat
+		case "40P01", "40001", "55P03": // deadlock, serialization failure, lock timeout
+			return nil, &chat.Error{Code: chat.Unavailable, Op: "store.insert", Err: err}
+		}
+	}
+	if err != nil {
+		return nil, translate("store.insert", err)
+	}
+	return s.bases, nil
+}
+
+var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// encode writes the parameters in binary format.
+func (s *statement) encode(b *batch, now time.Time) error {
+	s.buf = s.buf[:0]
+	rows := 0
+	for _, ok := range b.ranked {
+		if ok {
+			rows++
+		}
+	}
+	p := 0
+	done := func() { s.ends[p] = len(s.buf); p++ }
+
+	s.array(pgtype.UUIDOID, len(b.convs))
+	for i := range b.convs {
+		s.uuid(b.convs[i].id)
+	}
+	done()
+	s.array(pgtype.Int4OID, len(b.convs))
+	for i := range b.convs {
+		s.int4(b.convs[i].events)
+	}
+	done()
+	s.array(pgtype.Int8OID, len(b.convs))
+	for i := range b.convs {
+		s.length(8)
+		s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(b.convs[i].membersVersion))
+	}
+	done()
+	s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(now.Sub(postgresEpoch).Microseconds()))
+	done()
+	s.uuids(b, rows, func(e *chat.Event) chat.ID { return e.ConversationID })
+	done()
+	s.array(pgtype.Int4OID, rows)
+	for i, ok := range b.ranked {
+		if ok {
+			s.int4(b.ranks[i])
+		}
+	}
+	done()
+	s.uuids(b, rows, func(e *chat.Event) chat.ID { return e.ID })
+	done()
+	s.uuids(b, rows, func(e *chat.Event) chat.ID { return e.SenderID })
+	done()
+	s.uuids(b, rows, func(e *chat.Event) chat.ID { return e.ClientMsgID })
+	done()
+	s.array(pgtype.TextOID, rows)
+	for i, ok := range b.ranked {
+		if ok {
+			s.length(len(b.pending[i].Event.Content))
+			s.buf = append(s.buf, b.pending[i].Event.Content...)
+		}
+	}
+	done()
+	s.array(pgtype.JSONBOID, rows)
+	for i, ok := range b.ranked {
+		if ok {
+			if err := s.detail(&b.pending[i].Event.EventDetail); err != nil {
+				return err
+			}
+		}
+	}
+	done()
+	start := 0
+	for i, end := range s.ends {
+		s.values[i] = s.buf[start:end]
+		start = end
+	}
+	return nil
+}
+
+// array begins a one-dimensional array of n elements (array_recv in the
+// server's arrayfuncs.c): dimensions, has-null flag, element type, length, lower bound.
+func (s *statement) array(elem uint32, n int) {
+	for _, v := range [5]uint32{1, 1, elem, uint32(n), 1} {
+		s.buf = binary.BigEndian.AppendUint32(s.buf, v)
+	}
+}
+
+func (s *statement) length(n int) { s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(n)) }
+
+func (s *statement) uuid(id chat.ID) {
+	s.length(16)
+	s.buf = append(s.buf, id[:]...)
+}
+
+func (s *statement) int4(v int32) {
+	s.length(4)
+	s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(v))
+}
+
+func (s *statement) uuids(b *batch, rows int, of func(*chat.Event) chat.ID) {
+	s.array(pgtype.UUIDOID, rows)
+	for i, ok := range b.ranked {
+		if ok {
+			s.uuid(of(&b.pending[i].Event))
+		}
+	}
+}
+
+func (s *statement) detail(d *chat.EventDetail) error {
+	if d.IsZero() {
+		s.buf = binary.BigEndian.AppendUint32(s.buf, 0xffffffff) // NULL
+		return nil
+	}
+	text, err := json.Marshal(d)
+	if err != nil {
+		return &chat.Error{Code: chat.Internal, Op: "store.encode", Err: err}
+	}
+	s.length(1 + len(text))
+	s.buf = append(append(s.buf, 1), text...) // jsonb_recv: version 1, then the text
+	return nil
+}
+
+// lookup returns the stored messages that have the keys of the given events.
+func (s *statement) lookup(ctx context.Context, pending []*chat.Append) (map[eventKey]chat.Event, error) {
+	if err := s.acquire(ctx); err != nil {
+		return nil, err
+	}
+	var conversations, senders, keys [][16]byte
+	for _, a := range pending {
+		conversations = append(conversations, a.Event.ConversationID)
+		senders = append(senders, a.Event.SenderID)
+		keys = append(keys, a.Event.ClientMsgID)
+	}
+	rows, err := s.conn.Query(ctx, lookupSQL, conversations, senders, keys)
+	if err != nil {
+		return nil, translate("store.lookup", err)
+	}
+	events, err := pgx.CollectRows(rows, scanFirst)
+	if err != nil {
+		return nil, translate("store.lookup", err)
+	}
+	found := make(map[eventKey]chat.Event, len(events))
+	for _, e := range events {
+		found[keyOf(&e)] = e
+	}
+	return found, nil
+}
+
+// findResent returns the newest message with e's session and packet identifier in
+// its key, or nil.
+func (s *statement) findResent(ctx context.Context, e *chat.Event) (*chat.Event, error) {
+	if err := s.acquire(ctx); err != nil {
+		return nil, err
+	}
+	last := chat.ResendLast(e.ClientMsgID)
+	first := last
+	clear(first[9:])
+	rows, err := s.conn.Query(ctx, findResentSQL, [16]byte(e.ConversationID), [16]byte(e.SenderID), [16]byte(first), [16]byte(last))
+	if err != nil {
+		return nil, translate("store.findResent", err)
+	}
+	m, err := pgx.CollectExactlyOneRow(rows, scanFirst)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, nil
+	case err != nil:
+		return nil, translate("store.findResent", err)
+	}
+	return &m, nil
+}
+
+// scanFirst reads a row of lookupSQL or findResentSQL.
+func scanFirst(row pgx.CollectableRow) (chat.Event, error) {
+	e := chat.Event{Type: chat.EventMessage}
+	var conversation, id, sender, key [16]byte
+	var edited, deleted *time.Time
+	var detail *chat.EventDetail
+	err := row.Scan(&conversation, &e.Seq, &id, &sender, &key, &e.CreatedAt, &edited, &deleted, &e.Content, &detail)
+	if err != nil {
+		return e, err
+	}
+	e.ConversationID, e.ID, e.SenderID, e.ClientMsgID = conversation, id, sender, key
+	if edited != nil {
+		e.EditedAt = *edited
+	}
+	if deleted != nil {
+		e.DeletedAt = *deleted
+	}
+	if detail != nil {
+		e.EventDetail = *detail
+	}
+	return e, nil
+}
