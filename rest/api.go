@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,8 +83,14 @@ func problemResponses(r huma.Registry) map[string]*huma.Response {
 		}
 		out[string(code)] = res
 	}
+	details := map[chat.Code]string{
+		chat.Invalid: "content: must not be empty", chat.Unauthenticated: "the access token is not valid, or no longer",
+		chat.Forbidden: "not a participant of this conversation", chat.NotFound: "there is no such message", chat.Conflict: "username: is taken",
+		chat.TooLarge: "content: has 70000 bytes, limit 65536", chat.Quota: "too many of these from your address; wait a moment",
+		chat.Unsupported: "not offered yet",
+	}
 	for _, code := range chat.Codes() {
-		add(code, statuses[code], chat.PublicMessage(&chat.Error{Code: code}))
+		add(code, statuses[code], cmp.Or(details[code], chat.PublicMessage(&chat.Error{Code: code})))
 	}
 	add(codeMethod, http.StatusMethodNotAllowed, "this path does not understand the method")
 	add(codeTimeout, http.StatusRequestTimeout, "the request body came too slowly")
@@ -137,8 +144,8 @@ func register[I, O any](s *server, op huma.Operation, do func(context.Context, *
 	})
 }
 
-// paging is embedded in the input of every list.
-type paging struct {
+// Paging is embedded in the input of every list. (huma overlooks what is not exported.)
+type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"How many at most."`
 	Cursor string `query:"cursor" doc:"nextCursor of the page before; none: the first page."`
 }

@@ -57,7 +57,7 @@ func (s *server) createConversation(ctx context.Context, in *struct{ Body NewCon
 	return &located[Conversation]{Status: http.StatusCreated, Location: "/api/conversations/" + string(out.ID), Body: out}, nil
 }
 
-func (s *server) listConversations(ctx context.Context, in *struct{ paging }) (*body[Page[Conversation]], error) {
+func (s *server) listConversations(ctx context.Context, in *struct{ Paging }) (*body[Page[Conversation]], error) {
 	me := principal(ctx)
 	var after chat.ConversationCursor
 	if in.Cursor != "" {

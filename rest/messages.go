@@ -24,7 +24,7 @@ type messageQuery struct {
 	ConversationID ID              `query:"conversationId" required:"true"`
 	After          optional[int64] `query:"after" minimum:"0" doc:"Forward instead, oldest first, from behind this seq; 0: from the beginning."`
 	Around         ID              `query:"around" doc:"The page with this message in the middle, newest first."`
-	paging
+	Paging
 }
 
 // optional is a parameter that may be absent although its zero value means something.

@@ -91,7 +91,7 @@ func tokensOf(s *identity.Session) Tokens {
 	}
 }
 
-func (s *server) listSessions(ctx context.Context, in *struct{ paging }) (*body[Page[Session]], error) {
+func (s *server) listSessions(ctx context.Context, in *struct{ Paging }) (*body[Page[Session]], error) {
 	me := principal(ctx)
 	logins, err := s.identity.ListLogins(ctx, me.UserID)
 	if err != nil {

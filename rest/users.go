@@ -32,7 +32,7 @@ type ProfileUpdate struct {
 
 type userSearch struct {
 	Q string `query:"q" required:"true" doc:"What the user name begins with: 1 to 32 bytes." example:"ali"`
-	paging
+	Paging
 }
 
 func (s *server) users(signup *limiter) {
