@@ -1,0 +1,4 @@
+package pgchild
+
+// ForceWatchdog makes Linux behave like systems without a parent-death signal.
+func ForceWatchdog() { needWatchdog = true }

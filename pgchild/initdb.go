@@ -1,0 +1,121 @@
+package pgchild
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// superuser is the role that owns the cluster and that we connect as.
+const superuser = "parley"
+
+// sideFolder is the beginning of the names of clusters in the making.
+const sideFolder = dataFolder + ".new-"
+
+// makeCluster makes the data directory: beside its place, then moved there in one step, so that a crash
+// at any time leaves either nothing or a whole one, flushed to disk.
+func (s *Server) makeCluster(ctx context.Context, root *os.Root) error {
+	side := sideFolder + randomName()
+	if err := root.Mkdir(side, 0o700); err != nil {
+		return err
+	}
+	if err := s.initdb(ctx, root, side); err != nil {
+		_ = root.RemoveAll(side) // else the next start does it
+		return err
+	}
+	if err := root.Rename(side, dataFolder); err != nil {
+		return err
+	}
+	if s.opts.Ephemeral {
+		return nil
+	}
+	return syncFolder(root) // from here the cluster survives a power loss
+}
+
+func (s *Server) initdb(ctx context.Context, root *os.Root, side string) error {
+	if err := s.who.give(root, side); err != nil {
+		return err
+	}
+	folder, err := root.Open(side)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	cmd := s.command("initdb")
+	cmd.Args = append(cmd.Args, "-D", s.lend(cmd, folder, filepath.Join(s.opts.Dir, side)),
+		"--username="+superuser, "--encoding=UTF8", "--no-locale", "--data-checksums",
+		"--auth-local=trust", "--auth-host=reject", "--no-instructions")
+	if s.opts.Ephemeral {
+		cmd.Args = append(cmd.Args, "--no-sync")
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = time.Second // for a pipe held open by a killed program's children
+	c, err := spawn(cmd, s.who.credential(), syscall.SIGKILL)
+	if err != nil {
+		return fmt.Errorf("initdb: %w", err)
+	}
+	select {
+	case <-c.exited:
+	case <-ctx.Done():
+		_ = syscall.Kill(-c.pid(), syscall.SIGKILL) // it and the servers it runs
+		<-c.exited
+		return fmt.Errorf("initdb: %w", context.Cause(ctx))
+	}
+	if c.err != nil {
+		return fmt.Errorf("initdb: %w\n%s", c.err, bytes.TrimSpace(out.Bytes()))
+	}
+	return nil
+}
+
+// removeSideFolders clears what an interrupted makeCluster left. It only saves space, so errors do not
+// matter.
+func removeSideFolders(root *os.Root) {
+	d, err := root.Open(".")
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	for _, n := range names {
+		if strings.HasPrefix(n, sideFolder) {
+			_ = root.RemoveAll(n)
+		}
+	}
+}
+
+func syncFolder(root *os.Root) error {
+	d, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// command prepares a program of the installation: no terminal, no PG* variables, messages in English.
+func (s *Server) command(name string) *exec.Cmd {
+	cmd := exec.Command(s.bin.program(name))
+	cmd.Dir = "/" // our working directory may be closed to the server's account
+	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C", "TZ=UTC"}
+	for _, name := range []string{"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"} {
+		if v, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+v)
+		}
+	}
+	return cmd
+}
+
+// lend returns the name of the open folder at path for cmd to use.
+func (s *Server) lend(cmd *exec.Cmd, folder *os.File, path string) string {
+	if s.who.isZero() {
+		return path
+	}
+	return lend(cmd, folder, path)
+}

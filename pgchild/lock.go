@@ -1,0 +1,68 @@
+package pgchild
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const lockFile = "parley.lock"
+
+// takeLock makes us the only Server on root, waiting up to limit for another to leave. The lock goes with
+// the returned file, or with this process however it ends; children do not inherit it.
+func takeLock(ctx context.Context, root *os.Root, limit time.Duration) (*os.File, error) {
+	f, err := root.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(limit); ; {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case !errors.Is(err, syscall.EWOULDBLOCK):
+			err = fmt.Errorf("lock %s: %w", f.Name(), err)
+		case time.Now().After(deadline):
+			err = fmt.Errorf("%w: another parley%s is running on %s; stop it, or use another directory",
+				ErrInUse, holder(f), root.Name())
+		default:
+			err = sleep(ctx, 20*time.Millisecond)
+		}
+		if err != nil && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	// for the message above; nobody decides by it
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	return f, nil
+}
+
+func holder(f *os.File) string {
+	b, _ := io.ReadAll(io.NewSectionReader(f, 0, 32))
+	if pid := strings.TrimSpace(string(b)); pid != "" {
+		return " (pid " + pid + ")"
+	}
+	return ""
+}
+
+// sleep waits for d or until ctx ends, and then returns why.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
