@@ -118,10 +118,7 @@ const arrayHeader = 5 * 4
 type encodeIDsBinary struct{}
 
 func (encodeIDsBinary) Encode(value any, buf []byte) ([]byte, error) {
-	ids := value.([]chat.ID)
-	if ids == nil {
-		ids = []chat.ID{} // an empty array, not NULL: "none of them"
-	}
+	ids := value.([]chat.ID) // not nil: pgx makes that NULL itself
 	for _, v := range []uint32{1, 1, pgtype.UUIDOID, uint32(len(ids)), 1} {
 		buf = binary.BigEndian.AppendUint32(buf, v)
 	}

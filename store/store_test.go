@@ -54,3 +54,52 @@ func wantError(t testing.TB, err error, code chat.Code, field string) *chat.Erro
 	}
 	return e
 }
+
+// exec runs a statement of the test's own.
+func exec(t testing.TB, s *store.Store, sql string, args ...any) {
+	t.Helper()
+	if _, err := s.Pool().Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// group makes a group of the users, the first of whom owns it.
+func group(t testing.TB, s *store.Store, at time.Time, users ...chat.ID) *chat.Conversation {
+	t.Helper()
+	c, _, err := s.CreateConversation(t.Context(), chat.NewConversation{Kind: chat.Group, Title: "a group", Creator: users[0], Users: users[1:]}, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// post appends n messages of the sender to a conversation, a second apart, and
+// returns the seq of the last.
+func post(t testing.TB, s *store.Store, conversation, sender chat.ID, n int) int64 {
+	t.Helper()
+	var last int64
+	err := s.Pool().QueryRow(t.Context(), `
+WITH moved AS (
+  UPDATE conversations SET last_seq = last_seq + $3, last_event_at = last_event_at + $3 * interval '1 s' WHERE id = $1
+  RETURNING id, last_seq - $3 AS base, last_event_at - $3 * interval '1 s' AS base_at, last_seq
+), stored AS (
+  INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content)
+  SELECT id, base + i, gen_random_uuid(), $2, gen_random_uuid(), base_at + i * interval '1 s', 'message', 'message ' || base + i
+  FROM moved, generate_series(1, $3) AS i
+)
+SELECT last_seq FROM moved`, conversation, sender, n).Scan(&last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return last
+}
+
+// log returns the whole log as the user sees it.
+func log(t testing.TB, s *store.Store, user, conversation chat.ID) []chat.Event {
+	t.Helper()
+	events, err := s.ReadLog(t.Context(), user, conversation, 0, store.MaxLogPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return events
+}

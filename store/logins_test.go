@@ -1,0 +1,234 @@
+package store_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/identity"
+	"github.com/parleymq/parley/store"
+	"github.com/parleymq/parley/store/storetest"
+)
+
+func hash(token string) []byte { h := sha256.Sum256([]byte(token)); return h[:] }
+
+// login stores a login of the user whose first refresh token is token.
+func login(t testing.TB, s *store.Store, user chat.ID, token string, createdAt time.Time) identity.Login {
+	t.Helper()
+	l := identity.Login{ID: chat.NewID(), UserID: user, Device: "phone ☎", CreatedAt: createdAt, LastUsedAt: createdAt, ExpiresAt: createdAt.Add(24 * time.Hour)}
+	if err := s.CreateLogin(t.Context(), l, hash(token)); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestLogins(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	ann, bob := user(t, s, "ann").ID, user(t, s, "bob").ID
+	first := login(t, s, ann, "first", now)
+	second := login(t, s, ann, "second", now.Add(time.Minute))
+	login(t, s, bob, "bob's", now)
+	good := func(at time.Time, want ...identity.Login) {
+		t.Helper()
+		got, err := s.ListLogins(t.Context(), ann, at)
+		if err != nil || len(want)+len(got) > 0 && !cmp.Equal(want, got) {
+			t.Errorf("ListLogins: %v, (-want +got):\n%s", err, cmp.Diff(want, got))
+		}
+	}
+	good(now, second, first)
+	good(first.ExpiresAt, second)
+	good(second.ExpiresAt)
+
+	wantError(t, s.RevokeLogin(t.Context(), bob, first.ID, now), chat.NotFound, "sessionId") // not his
+	wantError(t, s.RevokeLogin(t.Context(), ann, chat.NewID(), now), chat.NotFound, "sessionId")
+	first.RevokedAt = now.Add(time.Hour)
+	for i := range 2 { // may be repeated, and the first time counts
+		if err := s.RevokeLogin(t.Context(), ann, first.ID, first.RevokedAt.Add(time.Duration(i)*time.Hour)); err != nil {
+			t.Error(err)
+		}
+	}
+	good(now, second)
+	got, err := s.GetLogin(t.Context(), first.ID)
+	if diff := cmp.Diff(&first, got); diff != "" || err != nil {
+		t.Errorf("GetLogin: %v, (-want +got):\n%s", err, diff)
+	}
+	_, err = s.GetLogin(t.Context(), chat.NewID())
+	wantError(t, err, chat.NotFound, "sessionId")
+
+	second.RevokedAt = now.Add(2 * time.Hour)
+	if err := s.RevokeUser(t.Context(), ann, second.RevokedAt); err != nil {
+		t.Error(err)
+	}
+	good(now)
+	if _, err := s.UpdateUser(t.Context(), bob, identity.UserUpdate{DisabledAt: &second.RevokedAt}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		since time.Time
+		want  []identity.Revocation
+	}{
+		{now, []identity.Revocation{{LoginID: first.ID, UserID: ann, At: first.RevokedAt}, {LoginID: second.ID, UserID: ann, At: second.RevokedAt}, {UserID: bob, At: second.RevokedAt}}},
+		{second.RevokedAt, []identity.Revocation{{LoginID: second.ID, UserID: ann, At: second.RevokedAt}, {UserID: bob, At: second.RevokedAt}}},
+		{second.RevokedAt.Add(time.Millisecond), []identity.Revocation{}},
+	} {
+		got, err := s.ListRevocations(t.Context(), tt.since)
+		if diff := cmp.Diff(tt.want, got); diff != "" || err != nil {
+			t.Errorf("ListRevocations(%v): %v, (-want +got):\n%s", tt.since, err, diff)
+		}
+	}
+
+	t.Run("no such user", func(t *testing.T) {
+		l := identity.Login{ID: chat.NewID(), UserID: chat.NewID(), CreatedAt: now, LastUsedAt: now, ExpiresAt: now}
+		wantError(t, s.CreateLogin(t.Context(), l, hash("x")), chat.NotFound, "userId")
+	})
+	t.Run("device too long", func(t *testing.T) {
+		l := identity.Login{ID: chat.NewID(), UserID: ann, Device: strings.Repeat("x", 101), CreatedAt: now, LastUsedAt: now, ExpiresAt: now}
+		wantError(t, s.CreateLogin(t.Context(), l, hash("x")), chat.Invalid, "device")
+	})
+	t.Run("token of another", func(t *testing.T) {
+		l := identity.Login{ID: chat.NewID(), UserID: ann, CreatedAt: now, LastUsedAt: now, ExpiresAt: now}
+		wantError(t, s.CreateLogin(t.Context(), l, hash("bob's")), chat.Conflict, "")
+		_, err := s.GetLogin(t.Context(), l.ID)
+		wantError(t, err, chat.NotFound, "sessionId") // nothing half done
+	})
+}
+
+func TestDeleteExpired(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	ann := user(t, s, "ann").ID
+	expired, revoked, good := login(t, s, ann, "1", now.Add(-48*time.Hour)), login(t, s, ann, "2", now), login(t, s, ann, "3", now)
+	if err := s.RevokeLogin(t.Context(), ann, revoked.ID, now.Add(-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.DeleteExpired(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []chat.ID{expired.ID, revoked.ID} {
+		_, err := s.GetLogin(t.Context(), id)
+		wantError(t, err, chat.NotFound, "sessionId")
+	}
+	if _, err := s.GetLogin(t.Context(), good.ID); err != nil {
+		t.Error(err)
+	}
+	_, _, reused, err := s.RotateRefresh(t.Context(), hash("1"), hash("x"), now, now)
+	wantError(t, err, chat.Unauthenticated, "refreshToken")
+	if reused {
+		t.Error("a forgotten token counts as reused")
+	}
+}
+
+func TestRotateRefresh(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	ann := user(t, s, "ann")
+	later, expires := now.Add(time.Hour), now.Add(48*time.Hour)
+	refused := func(t *testing.T, token string, wantReused bool) {
+		t.Helper()
+		_, _, reused, err := s.RotateRefresh(t.Context(), hash(token), hash(token+"'s successor"), later, expires)
+		wantError(t, err, chat.Unauthenticated, "refreshToken")
+		if reused != wantReused {
+			t.Errorf("reused = %v, want %v", reused, wantReused)
+		}
+	}
+	t.Run("one after the other", func(t *testing.T) {
+		want := login(t, s, ann.ID, "a0", now)
+		want.LastUsedAt, want.ExpiresAt = later, expires
+		for i := range 3 {
+			l, a, reused, err := s.RotateRefresh(t.Context(), hash(fmt.Sprint("a", i)), hash(fmt.Sprint("a", i+1)), later, expires)
+			if err != nil || reused {
+				t.Fatalf("reused %v, error %v", reused, err)
+			}
+			if diff := cmp.Diff(&want, l) + cmp.Diff(&ann, a); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		}
+		refused(t, "a1", true)
+		refused(t, "a3", false) // the newest went with its login
+		l, err := s.GetLogin(t.Context(), want.ID)
+		if err != nil || !l.RevokedAt.Equal(later) {
+			t.Errorf("login %+v, %v, want it revoked", l, err)
+		}
+	})
+	t.Run("not known", func(t *testing.T) { refused(t, "nothing", false) })
+	t.Run("expired", func(t *testing.T) {
+		login(t, s, ann.ID, "b", later.Add(-24*time.Hour))
+		refused(t, "b", false)
+	})
+	t.Run("revoked", func(t *testing.T) {
+		l := login(t, s, ann.ID, "c", now)
+		if err := s.RevokeLogin(t.Context(), ann.ID, l.ID, now); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "c", false)
+	})
+	t.Run("user disabled", func(t *testing.T) {
+		bob := user(t, s, "bob").ID
+		login(t, s, bob, "d", now)
+		if _, err := s.UpdateUser(t.Context(), bob, identity.UserUpdate{DisabledAt: &now}); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "d", false)
+	})
+	t.Run("successor in use", func(t *testing.T) {
+		login(t, s, ann.ID, "e", now)
+		login(t, s, ann.ID, "f", now)
+		_, _, _, err := s.RotateRefresh(t.Context(), hash("e"), hash("f"), later, expires)
+		wantError(t, err, chat.Conflict, "")
+		if _, _, _, err := s.RotateRefresh(t.Context(), hash("e"), hash("g"), later, expires); err != nil {
+			t.Errorf("the token was used up by a rotation that failed: %v", err)
+		}
+	})
+}
+
+// Twenty callers with one token: one wins, the others are told that it was used,
+// and then the login is at an end, the winner's new token included.
+func TestRotateRefreshRace(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.DSN(t)
+	s, err := store.Open(t.Context(), store.Options{DSN: dsn, MaxConns: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	ann := user(t, s, "ann").ID
+	l := login(t, s, ann, "token", now)
+	var mu sync.Mutex
+	var winners []int
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			_, _, reused, err := s.RotateRefresh(t.Context(), hash("token"), hash(fmt.Sprint("successor ", i)), now, now.Add(time.Hour))
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				winners = append(winners, i)
+			case chat.CodeOf(err) != chat.Unauthenticated || !reused:
+				t.Errorf("caller %d: reused %v, error %v", i, reused, err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(winners) != 1 {
+		t.Fatalf("winners: %v", winners)
+	}
+	got, err := s.GetLogin(t.Context(), l.ID)
+	if err != nil || got.RevokedAt.IsZero() {
+		t.Errorf("login %+v, %v, want it revoked", got, err)
+	}
+	_, _, reused, err := s.RotateRefresh(t.Context(), hash(fmt.Sprint("successor ", winners[0])), hash("last"), now, now.Add(time.Hour))
+	wantError(t, err, chat.Unauthenticated, "refreshToken")
+	if reused {
+		t.Error("the winner's token counts as reused")
+	}
+}
