@@ -6,7 +6,7 @@
 // There is no code here, only the house. To read it, start with
 //
 //   - chat, the language: users, conversations, events, and what a participant may do;
-//   - cmd/parley, where everything is put together (serve.go);
+//   - app, where everything is put together, started and stopped;
 //   - hooks, where a message comes in, and delivery, where it goes out.
 //
 // Which folder may know which is a table in arch_test.go, each line with its reason.
