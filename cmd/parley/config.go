@@ -2,26 +2,41 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log/slog"
 	"os"
-	"time"
+	"strings"
 
+	"github.com/parleymq/parley/app"
 	"github.com/parleymq/parley/identity"
 	"github.com/parleymq/parley/store"
 )
 
 // databaseFlags say which database a command works on.
 type databaseFlags struct {
-	Database string `name:"database" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, such as postgres://parley@localhost/parley."`
+	Database    string `name:"database" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, such as postgres://parley@localhost/parley. Default: a private one in the data directory."`
+	Data        string `name:"data" env:"PARLEY_DATA" placeholder:"DIR" help:"Data directory of the private PostgreSQL. Default: ~/.local/share/parley."`
+	PostgresBin string `env:"PARLEY_POSTGRES_BIN" placeholder:"DIR" help:"Folder with the PostgreSQL programs for the private one. Default: the newest that is installed."`
 }
 
-// open connects to the database, which must have been migrated.
-func (f databaseFlags) open(ctx context.Context) (*store.Store, error) {
-	if f.Database == "" {
-		return nil, errors.New("which database? Set DATABASE_URL, or give --database")
+// database returns what the flags say.
+func (f databaseFlags) database(logger *slog.Logger) (app.Database, error) {
+	db := app.Database{URL: f.Database, DataDir: f.Data, PostgresBin: f.PostgresBin, Logger: logger}
+	if db.URL != "" || db.DataDir != "" {
+		return db, nil
 	}
-	return store.Open(ctx, store.Options{DSN: f.Database, ConnectWait: 5 * time.Second})
+	var err error
+	db.DataDir, err = app.DefaultDataDir()
+	return db, err
+}
+
+// open opens the database beside the server or without it, and migrates it.
+func (f databaseFlags) open(ctx context.Context) (*store.Store, func(), error) {
+	db, err := f.database(slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, nil, err
+	}
+	return db.Use(ctx)
 }
 
 // tokenFlags say how access tokens are made. The server and parley token must be given the same.
@@ -42,4 +57,9 @@ func (f tokenFlags) apply(o *identity.Options) error {
 		return fmt.Errorf("signing key: %w", err)
 	}
 	return nil
+}
+
+// splitList reads a list with commas.
+func splitList(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
 }

@@ -19,6 +19,8 @@ import (
 
 // cli is every command with its flags; each flag with an env may be set there instead.
 type cli struct {
+	Serve   serveCmd         `cmd:"" help:"Run the server: MQTT, REST and, unless DATABASE_URL is set, a private PostgreSQL."`
+	Migrate migrateCmd       `cmd:"" help:"Bring the database's schema up to date and exit; serve does it too."`
 	User    userCmd          `cmd:"" help:"Add, list, disable users; set passwords."`
 	Token   tokenCmd         `cmd:"" help:"Make an access token for a user, without a password."`
 	Version kong.VersionFlag `help:"Print the version and exit."`

@@ -21,11 +21,11 @@ type tokenCmd struct {
 // Run implements parley token. The token alone goes to standard output, so that
 // it can be captured; what to know about it to standard error.
 func (c *tokenCmd) Run(ctx context.Context, tty terminal) error {
-	db, err := c.open(ctx)
+	db, closeDB, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer closeDB()
 	o := identity.Options{Store: db}
 	if err := c.apply(&o); err != nil {
 		return err

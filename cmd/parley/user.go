@@ -31,11 +31,11 @@ type userCmd struct {
 
 // withAccounts opens the database for do and closes it afterwards.
 func (f databaseFlags) withAccounts(ctx context.Context, do func(*identity.Service) error) error {
-	db, err := f.open(ctx)
+	db, closeDB, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer closeDB()
 	accounts, err := identity.New(identity.Options{Store: db})
 	if err != nil {
 		return err

@@ -1,0 +1,83 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/parleymq/parley/pgchild"
+	"github.com/parleymq/parley/store"
+)
+
+// Database says which PostgreSQL to use: the one at URL, or else a private one
+// whose data is in DataDir.
+type Database struct {
+	URL         string
+	DataDir     string
+	PostgresBin string
+	Logger      *slog.Logger
+}
+
+// Serve starts the private PostgreSQL, if that is the one to use, and returns how
+// to connect. close stops it again.
+func (d Database) Serve(ctx context.Context) (dsn string, stop func(context.Context) error, err error) {
+	if d.URL != "" {
+		return d.URL, func(context.Context) error { return nil }, nil
+	}
+	child, err := d.child()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := child.Start(ctx); err != nil {
+		return "", nil, err
+	}
+	return child.DSN(), child.Stop, nil
+}
+
+// Use opens the database for a command that works beside the server: if the
+// private PostgreSQL runs already, under a server, that one is used; if not, it is
+// started for the command. The schema is migrated. stop closes what was opened.
+func (d Database) Use(ctx context.Context) (st *store.Store, stop func(), err error) {
+	dsn, closeDB := d.URL, func(context.Context) error { return nil }
+	if dsn == "" {
+		child, err := d.child()
+		if err != nil {
+			return nil, nil, err
+		}
+		if st, err := store.Open(ctx, store.Options{DSN: child.DSN(), ConnectWait: -1}); err == nil {
+			return st, st.Close, nil
+		}
+		if dsn, closeDB, err = d.Serve(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	if st, err = store.Open(ctx, store.Options{DSN: dsn, Logger: d.Logger}); err == nil {
+		_, _, err = store.Migrate(ctx, dsn, d.Logger)
+	}
+	if err != nil {
+		if st != nil {
+			st.Close()
+		}
+		return nil, nil, errors.Join(err, closeDB(context.WithoutCancel(ctx)))
+	}
+	return st, func() { st.Close(); _ = closeDB(context.WithoutCancel(ctx)) }, nil
+}
+
+func (d Database) child() (*pgchild.Server, error) {
+	return pgchild.New(pgchild.Options{Dir: filepath.Join(d.DataDir, "postgres"), BinDir: d.PostgresBin, Logger: d.Logger})
+}
+
+// DefaultDataDir returns the folder for a user's data: $XDG_DATA_HOME/parley, or
+// ~/.local/share/parley (XDG Base Directory Specification).
+func DefaultDataDir() (string, error) {
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "parley"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", errors.New("there is no home directory to keep data in: set PARLEY_DATA, or DATABASE_URL")
+	}
+	return filepath.Join(home, ".local", "share", "parley"), nil
+}

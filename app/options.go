@@ -1,0 +1,55 @@
+package app
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/parleymq/parley/broker"
+	"github.com/parleymq/parley/identity"
+	"github.com/parleymq/parley/rest"
+	"github.com/parleymq/parley/store"
+)
+
+// Options is everything that can be set of a Parley process. The zero value
+// serves on the default ports with a private PostgreSQL in DataDir, which alone
+// is required then.
+type Options struct {
+	DatabaseURL string // a PostgreSQL, as a URL or libpq's keywords and values; empty: a private one in DataDir
+	DataDir     string // where the private PostgreSQL keeps its data
+	PostgresBin string // folder of the server binaries for the private one; empty: looked up
+
+	MQTTAddr  string // TCP address for MQTT; ":1883"
+	HTTPAddr  string // TCP address for REST and MQTT over WebSocket (/mqtt); ":8080"
+	AdminAddr string // TCP address for /metrics and /debug/pprof; empty: /metrics on HTTPAddr, for loopback only
+
+	AllowedOrigins []string // of web pages that may call REST and /mqtt, beside the server's own
+	Version        string   // shown in /openapi.json; "dev"
+
+	Identity identity.Options // tokens and passwords; its Store, Clock, Logger and Registerer are set here
+
+	Limits     broker.Limits // of connections
+	Writer     store.WriterOptions
+	SignupRate rest.Rate // POST /api/users, for each address
+	LoginRate  rest.Rate // POST /api/sessions, for each address
+
+	StartTimeout time.Duration // for the database to be there and migrated; 1 minute
+	StopTimeout  time.Duration // for each step of Stop; 5 s
+	Logger       *slog.Logger  // nil: nobody hears anything
+}
+
+func (o *Options) setDefaults() {
+	setDefault(&o.MQTTAddr, ":1883")
+	setDefault(&o.HTTPAddr, ":8080")
+	setDefault(&o.StartTimeout, time.Minute)
+	setDefault(&o.StopTimeout, 5*time.Second)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/parleymq/parley/app"
+	"github.com/parleymq/parley/rest"
+)
+
+// serveCmd is the server's configuration. Addresses may have port 0; those really
+// bound are in the log line "ready".
+type serveCmd struct {
+	databaseFlags
+	tokenFlags
+	MQTTAddr  string `name:"mqtt-addr" env:"PARLEY_MQTT_ADDR" default:":1883" help:"Address for MQTT."`
+	HTTPAddr  string `name:"http-addr" env:"PARLEY_HTTP_ADDR" default:":8080" help:"Address for REST and for MQTT over WebSocket (/mqtt)."`
+	AdminAddr string `env:"PARLEY_ADMIN_ADDR" placeholder:"ADDR" help:"Address for /metrics and /debug/pprof. Default: /metrics on the HTTP address, for this machine only."`
+	Node      string `env:"PARLEY_NODE" placeholder:"NAME" help:"Name of this node in logs. Default: the host's name."`
+	Origins   string `name:"allowed-origins" env:"PARLEY_ALLOWED_ORIGINS" placeholder:"ORIGIN,…" help:"Origins of web pages that may call REST and /mqtt, beside the server's own."`
+
+	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
+	NoRateLimits   bool `env:"PARLEY_NO_RATE_LIMITS" help:"No limits for each address on making accounts and logging in: for load tests."`
+
+	LogLevel  slog.Level `env:"PARLEY_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
+	LogFormat string     `env:"PARLEY_LOG_FORMAT" enum:"auto,json,text" default:"auto" help:"json, text, or auto: text on a terminal, json elsewhere."`
+}
+
+// Run implements parley serve: it returns after SIGINT or SIGTERM and an orderly
+// stop, or when a part has failed.
+func (c *serveCmd) Run(ctx context.Context, tty terminal) error {
+	logger := c.logger(tty.Err)
+	o, err := c.options(logger)
+	if err != nil {
+		return err
+	}
+	a := app.New(o)
+	if err := a.Start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to stop while starting
+		}
+		return err
+	}
+	banner(tty.Out, a)
+	select {
+	case <-ctx.Done():
+		logger.Info("stopping")
+	case err = <-a.Failed():
+		logger.Error("stopping", "err", err)
+	}
+	start := time.Now()
+	err = errors.Join(err, a.Stop(context.WithoutCancel(ctx)))
+	logger.Info("stopped", "elapsed_ms", time.Since(start).Milliseconds())
+	return err
+}
+
+func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
+	db, err := c.database(logger)
+	if err != nil {
+		return app.Options{}, err
+	}
+	o := app.Options{
+		DatabaseURL: db.URL, DataDir: db.DataDir, PostgresBin: db.PostgresBin,
+		MQTTAddr: c.MQTTAddr, HTTPAddr: c.HTTPAddr, AdminAddr: c.AdminAddr,
+		AllowedOrigins: splitList(c.Origins), Version: version(), Logger: logger,
+	}
+	o.Limits.MaxConnections = c.MaxConnections
+	if c.NoRateLimits {
+		o.SignupRate = rest.Rate{Every: time.Nanosecond, Burst: 1 << 30}
+		o.LoginRate = o.SignupRate
+	}
+	return o, c.apply(&o.Identity)
+}
+
+func (c *serveCmd) logger(w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: c.LogLevel}
+	var h slog.Handler = slog.NewJSONHandler(w, opts)
+	if c.LogFormat == "text" || c.LogFormat == "auto" && isTerminal(w) {
+		h = slog.NewTextHandler(w, opts)
+	}
+	node := c.Node
+	if node == "" {
+		node, _ = os.Hostname()
+	}
+	return slog.New(h).With("node", node)
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// banner tells a newcomer where everything is, and what to try.
+func banner(w io.Writer, a *app.App) {
+	mqttHost, mqttPort := dialable(a.MQTTAddr())
+	webHost, webPort := dialable(a.HTTPAddr())
+	api := "http://" + net.JoinHostPort(webHost, webPort)
+	mosquitto := ""
+	if mqttHost != "localhost" {
+		mosquitto += " -h " + mqttHost
+	}
+	if mqttPort != "1883" {
+		mosquitto += " -p " + mqttPort
+	}
+	fmt.Fprintf(w, `
+  Parley is ready.
+
+    MQTT        mqtt://%s
+    WebSocket   ws://%s/mqtt
+    REST        %s/api   (described in %s/openapi.json)
+
+  Try it:
+
+    1. Make an account (and one for bob):
+       curl -s %s/api/users -H 'Content-Type: application/json' -d '{"username":"ann","email":"ann@example.com","password":"correct horse"}'
+
+    2. Listen to all your conversations:
+       mosquitto_sub%s -V 5 -u ann -P 'correct horse' -q 1 -t 'conv/+/messages'
+
+    3. Start a conversation and say hello: README.md, "Two people talk".
+
+  Ctrl-C stops it.
+
+`, net.JoinHostPort(mqttHost, mqttPort), net.JoinHostPort(webHost, webPort), api, api, api, mosquitto)
+}
+
+// dialable returns a bound address as a client on this machine would write it.
+func dialable(addr string) (host, port string) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr, ""
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && (ip.IsUnspecified() || ip.IsLoopback()) {
+		host = "localhost"
+	}
+	return host, port
+}
