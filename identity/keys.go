@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -210,9 +211,11 @@ func (s *keySet) add(key ed25519.PrivateKey, born time.Time, maySign bool) {
 	}
 	if s.sign == nil && maySign {
 		s.sign, s.signKID, s.born = key, kid, born
+		s.jwks = slices.Insert(s.jwks, 0, newJWK(kid, pub))
+	} else {
+		s.jwks = append(s.jwks, newJWK(kid, pub))
 	}
 	s.public[kid] = pub
-	s.jwks = append(s.jwks, newJWK(kid, pub))
 }
 
 func hasSigner(keys []SigningKey) bool {
