@@ -73,6 +73,7 @@ type Writer struct {
 // shard, made as config says. It starts nothing; Run does.
 func NewWriter(config *pgxpool.Config, opts WriterOptions) *Writer {
 	opts.setDefaults()
+	config.MaxConns = int32(opts.Shards)
 	w := &Writer{opts: opts, config: config, metrics: newWriterMetrics(opts.Registerer)}
 	for range opts.Shards {
 		w.shards = append(w.shards, newShard(w))
