@@ -18,8 +18,6 @@ const (
 	MessagesAroundSQL = messagesAroundSQL
 	GetMessageSQL     = getMessageSQL
 	ReadLogSQL        = readLogSQL
-	GetRosterSQL      = getRosterSQL
 	ListConversations = listConversationsSQL
-	GetConversation   = getConversationSQL
 	SearchUsersSQL    = searchUsersSQL
 )

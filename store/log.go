@@ -13,24 +13,19 @@ const MaxLogPage = 1000
 
 const readLogSQL = `
 SELECT e.* FROM participants p LEFT JOIN LATERAL (
-  SELECT * FROM (
-    SELECT ` + eventColumns + ` FROM events
-    WHERE conversation_id = p.conversation_id AND seq >= p.joined_seq AND seq > @after
-    ORDER BY seq LIMIT 1000
-  ) page LIMIT @limit
+  SELECT ` + eventColumns + ` FROM events
+  WHERE conversation_id = p.conversation_id AND seq >= p.joined_seq AND seq > @after
+  ORDER BY seq LIMIT @limit
 ) e ON true
 WHERE p.conversation_id = @conversation_id AND p.user_id = @user_id
 ORDER BY e.seq`
-
-// The literal 1000 in readLogSQL.
-var _ [MaxLogPage]struct{} = [1000]struct{}{}
 
 // ReadLog implements chat.Store. A member for whom there is nothing new gets an
 // empty slice. limit is cut to MaxLogPage.
 func (s *Store) ReadLog(ctx context.Context, user, conversation chat.ID, after int64, limit int) ([]chat.Event, error) {
 	const op = "store.ReadLog"
 	rows, err := collect(ctx, s.pool, scanEvent, readLogSQL, pgx.NamedArgs{
-		"conversation_id": conversation, "user_id": user, "after": after, "limit": max(limit, 1),
+		"conversation_id": conversation, "user_id": user, "after": after, "limit": min(max(limit, 1), MaxLogPage),
 	})
 	if err != nil {
 		return nil, translate(op, err)

@@ -11,28 +11,23 @@ import (
 )
 
 // Pages of messages are stretches of the log's primary key, read from one end:
-// as fast at any depth. A page is read with one message more, to know whether
-// there are more. The limit written out tells the planner that a page is short,
-// which a parameter can't; see TestPagesUseTheKey.
+// as fast at any depth, which TestPagesUseTheKey holds them to. A page is read
+// with one message more, to know whether there are more.
 const (
 	olderMessagesSQL = `
 SELECT e.* FROM participants p LEFT JOIN LATERAL (
-  SELECT * FROM (
-    SELECT ` + eventColumns + ` FROM events
-    WHERE conversation_id = p.conversation_id AND seq >= p.joined_seq AND seq < @before AND type = 'message'
-    ORDER BY seq DESC LIMIT 101
-  ) page LIMIT @limit
+  SELECT ` + eventColumns + ` FROM events
+  WHERE conversation_id = p.conversation_id AND seq >= p.joined_seq AND seq < @before AND type = 'message'
+  ORDER BY seq DESC LIMIT @limit
 ) e ON true
 WHERE p.conversation_id = @conversation_id AND p.user_id = @user_id
 ORDER BY e.seq DESC`
 
 	newerMessagesSQL = `
 SELECT e.* FROM participants p LEFT JOIN LATERAL (
-  SELECT * FROM (
-    SELECT ` + eventColumns + ` FROM events
-    WHERE conversation_id = p.conversation_id AND seq >= p.joined_seq AND seq > @after AND type = 'message'
-    ORDER BY seq LIMIT 101
-  ) page LIMIT @limit
+  SELECT ` + eventColumns + ` FROM events
+  WHERE conversation_id = p.conversation_id AND seq >= p.joined_seq AND seq > @after AND type = 'message'
+  ORDER BY seq LIMIT @limit
 ) e ON true
 WHERE p.conversation_id = @conversation_id AND p.user_id = @user_id
 ORDER BY e.seq`
@@ -48,17 +43,14 @@ WITH target AS MATERIALIZED (
 SELECT e.* FROM target t LEFT JOIN LATERAL (
   (SELECT ` + eventColumns + ` FROM events
    WHERE conversation_id = t.conversation_id AND seq > t.seq AND type = 'message'
-   ORDER BY seq LIMIT 101)
+   ORDER BY seq LIMIT @limit)
   UNION ALL
   (SELECT ` + eventColumns + ` FROM events
    WHERE conversation_id = t.conversation_id AND seq BETWEEN t.joined_seq AND t.seq AND type = 'message'
-   ORDER BY seq DESC LIMIT 101)
+   ORDER BY seq DESC LIMIT @limit)
 ) e ON true
 ORDER BY e.seq DESC`
 )
-
-// The literal 101 in the statements above.
-var _ [chat.MaxPageSize + 1]struct{} = [101]struct{}{}
 
 // ListMessages implements chat.Store. Tombstones are among the items. Around
 // fills the page from the other side where one side has too few; NotFound with
@@ -93,7 +85,7 @@ func (s *Store) ListMessages(ctx context.Context, q chat.MessageQuery) (*chat.Me
 
 func (s *Store) listAround(ctx context.Context, op string, q chat.MessageQuery, limit int) (*chat.MessagePage, error) {
 	rows, err := collect(ctx, s.pool, scanEvent, messagesAroundSQL, pgx.NamedArgs{
-		"conversation_id": q.ConversationID, "user_id": q.UserID, "around": q.Around,
+		"conversation_id": q.ConversationID, "user_id": q.UserID, "around": q.Around, "limit": limit + 1,
 	})
 	if err != nil {
 		return nil, translate(op, err)

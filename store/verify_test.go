@@ -1,0 +1,87 @@
+package store_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store"
+	"github.com/parleymq/parley/store/storetest"
+)
+
+// Each rule of the oracle finds what breaks it, alone.
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		rule  string
+		where string // in the words of this test: direct, group, none, or other (that of the statement)
+		sql   string
+		also  []string // rules that can't but be broken too
+	}{
+		{"seq", "group", `DELETE FROM events WHERE conversation_id = @group AND seq = 2`, nil},
+		{"seq", "group", `UPDATE conversations SET last_seq = 4 WHERE id = @group`, []string{"last-event-at"}},
+		{"seq", "group", `DELETE FROM events WHERE conversation_id = @group AND seq = 1`, nil},
+		{"event-conversation", "other", `UPDATE events SET conversation_id = @other WHERE conversation_id = @group AND seq = 3`, []string{"seq", "last-event-at"}},
+		{"event-id", "none", `UPDATE events SET id = (SELECT id FROM events WHERE conversation_id = @direct AND seq = 2) WHERE conversation_id = @group AND seq = 2`, nil},
+		{"client-msg-id", "group", `DROP INDEX events_client_msg_id; UPDATE events SET client_msg_id = @other WHERE conversation_id = @group AND seq > 1`, nil},
+		{"created-at", "group", `UPDATE events SET created_at = created_at + interval '1 h' WHERE conversation_id = @group AND seq = 2`, nil},
+		{"last-event-at", "group", `UPDATE conversations SET last_event_at = last_event_at + interval '1 s' WHERE id = @group`, nil},
+		{"sender", "group", `UPDATE events SET sender_id = @other WHERE conversation_id = @group AND seq = 2`, nil},
+		{"refers", "group", `UPDATE events SET detail = jsonb_build_object('replyTo', @other) WHERE conversation_id = @group AND seq = 3`, nil},
+		{"refers", "group", `UPDATE events SET type = 'edit', detail = jsonb_build_object('messageId', id) WHERE conversation_id = @group AND seq = 3`, nil},
+		{"refers", "group", `UPDATE events SET detail = (SELECT jsonb_build_object('replyTo', id) FROM events WHERE conversation_id = @direct AND seq = 2) WHERE conversation_id = @group AND seq = 3`, nil},
+		{"tombstone", "group", `UPDATE events SET deleted_at = created_at WHERE conversation_id = @group AND seq = 2`, nil},
+		{"participant", "group", `INSERT INTO participants SELECT conversation_id, @other, 'member', joined_at, 1 FROM participants WHERE conversation_id = @group LIMIT 1`, nil},
+		{"participant", "other", `INSERT INTO participants SELECT @other, user_id, 'member', joined_at, 1 FROM participants WHERE conversation_id = @group LIMIT 1`, nil},
+		{"watermark", "group", `UPDATE participants SET read_seq = 4 WHERE conversation_id = @group`, nil},
+		{"watermark", "group", `UPDATE participants SET joined_seq = 5 WHERE conversation_id = @group`, nil},
+		{"direct", "direct", `DELETE FROM participants WHERE user_id = (SELECT min(user_id::text)::uuid FROM participants) AND conversation_id = @direct`, nil},
+		{"direct", "direct", `INSERT INTO participants SELECT @direct, id, 'member', now(), 1 FROM users WHERE username = 'user2'`, nil},
+		{"direct", "direct", `DELETE FROM direct_conversations`, nil},
+		{"direct", "direct", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, conversation_id FROM direct_conversations`, nil},
+		{"pair", "group", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, @group FROM direct_conversations`, nil},
+		{"pair", "other", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, @other FROM direct_conversations`, nil},
+	} {
+		t.Run(tt.sql, func(t *testing.T) {
+			t.Parallel()
+			s := storetest.New(t)
+			u := users(t, s, 3)
+			direct, _, err := s.CreateConversation(t.Context(), chat.NewConversation{Kind: chat.Direct, Creator: u[0], Users: u[1:2]}, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g := group(t, s, now, u[:2]...)
+			post(t, s, direct.ID, u[0], 2)
+			post(t, s, g.ID, u[1], 2)
+			storetest.Check(t, s)
+
+			places := map[string]chat.ID{"direct": direct.ID, "group": g.ID, "other": chat.NewID()}
+			sql := tt.sql
+			for name, id := range places {
+				sql = strings.ReplaceAll(sql, "@"+name, "'"+id.String()+"'::uuid")
+			}
+			exec(t, s, "DO $$ BEGIN "+sql+"; END $$")
+			found, err := s.Verify(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(found, func(v store.Violation) bool {
+				return v.Rule == tt.rule && v.Conversation == places[tt.where] && v.Detail != ""
+			}) {
+				t.Errorf("found %v, want %s in %s", found, tt.rule, tt.where)
+			}
+			for _, v := range found {
+				if v.Rule != tt.rule && !slices.Contains(tt.also, v.Rule) {
+					t.Errorf("found %v too", v)
+				}
+			}
+		})
+	}
+	t.Run("connection", func(t *testing.T) {
+		s := storetest.New(t)
+		s.Close()
+		_, err := s.Verify(t.Context())
+		wantError(t, err, chat.Unavailable, "")
+	})
+}
