@@ -155,5 +155,3 @@ func (h *Hook) Revoke(user, login chat.ID) {
 	}
 }
 
-// now is the time that is told to clients.
-func (h *Hook) now() time.Time { return h.o.Chat.Now() }
