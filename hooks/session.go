@@ -153,4 +153,3 @@ func (h *Hook) Revoke(user, login chat.ID) {
 		}
 	}
 }
-
