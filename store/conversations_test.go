@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
@@ -180,13 +181,16 @@ func wantRaced(t *testing.T, err error) chat.ID {
 	return e.Existing
 }
 
+const manyUsersSQL = `
+INSERT INTO users (id, username, display_name, password_hash, created_at)
+SELECT gen_random_uuid(), 'many' || i, '', '', now() FROM generate_series(1, $1) AS i`
+
 // The largest group there may be: in one go, complete for who opens it, short in
 // a list.
 func TestLargeGroup(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
-	exec(t, s, `INSERT INTO users (id, username, display_name, password_hash, created_at)
-SELECT gen_random_uuid(), 'user' || i, '', '', now() FROM generate_series(1, $1) AS i`, chat.MaxGroupMembers)
+	exec(t, s, manyUsersSQL, chat.MaxGroupMembers)
 	all := listIDs(t, s, `SELECT array_agg(id ORDER BY id) FROM users`)
 	creator, others := all[4711], slices.Delete(slices.Clone(all), 4711, 4712)
 	c, e, err := s.CreateConversation(t.Context(), chat.NewConversation{Kind: chat.Group, Creator: creator, Users: others}, now)
@@ -195,6 +199,16 @@ SELECT gen_random_uuid(), 'user' || i, '', '', now() FROM generate_series(1, $1)
 	}
 	if len(c.Participants) != chat.MaxGroupMembers || c.ParticipantCount != chat.MaxGroupMembers || len(e.UserIDs) != chat.MaxGroupMembers {
 		t.Errorf("%d participants, count %d, %d in the event", len(c.Participants), c.ParticipantCount, len(e.UserIDs))
+	}
+	// Each user is looked up once, though there are no statistics yet: once it was
+	// each against each, and took seconds.
+	text := make([]string, len(all))
+	for i, id := range all {
+		text[i] = id.String()
+	}
+	p := explain(t, s, false, store.MissingUserSQL, pgx.NamedArgs{"ids": "{" + strings.Join(text, ",") + "}"})
+	if rows, by := p.read("users"); rows != chat.MaxGroupMembers {
+		t.Errorf("looking for missing users reads %v by %s", rows, by)
 	}
 	for i, p := range c.Participants {
 		if p.UserID != all[i] || (p.Role == chat.Owner) != (p.UserID == creator) {

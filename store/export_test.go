@@ -19,5 +19,6 @@ const (
 	GetMessageSQL     = getMessageSQL
 	ReadLogSQL        = readLogSQL
 	ListConversations = listConversationsSQL
+	MissingUserSQL    = missingUserSQL
 	SearchUsersSQL    = searchUsersSQL
 )

@@ -43,10 +43,7 @@ type Options struct {
 
 // Store is a database of Parley's. It implements chat.Store and identity.Store,
 // and is safe for concurrent use.
-type Store struct {
-	pool *pgxpool.Pool
-	log  *slog.Logger
-}
+type Store struct{ pool *pgxpool.Pool }
 
 // Open connects to a database and returns when it has answered. It does not
 // migrate: see Migrate.
@@ -85,7 +82,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	return &Store{pool: pool, log: log}, nil
+	return &Store{pool}, nil
 }
 
 // Close ends all connections, once the calls under way have returned.

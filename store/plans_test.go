@@ -143,8 +143,7 @@ func TestPagesUseTheKey(t *testing.T) {
 		}
 	})
 	t.Run("search", func(t *testing.T) {
-		exec(t, s, `INSERT INTO users (id, username, display_name, password_hash, created_at)
-SELECT gen_random_uuid(), 'many' || i, '', '', now() FROM generate_series(1, 10000) AS i`)
+		exec(t, s, manyUsersSQL, 10_000)
 		exec(t, s, `ANALYZE users`)
 		for _, generic := range []bool{false, true} {
 			p := explain(t, s, generic, store.SearchUsersSQL, pgx.NamedArgs{"prefix": "many5", "prefix_end": "many5\U0010ffff", "after": "many55", "limit": 20})
