@@ -31,21 +31,24 @@ func TestCreateConversation(t *testing.T) {
 		want chat.Conversation
 	}{
 		{
-			"direct", chat.NewConversation{Kind: chat.Direct, Creator: bob.ID, Users: []chat.ID{ann.ID}},
+			"direct",
+			chat.NewConversation{Kind: chat.Direct, Creator: bob.ID, Users: []chat.ID{ann.ID}},
 			chat.Conversation{
 				Kind: chat.Direct, CreatedBy: bob.ID, ParticipantCount: 2,
 				Participants: []chat.Participant{member(ann, chat.GroupMember), member(bob, chat.GroupMember)},
 			},
 		},
 		{
-			"group", chat.NewConversation{Kind: chat.Group, Title: `Ünïcode "🦊" <&>` + "\u2028", Creator: bob.ID, Users: []chat.ID{ann.ID}},
+			"group",
+			chat.NewConversation{Kind: chat.Group, Title: `Ünïcode "🦊" <&>` + "\u2028", Creator: bob.ID, Users: []chat.ID{ann.ID}},
 			chat.Conversation{
 				Kind: chat.Group, Title: `Ünïcode "🦊" <&>` + "\u2028", CreatedBy: bob.ID, ParticipantCount: 2,
 				Participants: []chat.Participant{member(ann, chat.GroupMember), member(bob, chat.Owner)},
 			},
 		},
 		{
-			"group of one", chat.NewConversation{Kind: chat.Group, Creator: ann.ID},
+			"group of one",
+			chat.NewConversation{Kind: chat.Group, Creator: ann.ID},
 			chat.Conversation{Kind: chat.Group, CreatedBy: ann.ID, ParticipantCount: 1, Participants: []chat.Participant{member(ann, chat.Owner)}},
 		},
 	} {

@@ -92,15 +92,19 @@ func (s *Store) CheckVersion(ctx context.Context) error {
 	case have > want:
 		return newerSchema(op, have, want)
 	case have < want:
-		return &chat.Error{Code: chat.Invalid, Op: op, Field: "database",
-			Msg: fmt.Sprintf("has schema version %d and this parley needs %d; run parley migrate", have, want)}
+		return &chat.Error{
+			Code: chat.Invalid, Op: op, Field: "database",
+			Msg: fmt.Sprintf("has schema version %d and this parley needs %d; run parley migrate", have, want),
+		}
 	}
 	return nil
 }
 
 func newerSchema(op string, have, want int64) error {
-	return &chat.Error{Code: chat.Invalid, Op: op, Field: "database",
-		Msg: fmt.Sprintf("has schema version %d, made by a newer parley; this one knows versions up to %d: start the newer one", have, want)}
+	return &chat.Error{
+		Code: chat.Invalid, Op: op, Field: "database",
+		Msg: fmt.Sprintf("has schema version %d, made by a newer parley; this one knows versions up to %d: start the newer one", have, want),
+	}
 }
 
 func versionOf(ctx context.Context, config *pgx.ConnConfig) (int64, error) {

@@ -173,8 +173,10 @@ func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect 
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return &chat.Error{Code: chat.Unavailable, Op: op, Field: "database", Err: fmt.Errorf("%w: %w", context.Cause(ctx), err),
-				Msg: "did not answer within " + time.Since(start).Round(time.Millisecond).String() + ": " + reason(err)}
+			return &chat.Error{
+				Code: chat.Unavailable, Op: op, Field: "database", Err: fmt.Errorf("%w: %w", context.Cause(ctx), err),
+				Msg: "did not answer within " + time.Since(start).Round(time.Millisecond).String() + ": " + reason(err),
+			}
 		}
 	}
 }
@@ -208,6 +210,8 @@ func checkServer(c *pgx.Conn) error {
 	if err != nil || major >= OldestServer { // one that doesn't say is given a try
 		return nil
 	}
-	return &chat.Error{Code: chat.Invalid, Op: "store.Open", Field: "database",
-		Msg: fmt.Sprintf("is PostgreSQL %s; Parley needs %d or newer", version, OldestServer)}
+	return &chat.Error{
+		Code: chat.Invalid, Op: "store.Open", Field: "database",
+		Msg: fmt.Sprintf("is PostgreSQL %s; Parley needs %d or newer", version, OldestServer),
+	}
 }
