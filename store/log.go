@@ -40,9 +40,6 @@ ORDER BY c.id`
 
 // ListPositions implements chat.Store; the order is that of the conversations' ids.
 func (s *Store) ListPositions(ctx context.Context, user chat.ID) ([]chat.Position, error) {
-	all, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (p chat.Position, err error) {
-		err = row.Scan(&p.ConversationID, &p.LastSeq)
-		return p, err
-	}, listPositionsSQL, pgx.NamedArgs{"user_id": user})
+	all, err := collect(ctx, s.pool, scanPosition, listPositionsSQL, pgx.NamedArgs{"user_id": user})
 	return all, translate("store.ListPositions", err)
 }

@@ -42,15 +42,15 @@ WITH locked AS MATERIALIZED (
 SELECT id, base, last_event_at FROM moved`
 
 const lookupSQL = `
-SELECT e.conversation_id, e.seq, e.id, e.sender_id, e.client_msg_id, e.created_at, e.edited_at, e.deleted_at, e.content, e.detail
-FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS k(conversation_id, sender_id, client_msg_id)
+SELECT e.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS k (conversation_id, sender_id, client_msg_id)
 CROSS JOIN LATERAL (
-  SELECT * FROM events x WHERE x.conversation_id = k.conversation_id AND x.sender_id = k.sender_id AND x.client_msg_id = k.client_msg_id
+  SELECT ` + eventColumns + ` FROM events x
+  WHERE x.conversation_id = k.conversation_id AND x.sender_id = k.sender_id AND x.client_msg_id = k.client_msg_id
 ) e`
 
 const findResentSQL = `
-SELECT conversation_id, seq, id, sender_id, client_msg_id, created_at, edited_at, deleted_at, content, detail
-FROM events WHERE conversation_id = $1 AND sender_id = $2 AND client_msg_id BETWEEN $3 AND $4
+SELECT ` + eventColumns + ` FROM events
+WHERE conversation_id = $1 AND sender_id = $2 AND client_msg_id BETWEEN $3 AND $4
 ORDER BY client_msg_id DESC LIMIT 1`
 
 // errRepeat says that a key of the batch is in the log already: nothing was stored.
@@ -274,17 +274,11 @@ func (s *statement) lookup(ctx context.Context, pending []*chat.Append) (map[eve
 	if err := s.acquire(ctx); err != nil {
 		return nil, err
 	}
-	var conversations, senders, keys [][16]byte
-	for _, a := range pending {
-		conversations = append(conversations, a.Event.ConversationID)
-		senders = append(senders, a.Event.SenderID)
-		keys = append(keys, a.Event.ClientMsgID)
+	conversations, senders, keys := make([]chat.ID, len(pending)), make([]chat.ID, len(pending)), make([]chat.ID, len(pending))
+	for i, a := range pending {
+		conversations[i], senders[i], keys[i] = a.Event.ConversationID, a.Event.SenderID, a.Event.ClientMsgID
 	}
-	rows, err := s.conn.Query(ctx, lookupSQL, conversations, senders, keys)
-	if err != nil {
-		return nil, translate("store.lookup", err)
-	}
-	events, err := pgx.CollectRows(rows, scanFirst)
+	events, err := collect(ctx, s.conn, scanEvent, lookupSQL, conversations, senders, keys)
 	if err != nil {
 		return nil, translate("store.lookup", err)
 	}
@@ -304,11 +298,7 @@ func (s *statement) findResent(ctx context.Context, e *chat.Event) (*chat.Event,
 	last := chat.ResendLast(e.ClientMsgID)
 	first := last
 	clear(first[9:])
-	rows, err := s.conn.Query(ctx, findResentSQL, [16]byte(e.ConversationID), [16]byte(e.SenderID), [16]byte(first), [16]byte(last))
-	if err != nil {
-		return nil, translate("store.findResent", err)
-	}
-	m, err := pgx.CollectExactlyOneRow(rows, scanFirst)
+	m, err := collectOne(ctx, s.conn, scanEvent, findResentSQL, e.ConversationID, e.SenderID, first, last)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, nil
@@ -316,27 +306,4 @@ func (s *statement) findResent(ctx context.Context, e *chat.Event) (*chat.Event,
 		return nil, translate("store.findResent", err)
 	}
 	return &m, nil
-}
-
-// scanFirst reads a row of lookupSQL or findResentSQL.
-func scanFirst(row pgx.CollectableRow) (chat.Event, error) {
-	e := chat.Event{Type: chat.EventMessage}
-	var conversation, id, sender, key [16]byte
-	var edited, deleted *time.Time
-	var detail *chat.EventDetail
-	err := row.Scan(&conversation, &e.Seq, &id, &sender, &key, &e.CreatedAt, &edited, &deleted, &e.Content, &detail)
-	if err != nil {
-		return e, err
-	}
-	e.ConversationID, e.ID, e.SenderID, e.ClientMsgID = conversation, id, sender, key
-	if edited != nil {
-		e.EditedAt = *edited
-	}
-	if deleted != nil {
-		e.DeletedAt = *deleted
-	}
-	if detail != nil {
-		e.EventDetail = *detail
-	}
-	return e, nil
 }

@@ -1,0 +1,309 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/parleymq/parley/chat"
+)
+
+var _ chat.SessionStore = (*Store)(nil)
+
+// packetIDAfterCrash is where packet identifiers go on when the end of the last
+// connection was not saved: half a circle away, so that none that may be on its
+// way, and is not known, is used for something else. At QoS 2 the client would
+// take that for a repeat, and drop it.
+const packetIDAfterCrash = `1 + (next_packet_id + 32766) % 65535`
+
+const findSessionSQL = `
+SELECT id, epoch, coalesce(expires_at <= @now, false), subscriptions, inflight,
+  CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END
+FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
+
+const deleteSessionSQL = `DELETE FROM sessions WHERE id = @id`
+
+const createSessionSQL = `
+INSERT INTO sessions (id, user_id, client_id, node, created_at, connected_at, expiry_seconds)
+VALUES (@id, @user_id, @client_id, @node, @now, @now, @expiry) ON CONFLICT ON CONSTRAINT sessions_device DO NOTHING`
+
+const takeSessionSQL = `
+UPDATE sessions SET epoch = epoch + 1, node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL,
+  inflight = '[]', next_packet_id = @next_packet_id
+WHERE id = @id RETURNING epoch`
+
+// The cursors of a session, with how far each log reaches; what was joined later
+// than it subscribed counts from joining.
+const sessionCursorsSQL = `
+SELECT p.conversation_id, coalesce(s.seq, p.joined_seq - 1), c.last_seq
+FROM participants p JOIN conversations c ON c.id = p.conversation_id
+LEFT JOIN session_cursors s ON s.session_id = @id AND s.conversation_id = p.conversation_id
+WHERE p.user_id = @user_id`
+
+const trimSessionsSQL = `
+DELETE FROM sessions WHERE id IN (
+  SELECT id FROM sessions WHERE user_id = @user_id AND expires_at IS NOT NULL
+  ORDER BY connected_at DESC OFFSET @keep
+)`
+
+// foundSession is a row of findSessionSQL.
+type foundSession struct {
+	chat.SessionState
+	expired bool
+}
+
+func scanSession(row pgx.CollectableRow) (f foundSession, err error) {
+	var next int32
+	err = row.Scan(&f.ID, &f.Epoch, &f.expired, &f.Subscriptions, &f.Inflight, &next)
+	f.NextPacketID = uint16(next)
+	return f, err
+}
+
+// TakeSession implements chat.SessionStore.
+func (s *Store) TakeSession(ctx context.Context, t chat.SessionTake) (*chat.SessionState, error) {
+	const op = "store.TakeSession"
+	for range 3 {
+		state, err := s.takeSession(ctx, t)
+		if !errors.Is(err, errTaken) {
+			return state, translate(op, err)
+		}
+	}
+	return nil, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "the device connects too often at once; try again"}
+}
+
+// errTaken says that another connection of the device made the session just now.
+var errTaken = errors.New("session made by another connection")
+
+func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.SessionState, error) {
+	var state *chat.SessionState
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		args := pgx.NamedArgs{
+			"user_id": t.UserID, "client_id": t.ClientID, "node": t.Node, "now": t.Now, "expiry": int64(t.Expiry / time.Second),
+		}
+		found, err := collectOne(ctx, tx, scanSession, findSessionSQL, args)
+		exists := err == nil
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		if exists && (t.CleanStart || found.expired) {
+			if _, err := tx.Exec(ctx, deleteSessionSQL, pgx.NamedArgs{"id": found.ID}); err != nil {
+				return err
+			}
+			exists = false
+		}
+		if !exists {
+			state, err = createSession(ctx, tx, t, args)
+			return err
+		}
+		state = &found.SessionState
+		state.Present = true
+		args["id"], args["next_packet_id"] = state.ID, int32(state.NextPacketID)
+		if err := tx.QueryRow(ctx, takeSessionSQL, args).Scan(&state.Epoch); err != nil {
+			return err
+		}
+		state.Cursors, err = collect(ctx, tx, scanCursor, sessionCursorsSQL, args)
+		return err
+	})
+	return state, err
+}
+
+func createSession(ctx context.Context, tx pgx.Tx, t chat.SessionTake, args pgx.NamedArgs) (*chat.SessionState, error) {
+	if t.Expiry == 0 {
+		return &chat.SessionState{NextPacketID: 1}, nil
+	}
+	state := &chat.SessionState{ID: chat.NewID(), Epoch: 1, NextPacketID: 1}
+	args["id"] = state.ID
+	tag, err := tx.Exec(ctx, createSessionSQL, args)
+	if err != nil {
+		return nil, err
+	}
+	if tag.RowsAffected() == 0 {
+		return nil, errTaken
+	}
+	_, err = tx.Exec(ctx, trimSessionsSQL, pgx.NamedArgs{"user_id": t.UserID, "keep": chat.MaxUserSessions - 1})
+	return state, err
+}
+
+func scanCursor(row pgx.CollectableRow) (c chat.CursorState, err error) {
+	err = row.Scan(&c.ConversationID, &c.Acked, &c.LastSeq)
+	return c, err
+}
+
+const changeSubscriptionsSQL = `UPDATE sessions SET subscriptions = @subscriptions WHERE id = @id AND epoch = @epoch`
+
+const endCursorsSQL = `DELETE FROM session_cursors WHERE session_id = @id AND (@all OR conversation_id = ANY(@conversations))`
+
+const beginCursorsSQL = `
+INSERT INTO session_cursors (session_id, conversation_id, seq)
+SELECT @id, p.conversation_id, c.last_seq FROM participants p JOIN conversations c ON c.id = p.conversation_id
+WHERE p.user_id = @user_id AND (@all OR p.conversation_id = ANY(@conversations))
+ON CONFLICT DO NOTHING`
+
+// ChangeSubscriptions implements chat.SessionStore. The ends that it returns are
+// read in the snapshot that the cursors were made from.
+func (s *Store) ChangeSubscriptions(ctx context.Context, c chat.SubscriptionChange) ([]chat.Position, error) {
+	const op = "store.ChangeSubscriptions"
+	if c.Subscriptions == nil {
+		c.Subscriptions = []chat.SubscriptionState{}
+	}
+	var ends []chat.Position
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+		args := pgx.NamedArgs{"id": c.SessionID, "epoch": c.Epoch, "user_id": c.UserID, "subscriptions": c.Subscriptions}
+		tag, err := tx.Exec(ctx, changeSubscriptionsSQL, args)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return sessionGone(op)
+		}
+		for _, step := range []struct {
+			sql           string
+			all           bool
+			conversations []chat.ID
+		}{{endCursorsSQL, c.EndAll, c.End}, {beginCursorsSQL, c.All, c.Begin}} {
+			if !step.all && len(step.conversations) == 0 {
+				continue
+			}
+			args["all"], args["conversations"] = step.all, step.conversations
+			if _, err := tx.Exec(ctx, step.sql, args); err != nil {
+				return err
+			}
+		}
+		if c.All || len(c.Begin) > 0 {
+			ends, err = collect(ctx, tx, scanPosition, listPositionsSQL, args)
+		}
+		return err
+	})
+	return ends, translate(op, err)
+}
+
+// sessionGone is the answer to a connection that writes after another one of the
+// same device has taken the session.
+func sessionGone(op string) error {
+	return &chat.Error{Code: chat.Conflict, Op: op, Msg: "the session was taken over by another connection, or ended"}
+}
+
+func scanPosition(row pgx.CollectableRow) (p chat.Position, err error) {
+	err = row.Scan(&p.ConversationID, &p.LastSeq)
+	return p, err
+}
+
+const saveCursorsSQL = `
+INSERT INTO session_cursors (session_id, conversation_id, seq)
+SELECT s.id, u.conversation_id, u.seq
+FROM unnest(@sessions::uuid[], @epochs::int8[], @conversations::uuid[], @seqs::int8[]) AS u (session_id, epoch, conversation_id, seq)
+JOIN sessions s ON s.id = u.session_id AND s.epoch = u.epoch
+ORDER BY s.id, u.conversation_id
+ON CONFLICT ON CONSTRAINT session_cursors_key DO UPDATE SET seq = excluded.seq WHERE session_cursors.seq < excluded.seq`
+
+const savePacketIDsSQL = `
+UPDATE sessions s SET next_packet_id = u.next FROM unnest(@sessions::uuid[], @epochs::int8[], @nexts::int4[]) AS u (id, epoch, next)
+WHERE s.id = u.id AND s.epoch = u.epoch`
+
+// SaveCursors implements chat.SessionStore. No cursor may be named twice.
+func (s *Store) SaveCursors(ctx context.Context, updates []chat.CursorUpdate, packetIDs []chat.PacketIDUpdate) error {
+	const op = "store.SaveCursors"
+	if len(updates) > 0 {
+		if _, err := s.pool.Exec(ctx, saveCursorsSQL, cursorArgs(updates)); err != nil {
+			return translate(op, err)
+		}
+	}
+	if len(packetIDs) == 0 {
+		return nil
+	}
+	sessions, epochs, nexts := make([]chat.ID, len(packetIDs)), make([]int64, len(packetIDs)), make([]int32, len(packetIDs))
+	for i, p := range packetIDs {
+		sessions[i], epochs[i], nexts[i] = p.SessionID, p.Epoch, int32(p.Next)
+	}
+	_, err := s.pool.Exec(ctx, savePacketIDsSQL, pgx.NamedArgs{"sessions": sessions, "epochs": epochs, "nexts": nexts})
+	return translate(op, err)
+}
+
+func cursorArgs(updates []chat.CursorUpdate) pgx.NamedArgs {
+	sessions, conversations := make([]chat.ID, len(updates)), make([]chat.ID, len(updates))
+	epochs, seqs := make([]int64, len(updates)), make([]int64, len(updates))
+	for i, u := range updates {
+		sessions[i], epochs[i], conversations[i], seqs[i] = u.SessionID, u.Epoch, u.ConversationID, u.Acked
+	}
+	return pgx.NamedArgs{"sessions": sessions, "epochs": epochs, "conversations": conversations, "seqs": seqs}
+}
+
+const partSessionSQL = `
+UPDATE sessions SET expiry_seconds = @expiry, expires_at = @expires_at, inflight = @inflight, next_packet_id = @next_packet_id
+WHERE id = @id AND epoch = @epoch`
+
+const endSessionSQL = `DELETE FROM sessions WHERE id = @id AND epoch = @epoch`
+
+// PartSession implements chat.SessionStore.
+func (s *Store) PartSession(ctx context.Context, p chat.SessionPart) error {
+	const op = "store.PartSession"
+	if p.Inflight == nil {
+		p.Inflight = []chat.InflightState{}
+	}
+	seconds := int64(p.Expiry / time.Second)
+	args := pgx.NamedArgs{
+		"id": p.ID, "epoch": p.Epoch, "expiry": seconds, "expires_at": p.Now.Add(p.Expiry),
+		"inflight": p.Inflight, "next_packet_id": int32(max(1, p.NextPacketID)),
+	}
+	if seconds == 0 {
+		tag, err := s.pool.Exec(ctx, endSessionSQL, args)
+		return parted(op, tag.RowsAffected(), err)
+	}
+	updates := make([]chat.CursorUpdate, len(p.Cursors))
+	for i, c := range p.Cursors {
+		updates[i] = chat.CursorUpdate{SessionID: p.ID, Epoch: p.Epoch, ConversationID: c.ConversationID, Acked: c.Acked}
+	}
+	var rows int64
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, partSessionSQL, args)
+		if rows = tag.RowsAffected(); err != nil || rows == 0 || len(updates) == 0 {
+			return err
+		}
+		_, err = tx.Exec(ctx, saveCursorsSQL, cursorArgs(updates))
+		return err
+	})
+	return parted(op, rows, err)
+}
+
+func parted(op string, rows int64, err error) error {
+	if err == nil && rows == 0 {
+		return sessionGone(op)
+	}
+	return translate(op, err)
+}
+
+const releaseSessionsSQL = `
+UPDATE sessions SET expires_at = @now::timestamptz + make_interval(secs => expiry_seconds), next_packet_id = ` + packetIDAfterCrash + `
+WHERE expires_at IS NULL AND node = @node`
+
+// ReleaseSessions implements chat.SessionStore.
+func (s *Store) ReleaseSessions(ctx context.Context, node string, now time.Time) (int64, error) {
+	tag, err := s.pool.Exec(ctx, releaseSessionsSQL, pgx.NamedArgs{"node": node, "now": now})
+	return tag.RowsAffected(), translate("store.ReleaseSessions", err)
+}
+
+const deleteExpiredSessionsSQL = `
+DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at <= @now ORDER BY expires_at LIMIT @limit FOR UPDATE SKIP LOCKED)`
+
+// DeleteExpiredSessions implements chat.SessionStore.
+func (s *Store) DeleteExpiredSessions(ctx context.Context, now time.Time, limit int) (int64, error) {
+	tag, err := s.pool.Exec(ctx, deleteExpiredSessionsSQL, pgx.NamedArgs{"now": now, "limit": limit})
+	return tag.RowsAffected(), translate("store.DeleteExpiredSessions", err)
+}
+
+const readEventsSQL = `
+SELECT ` + eventColumns + ` FROM events e
+WHERE (e.conversation_id, e.seq) IN (SELECT * FROM unnest(@conversations::uuid[], @seqs::int8[]))
+AND EXISTS (SELECT FROM participants p WHERE p.conversation_id = e.conversation_id AND p.user_id = @user_id AND p.joined_seq <= e.seq)`
+
+// ReadEvents implements chat.SessionStore.
+func (s *Store) ReadEvents(ctx context.Context, user chat.ID, refs []chat.EventRef) ([]chat.Event, error) {
+	conversations, seqs := make([]chat.ID, len(refs)), make([]int64, len(refs))
+	for i, r := range refs {
+		conversations[i], seqs[i] = r.ConversationID, r.Seq
+	}
+	events, err := collect(ctx, s.pool, scanEvent, readEventsSQL, pgx.NamedArgs{"user_id": user, "conversations": conversations, "seqs": seqs})
+	return events, translate("store.ReadEvents", err)
+}
