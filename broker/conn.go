@@ -31,6 +31,8 @@ type Conn struct {
 	Client *mqtt.Client // set once, in OnConnect, on the reader's goroutine
 	State  any          // the hooks' own, set with Client
 
+	intake *Intake // set with Client, by NewIntake; nil before
+
 	framing   framing      // owned by the reader
 	idle      atomic.Int64 // read deadline that mochi asked for, in Unix nanoseconds; 0: none
 	connected atomic.Bool  // CONNECT was accepted

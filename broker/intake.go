@@ -2,6 +2,7 @@ package broker
 
 import (
 	"sync"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -30,6 +31,7 @@ type Intake struct {
 type Publish struct {
 	chat.Append
 	Topic    chat.Topic
+	Name     string // of the topic, as it was sent, if Topic is zero because it is none of the contract's
 	PacketID uint16 // 0 at QoS 0
 	QoS      byte
 	Err      error // outcome
@@ -42,7 +44,28 @@ type Publish struct {
 // goroutine and without locks, for each refusal that the acknowledgement cannot
 // express: at QoS 0, and in MQTT 3.1.1.
 func NewIntake(c *Conn, refused func(*Publish)) *Intake {
-	return &Intake{conn: c, limit: c.limits.ReceiveMaximum, refused: refused, room: make(chan struct{}, 1)}
+	in := &Intake{conn: c, limit: c.limits.ReceiveMaximum, refused: refused, room: make(chan struct{}, 1)}
+	c.intake = in
+	return in
+}
+
+// drain waits until every publish has its outcome, the limit passes, or the window
+// is closed. The reader has returned, so that none is added.
+func (in *Intake) drain(limit time.Duration) {
+	timeout := time.After(limit)
+	for {
+		in.mu.Lock()
+		empty := in.closed || in.head == len(in.waiting)
+		in.mu.Unlock()
+		if empty {
+			return
+		}
+		select {
+		case <-in.room:
+		case <-timeout:
+			return
+		}
+	}
 }
 
 // Begin takes a place in the window for a publish. While the window is full it

@@ -12,6 +12,7 @@ type Limits struct {
 	PacketTimeout    time.Duration // from the first to the last byte of a packet [30 s]
 	WriteTimeout     time.Duration // for the peer to take what is written; then it is cut off [30 s]
 	Linger           time.Duration // for a closing connection's last packets to be taken [1 s]
+	Drain            time.Duration // for the publishes on their way to be stored when the server stops [3 s]
 	HighWater        int           // bytes waiting to be written from which publications wait in the log [128 KiB]
 	MaxBuffer        int           // bytes waiting to be written that cut a connection off [1 MiB]
 }
@@ -26,6 +27,7 @@ func (l Limits) WithDefaults() Limits {
 	def(&l.PacketTimeout, 30*time.Second)
 	def(&l.WriteTimeout, 30*time.Second)
 	def(&l.Linger, time.Second)
+	def(&l.Drain, 3*time.Second)
 	def(&l.HighWater, 128<<10)
 	def(&l.MaxBuffer, 1<<20)
 	return l

@@ -141,6 +141,10 @@ func (s *Server) serve(conn *Conn, listener string) {
 	err := s.establish(conn, listener)
 	if cl := conn.Client; cl != nil {
 		s.mochi.Clients.Delete(cl.ID) // mochi forgets to, where CONNACK could not be written
+		if s.isClosing() {
+			conn.intake.drain(s.limits.Drain) // what was taken is still acknowledged
+			conn.DisconnectCode(packets.ErrServerShuttingDown.Code, "the server is stopping; connect again in a moment")
+		}
 		s.hook.Ended(conn, err)
 	}
 	conn.finish()
@@ -149,6 +153,12 @@ func (s *Server) serve(conn *Conn, listener string) {
 	s.mu.Unlock()
 	s.metrics.connections.Dec()
 	s.logger.Debug("connection ended", "remote", conn.RemoteAddr().String(), "err", err)
+}
+
+func (s *Server) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
 }
 
 // establish gives the connection to mochi. A packet that makes mochi or a hook
@@ -164,9 +174,10 @@ func (s *Server) establish(conn *Conn, listener string) (err error) {
 	return s.mochi.EstablishConnection(listener, conn)
 }
 
-// Shutdown tells every client that the server is going away (0x8B), and waits
-// until all connections are closed or ctx ends; what is left is cut off then. The
-// listeners must be closed before.
+// Shutdown reads no more packets, waits for the publishes on their way to be
+// stored and acknowledged (Limits.Drain), tells every client that the server is
+// going away (0x8B), and returns when all connections are closed or ctx ends; what
+// is left is cut off then. The listeners must be closed before.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
@@ -176,7 +187,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	for _, c := range open {
-		c.DisconnectCode(packets.ErrServerShuttingDown.Code, "the server is stopping; connect again in a moment")
+		_ = c.Close() // nothing more is read; serve does the rest
 	}
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }() // ends with the last connection
