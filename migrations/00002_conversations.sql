@@ -33,7 +33,9 @@ CREATE TABLE participants (
     read_at         timestamptz,
     CONSTRAINT participants_key PRIMARY KEY (conversation_id, user_id)
 );
-CREATE INDEX participants_user_id ON participants (user_id);
+-- Both columns, as in the key: with user_id alone, the planner may take this index
+-- to look for one participant, and read all conversations of a user with many.
+CREATE INDEX participants_user_id ON participants (user_id, conversation_id);
 
 -- +goose Down
 DROP TABLE participants, direct_conversations, conversations;
