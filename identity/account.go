@@ -34,16 +34,27 @@ func ValidateEmail(s string) error {
 	return nil
 }
 
+// normalEmail returns an address as it is stored and looked up: in lower case. It is
+// checked before, since ToLower mends invalid UTF-8, and after, since it may lengthen.
+func normalEmail(s string) (string, error) {
+	if err := ValidateEmail(s); err != nil {
+		return "", err
+	}
+	s = strings.ToLower(s)
+	return s, ValidateEmail(s)
+}
+
 // Register makes an account. Invalid names the field; Conflict with Field
 // "username" or "email" if that is taken; Quota and Unavailable as VerifyPassword.
 func (s *Service) Register(ctx context.Context, n NewUser) (*chat.User, error) {
-	n.Email = strings.ToLower(n.Email)
 	if n.DisplayName == "" {
 		n.DisplayName = n.Username
 	}
 	checks := []error{chat.ValidateUsername(n.Username), ValidatePassword(n.Password), chat.ValidateDisplayName(n.DisplayName)}
 	if n.Email != "" {
-		checks = append(checks, ValidateEmail(n.Email))
+		var err error
+		n.Email, err = normalEmail(n.Email)
+		checks = append(checks, err)
 	}
 	for _, err := range checks {
 		if err != nil {
@@ -187,8 +198,8 @@ func (s *Service) UpdateProfile(ctx context.Context, p chat.Principal, u Profile
 		change.DisplayName = u.DisplayName
 	}
 	if u.Email != nil {
-		email := strings.ToLower(*u.Email)
-		if err := ValidateEmail(email); err != nil {
+		email, err := normalEmail(*u.Email)
+		if err != nil {
 			return nil, err
 		}
 		change.Email = &email

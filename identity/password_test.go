@@ -145,6 +145,7 @@ func TestRegisterRefuses(t *testing.T) {
 		{"no mail", func(n *identity.NewUser) { n.Email = "bob" }, chat.Invalid, "email"},
 		{"two at signs", func(n *identity.NewUser) { n.Email = "bob@x@y" }, chat.Invalid, "email"},
 		{"line end in mail", func(n *identity.NewUser) { n.Email = "bob@x\r\nBcc: eve@y" }, chat.Invalid, "email"},
+		{"mail of other bytes", func(n *identity.NewUser) { n.Email = "bob\xff@example.org" }, chat.Invalid, "email"},
 		{"long mail", func(n *identity.NewUser) { n.Email = strings.Repeat("b", 250) + "@x.org" }, chat.Invalid, "email"},
 		{"short password", func(n *identity.NewUser) { n.Password = "1234567" }, chat.Invalid, "password"},
 		{"long password", func(n *identity.NewUser) { n.Password = strings.Repeat("x", 1025) }, chat.Invalid, "password"},
