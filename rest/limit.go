@@ -74,9 +74,9 @@ func (l *limiter) makeRoom(now time.Time) {
 		return
 	}
 	looked := 0
-	var any netip.Prefix
+	var last netip.Prefix
 	for p, e := range l.table { // map order is as good as random
-		any = p
+		last = p
 		if e.TokensAt(now) >= float64(l.rate.Burst) {
 			delete(l.table, p)
 		}
@@ -85,7 +85,7 @@ func (l *limiter) makeRoom(now time.Time) {
 		}
 	}
 	if len(l.table) >= maxAddresses {
-		delete(l.table, any)
+		delete(l.table, last)
 	}
 }
 

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -149,15 +151,13 @@ func humaProblem(status int, msg string, errs []error) *Problem {
 	default:
 		return problemOf(chat.Internal)
 	}
-	seen := map[string]bool{}
 	for _, err := range errs {
-		f := fieldError(err)
-		if seen[f.Field] || len(p.Errors) == maxFieldErrors {
-			continue // one complaint for each field is enough
-		}
-		seen[f.Field] = true
-		p.Errors = append(p.Errors, f)
+		p.Errors = append(p.Errors, fieldError(err))
 	}
+	// By name, since huma finds unknown fields in random order; one complaint for each.
+	slices.SortStableFunc(p.Errors, func(a, b FieldError) int { return strings.Compare(a.Field, b.Field) })
+	p.Errors = slices.CompactFunc(p.Errors, func(a, b FieldError) bool { return a.Field == b.Field })
+	p.Errors = p.Errors[:min(len(p.Errors), maxFieldErrors)]
 	if len(p.Errors) > 0 {
 		p.Detail = strings.TrimPrefix(p.Errors[0].Field+": "+p.Errors[0].Message, ": ")
 	}
@@ -189,11 +189,15 @@ func fieldError(err error) FieldError {
 			break
 		}
 	}
-	if name, ok := strings.CutPrefix(f.Message, "expected required property "); ok {
+	name, missing := strings.CutPrefix(f.Message, "expected required property ")
+	switch {
+	case missing:
 		name, _, _ = strings.Cut(name, " ")
 		f.Field, f.Message = strings.TrimPrefix(f.Field+"."+name, "body."), "is required"
-	} else if strings.HasPrefix(f.Message, "required ") {
+	case strings.HasPrefix(f.Message, "required "): // a parameter
 		f.Message = "is required"
+	case f.Message == validation.MsgUnexpectedProperty || f.Message == "unknown query parameter":
+		f.Message = "is not known here"
 	}
 	f.Field = clip(f.Field, 100)
 	return f

@@ -67,10 +67,10 @@ func (s *server) createUser(ctx context.Context, in *struct{ Body NewUser }) (*b
 
 func (s *server) searchUsers(ctx context.Context, in *userSearch) (*body[Page[User]], error) {
 	me := principal(ctx)
-	q := strings.ToLower(in.Q)
-	if len(q) > chat.MaxUsernameBytes || !utf8.ValidString(q) || strings.ContainsRune(q, 0) {
+	if len(in.Q) > chat.MaxUsernameBytes || !utf8.ValidString(in.Q) || strings.ContainsRune(in.Q, 0) {
 		return nil, &chat.Error{Code: chat.Invalid, Field: "q", Msg: "must have 1 to 32 bytes of UTF-8 without NUL"}
 	}
+	q := strings.ToLower(in.Q)
 	var after string
 	if in.Cursor != "" {
 		_, key, err := decodeCursor(in.Cursor, me.UserID, q, usersCursor)

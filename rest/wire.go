@@ -165,7 +165,8 @@ type Conversation struct {
 	Kind         chat.Kind     `json:"kind" enum:"direct,group"`
 	Title        string        `json:"title,omitempty" doc:"Groups only." example:"Rowing"`
 	CreatedAt    Time          `json:"createdAt"`
-	Participants []Participant `json:"participants" nullable:"false"`
+	Participants []Participant `json:"participants" nullable:"false" doc:"In a list only the first 20."`
+	MemberCount  int           `json:"participantCount" doc:"How many there are." example:"2"`
 	LastMessage  maybeMessage  `json:"lastMessage" doc:"null: none yet."`
 	UnreadCount  int64         `json:"unreadCount" doc:"Messages of others after what one has read." example:"3"`
 	HasUnread    bool          `json:"hasUnread"`
@@ -182,7 +183,7 @@ type Participant struct {
 
 func conversationOf(c *chat.Conversation) Conversation {
 	out := Conversation{
-		ID: idOf(c.ID), Kind: c.Kind, Title: c.Title, CreatedAt: Time(c.CreatedAt), Participants: []Participant{},
+		ID: idOf(c.ID), Kind: c.Kind, Title: c.Title, CreatedAt: Time(c.CreatedAt), Participants: []Participant{}, MemberCount: c.ParticipantCount,
 		UnreadCount: c.UnreadCount, HasUnread: c.UnreadCount > 0, LastReadAt: maybeTime{timeOf(c.LastReadAt)},
 	}
 	for _, p := range c.Participants {
