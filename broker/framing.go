@@ -12,6 +12,7 @@ var (
 	errPacketTooLarge = errors.New("packet larger than the limit")
 	errNotConnect     = errors.New("first packet is not CONNECT")
 	errMalformed      = errors.New("malformed remaining length")
+	errQoS            = errors.New("QoS 3 does not exist") // [MQTT-3.3.1-4]; mochi calls it a protocol error
 )
 
 // framing follows the packets in a stream of bytes, without copying them, so that
@@ -39,7 +40,7 @@ const (
 )
 
 // feed takes the next bytes of the stream. The error says why the connection must
-// end; it is one of the three above.
+// end; it is one of those above.
 func (f *framing) feed(b []byte, now time.Time) error {
 	for len(b) > 0 {
 		switch f.phase {
@@ -47,6 +48,9 @@ func (f *framing) feed(b []byte, now time.Time) error {
 			f.header, f.length, f.shift, f.phase, f.since = b[0], 0, 0, inLength, now
 			if !f.seen && f.header != packets.Connect<<4 {
 				return errNotConnect
+			}
+			if f.header>>4 == packets.Publish && f.header&6 == 6 {
+				return errQoS
 			}
 			b = b[1:]
 		case inLength:

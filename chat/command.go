@@ -25,7 +25,8 @@ type Command struct {
 // (after white space) with "{", or whose contentType is text/plain, is the text
 // of a message; one that does must be a JSON object with the fields of the
 // contract. Unknown fields are ignored, so that old servers and new clients get
-// on. The errors are Invalid and name the field and what it may be.
+// on. The errors are Invalid and name the field and what it may be; the result
+// holds the ClientMsgID even so, if it could be read.
 //
 // The result does not refer to payload.
 func ParseCommand(payload []byte, contentType string) (Command, error) {
@@ -50,8 +51,12 @@ func ParseCommand(payload []byte, contentType string) (Command, error) {
 		Emoji       string     `json:"emoji"`
 		Op          string     `json:"op"`
 	}
-	if err := json.Unmarshal(payload, &in); err != nil {
-		return Command{}, commandError(err)
+	err := json.Unmarshal(payload, &in)
+	if in.ClientMsgID != nil {
+		c.ClientMsgID, _ = ParseID(*in.ClientMsgID)
+	}
+	if err != nil {
+		return c, commandError(err)
 	}
 	if in.Type != nil {
 		c.Type = *in.Type
@@ -62,17 +67,20 @@ func ParseCommand(payload []byte, contentType string) (Command, error) {
 		text *string
 		id   *ID
 	}{{"clientMsgId", in.ClientMsgID, &c.ClientMsgID}, {"replyTo", in.ReplyTo, &c.ReplyTo}, {"messageId", in.MessageID, &c.MessageID}} {
-		if f.text != nil && !f.id.parse(*f.text) {
-			return Command{}, invalid(f.name, "must be a UUID in lower-case text")
+		if f.text == nil {
+			continue
+		}
+		if *f.id, err = ParseID(*f.text); err != nil {
+			return c, invalid(f.name, "must be a UUID in lower-case text")
 		}
 	}
 	if len(in.Attachments) > MaxAttachments {
-		return Command{}, invalid("attachments", "has "+itoa(len(in.Attachments))+" ids, limit "+itoa(MaxAttachments))
+		return c, invalid("attachments", "has "+itoa(len(in.Attachments))+" ids, limit "+itoa(MaxAttachments))
 	}
 	for _, text := range in.Attachments {
 		var id ID
 		if !id.parse(text) {
-			return Command{}, invalid("attachments", "must hold UUIDs in lower-case text")
+			return c, invalid("attachments", "must hold UUIDs in lower-case text")
 		}
 		c.Attachments = append(c.Attachments, id)
 	}

@@ -40,7 +40,9 @@ func (h *Hook) publish(c *connection, pk *packets.Packet) error {
 	if p == nil {
 		return nil // sent again, and answered by the first
 	}
-	if err == nil {
+	if err != nil {
+		p.Name = pk.TopicName
+	} else {
 		err = h.dispatch(c, p, pk)
 	}
 	if err != nil {
@@ -66,6 +68,7 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
 	}
 	cmd, err := chat.ParseCommand(pk.Payload, pk.Properties.ContentType)
+	p.Event.ClientMsgID = cmd.ClientMsgID // for the error object, if it is refused
 	if err != nil {
 		if _, member := h.o.Chat.Rosters.Require(c.ctx, p.Topic.ID, c.principal.UserID); member != nil {
 			return member // a stranger hears only that
@@ -74,7 +77,6 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 	}
 	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubmitTimeout, "hooks.submit")
 	defer cancel()
-	p.Event.ClientMsgID = cmd.ClientMsgID // for the error object, if it is refused
 	src := chat.Source{Session: c.hash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup}
 	return h.o.Chat.Submit(ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
 }
@@ -82,11 +84,12 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 // refused tells the client, on user/{me}/errors, why a publish was refused that
 // could not be answered otherwise (QoS 0 and MQTT 3.1.1).
 func (c *connection) refused(p *broker.Publish) {
-	body := map[string]any{
-		"type": "about:blank", "title": "publish refused", "code": chat.CodeOf(p.Err), "detail": chat.PublicMessage(p.Err),
-	}
+	topic := clip(p.Name, 200)
 	if p.Topic.Kind != 0 {
-		body["topic"] = p.Topic.String()
+		topic = p.Topic.String()
+	}
+	body := map[string]any{
+		"type": "about:blank", "title": "publish refused", "code": chat.CodeOf(p.Err), "detail": chat.PublicMessage(p.Err), "topic": topic,
 	}
 	if key := p.Event.ClientMsgID; !key.IsZero() {
 		body["clientMsgId"] = key
@@ -96,4 +99,15 @@ func (c *connection) refused(p *broker.Publish) {
 		return // of strings only: it cannot fail
 	}
 	c.session.Signal(delivery.NewSignalFrame(chat.Topic{Kind: chat.TopicErrors, ID: c.principal.UserID}, payload))
+}
+
+// clip returns s, or the beginning of it if that has more than n bytes.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
 }
