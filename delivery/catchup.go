@@ -98,18 +98,18 @@ func (s *Session) resume() {
 // turn, until there is none, or no room.
 func (s *Session) catchUp(ctx context.Context) {
 	for pause := 10 * time.Millisecond; ; {
-		t, after, limit := s.nextBehind(ctx)
-		if t == nil {
+		w, ok := s.nextBehind(ctx)
+		if !ok {
 			return
 		}
-		page, err := s.router.readPage(ctx, s.Principal.UserID, t.conversation, after, limit)
+		page, err := s.router.readPage(ctx, s.Principal.UserID, w.tail.conversation, w.after, w.limit)
+		s.take(w, page, err)
 		if err == nil || chat.CodeOf(err) == chat.NotFound {
-			s.take(t, page, err)
 			pause = 10 * time.Millisecond
 			continue
 		}
 		s.router.metrics.failures.Inc()
-		s.router.logger.Warn("reading the log failed; trying again", "conversation", t.conversation, "err", err)
+		s.router.logger.Warn("reading the log failed; trying again", "conversation", w.tail.conversation, "err", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause/2 + rand.N(pause)):
@@ -118,49 +118,63 @@ func (s *Session) catchUp(ctx context.Context) {
 	}
 }
 
-// nextBehind returns the tail whose turn it is, and what to read of its log. If
-// there is none, or no room, it returns nil and marks the catch-up as ended, in
-// the same instant in which that is certain.
-func (s *Session) nextBehind(ctx context.Context) (t *tail, after int64, limit int) {
+// work is one page to be read.
+type work struct {
+	tail  *tail
+	after int64
+	limit int
+	known int64 // what was known of the log before it was read
+}
+
+// nextBehind returns the page whose turn it is. If there is none, or no room, it
+// marks the catch-up as ended, in the same instant in which that is certain.
+func (s *Session) nextBehind(ctx context.Context) (w work, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.behind) == 0 || s.closed || s.stalled || s.window.full() || ctx.Err() != nil {
 		s.catching = false
-		return nil, 0, 0
+		return work{}, false
 	}
-	t = s.behind[0]
-	return t, t.sent, min(pageSize, s.window.limit-s.window.n)
+	t := s.behind[0]
+	return work{tail: t, after: t.sent, limit: min(pageSize, s.window.limit-s.window.n), known: t.known}, true
 }
 
-// take sends a page of t's log, as far as there is room.
-func (s *Session) take(t *tail, page []chat.Event, err error) {
+// take sends a page of a tail's log, as far as there is room. The page is
+// everything after w.after that the user may see, up to its own last event: where
+// it leaves numbers out, the user was not a member then.
+func (s *Session) take(w work, page []chat.Event, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	t := w.tail
 	if s.closed || len(s.behind) == 0 || s.behind[0] != t {
 		return
 	}
-	if err != nil { // no longer a member: nothing more of it is for this session
-		delete(s.tails, t.conversation)
+	if len(page) > 0 {
+		t.known = max(t.known, page[len(page)-1].Seq) // whatever does not fit now is not forgotten
 	}
 	for i := range page {
 		e := &page[i]
-		if t.joining {
-			t.sent, t.acked, t.joining = e.Seq-1, e.Seq-1, false
-		}
-		if e.Seq != t.sent+1 {
+		if e.Seq <= t.sent {
 			continue // the live side has sent it meanwhile
 		}
+		if t.joining {
+			t.acked, t.joining = e.Seq-1, false
+		}
+		t.sent = e.Seq - 1
 		if !s.send(t, NewEventFrame(e)) {
 			break
 		}
 		s.router.metrics.caughtUp.Inc()
 	}
-	s.behind = s.behind[1:]
-	if len(page) == 0 { // the log ends here for this user, whatever was heard of it
+	// Nothing to see, or no member any more: the log ends here for this user,
+	// unless more was heard of it while it was read. The place is kept, so that
+	// whoever is a member again goes on from there.
+	if (err == nil && len(page) == 0 || chat.CodeOf(err) == chat.NotFound) && t.known == w.known {
 		t.known = t.sent
 	}
+	s.behind = s.behind[1:]
 	if t.queued = t.known > t.sent; t.queued {
-		s.behind = append(s.behind, t)
+		s.behind = append(s.behind, t) // the others have their turn first, also after an error
 	}
 }
 
