@@ -25,8 +25,11 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 		if old, ok := s.subs.byText[sub.Text]; ok {
 			before[sub.Text] = old
 		}
-		s.subs.put(sub)
 		wanted = wanted || sub.Filter.Kinds&chat.TopicMessages != 0
+	}
+	for _, sub := range subs {
+		sub.held = before[sub.Text].held
+		s.subs.put(sub)
 	}
 	if !wanted || s.closed {
 		s.mu.Unlock()
@@ -43,13 +46,16 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 	if err != nil {
 		for _, sub := range subs {
 			s.subs.remove(sub.Text)
-			if old, ok := before[sub.Text]; ok {
-				s.subs.put(old)
-			}
+		}
+		for _, old := range before {
+			s.subs.put(old)
 		}
 		s.dropUncovered()
 	} else {
 		s.begin(ends)
+		for _, sub := range subs {
+			s.subs.hold(sub.Text)
+		}
 	}
 	for _, t := range s.tails {
 		s.learn(t, t.known)
@@ -58,14 +64,17 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 }
 
 // begin gives each conversation that is covered, and has no place yet, the end of
-// its log as the place to start from. A conversation that is missing from ends
-// but known of was joined just now: its log decides.
+// its log as the place to start from. Where a filter has covered it since before,
+// it was joined after that filter's Subscribe, and everything since is owed: its
+// log decides. So it does for a conversation that is missing from ends but was
+// heard of: it was joined just now.
 func (s *Session) begin(ends []chat.Position) {
 	if s.closed {
 		return
 	}
 	for _, p := range ends {
-		if _, _, ok := s.subs.match(chat.Topic{Kind: chat.TopicMessages, ID: p.ConversationID}); !ok {
+		covered, held := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: p.ConversationID})
+		if !covered {
 			continue
 		}
 		t := s.tails[p.ConversationID]
@@ -73,7 +82,11 @@ func (s *Session) begin(ends []chat.Position) {
 			t = &tail{conversation: p.ConversationID, joining: true}
 			s.tails[p.ConversationID] = t
 		}
-		if t.joining {
+		switch {
+		case !t.joining:
+		case held:
+			t.known = max(t.known, p.LastSeq)
+		default:
 			t.sent, t.acked, t.joining = p.LastSeq, p.LastSeq, false
 		}
 	}
@@ -131,7 +144,7 @@ type work struct {
 func (s *Session) nextBehind(ctx context.Context) (w work, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.behind) == 0 || s.closed || s.stalled || s.window.full() || ctx.Err() != nil {
+	if len(s.behind) == 0 || s.closed || s.stalled || s.loading > 0 || s.window.full() || ctx.Err() != nil {
 		s.catching = false
 		return work{}, false
 	}

@@ -8,6 +8,8 @@ type Subscription struct {
 	Filter     chat.Filter
 	QoS        byte
 	Identifier uint32 // MQTT 5 subscription identifier; 0: none
+
+	held bool // its Subscribe, or that of an earlier one with the same text, has returned
 }
 
 // subscriptions is the set of a session's filters, arranged for matching.
@@ -52,6 +54,14 @@ func (ss *subscriptions) remove(text string) bool {
 	return true
 }
 
+// hold marks the filter with the given text, if it is still there, as held.
+func (ss *subscriptions) hold(text string) {
+	if s, ok := ss.byText[text]; ok && !s.held {
+		s.held = true
+		ss.put(s)
+	}
+}
+
 func without(list []Subscription, text string) []Subscription {
 	var rest []Subscription
 	for _, s := range list {
@@ -79,4 +89,16 @@ func (ss *subscriptions) match(t chat.Topic) (qos byte, ids []uint32, ok bool) {
 		}
 	}
 	return qos, ids, ok
+}
+
+// covers reports whether any filter covers the topic, and whether one of those is held.
+func (ss *subscriptions) covers(t chat.Topic) (covered, held bool) {
+	for _, list := range [2][]Subscription{ss.mine, ss.exact[t.ID]} {
+		for i := range list {
+			if s := &list[i]; s.Filter.Covers(t) {
+				covered, held = true, held || s.held
+			}
+		}
+	}
+	return covered, held
 }
