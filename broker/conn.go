@@ -44,6 +44,7 @@ type Conn struct {
 	out      []byte        // mu guards: to be written
 	flushing bool          // mu guards: the writer runs
 	full     bool          // mu guards: a publication was turned away; Writable is due
+	welcomed bool          // mu guards: CONNACK is in the buffer, or gone out
 	farewell bool          // mu guards: DISCONNECT is in the buffer, nothing may follow
 	closing  bool          // mu guards: the reader is turned away
 	final    bool          // mu guards: finish has begun, nothing more is written
@@ -68,6 +69,13 @@ func (c *Conn) Accepted(cl *mqtt.Client, state any, writable func()) {
 	c.maxPacket = int(cl.Properties.Props.MaximumPacketSize)
 	c.noInfo = cl.Properties.Props.RequestProblemInfoFlag && cl.Properties.Props.RequestProblemInfo == 0
 	c.connected.Store(true)
+}
+
+// Rejected takes Accepted back: CONNECT is refused after all. Ended will not be
+// called.
+func (c *Conn) Rejected() {
+	c.connected.Store(false)
+	c.Client, c.State, c.intake = nil, nil, nil
 }
 
 // Version returns the MQTT protocol version: 4 is 3.1.1, 5 is 5.0.
@@ -148,6 +156,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if c.shut() {
 		return 0, net.ErrClosed
 	}
+	c.welcomed = c.welcomed || c.connected.Load() // the first packet after Accepted is CONNACK
 	c.out = append(c.buffer(), p...)
 	return len(p), c.kick()
 }
@@ -263,11 +272,12 @@ func (c *Conn) Disconnect(err error) {
 }
 
 // DisconnectCode writes DISCONNECT with the reason, in MQTT 5, and closes. The
-// first reason given is the one that counts.
+// first reason given is the one that counts. Before CONNACK nothing is written,
+// and no CONNACK any more [MQTT-3.14.0-1].
 func (c *Conn) DisconnectCode(code byte, reason string) {
 	c.mu.Lock()
-	if !c.shut() && c.connected.Load() {
-		if c.version == 5 {
+	if !c.shut() {
+		if c.version == 5 && c.welcomed {
 			c.out = appendDisconnect(c.buffer(), code, reason, c.maxPacket)
 			_ = c.kick()
 		}

@@ -38,6 +38,8 @@ type Authenticator interface {
 	// others wait for their turn or for ctx. Same codes as VerifyToken, and
 	// Quota when too many are waiting.
 	VerifyPassword(ctx context.Context, login, password string) (Principal, error)
+	// Revoked reports whether it is known that p is no longer good. It does not block.
+	Revoked(p Principal) bool
 }
 
 var usernamePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
