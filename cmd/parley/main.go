@@ -79,11 +79,11 @@ func run(ctx context.Context, tty terminal, args []string) int {
 	return exitOK
 }
 
-// explain is an error for an operator: the sentence for the peer where that says
-// all, and everything known where it is our fault or the database's.
+// explain is an error for an operator: the sentence for the peer where there is
+// one, and everything known where there is none or it is our fault.
 func explain(err error) string {
 	var e *chat.Error
-	if !errors.As(err, &e) || e.Code == chat.Internal || e.Code == chat.Unavailable {
+	if !errors.As(err, &e) || e.Code == chat.Internal || e.Msg == "" {
 		return err.Error()
 	}
 	return chat.PublicMessage(err)

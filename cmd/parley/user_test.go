@@ -12,8 +12,6 @@ import (
 	"github.com/parleymq/parley/store/storetest"
 )
 
-func TestMain(m *testing.M) { storetest.Main(m) }
-
 // parley runs a command line as a process would.
 func parley(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()

@@ -1,0 +1,232 @@
+package main_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/parleymq/parley/store/storetest"
+)
+
+// One data directory through its life: made, stopped by either signal, opened
+// again; and refused to a second server while the first runs.
+func TestServe(t *testing.T) {
+	t.Parallel()
+	env := []string{"PARLEY_DATA=" + dataDir(t)}
+	s := serve(t, env)
+	for path, want := range map[string]int{
+		"/healthz": 200, "/readyz": 200, "/metrics": 200, "/openapi.json": 200, "/.well-known/jwks.json": 200, "/nothing": 404,
+	} {
+		s.rest(t, "", http.MethodGet, path, nil, want, nil)
+	}
+	ann := s.user(t, "ann")
+
+	_, stderr, code := run(t, env, "", "serve", "--mqtt-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0")
+	if why := lastLine(stderr); code != 1 || !strings.Contains(why, "another parley") || !strings.Contains(why, "stop it, or use another directory") {
+		t.Errorf("a second server on the data directory exited with %d: %s", code, why)
+	}
+
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		begun := time.Now()
+		s.Stop(sig)
+		if banner := s.Banner(); !strings.Contains(banner, "Parley is ready") || !strings.Contains(banner, s.HTTP[strings.LastIndexByte(s.HTTP, ':'):]) {
+			t.Errorf("the banner is %q", banner)
+		}
+		if d := time.Since(begun); d > 10*time.Second {
+			t.Errorf("it took %v to stop after %v", d, sig)
+		}
+		s = serve(t, env)
+		if s.started > 5*time.Second {
+			t.Errorf("it took %v to start again", s.started)
+		}
+		t.Logf("%v stopped it in %v; listening again after %v", sig, time.Since(begun)-s.started, s.started)
+		var me struct{ ID string }
+		s.rest(t, ann.Token, http.MethodGet, "/api/users/me", nil, 200, &me)
+		if me.ID != ann.ID {
+			t.Errorf("after a restart ann is %q, was %q", me.ID, ann.ID)
+		}
+	}
+}
+
+// A server that is asked to stop while it starts stops.
+func TestServeStoppedWhileStarting(t *testing.T) {
+	t.Parallel()
+	cmd := command(t, []string{"DATABASE_URL=postgres://nobody@127.0.0.1:" + silentPort(t) + "/none"}, "serve", "--mqtt-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--log-format=json")
+	waiting := make(chan struct{})
+	var log notifyBuffer
+	log.when("waiting for the database", waiting)
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-waiting:
+	case <-time.After(patience):
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v:\n%s", err, log.String())
+	}
+}
+
+// notifyBuffer is a syncBuffer that tells when something was written.
+type notifyBuffer struct {
+	syncBuffer
+	text string
+	c    chan struct{}
+}
+
+func (b *notifyBuffer) when(text string, c chan struct{}) { b.text, b.c = text, c }
+
+func (b *notifyBuffer) Write(p []byte) (int, error) {
+	n, err := b.syncBuffer.Write(p)
+	if b.c != nil && strings.Contains(b.String(), b.text) {
+		close(b.c)
+		b.c = nil
+	}
+	return n, err
+}
+
+// silentPort is a port of this machine on which nobody listens.
+func silentPort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// What keeps a server from starting is said in its last line, with what to do
+// about it and without secrets; the exit code is 1, or 2 for a bad command line.
+func TestServeRefused(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
+	const secret = "s3cr3t"
+	otherMajor := func(t *testing.T) []string {
+		dir := dataDir(t)
+		data := filepath.Join(dir, "postgres", "data")
+		if err := os.MkdirAll(data, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(data, "PG_VERSION"), []byte("11\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return []string{"PARLEY_DATA=" + dir}
+	}
+	newer := func(t *testing.T) []string {
+		dsn := storetest.DSN(t)
+		execSQL(t, dsn, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`)
+		return []string{"DATABASE_URL=" + dsn}
+	}
+	url := func(url string) func(*testing.T) []string {
+		return func(*testing.T) []string { return []string{"DATABASE_URL=" + url} }
+	}
+	for _, tt := range []struct {
+		name string
+		env  func(*testing.T) []string
+		args []string
+		code int
+		want []string // of the last line
+	}{
+		{"port", func(t *testing.T) []string {
+			return []string{"PARLEY_DATA=" + t.TempDir(), "PARLEY_MQTT_ADDR=" + taken.Addr().String()}
+		}, nil, 1, []string{taken.Addr().String(), "address already in use", "PARLEY_MQTT_ADDR"}},
+		{"http port", func(t *testing.T) []string {
+			return []string{"PARLEY_DATA=" + t.TempDir(), "PARLEY_HTTP_ADDR=" + taken.Addr().String()}
+		}, nil, 1, []string{"address already in use", "PARLEY_HTTP_ADDR"}},
+		{"newer schema", newer, nil, 1, []string{"schema version 99999", "newer parley"}},
+		{"other major version", otherMajor, nil, 1, []string{"PostgreSQL 11"}},
+		{"no such folder for programs", func(t *testing.T) []string {
+			return []string{"PARLEY_DATA=" + t.TempDir(), "PARLEY_POSTGRES_BIN=/nonexistent"}
+		}, nil, 1, []string{"/nonexistent"}},
+		{"not a URL", url("postgres://parley:" + secret + "@[::1/parley"), nil, 1, []string{"database", "postgres://user:password@host"}},
+		{"bad parameter", url("postgres://parley:" + secret + "@localhost/parley?sslmode=perhaps"), nil, 1, []string{"database", "sslmode"}},
+		{"wrong password", func(t *testing.T) []string {
+			return url("postgres://parley:" + secret + "@" + refusing(t) + "/parley?sslmode=disable")(t)
+		}, nil, 1, []string{"password authentication failed"}},
+		{"signing key", func(t *testing.T) []string {
+			return []string{"DATABASE_URL=" + storetest.DSN(t), "PARLEY_SIGNING_KEY=/nonexistent/key.pem"}
+		}, nil, 1, []string{"signing key", "/nonexistent/key.pem"}},
+		{"flag", url("x"), []string{"--no-such-flag"}, 2, []string{"--no-such-flag", "parley --help"}},
+		{"level", url("x"), []string{"--log-level=loud"}, 2, []string{"--log-level"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			env := append([]string{"PARLEY_MQTT_ADDR=127.0.0.1:0", "PARLEY_HTTP_ADDR=127.0.0.1:0", "PARLEY_LOG_FORMAT=json"}, tt.env(t)...)
+			stdout, stderr, code := run(t, env, "", append([]string{"serve"}, tt.args...)...)
+			why := lastLine(stderr)
+			t.Log(why)
+			if code != tt.code || !strings.HasPrefix(why, "parley: ") {
+				t.Errorf("exit code %d, last line %q", code, why)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(why, want) {
+					t.Errorf("the last line lacks %q: %s", want, why)
+				}
+			}
+			if strings.Contains(stdout+stderr, secret) {
+				t.Errorf("the password is shown:\n%s%s", stdout, stderr)
+			}
+		})
+	}
+}
+
+// execSQL runs a statement behind the server's back.
+func execSQL(t testing.TB, dsn, sql string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refusing is the address of a server that speaks just enough of PostgreSQL's
+// protocol to refuse a password.
+func refusing(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { // ends when the test closes the listener, and waits
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var startup [512]byte
+			_, _ = c.Read(startup[:])
+			fields := "SFATAL\x00VFATAL\x00C28P01\x00Mpassword authentication failed for user \"parley\"\x00\x00"
+			_, _ = c.Write(append([]byte{'E', 0, 0, 0, byte(4 + len(fields))}, fields...))
+			_ = c.Close()
+		}
+	}()
+	t.Cleanup(func() { _ = l.Close(); <-done })
+	return l.Addr().String()
+}
