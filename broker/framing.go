@@ -12,7 +12,8 @@ var (
 	errPacketTooLarge = errors.New("packet larger than the limit")
 	errNotConnect     = errors.New("first packet is not CONNECT")
 	errMalformed      = errors.New("malformed remaining length")
-	errQoS            = errors.New("QoS 3 does not exist") // [MQTT-3.3.1-4]; mochi calls it a protocol error
+	errType           = errors.New("packet type 0 does not exist") // mochi closes without a word
+	errQoS            = errors.New("QoS 3 does not exist")         // [MQTT-3.3.1-4]; mochi calls it a protocol error
 )
 
 // framing follows the packets in a stream of bytes, without copying them, so that
@@ -49,7 +50,10 @@ func (f *framing) feed(b []byte, now time.Time) error {
 			if !f.seen && f.header != packets.Connect<<4 {
 				return errNotConnect
 			}
-			if f.header>>4 == packets.Publish && f.header&6 == 6 {
+			switch {
+			case f.header>>4 == packets.Reserved:
+				return errType
+			case f.header>>4 == packets.Publish && f.header&6 == 6:
 				return errQoS
 			}
 			b = b[1:]

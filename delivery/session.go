@@ -57,6 +57,14 @@ func (s *Session) Subscriptions() int {
 	return len(s.subs.byText)
 }
 
+// Holds reports whether the session holds a filter with this text.
+func (s *Session) Holds(filter string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.subs.byText[filter]
+	return ok
+}
+
 // Unsubscribe removes filters by their text and reports, for each, whether the
 // session held it.
 func (s *Session) Unsubscribe(filters []string) []bool {

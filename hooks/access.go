@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -16,6 +17,8 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 	switch {
 	case pk.PacketID == 0 || len(pk.Filters) == 0:
 		return c.protocolError("SUBSCRIBE needs a packet identifier and at least one filter")
+	case len(pk.Properties.SubscriptionIdentifier) > 1 || slices.Contains(pk.Properties.SubscriptionIdentifier, 0):
+		return c.protocolError("SUBSCRIBE has at most one subscription identifier, of 1 or more") // MQTT 5.0, 3.8.2.1.2
 	case len(pk.Filters) > h.o.MaxSubscriptions:
 		return c.end(packets.ErrQuotaExceeded, "more filters than a session may hold")
 	}
@@ -25,11 +28,14 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 	room := h.o.MaxSubscriptions - c.session.Subscriptions()
 	for i := range pk.Filters {
 		f := &pk.Filters[i]
-		if f.Qos > 2 || f.RetainHandling > 2 || f.Filter == "" || strings.IndexByte(f.Filter, 0) >= 0 || !utf8.ValidString(f.Filter) {
+		if f.RetainHandling > 2 {
+			return c.protocolError("retain handling 3 does not exist") // MQTT 5.0, 3.8.3.1
+		}
+		if f.Qos > 2 || f.Filter == "" || strings.IndexByte(f.Filter, 0) >= 0 || !utf8.ValidString(f.Filter) {
 			return c.end(packets.ErrMalformedPacket, "SUBSCRIBE holds a malformed filter or option")
 		}
 		filter, err := h.mayRead(c, f.Filter)
-		if err == nil && room <= len(granted) {
+		if err == nil && room <= len(granted) && !c.session.Holds(f.Filter) {
 			err = &chat.Error{Code: chat.Quota, Field: "filter", Msg: "the session holds as many filters as it may"}
 		}
 		if err != nil {
