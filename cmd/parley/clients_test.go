@@ -101,41 +101,55 @@ func (s *server) mosquitto(t testing.TB, name string, args ...string) {
 
 // listener is a mosquitto_sub that waits for one message.
 type listener struct {
-	cmd     *exec.Cmd
-	lines   chan string
-	dropped chan struct{} // closed when the server has ended the connection
-	out     syncBuffer
+	cmd        *exec.Cmd
+	lines      chan string
+	subscribed chan struct{} // closed when it is subscribed
+	dropped    chan struct{} // closed when the server has ended the connection
+	out        syncBuffer
 }
 
-// listen starts mosquitto_sub and returns when it is subscribed, of which only
-// its debugging output tells.
+// listen starts mosquitto_sub for one message, and returns when it is subscribed.
 func (s *server) listen(t testing.TB, args ...string) *listener {
 	t.Helper()
-	stdbuf := need(t, "stdbuf") // mosquitto_sub keeps that to itself when it writes to a pipe
-	l := &listener{cmd: s.command(t, "mosquitto_sub", append(args, "-C", "1", "-d")...), lines: make(chan string, 1), dropped: make(chan struct{})}
-	l.cmd.Path, l.cmd.Args = stdbuf, append([]string{"stdbuf", "-oL"}, l.cmd.Args...)
-	subscribed := make(chan struct{})
-	drop := sync.OnceFunc(func() { close(l.dropped) })
+	stdbuf := need(t, "stdbuf") // mosquitto_sub keeps what it says when it writes to a pipe
+	cmd := s.command(t, "mosquitto_sub", append(args, "-C", "1", "-d")...)
+	cmd.Path, cmd.Args = stdbuf, append([]string{"stdbuf", "-oL"}, cmd.Args...)
+	l := newListener(cmd)
+	l.start(t)
+	return l
+}
+
+// newListener is a listener that runs cmd, a mosquitto_sub with debugging output:
+// nothing else tells when it is subscribed.
+func newListener(cmd *exec.Cmd) *listener {
+	l := &listener{cmd: cmd, lines: make(chan string, 16), subscribed: make(chan struct{}), dropped: make(chan struct{})}
+	subscribed := sync.OnceFunc(func() { close(l.subscribed) })
+	dropped := sync.OnceFunc(func() { close(l.dropped) })
 	w := &lineWriter{line: func(line string) {
 		switch {
 		case strings.HasPrefix(line, "Subscribed ("):
-			close(subscribed)
+			subscribed()
 		case strings.HasPrefix(line, "{"):
 			l.lines <- line
 		case strings.HasPrefix(line, "Received DISCONNECT"):
-			drop()
+			dropped()
 		}
 	}, copy: &l.out}
-	l.cmd.Stdout, l.cmd.Stderr = w, w
+	cmd.Stdout, cmd.Stderr = w, w
+	return l
+}
+
+// start starts it and waits until it is subscribed.
+func (l *listener) start(t testing.TB) {
+	t.Helper()
 	if err := l.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case <-subscribed:
+	case <-l.subscribed:
 	case <-time.After(patience):
-		t.Fatalf("mosquitto_sub %s did not subscribe:\n%s", strings.Join(args, " "), l.out.String())
+		t.Fatalf("%s did not subscribe:\n%s", strings.Join(l.cmd.Args, " "), l.out.String())
 	}
-	return l
 }
 
 // Line returns the message that was printed.
@@ -320,6 +334,11 @@ func (l *listener) Disconnected(t testing.TB) {
 	case <-time.After(patience):
 		t.Errorf("the listener is still connected:\n%s", l.out.String())
 	}
+	l.Stop()
+}
+
+// Stop ends it.
+func (l *listener) Stop() {
 	_ = l.cmd.Process.Kill()
 	_ = l.cmd.Wait() // killed
 }
