@@ -73,7 +73,8 @@ func (in *Intake) drain(limit time.Duration) {
 // connection has ended. A client that speaks MQTT 5 and has more on its way than
 // it was allowed is cut off (MQTT 5.0, 3.3.4), as is one that uses a packet
 // identifier twice at once. A retransmission of a publish that waits (MQTT 3.1.1
-// may send one on the same connection) is answered by the first: nil, true.
+// may send one on the same connection) is answered by the first, and one at QoS 2
+// between PUBREC and PUBREL by another PUBREC: nil, true.
 func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (*Publish, bool) {
 	for {
 		in.mu.Lock()
@@ -84,10 +85,11 @@ func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (
 		if qos > 0 && in.inFlight(packetID) {
 			_, pubrecSent := in.releasing[packetID]
 			in.mu.Unlock()
-			if dup && in.conn.version < 5 {
-				if pubrecSent {
-					in.conn.WriteAck(packets.Pubrec, packetID, 0)
-				}
+			switch {
+			case pubrecSent && qos == 2: // [MQTT-4.3.3-10]
+				in.conn.WriteAck(packets.Pubrec, packetID, 0)
+				return nil, true
+			case dup && in.conn.version < 5:
 				return nil, true
 			}
 			in.conn.DisconnectCode(packets.ErrProtocolViolation.Code, "packet identifier "+itoa(int(packetID))+" is in use")
