@@ -121,6 +121,9 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	if t.IsZero() {
 		c.idle.Store(0)
 	} else {
+		if c.connected.Load() && c.Client.State.Keepalive%2 == 1 {
+			t = t.Add(time.Second / 2) // mochi rounds one and a half times down [MQTT-3.1.2-22]
+		}
 		c.idle.Store(t.UnixNano())
 	}
 	c.setReadDeadline(time.Time{})
