@@ -20,6 +20,7 @@ type Intake struct {
 	mu      sync.Mutex
 	waiting []*Publish // mu guards: oldest first
 	head    int        // mu guards: waiting[:head] is answered
+	unacked int        // mu guards: those of waiting[head:] at QoS 1 and 2
 	room    chan struct{}
 	closed  bool // mu guards
 
@@ -71,10 +72,11 @@ func (in *Intake) drain(limit time.Duration) {
 // Begin takes a place in the window for a publish. While the window is full it
 // blocks, and with it the connection's reader alone; false means that the
 // connection has ended. A client that speaks MQTT 5 and has more on its way than
-// it was allowed is cut off (MQTT 5.0, 3.3.4), as is one that uses a packet
-// identifier twice at once. A retransmission of a publish that waits (MQTT 3.1.1
-// may send one on the same connection) is answered by the first, and one at QoS 2
-// between PUBREC and PUBREL by another PUBREC: nil, true.
+// it was allowed, at QoS 1 until PUBACK and at QoS 2 until PUBCOMP, is cut off
+// (MQTT 5.0, 3.3.4 and 4.9), as is one that uses a packet identifier twice at
+// once. A retransmission of a publish that waits (MQTT 3.1.1 may send one on the
+// same connection) is answered by the first, and one at QoS 2 between PUBREC and
+// PUBREL by another PUBREC: nil, true.
 func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (*Publish, bool) {
 	for {
 		in.mu.Lock()
@@ -95,7 +97,15 @@ func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (
 			in.conn.DisconnectCode(packets.ErrProtocolViolation.Code, "packet identifier "+itoa(int(packetID))+" is in use")
 			return nil, false
 		}
+		if qos > 0 && in.conn.version == 5 && in.unacked+len(in.releasing) >= in.limit {
+			in.mu.Unlock()
+			in.conn.DisconnectCode(packets.ErrReceiveMaximum.Code, "more than "+itoa(in.limit)+" publishes on their way")
+			return nil, false
+		}
 		if len(in.waiting)-in.head < in.limit {
+			if qos > 0 {
+				in.unacked++
+			}
 			p := &Publish{Topic: topic, PacketID: packetID, QoS: qos, intake: in}
 			p.Done = p
 			in.waiting = append(in.waiting, p)
@@ -103,10 +113,6 @@ func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (
 			return p, true
 		}
 		in.mu.Unlock()
-		if qos > 0 && in.conn.version == 5 {
-			in.conn.DisconnectCode(packets.ErrReceiveMaximum.Code, "more than "+itoa(in.limit)+" publishes on their way")
-			return nil, false
-		}
 		<-in.room
 	}
 }
@@ -163,6 +169,9 @@ func (p *Publish) Settle(err error) {
 		first := in.waiting[in.head]
 		in.waiting[in.head] = nil
 		in.head++
+		if first.QoS > 0 {
+			in.unacked--
+		}
 		answered := in.answer(first)
 		switch {
 		case !answered && first.Err != nil && chat.CodeOf(first.Err) == chat.Unavailable:
