@@ -40,6 +40,8 @@ type Conn struct {
 	maxPacket int          // the client's Maximum Packet Size, or 0; set before connected
 	noInfo    bool         // Request Problem Information is 0; set before connected
 
+	grace time.Duration // one and a half times the client's Keep Alive; set before connected
+
 	mu       sync.Mutex
 	out      []byte        // mu guards: to be written
 	flushing bool          // mu guards: the writer runs
@@ -68,6 +70,7 @@ func (c *Conn) Accepted(cl *mqtt.Client, state any, writable func()) {
 	c.version = cl.Properties.ProtocolVersion
 	c.maxPacket = int(cl.Properties.Props.MaximumPacketSize)
 	c.noInfo = cl.Properties.Props.RequestProblemInfoFlag && cl.Properties.Props.RequestProblemInfo == 0
+	c.grace = time.Duration(cl.State.Keepalive) * time.Second * 3 / 2
 	c.connected.Store(true)
 }
 
@@ -116,14 +119,16 @@ func (c *Conn) refuse(err error) {
 }
 
 // SetDeadline implements net.Conn: mochi calls it with the keepalive's end before
-// it reads a packet. Writes have a deadline of their own.
+// it reads a packet. Writes have a deadline of their own. The end is computed
+// again [MQTT-3.1.2-22], because mochi's own sum is rounded down, and overflows
+// above 43,690 s: such a client would be cut off early, or at once.
 func (c *Conn) SetDeadline(t time.Time) error {
+	if c.connected.Load() && c.grace > 0 {
+		t = time.Now().Add(c.grace)
+	}
 	if t.IsZero() {
 		c.idle.Store(0)
 	} else {
-		if c.connected.Load() && c.Client.State.Keepalive%2 == 1 {
-			t = t.Add(time.Second / 2) // mochi rounds one and a half times down [MQTT-3.1.2-22]
-		}
 		c.idle.Store(t.UnixNano())
 	}
 	c.setReadDeadline(time.Time{})
