@@ -268,7 +268,11 @@ func (c *Conn) finish() {
 	c.mu.Unlock()
 	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok && graceful && hc.CloseWrite() == nil {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(c.limits.Linger))
-		_, _ = io.CopyN(io.Discard, c.Conn, 1<<20)
+		var rest io.Reader = c.Conn
+		if ws, ok := c.Conn.(*wsConn); ok {
+			rest = ws.Conn // a WebSocket whose read was interrupted reads no more frames
+		}
+		_, _ = io.CopyN(io.Discard, rest, 1<<20)
 	}
 	_ = c.Conn.Close()
 	<-c.flushed // a writer that was stuck has been woken by the close
