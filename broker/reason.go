@@ -33,9 +33,17 @@ var reasons = map[chat.Code]reason{
 	chat.Internal:    {packets.ErrUnspecifiedError, packets.Err3ServerUnavailable, packets.ErrUnspecifiedError, packets.ErrUnspecifiedError, packets.ErrUnspecifiedError},
 }
 
+// reasonFor returns the row of err; what has no code of ours is Internal.
+func reasonFor(err error) reason {
+	if r, ok := reasons[chat.CodeOf(err)]; ok {
+		return r
+	}
+	return reasons[chat.Internal]
+}
+
 // ConnackReason returns what CONNACK says about err to a client of the given version.
 func ConnackReason(err error, version byte) packets.Code {
-	r := reasons[chat.CodeOf(err)]
+	r := reasonFor(err)
 	if version < 5 {
 		return r.connackV3
 	}
@@ -47,11 +55,11 @@ func ConnackReason(err error, version byte) packets.Code {
 // PubackReason returns what PUBACK or PUBREC says about err; false if the publish
 // must not be answered.
 func PubackReason(err error) (byte, bool) {
-	code := reasons[chat.CodeOf(err)].puback.Code
+	code := reasonFor(err).puback.Code
 	return code, code != 0
 }
 
 // SubackReason returns what SUBACK says about err.
-func SubackReason(err error) byte { return reasons[chat.CodeOf(err)].suback.Code }
+func SubackReason(err error) byte { return reasonFor(err).suback.Code }
 
-func disconnectReason(err error) byte { return reasons[chat.CodeOf(err)].disconnect.Code }
+func disconnectReason(err error) byte { return reasonFor(err).disconnect.Code }
