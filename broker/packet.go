@@ -3,6 +3,7 @@ package broker
 import (
 	"encoding/binary"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -214,8 +215,11 @@ func appendUserProp(b []byte, key, value string) []byte {
 }
 
 func appendUTF8(b []byte, s string) []byte {
-	if len(s) > 0xffff {
-		s = s[:0xffff]
+	if n := 0xffff; len(s) > n {
+		for !utf8.RuneStart(s[n]) {
+			n--
+		}
+		s = s[:n]
 	}
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
 }

@@ -36,12 +36,13 @@ type Hook interface {
 // Server is the MQTT server: it accepts connections, keeps track of them, and
 // ends them. What their packets mean is the hook's affair.
 type Server struct {
-	limits  Limits
-	mochi   *mqtt.Server
-	hook    Hook
-	origins []string
-	logger  *slog.Logger
-	metrics *metrics
+	limits     Limits
+	mochi      *mqtt.Server
+	closeMochi func() error // once: a second mochi.Close panics
+	hook       Hook
+	origins    []string
+	logger     *slog.Logger
+	metrics    *metrics
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{} // mu guards
@@ -79,6 +80,7 @@ func New(o Options) (*Server, error) {
 	if err := s.mochi.AddHook(o.Hook, nil); err != nil {
 		return nil, fmt.Errorf("attach the hook: %w", err)
 	}
+	s.closeMochi = sync.OnceValue(s.mochi.Close)
 	return s, nil
 }
 
@@ -177,7 +179,7 @@ func (s *Server) establish(conn *Conn, listener string) (err error) {
 // Shutdown reads no more packets, waits for the publishes on their way to be
 // stored and acknowledged (Limits.Drain), tells every client that the server is
 // going away (0x8B), and returns when all connections are closed or ctx ends; what
-// is left is cut off then. The listeners must be closed before.
+// is left is cut off then. The listeners must be closed before. It may be repeated.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
@@ -193,7 +195,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	go func() { s.wg.Wait(); close(done) }() // ends with the last connection
 	select {
 	case <-done:
-		return s.mochi.Close()
+		return s.closeMochi()
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -203,5 +205,5 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	<-done
-	return errors.Join(fmt.Errorf("%d connections were cut off: %w", left, context.Cause(ctx)), s.mochi.Close())
+	return errors.Join(fmt.Errorf("%d connections were cut off: %w", left, context.Cause(ctx)), s.closeMochi())
 }
