@@ -1,0 +1,402 @@
+package broker_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/parleymq/parley/broker"
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/delivery"
+)
+
+func TestSlowPeerIsTurnedAwayAndToldOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := pipe(broker.Limits{HighWater: 1000})
+		var writable atomic.Int32
+		accept(c, 5, nil, func() { writable.Add(1) })
+		synctest.Wait() // the writer has taken CONNACK, and waits for the peer
+		f := frame(strings.Repeat("x", 300))
+		sent := 0
+		for c.Publish(f, delivery.Packet{QoS: 1, ID: uint16(sent + 1)}) == delivery.Written {
+			if sent++; sent > 10 {
+				t.Fatal("nothing was turned away")
+			}
+		}
+		if sent != 3 { // up to the mark, and the one that passes it
+			t.Errorf("%d publications were taken", sent)
+		}
+		for range 5 {
+			if c.Publish(f, delivery.Packet{QoS: 1, ID: 99}) != delivery.NoRoom {
+				t.Error("there is room at once")
+			}
+		}
+		synctest.Wait()
+		if n := writable.Load(); n != 0 {
+			t.Errorf("Writable was called %d times before there was room", n)
+		}
+		p.readAll()
+		synctest.Wait()
+		if n := writable.Load(); n != 1 {
+			t.Errorf("Writable was called %d times, want once", n)
+		}
+		all, rest := p.packets()
+		if len(all) != sent || len(rest) > 0 {
+			t.Fatalf("the peer got %d packets and % x", len(all), rest)
+		}
+		for i, b := range all {
+			if pk := decodeAck(t, b, 5); pk.PacketID != uint16(i+1) {
+				t.Errorf("packet %d has identifier %d", i, pk.PacketID)
+			}
+		}
+		for range 20 { // nobody is turned away, nobody is told
+			c.Publish(f, delivery.Packet{})
+			synctest.Wait()
+		}
+		if n := writable.Load(); n != 1 {
+			t.Errorf("Writable was called %d times, want once", n)
+		}
+		finish(c, p)
+	})
+}
+
+// What is refused while the writer is busy with the very bytes that free the room
+// is told too: no wake-up is lost.
+func TestWritableIsNeverLost(t *testing.T) {
+	t.Parallel()
+	server, client := net.Pipe()
+	c := broker.NewConn(server, broker.Limits{HighWater: 64, MaxBuffer: 1 << 20})
+	room := make(chan struct{}, 1)
+	accept(c, 4, nil, func() {
+		select {
+		case room <- struct{}{}:
+		default:
+		}
+	})
+	p := &peer{Conn: client}
+	p.readAll()
+	f := frame("hello")
+	for range 3000 {
+		for c.Publish(f, delivery.Packet{}) == delivery.NoRoom {
+			select {
+			case <-room:
+			case <-time.After(10 * second):
+				t.Fatal("Writable was not called")
+			}
+		}
+	}
+	finish(c, p)
+}
+
+func TestHardLimitCutsOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := pipe(broker.Limits{HighWater: 1000, MaxBuffer: 5000})
+		accept(c, 5, nil, nil)
+		synctest.Wait()
+		reader := make(chan error)
+		go func() { _, err := c.Read(make([]byte, 10)); reader <- err }()
+		for range 3000 {
+			c.WriteAck(packets.Puback, 1, 0) // of a peer that sends and does not read
+		}
+		if err := <-reader; err == nil {
+			t.Error("the reader goes on")
+		}
+		if _, err := c.Write([]byte{0xD0, 0}); err == nil {
+			t.Error("Write takes more")
+		}
+		if c.Publish(frame("x"), delivery.Packet{}) != delivery.Written {
+			t.Error("a closed connection takes everything, and this one does not")
+		}
+		start := time.Now()
+		c.Finish()
+		if d := time.Since(start); d > 3*second {
+			t.Errorf("finish took %v", d)
+		}
+		_ = p.Close()
+	})
+}
+
+func TestWriteTimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := pipe(broker.Limits{WriteTimeout: 7 * second})
+		accept(c, 5, nil, nil)
+		start := time.Now()
+		if _, err := c.Read(make([]byte, 10)); err == nil || time.Since(start) != 7*second {
+			t.Errorf("the reader ended after %v with %v, want after 7 s", time.Since(start), err)
+		}
+		c.Finish()
+		_ = p.Close()
+	})
+}
+
+func TestFarewellIsLast(t *testing.T) {
+	t.Parallel()
+	for _, version := range []byte{4, 5} {
+		synctest.Test(t, func(t *testing.T) {
+			c, p := pipe(broker.Limits{})
+			accept(c, version, nil, nil)
+			c.WriteAck(packets.Puback, 1, 0)
+			c.Disconnect(delivery.ErrTakenOver)
+			c.Disconnect(delivery.ErrRevoked) // the first reason counts
+			c.WriteAck(packets.Puback, 2, 0)
+			c.WriteSubAck(packets.Suback, 3, []byte{0})
+			c.Pubrel(4)
+			if c.Publish(frame("x"), delivery.Packet{}) != delivery.Written {
+				t.Error("a closing connection takes everything, and this one does not")
+			}
+			if _, err := c.Write([]byte{0xD0, 0}); err == nil {
+				t.Error("Write takes more")
+			}
+			if _, err := c.Read(make([]byte, 10)); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("Read: %v, want closed", err)
+			}
+			p.readAll()
+			c.Finish()
+			synctest.Wait()
+			all, rest := p.packets()
+			want := int(version) - 3 // PUBACK, and in MQTT 5 DISCONNECT
+			if len(all) != want || len(rest) > 0 || !bytes.Equal(all[0], []byte{0x40, 2, 0, 1}) {
+				t.Fatalf("version %d: the peer got % x and % x", version, all, rest)
+			}
+			if version == 5 {
+				if pk := decodeAck(t, all[1], 5); pk.ReasonCode != 0x8E || pk.Properties.ReasonString == "" {
+					t.Errorf("DISCONNECT says %#x %q", pk.ReasonCode, pk.Properties.ReasonString)
+				}
+			}
+			if !errors.Is(p.ended(), io.EOF) {
+				t.Errorf("the peer's connection ended with %v", p.ended())
+			}
+			_ = p.Close()
+		})
+	}
+}
+
+func TestFinishWaitsForThePeer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := pipe(broker.Limits{Linger: 3 * second})
+		accept(c, 5, nil, nil)
+		c.WriteAck(packets.Puback, 1, 0)
+		time.AfterFunc(2*second, p.readAll)
+		start := time.Now()
+		c.Finish()
+		if d := time.Since(start); d != 2*second {
+			t.Errorf("finish took %v, want 2 s", d)
+		}
+		synctest.Wait()
+		if all, _ := p.packets(); len(all) != 1 {
+			t.Errorf("the peer got % x", all)
+		}
+		_ = p.Close()
+	})
+}
+
+func TestFinishDoesNotWaitForEver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := pipe(broker.Limits{Linger: 3 * second})
+		accept(c, 5, nil, nil)
+		start := time.Now()
+		c.Finish()
+		if d := time.Since(start); d != 3*second {
+			t.Errorf("finish took %v, want 3 s", d)
+		}
+		_ = p.Close()
+	})
+}
+
+func TestFinishWithNothingWritten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := pipe(broker.Limits{})
+		c.Disconnect(delivery.ErrRevoked) // before CONNECT: says nothing
+		start := time.Now()
+		c.Finish()
+		if d := time.Since(start); d != 0 {
+			t.Errorf("finish took %v", d)
+		}
+		p.readAll()
+		synctest.Wait()
+		if len(p.got) > 0 {
+			t.Errorf("the peer got % x", p.got)
+		}
+		_ = p.Close()
+	})
+}
+
+func TestDeadlines(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		keepalive uint16 // 0 and connected: none
+		connected bool
+		send      []byte
+		want      time.Duration
+	}{
+		"no CONNECT":                   {send: []byte{0x10}, want: 10 * second},
+		"keepalive":                    {connected: true, keepalive: 20, want: 30 * second},
+		"keepalive that mochi can sum": {connected: true, keepalive: 43690, want: 65535 * second},
+		"keepalive that overflows to 0": {
+			connected: true, keepalive: 43691, want: 65536*second + second/2,
+		},
+		"longest keepalive":               {connected: true, keepalive: 65535, want: 98302*second + second/2},
+		"half a packet":                   {connected: true, keepalive: 1000, send: []byte{0x30, 5, 'x'}, want: 30 * second},
+		"half a packet without keepalive": {connected: true, send: []byte{0x30, 5, 'x'}, want: 30 * second},
+		"half a packet, short keepalive":  {connected: true, keepalive: 10, send: []byte{0x30}, want: 15 * second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c, p := pipe(broker.Limits{})
+				start := time.Now()
+				if test.connected {
+					p.readAll()
+					go func() { _, _ = p.Write([]byte{0x10, 0}) }()
+					if _, err := c.Read(make([]byte, 10)); err != nil {
+						t.Fatal(err)
+					}
+					accept(c, 5, func(cl *mqtt.Client) { cl.State.Keepalive = test.keepalive }, nil)
+					if sum := test.keepalive + test.keepalive/2; test.keepalive > 0 { // as mochi does it
+						_ = c.SetDeadline(time.Now().Add(time.Duration(sum) * second))
+					} else {
+						_ = c.SetDeadline(time.Time{})
+					}
+				}
+				go func() { _, _ = p.Write(test.send) }()
+				var err error
+				for err == nil {
+					_, err = c.Read(make([]byte, 10))
+				}
+				if d := time.Since(start); d != test.want || !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("the reader ended after %v with %v, want after %v", d, err, test.want)
+				}
+				c.Finish()
+				_ = p.Close()
+			})
+		})
+	}
+}
+
+func TestFramingErrorsAreTold(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		send []byte
+		code byte
+	}{
+		"too large": {[]byte{0x30, 0xff, 0xff, 0x7f}, 0x95},
+		"malformed": {[]byte{0x30, 0xff, 0xff, 0xff, 0xff}, 0x81},
+		"QoS 3":     {[]byte{0x36}, 0x81},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c, p := pipe(broker.Limits{})
+				go func() { _, _ = p.Write([]byte{0x10, 0}) }()
+				_, _ = c.Read(make([]byte, 10))
+				accept(c, 5, nil, nil)
+				p.readAll()
+				go func() { _, _ = p.Write(test.send) }()
+				if _, err := c.Read(make([]byte, 10)); err == nil {
+					t.Error("Read: no error")
+				}
+				c.Finish()
+				synctest.Wait()
+				if all, _ := p.packets(); len(all) != 1 || decodeAck(t, all[0], 5).ReasonCode != test.code {
+					t.Errorf("the peer got % x, want DISCONNECT %#x", all, test.code)
+				}
+				_ = p.Close()
+			})
+		})
+	}
+}
+
+func TestMaximumPacketSize(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := frame(strings.Repeat("x", 50))
+		size := len(broker.AppendPublish(nil, f, 5, delivery.Packet{QoS: 1}))
+		for _, limit := range []int{size - 1, size} {
+			c, p := pipe(broker.Limits{})
+			accept(c, 5, func(cl *mqtt.Client) { cl.Properties.Props.MaximumPacketSize = uint32(limit) }, nil)
+			p.readAll()
+			want := delivery.Written
+			if limit < size {
+				want = delivery.TooLarge
+			}
+			if got := c.Publish(f, delivery.Packet{QoS: 1, ID: 1}); got != want {
+				t.Errorf("limit %d of %d: outcome %v, want %v", limit, size, got, want)
+			}
+			c.WriteAck(packets.Puback, 1, 0)
+			c.Finish()
+			synctest.Wait()
+			_ = p.Close()
+			all, rest := p.packets()
+			if len(rest) > 0 || len(all) != map[bool]int{true: 2, false: 1}[limit >= size] {
+				t.Errorf("limit %d of %d: the peer got % x and % x", limit, size, all, rest)
+			}
+		}
+	})
+}
+
+// Many write, one reads: every packet arrives whole, and those of one writer in order.
+func TestConnRaces(t *testing.T) {
+	t.Parallel()
+	server, client := net.Pipe()
+	c := broker.NewConn(server, broker.Limits{HighWater: 4000, MaxBuffer: 10 << 20})
+	accept(c, 5, nil, nil)
+	p := &peer{Conn: client}
+	p.readAll()
+	var wg sync.WaitGroup
+	for w := range 6 {
+		wg.Go(func() {
+			for i := range 300 {
+				id := uint16(w<<12 | i + 1)
+				switch w % 3 {
+				case 0:
+					c.WriteAck(packets.Puback, id, 0)
+				case 1:
+					for c.Publish(frame("x"), delivery.Packet{QoS: 1, ID: id}) != delivery.Written {
+						time.Sleep(time.Microsecond)
+					}
+				default:
+					c.WriteSubAck(packets.Suback, id, []byte{1, 2, 0x80})
+				}
+			}
+		})
+	}
+	wg.Wait()
+	c.Disconnect(&chat.Error{Code: chat.Quota})
+	c.Finish()
+	for p.ended() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	all, rest := p.packets()
+	if len(all) != 6*300+1 || len(rest) > 0 {
+		t.Fatalf("%d packets came, and %d bytes", len(all), len(rest))
+	}
+	last := map[uint16]uint16{}
+	for _, b := range all[:len(all)-1] {
+		id := decodeAck(t, b, 5).PacketID
+		if w := id >> 12; id&0xfff != last[w]+1 {
+			t.Fatalf("writer %d: %d came after %d", w, id&0xfff, last[w])
+		}
+		last[id>>12] = id & 0xfff
+	}
+	if pk := decodeAck(t, all[len(all)-1], 5); pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != 0x97 {
+		t.Errorf("the last packet is %+v", pk)
+	}
+	_ = p.Close()
+}

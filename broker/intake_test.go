@@ -1,0 +1,466 @@
+package broker_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/parleymq/parley/broker"
+	"github.com/parleymq/parley/chat"
+)
+
+// window is an Intake with its connection, whose packets are all read.
+type window struct {
+	*broker.Intake
+	t       *testing.T
+	conn    *broker.Conn
+	peer    *peer
+	mu      sync.Mutex
+	refused []*broker.Publish
+}
+
+func newWindow(t *testing.T, version byte, limit int, change func(*mqtt.Client)) *window {
+	t.Helper()
+	w := &window{t: t}
+	w.conn, w.peer = pipe(broker.Limits{ReceiveMaximum: limit})
+	w.Intake = broker.NewIntake(w.conn, func(p *broker.Publish) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.refused = append(w.refused, p)
+	})
+	accept(w.conn, version, change, nil)
+	w.peer.readAll()
+	t.Cleanup(func() {
+		w.Close()
+		w.conn.Finish()
+		_ = w.peer.Close()
+	})
+	return w
+}
+
+func (w *window) begin(id uint16, qos byte) *broker.Publish {
+	w.t.Helper()
+	p, ok := w.Begin(chat.Topic{Kind: chat.TopicMessages, ID: conversation}, id, qos, false)
+	if !ok || p == nil {
+		w.t.Fatalf("Begin(%d, QoS %d) = %v, %v", id, qos, p, ok)
+	}
+	return p
+}
+
+// answers returns type and packet identifier of everything that was written.
+func (w *window) answers() []string {
+	w.t.Helper()
+	synctest.Wait()
+	all, rest := w.peer.packets()
+	if len(rest) > 0 {
+		w.t.Errorf("% x follows", rest)
+	}
+	var list []string
+	for _, b := range all {
+		pk := decodeAck(w.t, b, w.conn.Version())
+		s := packets.PacketNames[pk.FixedHeader.Type]
+		if pk.PacketID > 0 {
+			s += fmt.Sprintf(" %d", pk.PacketID)
+		}
+		if pk.ReasonCode > 0 {
+			s += fmt.Sprintf(" %#x", pk.ReasonCode)
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+func (w *window) want(answers ...string) {
+	w.t.Helper()
+	if got := w.answers(); !slices.Equal(got, answers) {
+		w.t.Errorf("the client got %q, want %q", got, answers)
+	}
+}
+
+func TestAcknowledgementsKeepTheOrderOfThePublishes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 5, 8, nil)
+		a, b, c, d := w.begin(11, 1), w.begin(12, 2), w.begin(0, 0), w.begin(14, 1)
+		d.Settle(nil)
+		c.Settle(nil)
+		w.want()
+		a.Settle(nil)
+		w.want("Puback 11")
+		b.Settle(nil)
+		w.want("Puback 11", "Pubrec 12", "Puback 14")
+	})
+}
+
+func TestAnswerSaysWhatWasStored(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		version byte
+		change  func(*mqtt.Client)
+		props   int
+	}{
+		"MQTT 5":                 {version: 5, props: 3},
+		"MQTT 3.1.1":             {version: 4},
+		"no problem information": {version: 5, change: func(cl *mqtt.Client) { cl.Properties.Props.RequestProblemInfoFlag = true }},
+		"small packets":          {version: 5, change: func(cl *mqtt.Client) { cl.Properties.Props.MaximumPacketSize = 100 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWindow(t, test.version, 8, test.change)
+				p := w.begin(1, 1)
+				p.Event = chat.Event{ID: conversation, Seq: 1 << 40, CreatedAt: time.Date(2026, 3, 4, 5, 6, 7, 89e6, time.UTC)}
+				p.Settle(nil)
+				w.begin(2, 1).Settle(&chat.Error{Code: chat.Forbidden, Msg: "no"})
+				synctest.Wait()
+				all, _ := w.peer.packets()
+				ack, refusal := decodeAck(t, all[0], test.version), decodeAck(t, all[1], test.version)
+				if len(ack.Properties.User) != test.props {
+					t.Fatalf("PUBACK has the user properties %v", ack.Properties.User)
+				}
+				if test.props > 0 {
+					u := ack.Properties.User
+					if u[0].Key != "id" || u[0].Val != conversation.String() || u[1].Key != "seq" || u[1].Val != "1099511627776" || u[2].Key != "createdAt" || u[2].Val != "2026-03-04T05:06:07.089Z" {
+						t.Errorf("PUBACK has the user properties %v", u)
+					}
+				}
+				if reason := refusal.Properties.ReasonString; test.version == 5 && refusal.ReasonCode != 0x87 || (reason == "no") == (test.change != nil && name == "no problem information" || test.version < 5) {
+					t.Errorf("the refusal says %#x %q", refusal.ReasonCode, reason)
+				}
+			})
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	forbidden := &chat.Error{Code: chat.Forbidden}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 5, 8, nil)
+		w.begin(1, 1).Settle(forbidden)
+		w.begin(2, 2).Settle(forbidden)
+		w.begin(0, 0).Settle(forbidden)
+		if w.Release(2) {
+			t.Error("an exchange that was refused waits for PUBREL")
+		}
+		w.begin(2, 1).Settle(nil) // the identifier is free
+		w.want("Puback 1 0x87", "Pubrec 2 0x87", "Puback 2")
+		if len(w.refused) != 1 || w.refused[0].QoS != 0 {
+			t.Errorf("told otherwise: %v, want the one at QoS 0", w.refused)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 4, 8, nil)
+		w.begin(1, 1).Settle(forbidden)
+		w.begin(2, 2).Settle(forbidden)
+		w.begin(0, 0).Settle(forbidden)
+		w.want("Puback 1", "Pubrec 2")
+		if !w.Release(2) || w.Release(2) {
+			t.Error("PUBREL, and again: want known, unknown")
+		}
+		if len(w.refused) != 3 || w.refused[0].PacketID != 1 || w.refused[1].PacketID != 2 {
+			t.Errorf("told otherwise: %v, want all three", w.refused)
+		}
+	})
+}
+
+// What could not be stored is not answered, and nothing after it: the connection
+// ends, and the client sends again.
+func TestUnavailableEndsTheConnection(t *testing.T) {
+	t.Parallel()
+	for qos := byte(0); qos < 3; qos++ {
+		for _, version := range []byte{4, 5} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWindow(t, version, 8, nil)
+				id := uint16(2)
+				if qos == 0 {
+					id = 0
+				}
+				a, b, c := w.begin(1, 1), w.begin(id, qos), w.begin(3, 1)
+				c.Settle(nil)
+				b.Settle(&chat.Error{Code: chat.Unavailable})
+				a.Settle(nil)
+				want := []string{"Puback 1"}
+				if version == 5 {
+					want = append(want, "Disconnect 0x89")
+				}
+				w.want(want...)
+				if _, ok := w.Begin(chat.Topic{}, 4, 1, false); ok {
+					t.Error("another publish was taken")
+				}
+				if len(w.refused) > 0 {
+					t.Errorf("told otherwise: %v", w.refused)
+				}
+				if _, err := w.conn.Read(make([]byte, 1)); err == nil {
+					t.Error("the reader goes on")
+				}
+			})
+		}
+	}
+}
+
+func TestReceiveMaximum(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 5, 3, nil)
+		var ps []*broker.Publish
+		for id := uint16(1); id <= 3; id++ {
+			ps = append(ps, w.begin(id, 1))
+		}
+		for _, p := range ps {
+			p.Settle(nil)
+		}
+		for id := uint16(1); id <= 3; id++ {
+			w.begin(id, 1)
+		}
+		if _, ok := w.Begin(chat.Topic{}, 4, 1, false); ok {
+			t.Error("a fourth was taken")
+		}
+		w.want("Puback 1", "Puback 2", "Puback 3", "Disconnect 0x93")
+	})
+}
+
+// A client counts a QoS 2 publish until PUBCOMP (MQTT 5.0, 4.9), and so does the
+// window: it grew by one for every PUBREL that was never sent.
+func TestReceiveMaximumCountsWhatWaitsForPubrel(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 5, 3, nil)
+		for id := uint16(1); id <= 3; id++ {
+			w.begin(id, 2).Settle(nil)
+		}
+		if !w.Release(2) {
+			t.Error("PUBREL of 2 is unknown")
+		}
+		w.begin(2, 2)
+		if _, ok := w.Begin(chat.Topic{}, 4, 2, false); ok {
+			t.Error("a fourth was taken")
+		}
+		w.want("Pubrec 1", "Pubrec 2", "Pubrec 3", "Disconnect 0x93")
+	})
+}
+
+// QoS 0 does not count (MQTT 5.0, 3.3.4): a client with a full window of such
+// publishes was cut off for its first one at QoS 1.
+func TestReceiveMaximumDoesNotCountQoS0(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 5, 3, nil)
+		var ps []*broker.Publish
+		for range 3 {
+			ps = append(ps, w.begin(0, 0))
+		}
+		taken := make(chan *broker.Publish)
+		go func() { // as the reader, which waits
+			for i := range 3 {
+				p, _ := w.Begin(chat.Topic{}, uint16(i+1), 1, false)
+				taken <- p
+			}
+		}()
+		synctest.Wait()
+		select {
+		case <-taken:
+			t.Error("more was taken than the window holds")
+		default:
+		}
+		for _, p := range ps {
+			p.Settle(nil)
+			if p := <-taken; p == nil {
+				t.Fatal("the window is closed")
+			}
+		}
+		w.want()
+	})
+}
+
+func TestFullWindowHoldsTheReaderUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 4, 2, nil) // 3.1.1 has no Receive Maximum
+		a, b := w.begin(1, 1), w.begin(2, 1)
+		taken := make(chan *broker.Publish)
+		go func() {
+			p, _ := w.Begin(chat.Topic{}, 3, 1, false)
+			taken <- p
+		}()
+		b.Settle(nil) // not the oldest: no place is free
+		synctest.Wait()
+		select {
+		case <-taken:
+			t.Fatal("a third was taken")
+		default:
+		}
+		a.Settle(nil)
+		if p := <-taken; p == nil {
+			t.Fatal("the window is closed")
+		}
+		w.begin(4, 1)
+		go func() {
+			p, ok := w.Begin(chat.Topic{}, 5, 1, false)
+			if ok {
+				t.Error("Begin after Close: taken")
+			}
+			taken <- p
+		}()
+		synctest.Wait()
+		w.Close()
+		<-taken
+	})
+}
+
+func TestPacketIdentifierInUse(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 4, 8, nil)
+		w.begin(1, 1)
+		w.begin(2, 2).Settle(nil)
+		again := func(id uint16, qos byte) {
+			t.Helper()
+			if p, ok := w.Begin(chat.Topic{}, id, qos, true); p != nil || !ok {
+				t.Errorf("packet %d sent again: %v, %v, want nil, true", id, p, ok)
+			}
+		}
+		again(1, 1)
+		again(2, 2)
+		w.want() // the first is not settled
+		if _, ok := w.Begin(chat.Topic{}, 1, 1, false); ok {
+			t.Error("an identifier that is in use was taken for another publish")
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // PUBREC was lost on the way: it is written again
+		w := newWindow(t, 4, 8, nil)
+		w.begin(2, 2).Settle(nil)
+		if p, ok := w.Begin(chat.Topic{}, 2, 2, true); p != nil || !ok {
+			t.Errorf("packet 2 sent again: %v, %v, want nil, true", p, ok)
+		}
+		w.want("Pubrec 2", "Pubrec 2")
+	})
+	for _, dup := range []bool{false, true} { // MQTT 5 sends nothing again on a connection
+		synctest.Test(t, func(t *testing.T) {
+			w := newWindow(t, 5, 8, nil)
+			w.begin(1, 1)
+			if _, ok := w.Begin(chat.Topic{}, 1, 1, dup); ok {
+				t.Error("an identifier that is in use was taken")
+			}
+			w.want("Disconnect 0x82")
+		})
+	}
+}
+
+func TestOutcomesAfterClose(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 5, 8, nil)
+		a, b, c := w.begin(1, 1), w.begin(2, 1), w.begin(0, 0)
+		w.Close()
+		a.Settle(nil)
+		b.Settle(&chat.Error{Code: chat.Unavailable})
+		c.Settle(&chat.Error{Code: chat.Forbidden})
+		w.want()
+		if len(w.refused) > 0 {
+			t.Errorf("told otherwise: %v", w.refused)
+		}
+	})
+}
+
+// Commits end in any order, from several goroutines, while the reader takes more.
+func TestIntakeRaces(t *testing.T) {
+	t.Parallel()
+	for _, version := range []byte{4, 5} {
+		c, p := pipe(broker.Limits{ReceiveMaximum: 16, MaxBuffer: 10 << 20})
+		in := broker.NewIntake(c, func(*broker.Publish) {})
+		accept(c, version, nil, nil)
+		p.readAll()
+		const n = 3000
+		work := make(chan *broker.Publish, 16)
+		var committers sync.WaitGroup
+		for seed := range 4 {
+			committers.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(seed), 1))
+				var held []*broker.Publish
+				for pub := range work {
+					held = append(held, pub)
+					for len(held) > 0 && (r.IntN(3) > 0 || len(work) == 0) {
+						i := r.IntN(len(held))
+						var err error
+						if r.IntN(5) == 0 {
+							err = &chat.Error{Code: chat.Invalid}
+						}
+						held[i].Settle(err)
+						held = slices.Delete(held, i, i+1)
+					}
+				}
+				for _, pub := range held {
+					pub.Settle(nil)
+				}
+			})
+		}
+		acked := func() int { all, _ := p.packets(); return len(all) }
+		for i := range n {
+			for version == 5 && i-acked() >= 16 {
+				time.Sleep(20 * time.Microsecond) // a client that keeps to its Receive Maximum
+			}
+			pub, ok := in.Begin(chat.Topic{}, uint16(i+1), 1, false)
+			if !ok {
+				t.Fatal("the window is closed")
+			}
+			work <- pub
+		}
+		close(work)
+		committers.Wait()
+		in.Close()
+		c.Finish()
+		for p.ended() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		all, _ := p.packets()
+		if len(all) != n {
+			t.Fatalf("version %d: %d acknowledgements, want %d", version, len(all), n)
+		}
+		for i, b := range all {
+			if pk := decodeAck(t, b, version); pk.PacketID != uint16(i+1) {
+				t.Fatalf("version %d: acknowledgement %d is for packet %d", version, i+1, pk.PacketID)
+			}
+		}
+		_ = p.Close()
+	}
+}
+
+func TestReasonTables(t *testing.T) {
+	t.Parallel()
+	codes := append(chat.Codes(), "no code at all")
+	for _, code := range codes {
+		err := &chat.Error{Code: code, Msg: "because"}
+		connack, old := broker.ConnackReason(err, 5), broker.ConnackReason(err, 4)
+		if connack.Code < 0x80 || connack.Reason == "" {
+			t.Errorf("%s: CONNACK %#x %q", code, connack.Code, connack.Reason)
+		}
+		if old.Code < 1 || old.Code > 5 {
+			t.Errorf("%s: CONNACK of 3.1.1 %d", code, old.Code)
+		}
+		// What the packets may carry: MQTT 5.0, tables 3-4, 3-9 and 3-13.
+		puback, answer := broker.PubackReason(err)
+		if answer != (code != chat.Unavailable) || answer && !slices.Contains([]byte{0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99}, puback) {
+			t.Errorf("%s: PUBACK %#x, %v", code, puback, answer)
+		}
+		if s := broker.SubackReason(err); !slices.Contains([]byte{0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2}, s) {
+			t.Errorf("%s: SUBACK %#x", code, s)
+		}
+		d := broker.DisconnectReason(err)
+		pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}, ReasonCode: d}
+		if d < 0x80 || pk.ReasonCode == 0x84 || pk.ReasonCode == 0x85 || pk.ReasonCode == 0x86 {
+			t.Errorf("%s: DISCONNECT %#x", code, d)
+		}
+	}
+	if broker.DisconnectReason(errors.New("?")) != 0x80 {
+		t.Error("what is not known is not 0x80")
+	}
+}

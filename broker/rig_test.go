@@ -1,0 +1,110 @@
+package broker_test
+
+import (
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+	"go.uber.org/goleak"
+
+	"github.com/parleymq/parley/broker"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// accept makes a connection that has had its CONNECT and CONNACK.
+func accept(c *broker.Conn, version byte, change func(*mqtt.Client), writable func()) {
+	cl := mqtt.New(&mqtt.Options{}).NewClient(c, "test", "id", false)
+	cl.Properties.ProtocolVersion = version
+	if change != nil {
+		change(cl)
+	}
+	if writable == nil {
+		writable = func() {}
+	}
+	c.Accepted(cl, "state", writable)
+	_, _ = c.Write([]byte{packets.Connack << 4, 2, 0, 0})
+}
+
+// peer is the other end of a connection. It reads when it is told to.
+type peer struct {
+	net.Conn
+	mu  sync.Mutex
+	got []byte
+	end error
+}
+
+// readAll reads until the connection ends, in a goroutine that ends then.
+func (p *peer) readAll() {
+	go func() {
+		for {
+			var b [4096]byte
+			n, err := p.Read(b[:])
+			p.mu.Lock()
+			p.got = append(p.got, b[:n]...)
+			p.end = err
+			p.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+}
+
+// packets returns what was read after CONNACK, packet by packet; rest is what
+// follows of one that is not complete.
+func (p *peer) packets() (all [][]byte, rest []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return splitAll(slices.Clone(p.got[min(4, len(p.got)):]))
+}
+
+func splitAll(b []byte) (all [][]byte, rest []byte) {
+	for len(b) > 0 {
+		n, digits := 0, 0
+		for {
+			if 1+digits >= len(b) {
+				return all, b
+			}
+			d := b[1+digits]
+			n |= int(d&0x7f) << (7 * digits)
+			digits++
+			if d < 0x80 {
+				break
+			}
+		}
+		if n += 1 + digits; n > len(b) {
+			return all, b
+		}
+		all, b = append(all, b[:n]), b[n:]
+	}
+	return all, nil
+}
+
+// ended returns what the last read said, nil while it goes on.
+func (p *peer) ended() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.end
+}
+
+// pipe returns the two ends of an unbuffered connection: a write waits until the
+// other end has read it.
+func pipe(l broker.Limits) (*broker.Conn, *peer) {
+	server, client := net.Pipe()
+	return broker.NewConn(server, l), &peer{Conn: client}
+}
+
+// finish ends a connection as the server does.
+func finish(c *broker.Conn, p *peer) {
+	go func() { _, _ = io.Copy(io.Discard, p); _ = p.Close() }() // ends when c is closed
+	_ = c.Close()
+	c.Finish()
+}
+
+const second = time.Second
