@@ -94,7 +94,7 @@ func (s *Session) begin(ends []chat.Position) {
 
 // resume starts a catch-up if the session is behind, has room, and none runs.
 func (s *Session) resume() {
-	if len(s.behind) == 0 || s.catching || s.closed || s.stalled || s.loading > 0 || s.window.n > s.window.limit/2 {
+	if len(s.behind) == 0 || s.catching || s.closed || s.stalled || s.loading > 0 || s.window.n > (s.window.limit+1)/2 {
 		return // a window that is more than half full waits, so that pages are worth their query
 	}
 	r := s.router
