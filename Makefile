@@ -24,7 +24,7 @@ help:
 .PHONY: run
 run: ## start Parley here, with a PostgreSQL of its own unless DATABASE_URL is set
 	@scripts/need go $(if $(DATABASE_URL),,postgresql)
-	@go run ./cmd/parley serve $(ARGS)
+	@go build -o bin/parley ./cmd/parley && exec bin/parley serve $(ARGS)
 
 .PHONY: test
 test: ## lint, then all tests with the race detector and real services: what CI runs
