@@ -115,21 +115,23 @@ func banner(w io.Writer, a *app.App) {
 
     MQTT        mqtt://%s
     WebSocket   ws://%s/mqtt
-    REST        %s/api   (described in %s/openapi.json)
+    REST        %s/api
+                (described in /openapi.json)
 
   Try it:
 
-    1. Make an account (and one for bob):
-       curl -s %s/api/users -H 'Content-Type: application/json' -d '{"username":"ann","email":"ann@example.com","password":"correct horse"}'
+    1. Make an account:
+       curl -s %s/api/users -H 'Content-Type: application/json' \
+         -d '{"username":"ann","email":"ann@example.com","password":"correct horse"}'
 
     2. Listen to all your conversations:
        mosquitto_sub%s -V 5 -u ann -P 'correct horse' -q 1 -t 'conv/+/messages'
 
-    3. Start a conversation and say hello: README.md, "Two people talk".
+    3. Talk to somebody: README.md, "Two people talk".
 
   Ctrl-C stops it.
 
-`, net.JoinHostPort(mqttHost, mqttPort), net.JoinHostPort(webHost, webPort), api, api, api, mosquitto)
+`, net.JoinHostPort(mqttHost, mqttPort), net.JoinHostPort(webHost, webPort), api, api, mosquitto)
 }
 
 // dialable returns a bound address as a client on this machine would write it.
