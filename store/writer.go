@@ -148,9 +148,17 @@ func newShard(w *Writer) *shard {
 // publish hands stored events on, in order, while run commits the next ones.
 func (s *shard) publish(ctx context.Context) {
 	for batch := range s.stored {
-		for _, st := range batch {
-			s.w.opts.Committed(ctx, st.event, st.membersVersion)
-		}
+		s.publishBatch(ctx, batch)
+	}
+}
+
+// publishBatch has a deadline, because Committed may ask the database, and commits
+// must not stop for good behind a query that never ends.
+func (s *shard) publishBatch(ctx context.Context, batch []stored) {
+	ctx, cancel := chat.WithDeadline(ctx, s.w.opts.Patience, "store.publish")
+	defer cancel()
+	for _, st := range batch {
+		s.w.opts.Committed(ctx, st.event, st.membersVersion)
 	}
 }
 
@@ -183,38 +191,47 @@ func (s *shard) gather(b *batch) {
 	}
 }
 
-// commit stores the batch and tells every waiter the outcome. Each round ends
-// with fewer events pending, or with a pause.
+// commit stores the batch and tells every waiter the outcome.
 func (s *shard) commit(ctx context.Context, b *batch) {
 	ctx, cancel := chat.WithDeadline(ctx, s.w.opts.Patience, "store.commit")
 	defer cancel()
 	start := time.Now()
 	s.w.metrics.batch.Observe(float64(len(b.pending)))
+	s.store(ctx, b)
+	s.w.metrics.commit.Observe(time.Since(start).Seconds())
+	if len(b.stored) > 0 {
+		s.w.metrics.events.Add(float64(len(b.stored)))
+		s.stored <- b.stored
+	}
+}
+
+// store tries until nothing is pending any more; once ctx has ended, what is left
+// is given up. Each round ends with fewer events pending, or with a pause.
+func (s *shard) store(ctx context.Context, b *batch) {
 	for pause := 5 * time.Millisecond; len(b.pending) > 0; {
 		err := s.round(ctx, b)
-		switch {
-		case err == nil:
+		if err == nil {
 			continue
-		case chat.CodeOf(err) == chat.Unavailable && ctx.Err() == nil:
+		}
+		away := chat.CodeOf(err) == chat.Unavailable
+		if away {
+			s.stmt.release()
+		}
+		switch {
+		case away && ctx.Err() == nil:
 			s.w.metrics.retries.Inc()
 			s.w.opts.Logger.Warn("commit failed; trying again", "component", "writer", "events", len(b.pending), "err", err)
-			s.stmt.release()
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause/2 + rand.N(pause)):
 			}
 			pause = min(2*pause, time.Second)
-		case chat.CodeOf(err) != chat.Unavailable && len(b.pending) > 1:
+		case !away && len(b.pending) > 1:
 			s.oneByOne(ctx, b)
 		default:
 			s.w.opts.Logger.Error("events given up", "component", "writer", "events", len(b.pending), "err", err)
 			b.fail(err)
 		}
-	}
-	s.w.metrics.commit.Observe(time.Since(start).Seconds())
-	if len(b.stored) > 0 {
-		s.w.metrics.events.Add(float64(len(b.stored)))
-		s.stored <- b.stored
 	}
 }
 
@@ -223,12 +240,7 @@ func (s *shard) oneByOne(ctx context.Context, b *batch) {
 	all := b.pending
 	for _, a := range all {
 		b.pending = []*chat.Append{a}
-		for len(b.pending) > 0 {
-			if err := s.round(ctx, b); err != nil {
-				s.w.opts.Logger.Error("event refused by the database", "component", "writer", "err", err)
-				b.fail(err)
-			}
-		}
+		s.store(ctx, b)
 	}
 }
 
@@ -310,19 +322,27 @@ func (s *shard) resolveRepeats(ctx context.Context, b *batch) error {
 }
 
 // resolveResent takes the events out of the batch that are packets sent again
-// and have been stored before. It runs once for a batch.
+// and have been stored before. It runs once for a batch: an error leaves the batch
+// as it was.
 func (s *shard) resolveResent(ctx context.Context, b *batch) error {
-	keep := b.pending[:0:0]
+	first := make(map[*chat.Append]*chat.Event)
 	for _, a := range b.pending {
-		if a.Resent {
-			first, err := s.stmt.findResent(ctx, &a.Event)
-			if err != nil {
-				return err
-			}
-			if first != nil && sameContent(&a.Event, first) {
-				b.settleRepeat(a, first, s.w.metrics)
-				continue
-			}
+		if !a.Resent {
+			continue
+		}
+		e, err := s.stmt.findResent(ctx, &a.Event)
+		if err != nil {
+			return err
+		}
+		if e != nil && sameContent(&a.Event, e) {
+			first[a] = e
+		}
+	}
+	keep := b.pending[:0]
+	for _, a := range b.pending {
+		if e := first[a]; e != nil {
+			b.settleRepeat(a, e, s.w.metrics)
+			continue
 		}
 		keep = append(keep, a)
 	}
