@@ -49,8 +49,9 @@ var folders = []folder{
 		"chat", "identity", "delivery", "store", "cluster", "broker", "hooks", "rest",
 		"mosquitto-compat", "migrations", "pgchild", "web",
 	}, "puts everything together, outside of main so that tests may start it too"},
+	{"bench", nil, "load over the network: the contract is all it shares with the server"},
 	{"cmd", []string{
-		"app", "chat", "identity", "delivery", "store", "cluster", "broker", "hooks", "rest",
+		"app", "bench", "chat", "identity", "delivery", "store", "cluster", "broker", "hooks", "rest",
 		"mosquitto-compat", "migrations", "pgchild", "client", "web",
 	}, "starts it, and speaks with operators; known to nobody"},
 }

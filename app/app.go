@@ -151,7 +151,7 @@ func (a *App) join(ctx context.Context) error {
 		return err
 	}
 	a.chat = chat.NewService(a.store, chat.SystemClock{})
-	a.router = delivery.NewRouter(delivery.Options{Log: a.chat, Logger: a.logger, Registerer: a.registry})
+	a.router = delivery.NewRouter(delivery.Options{Log: a.chat, Sessions: a.store, Node: a.o.Node, Logger: a.logger, Registerer: a.registry})
 	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
 
 	w := a.o.Writer
@@ -160,6 +160,10 @@ func (a *App) join(ctx context.Context) error {
 	a.chat.Use(writer, a.router)
 	a.run("store what is queued", writer.Run)
 	a.run("identity", a.identity.Run)
+	if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil { // one node alone: whatever is marked as connected is not
+		return err
+	}
+	a.run("save sessions", a.router.Run)
 
 	hook := hooks.New(hooks.Options{Chat: a.chat, Authenticator: a.identity, Router: a.router, Logger: a.logger, Registerer: a.registry})
 	a.identity.OnRevoked(func(r identity.Revocation) { hook.Revoke(r.UserID, r.LoginID) })

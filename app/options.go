@@ -18,6 +18,7 @@ type Options struct {
 	DataDir     string // where the private PostgreSQL keeps its data
 	PostgresBin string // folder of the server binaries for the private one; empty: looked up
 
+	Node      string // name of this node; "parley"
 	MQTTAddr  string // TCP address for MQTT; ":1883"
 	HTTPAddr  string // TCP address for REST and MQTT over WebSocket (/mqtt); ":8080"
 	AdminAddr string // TCP address for /metrics and /debug/pprof; empty: /metrics on HTTPAddr, for loopback only
@@ -38,6 +39,7 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
+	setDefault(&o.Node, "parley")
 	setDefault(&o.MQTTAddr, ":1883")
 	setDefault(&o.HTTPAddr, ":8080")
 	setDefault(&o.StartTimeout, time.Minute)

@@ -84,10 +84,11 @@ type SubscriptionChange struct {
 	Epoch         int64
 	UserID        ID
 	Subscriptions []SubscriptionState // all of them, from now on
+	Keep          []CursorState       // the session's places so far, which may not all be stored
 	All           bool                // give every conversation of the user a cursor at the end of its log, where it has none
 	Begin         []ID                // give these a cursor, likewise
-	End           []ID                // take these away
-	EndAll        bool                // take all away
+	End           []ID                // take these away first
+	EndAll        bool                // take all away first
 }
 
 // EventRef names an event.
@@ -116,7 +117,8 @@ type SessionStore interface {
 	// removes it when its expiry is 0.
 	PartSession(ctx context.Context, p SessionPart) error
 	// ReleaseSessions lets the expiry of the node's sessions that are marked as
-	// connected begin at now: the node has come back from a crash. It returns how many.
+	// connected begin at now: the node has come back from a crash. "" means every
+	// node. It returns how many.
 	ReleaseSessions(ctx context.Context, node string, now time.Time) (int64, error)
 	// DeleteExpiredSessions removes up to limit sessions that have expired, with
 	// their cursors, and returns how many.

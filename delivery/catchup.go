@@ -31,14 +31,14 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 		sub.held = before[sub.Text].held
 		s.subs.put(sub)
 	}
-	if !wanted || s.closed {
+	if s.closed || !wanted && s.kept.id.IsZero() {
 		s.mu.Unlock()
 		return nil
 	}
 	s.loading++ // until the ends are known, events only raise what is known
 	s.mu.Unlock()
 
-	ends, err := s.router.log.ListPositions(ctx, s.Principal.UserID)
+	ends, err := s.positions(ctx)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,8 +94,11 @@ func (s *Session) begin(ends []chat.Position) {
 
 // resume starts a catch-up if the session is behind, has room, and none runs.
 func (s *Session) resume() {
-	if len(s.behind) == 0 || s.catching || s.closed || s.stalled || s.loading > 0 || s.window.n > (s.window.limit+1)/2 {
+	if s.catching || s.closed || s.stalled || s.loading > 0 || s.window.active > (s.window.limit+1)/2 {
 		return // a window that is more than half full waits, so that pages are worth their query
+	}
+	if s.window.idle == 0 && (len(s.behind) == 0 || s.window.full()) {
+		return
 	}
 	r := s.router
 	r.mu.Lock()
@@ -115,14 +118,20 @@ func (s *Session) catchUp(ctx context.Context) {
 		if !ok {
 			return
 		}
-		page, err := s.router.readPage(ctx, s.Principal.UserID, w.tail.conversation, w.after, w.limit)
-		s.take(w, page, err)
+		var err error
+		if len(w.resend) > 0 {
+			err = s.sendAgain(ctx, w.resend)
+		} else {
+			var page []chat.Event
+			page, err = s.router.readPage(ctx, s.Principal.UserID, w.tail.conversation, w.after, w.limit)
+			s.take(w, page, err)
+		}
 		if err == nil || chat.CodeOf(err) == chat.NotFound {
 			pause = 10 * time.Millisecond
 			continue
 		}
 		s.router.metrics.failures.Inc()
-		s.router.logger.Warn("reading the log failed; trying again", "conversation", w.tail.conversation, "err", err)
+		s.router.logger.Warn("reading the log failed; trying again", "client_id", s.ClientID, "err", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause/2 + rand.N(pause)):
@@ -131,12 +140,14 @@ func (s *Session) catchUp(ctx context.Context) {
 	}
 }
 
-// work is one page to be read.
+// work is one page to be read, or publications of an earlier connection to be
+// sent again.
 type work struct {
-	tail  *tail
-	after int64
-	limit int
-	known int64 // what was known of the log before it was read
+	resend []resend
+	tail   *tail
+	after  int64
+	limit  int
+	known  int64 // what was known of the log before it was read
 }
 
 // nextBehind returns the page whose turn it is. If there is none, or no room, it
@@ -144,12 +155,19 @@ type work struct {
 func (s *Session) nextBehind(ctx context.Context) (w work, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.behind) == 0 || s.closed || s.stalled || s.loading > 0 || s.window.full() || ctx.Err() != nil {
+	if s.closed || s.stalled || s.loading > 0 || ctx.Err() != nil {
+		s.catching = false
+		return work{}, false
+	}
+	if again := s.toResend(); len(again) > 0 {
+		return work{resend: again}, true
+	}
+	if len(s.behind) == 0 || s.window.full() {
 		s.catching = false
 		return work{}, false
 	}
 	t := s.behind[0]
-	return work{tail: t, after: t.sent, limit: min(pageSize, s.window.limit-s.window.n), known: t.known}, true
+	return work{tail: t, after: t.sent, limit: min(pageSize, s.window.limit-s.window.active), known: t.known}, true
 }
 
 // take sends a page of a tail's log, as far as there is room. The page is

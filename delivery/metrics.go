@@ -10,6 +10,12 @@ type metrics struct {
 	pages    prometheus.Counter
 	caughtUp prometheus.Counter
 	failures prometheus.Counter
+	resent   prometheus.Counter
+	cursors  prometheus.Counter
+	save     prometheus.Histogram
+	expired  prometheus.Counter
+
+	partsDropped prometheus.Counter
 }
 
 // newMetrics registers the package's metrics; a nil Registerer discards them.
@@ -19,6 +25,16 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		sessions: f.NewGauge(prometheus.GaugeOpts{Name: "parley_delivery_sessions", Help: "Connected sessions."}),
 		pages:    f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_pages_total", Help: "Pages read from the log for sessions that are behind."}),
 		caughtUp: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_caught_up_events_total", Help: "Events that sessions got from the log instead of live."}),
-		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_read_failures_total", Help: "Pages that could not be read."}),
+		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_failures_total", Help: "Pages that could not be read and places that could not be saved; each is tried again."}),
+		resent:   f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_resent_total", Help: "Publications sent again after a reconnect, with DUP."}),
+		cursors:  f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_saved_cursors_total", Help: "Places in logs that were saved."}),
+		save: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "parley_delivery_save_seconds", Help: "Time to save a batch of places.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+		expired: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_expired_sessions_total", Help: "Sessions removed because their expiry had passed."}),
+
+		partsDropped: f.NewCounter(prometheus.CounterOpts{
+			Name: "parley_delivery_parts_dropped_total", Help: "Ends of connections that were not saved, because too many waited for the database: their sessions get some events again.",
+		}),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -22,7 +23,10 @@ type Log interface {
 // Options configures a Router.
 type Options struct {
 	Log        Log
-	Readers    int // pages read from the log at once, for all sessions together; 0: 8
+	Sessions   chat.SessionStore // keeps sessions between connections; nil: none is kept
+	Node       string            // the name under which sessions are taken
+	SaveEvery  time.Duration     // how often places that moved are saved, so what a crash repeats; 0: 1 s
+	Readers    int               // pages read from the log at once, for all sessions together; 0: 8
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -31,17 +35,26 @@ type Options struct {
 // committed event to those of its conversation's members. It implements
 // chat.Publisher and is safe for concurrent use.
 type Router struct {
-	log     Log
-	logger  *slog.Logger
-	metrics *metrics
-	shards  [64]routerShard
-	readers chan struct{} // a place for each page being read
+	log      Log
+	sessions chat.SessionStore
+	node     string
+	every    time.Duration
+	logger   *slog.Logger
+	metrics  *metrics
+	shards   [64]routerShard
+	readers  chan struct{} // a place for each page being read
 
 	ctx    context.Context // ends when Close is called: catch-ups stop
 	cancel context.CancelFunc
 	mu     sync.Mutex
 	closed bool           // mu guards: no catch-up may start
 	wg     sync.WaitGroup // the catch-ups under way
+
+	taking keyedLock // one connection of a device at a time is being made
+
+	dirtyMu sync.Mutex
+	dirty   []*Session         // dirtyMu guards: sessions with places to be saved
+	parts   []chat.SessionPart // dirtyMu guards: ends of connections that could not be saved yet
 }
 
 type routerShard struct {
@@ -57,7 +70,13 @@ func NewRouter(o Options) *Router {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Router{log: o.Log, logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers)}
+	if o.SaveEvery == 0 {
+		o.SaveEvery = time.Second
+	}
+	r := &Router{
+		log: o.Log, sessions: o.Sessions, node: o.Node, every: o.SaveEvery,
+		logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
+	}
 	r.ctx, r.cancel = context.WithCancel(context.Background()) // catch-ups belong to the router, not to a caller
 	for i := range r.shards {
 		r.shards[i].users = map[chat.ID][]*Session{}
@@ -86,44 +105,84 @@ func (r *Router) Sessions(user chat.ID) []*Session {
 	return sh.users[user]
 }
 
-// Attach adds a connection's session. If the same device is connected already,
-// the old session is taken out, and returned for the caller to disconnect: the
-// newest connection of a device is the one that stays (MQTT 5.0, 3.1.4).
+// Attach adds a connection's session without asking what is kept of the device:
+// it begins empty, has started, and ends with its connection. If the same device is
+// connected already, the old session is taken out, and returned for the caller to
+// disconnect: the newest connection of a device is the one that stays (MQTT 5.0,
+// 3.1.4).
 func (r *Router) Attach(o SessionOptions) (s, old *Session) {
-	s = &Session{Principal: o.Principal, ClientID: o.ClientID, router: r, sink: o.Sink, tails: map[chat.ID]*tail{}}
-	s.window.limit = maxWindow
-	if o.ReceiveMaximum > 0 {
-		s.window.limit = min(maxWindow, o.ReceiveMaximum)
-	}
-	sh := r.shard(o.Principal.UserID)
-	sh.mu.Lock()
-	list := []*Session{s}
-	for _, other := range sh.users[o.Principal.UserID] {
-		if other.ClientID == o.ClientID {
-			old = other
-			continue
-		}
-		list = append(list, other)
-	}
-	sh.users[o.Principal.UserID] = list
-	sh.mu.Unlock()
-	r.metrics.sessions.Inc()
-	if old != nil {
-		old.close()
-	}
+	o.Expiry = 0
+	old, _ = r.remove(o.Principal.UserID, func(s *Session) bool { return s.ClientID == o.ClientID })
+	s = r.newSession(o, &chat.SessionState{NextPacketID: 1})
+	s.loading = 0
+	r.add(s)
 	return s, old
 }
 
-// Detach takes the session out. It may be repeated, and after a take-over it
-// leaves the new session alone.
-func (r *Router) Detach(s *Session) {
-	user := s.Principal.UserID
+// Take makes the session of a connection from what is kept of its device, which is
+// nothing after a clean start. It must be started when CONNACK is out, and present
+// is what that says. Of several connections of one device the last one stays; the
+// others are told so (0x8E). Take asks the store, and so blocks for a few round
+// trips, and for another connection of the same device that is being made;
+// Unavailable if that fails or ctx ends.
+func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, present bool, err error) {
+	if r.sessions == nil {
+		s, old := r.Attach(o)
+		s.loading = 1
+		if old != nil {
+			old.Disconnect(ErrTakenOver)
+		}
+		return s, false, nil
+	}
+	unlock, err := r.taking.lock(ctx, deviceKey{o.Principal.UserID, o.ClientID})
+	if err != nil {
+		return nil, false, err
+	}
+	defer unlock()
+	old, part := r.remove(o.Principal.UserID, func(s *Session) bool { return s.ClientID == o.ClientID })
+	if old != nil {
+		old.Disconnect(ErrTakenOver)
+	}
+	if err := r.save(ctx, o.Principal.UserID, o.ClientID, part); err != nil {
+		return nil, false, err
+	}
+	st, err := r.sessions.TakeSession(ctx, chat.SessionTake{
+		UserID: o.Principal.UserID, ClientID: o.ClientID, CleanStart: o.CleanStart, Expiry: o.Expiry, Node: r.node, Now: time.Now(),
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	s = r.newSession(o, st)
+	r.add(s)
+	return s, st.Present, nil
+}
+
+type deviceKey struct {
+	user     chat.ID
+	clientID string
+}
+
+func (r *Router) add(s *Session) {
+	sh := r.shard(s.Principal.UserID)
+	sh.mu.Lock()
+	list := sh.users[s.Principal.UserID]
+	sh.users[s.Principal.UserID] = append(list[:len(list):len(list)], s)
+	sh.mu.Unlock()
+	r.metrics.sessions.Inc()
+}
+
+// remove takes the one session of the user that is meant out, closes it, and
+// returns it with what is to be kept of it; nil if there is none.
+func (r *Router) remove(user chat.ID, meant func(*Session) bool) (*Session, *chat.SessionPart) {
 	sh := r.shard(user)
+	var found *Session
 	sh.mu.Lock()
 	var list []*Session
-	for _, other := range sh.users[user] {
-		if other != s {
-			list = append(list, other)
+	for _, s := range sh.users[user] {
+		if found == nil && meant(s) {
+			found = s
+		} else {
+			list = append(list, s)
 		}
 	}
 	if list == nil {
@@ -132,18 +191,57 @@ func (r *Router) Detach(s *Session) {
 		sh.users[user] = list
 	}
 	sh.mu.Unlock()
-	s.close()
+	if found == nil {
+		return nil, nil
+	}
+	return found, found.close()
 }
 
-func (s *Session) close() {
+// Detach takes the session of a connection that has ended out and saves what is to
+// be kept of it. It may be repeated, and after a take-over it leaves the new session
+// alone. It blocks for a round trip; what cannot be saved now is tried again by Run.
+func (r *Router) Detach(s *Session) {
+	remove := func() *chat.SessionPart {
+		_, part := r.remove(s.Principal.UserID, func(other *Session) bool { return other == s })
+		return part
+	}
+	if !s.Kept() {
+		remove()
+		return
+	}
+	ctx, cancel := chat.WithDeadline(context.Background(), readTimeout, "delivery.Detach") // the connection's own context has ended with it
+	defer cancel()
+	unlock, err := r.taking.lock(ctx, deviceKey{s.Principal.UserID, s.ClientID}) // a Take that began meanwhile must not miss what is saved here
+	if err == nil {
+		defer unlock()
+	}
+	part := remove()
+	if part == nil {
+		return
+	}
+	if err == nil {
+		err = r.sessions.PartSession(ctx, *part)
+	}
+	if err != nil && chat.CodeOf(err) != chat.Conflict {
+		r.postpone(*part)
+	}
+}
+
+// close ends the session, and returns what is to be kept of it, or nil.
+func (s *Session) close() *chat.SessionPart {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return
+		return nil
+	}
+	var part *chat.SessionPart
+	if !s.kept.id.IsZero() {
+		part = s.part(time.Now())
 	}
 	s.closed = true
-	s.tails, s.behind, s.window = map[chat.ID]*tail{}, nil, window{}
+	s.tails, s.behind, s.window, s.kept.dirty = map[chat.ID]*tail{}, nil, window{}, nil
 	s.router.metrics.sessions.Dec()
+	return part
 }
 
 // Publish implements chat.Publisher: it offers the event to every session here of

@@ -3,6 +3,7 @@ package delivery
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -19,6 +20,7 @@ type tail struct {
 	known        int64 // the log reaches at least this far; more than sent: behind
 	joining      bool  // the log decides where it begins: the user came into the conversation just now
 	queued       bool  // it is in the session's list of tails that are behind
+	dirty        bool  // it is in the session's list of tails whose acked is to be saved
 }
 
 // SessionOptions is what a connection brings.
@@ -27,6 +29,9 @@ type SessionOptions struct {
 	ClientID       string // as the client sent it, or was assigned
 	ReceiveMaximum int    // of the client; 0: 65,535
 	Sink           Sink
+
+	CleanStart bool          // forget what is kept of the device
+	Expiry     time.Duration // how long its session is kept after the connection; 0: not at all
 }
 
 // Session is a connected device: its subscriptions, its place in each log, and
@@ -46,8 +51,10 @@ type Session struct {
 	behind   []*tail           // mu guards: tails with known > sent, served in turn
 	catching bool              // mu guards: a catch-up runs
 	stalled  bool              // mu guards: the sink had no room, and calls Writable when it has
-	loading  int               // mu guards: Subscribe calls that are asking for positions
+	loading  int               // mu guards: the places are not known: Start is due, or Subscribe is asking for them
 	closed   bool              // mu guards
+
+	kept kept // what makes it survive its connection; see durable.go
 }
 
 // Subscriptions returns the number of filters the session holds.
@@ -154,8 +161,9 @@ func (s *Session) send(t *tail, f *Frame) bool {
 		return false
 	}
 	t.sent, t.known = f.Seq, max(t.known, f.Seq)
-	if qos == 0 {
+	if qos == 0 || outcome == TooLarge && t.acked == f.Seq-1 {
 		t.acked = f.Seq
+		s.moved(t)
 	}
 	return true
 }
@@ -165,7 +173,7 @@ func (s *Session) Puback(packetID uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.window.find(packetID); e != nil && e.qos == 1 && e.state == sent {
-		s.window.settle(e)
+		s.window.settle(e, s.moved)
 		s.resume()
 	}
 }
@@ -181,11 +189,12 @@ func (s *Session) Pubrec(packetID uint16, refused bool) (known bool) {
 		return false
 	}
 	if refused {
-		s.window.settle(e)
+		s.window.settle(e, s.moved)
 		s.resume()
 		return true
 	}
 	e.state = received
+	s.window.wake(e)
 	s.sink.Pubrel(packetID)
 	return true
 }
@@ -195,7 +204,7 @@ func (s *Session) Pubcomp(packetID uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.window.find(packetID); e != nil && e.qos == 2 && e.state == received {
-		s.window.settle(e)
+		s.window.settle(e, s.moved)
 		s.resume()
 	}
 }

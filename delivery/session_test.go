@@ -84,17 +84,17 @@ func TestFullWindowWaitsForHalfOfItToBeAcknowledged(t *testing.T) {
 		u.s.Puback(1)
 		synctest.Wait()
 		u.wantSeqs(convA, 1, 4) // more than half full: pages would be too small
-		u.s.Puback(3)           // out of order: nothing is freed
+		u.s.Puback(3)           // out of order: it frees a place all the same (MQTT 5.0, 4.9)
 		u.s.Puback(3)
 		u.s.Puback(9999) // not on its way
 		u.s.Puback(0)
 		u.s.Pubrec(2, false) // QoS 2's answer to a QoS 1 publication
 		u.s.Pubcomp(2)
 		synctest.Wait()
-		u.wantSeqs(convA, 1, 4)
+		u.wantSeqs(convA, 1, 6)
 		u.s.Puback(2)
 		synctest.Wait()
-		u.wantSeqs(convA, 1, 7)
+		u.wantSeqs(convA, 1, 6)
 		for id := uint16(4); id <= 20; id++ {
 			u.s.Puback(id)
 			synctest.Wait()

@@ -102,3 +102,13 @@ func (ss *subscriptions) covers(t chat.Topic) (covered, held bool) {
 	}
 	return covered, held
 }
+
+// holdsAll reports whether a held filter covers the messages of every conversation.
+func (ss *subscriptions) holdsAll() bool {
+	for i := range ss.mine {
+		if s := &ss.mine[i]; s.held && s.Filter.Kinds&chat.TopicMessages != 0 {
+			return true
+		}
+	}
+	return false
+}

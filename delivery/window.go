@@ -10,6 +10,8 @@ type window struct {
 	oldest  uint16 // packet identifier of the entry at head; meaningless while n is 0
 	next    uint16 // the next packet identifier
 	limit   int    // the lower of the client's Receive Maximum and ours
+	active  int    // entries on their way on this connection
+	idle    int    // entries of an earlier connection, not settled, that must go on their way again first
 }
 
 // inflight is one publication on its way.
@@ -18,6 +20,7 @@ type inflight struct {
 	seq   int64
 	qos   byte
 	state inflightState
+	idle  bool // of an earlier connection, and not on its way again yet
 }
 
 type inflightState uint8
@@ -28,7 +31,29 @@ const (
 	settled                       // acknowledged, but an older one is not
 )
 
-func (w *window) full() bool { return w.n >= w.limit }
+// full reports whether nothing new may be sent.
+func (w *window) full() bool { return w.active >= w.limit || w.n >= maxWindow || w.idle > 0 }
+
+// restore fills an empty window with what an earlier connection left, oldest
+// first and with consecutive packet identifiers from oldest.
+func (w *window) restore(entries []inflight, oldest, next uint16) {
+	w.entries, w.head, w.n, w.oldest, w.next = entries, 0, len(entries), oldest, next
+	for i := range entries {
+		if e := &entries[i]; e.state != settled {
+			e.idle = true
+			w.idle++
+		}
+	}
+}
+
+// wake notes that an entry of an earlier connection is on its way again.
+func (w *window) wake(e *inflight) {
+	if e.idle {
+		e.idle = false
+		w.idle--
+		w.active++
+	}
+}
 
 // push adds an entry and returns its packet identifier. The window is not full.
 func (w *window) push(e inflight) uint16 {
@@ -47,6 +72,7 @@ func (w *window) push(e inflight) uint16 {
 		w.oldest = id
 	}
 	w.n++
+	w.active++
 	*w.at(w.n - 1) = e
 	w.next++ // 65,535 wraps to 0, which the next push turns into 1
 	return id
@@ -55,10 +81,14 @@ func (w *window) push(e inflight) uint16 {
 // undo takes back the newest entry: it was not written.
 func (w *window) undo(id uint16) {
 	w.n--
+	w.active--
 	w.next = id
 }
 
 func (w *window) at(i int) *inflight { return &w.entries[(w.head+i)%len(w.entries)] }
+
+// idAt returns the packet identifier of the i-th entry, from the oldest.
+func (w *window) idAt(i int) uint16 { return uint16((int(w.oldest)-1+i)%65535) + 1 }
 
 // find returns the entry with the packet identifier, or nil.
 func (w *window) find(id uint16) *inflight {
@@ -76,12 +106,27 @@ func (w *window) find(id uint16) *inflight {
 }
 
 // settle marks the entry as acknowledged and takes the settled ones off the front.
-// A tail's acked moves over them in order, so never past one that is on its way.
-func (w *window) settle(e *inflight) {
-	e.state = settled
+// A tail's acked moves over them in order, so never past one that is on its way;
+// moved is told each.
+func (w *window) settle(e *inflight, moved func(*tail)) {
+	switch {
+	case e.state == settled:
+		return
+	case e.idle:
+		w.idle--
+	default:
+		w.active--
+	}
+	e.state, e.idle = settled, false
+	w.trim(moved)
+}
+
+// trim takes the settled entries off the front.
+func (w *window) trim(moved func(*tail)) {
 	for w.n > 0 && w.at(0).state == settled {
 		first := w.at(0)
-		first.tail.acked = first.seq
+		first.tail.acked = max(first.tail.acked, first.seq)
+		moved(first.tail)
 		*first = inflight{}
 		w.head = (w.head + 1) % len(w.entries)
 		w.n--

@@ -97,6 +97,14 @@ func (h *Hook) unsubscribe(c *connection, pk *packets.Packet) error {
 			codes[i] = packets.CodeNoSubscriptionExisted.Code
 		}
 	}
+	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubmitTimeout, "hooks.unsubscribe")
+	defer cancel()
+	if err := c.session.SaveUnsubscribed(ctx); err != nil {
+		h.logger.Warn("unsubscribe was not saved", "client_id", c.clientID, "err", err)
+		for i := range codes {
+			codes[i] = packets.ErrUnspecifiedError.Code // it holds for this connection only
+		}
+	}
 	c.WriteSubAck(packets.Unsuback, pk.PacketID, codes)
 	return nil
 }

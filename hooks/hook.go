@@ -22,8 +22,9 @@ type Options struct {
 	Logger        *slog.Logger
 	Registerer    prometheus.Registerer // nil: no metrics
 
+	MaxSessionExpiry time.Duration // how long a session is kept at most after its connection [90 days]
 	MaxSubscriptions int           // filters of one session [5,000]
-	AuthTimeout      time.Duration // for telling who connects [10 s]
+	AuthTimeout      time.Duration // for telling who connects, and taking the session [10 s]
 	SubmitTimeout    time.Duration // for room in the log's queue [10 s]
 }
 
@@ -40,6 +41,9 @@ type Hook struct {
 func New(o Options) *Hook {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxSessionExpiry == 0 {
+		o.MaxSessionExpiry = 90 * 24 * time.Hour
 	}
 	if o.MaxSubscriptions == 0 {
 		o.MaxSubscriptions = 5000
@@ -64,7 +68,7 @@ func (h *Hook) ID() string { return "parley" }
 // Provides implements mqtt.Hook.
 func (h *Hook) Provides(b byte) bool {
 	switch b {
-	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPacketEncode:
+	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablished, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPacketEncode:
 		return true
 	}
 	return false
@@ -122,6 +126,9 @@ type connection struct {
 	principal chat.Principal
 	clientID  string
 	hash      uint64          // chat.SessionHash
+	asked     time.Duration   // the session expiry that the client asked for
+	expiry    time.Duration   // and the one it got
+	present   bool            // the session was there before
 	ctx       context.Context // ends with the connection
 	cancel    context.CancelFunc
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"net"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -30,7 +32,9 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		return packets.ErrRejectPacket
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // the connection's life; canceled in Ended
-	p, err := h.admit(ctx, cl, &pk)
+	opening, opened := chat.WithDeadline(ctx, h.o.AuthTimeout, "hooks.connect")
+	c, err := h.open(opening, conn, cl, &pk)
+	opened()
 	if err != nil {
 		cancel()
 		h.metrics.connects.WithLabelValues(string(chat.CodeOf(err))).Inc()
@@ -44,34 +48,61 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		_ = h.server.SendConnack(cl, code)
 		return packets.ErrRejectPacket
 	}
+	c.ctx, c.cancel = ctx, cancel
 	h.metrics.connects.WithLabelValues("accepted").Inc()
-	h.logger.Debug("connected", "client_id", cl.ID, "principal", p.Username, "remote", cl.Net.Remote, "mqtt", pk.ProtocolVersion)
-	c := &connection{Conn: conn, principal: p, clientID: cl.ID, hash: chat.SessionHash(p.UserID, cl.ID), ctx: ctx, cancel: cancel}
-	c.intake = broker.NewIntake(conn, c.refused)
-
+	h.logger.Debug("connected", "client_id", cl.ID, "principal", c.principal.Username, "remote", cl.Net.Remote, "mqtt", pk.ProtocolVersion, "session_present", c.present)
 	cl.ID = strconv.FormatUint(connections.Add(1), 36)
 	cl.Properties.Clean = true // mochi keeps no session, no will and no alias of its own
 	cl.Properties.Will = mqtt.Will{}
 	cl.Properties.Props.SessionExpiryInterval, cl.Properties.Props.SessionExpiryIntervalFlag = 0, false
 	cl.Properties.Props.TopicAliasMaximum = 0
-
-	receiveMaximum := int(pk.Properties.ReceiveMaximum)
-	conn.Accepted(cl, c, func() { c.session.Writable() })
-	s, old := h.o.Router.Attach(delivery.SessionOptions{Principal: p, ClientID: c.clientID, ReceiveMaximum: receiveMaximum, Sink: conn})
-	c.session = s
-	if old != nil {
-		old.Disconnect(delivery.ErrTakenOver)
-	}
-	if h.o.Authenticator.Revoked(p) { // since admit looked; from Attach on Revoke finds it
-		s.Disconnect(delivery.ErrRevoked)
-	}
 	return nil
+}
+
+// open makes the connection of a client that has sent CONNECT, if it may have one.
+func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk *packets.Packet) (*connection, error) {
+	p, err := h.admit(ctx, pk)
+	if err != nil {
+		return nil, err
+	}
+	c := &connection{Conn: conn, principal: p, clientID: cl.ID, hash: chat.SessionHash(p.UserID, cl.ID)}
+	c.asked, c.expiry = h.expiry(pk)
+	c.intake = broker.NewIntake(conn, c.refused)
+	conn.Accepted(cl, c, func() { c.session.Writable() })
+	c.session, c.present, err = h.o.Router.Take(ctx, delivery.SessionOptions{
+		Principal: p, ClientID: cl.ID, ReceiveMaximum: int(pk.Properties.ReceiveMaximum), Sink: conn,
+		CleanStart: pk.Connect.Clean, Expiry: c.expiry,
+	})
+	if err != nil {
+		conn.Rejected()
+		return nil, err
+	}
+	if h.o.Authenticator.Revoked(p) { // while it could not be found by Revoke
+		h.o.Router.Detach(c.session)
+		conn.Rejected()
+		return nil, &chat.Error{Code: chat.Unauthenticated, Msg: "the login was revoked"}
+	}
+	return c, nil
+}
+
+// expiry returns the session expiry that the client asks for, and the one it gets.
+// In MQTT 3.1.1 a session without clean session is kept for as long as any.
+func (h *Hook) expiry(pk *packets.Packet) (asked, granted time.Duration) {
+	switch {
+	case pk.ProtocolVersion == 5 && pk.Properties.SessionExpiryInterval == math.MaxUint32: // never (MQTT 5.0, 3.1.2.11.2)
+		asked = math.MaxInt64
+	case pk.ProtocolVersion == 5:
+		asked = time.Duration(pk.Properties.SessionExpiryInterval) * time.Second
+	case !pk.Connect.Clean:
+		asked = h.o.MaxSessionExpiry
+	}
+	return asked, min(asked, h.o.MaxSessionExpiry)
 }
 
 var errAuthMethod = &chat.Error{Code: chat.Unsupported, Op: "hooks.OnConnect", Msg: "enhanced authentication is not offered"}
 
 // admit tells who connects, and whether as they may.
-func (h *Hook) admit(ctx context.Context, cl *mqtt.Client, pk *packets.Packet) (chat.Principal, error) {
+func (h *Hook) admit(ctx context.Context, pk *packets.Packet) (chat.Principal, error) {
 	if pk.Properties.AuthenticationMethod != "" {
 		return chat.Principal{}, errAuthMethod
 	}
@@ -81,8 +112,6 @@ func (h *Hook) admit(ctx context.Context, cl *mqtt.Client, pk *packets.Packet) (
 	if !pk.Connect.PasswordFlag || len(pk.Connect.Password) == 0 {
 		return chat.Principal{}, &chat.Error{Code: chat.Unauthenticated, Msg: "send an access token as the password, or user name and password"}
 	}
-	ctx, cancel := chat.WithDeadline(ctx, h.o.AuthTimeout, "hooks.authenticate")
-	defer cancel()
 	username, password := string(pk.Connect.Username), string(pk.Connect.Password)
 	if !isToken(pk.Connect.Password) {
 		if username == "" {
@@ -110,13 +139,21 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 		return pk
 	case cl.Properties.ProtocolVersion != 5 && pk.ReasonCode > packets.Err3NotAuthorized.Code:
 		return refusalV3(cl, pk)
-	case cl.Properties.ProtocolVersion != 5 || pk.ReasonCode != 0:
+	}
+	c := connectionOf(cl)
+	if pk.ReasonCode != 0 || c == nil {
+		return pk
+	}
+	pk.SessionPresent = c.present
+	if c.Version() != 5 {
 		return pk
 	}
 	pk.Properties.MaximumPacketSize = uint32(h.server.Limits().MaxPacket)
 	pk.Properties.SharedSubAvailable, pk.Properties.SharedSubAvailableFlag = 0, true
-	pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 0, true
-	if c := connectionOf(cl); c != nil && cl.Properties.Props.AssignedClientID != "" {
+	if c.asked != c.expiry {
+		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = uint32(c.expiry/time.Second), true // [MQTT-3.2.2.3.2]
+	}
+	if cl.Properties.Props.AssignedClientID != "" {
 		pk.Properties.AssignedClientID = c.clientID
 	}
 	return pk
@@ -139,10 +176,21 @@ func refusalV3(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 	return pk
 }
 
+// OnSessionEstablished implements mqtt.Hook: CONNACK is out, publications may follow.
+func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
+	if c := connectionOf(cl); c != nil {
+		c.session.Start()
+	}
+}
+
 // disconnect checks a DISCONNECT before mochi acts on it.
 func (h *Hook) disconnect(c *connection, pk packets.Packet) (packets.Packet, error) {
-	if c.Version() == 5 && pk.Properties.SessionExpiryIntervalFlag && pk.Properties.SessionExpiryInterval > 0 {
-		return nothing, c.protocolError("a session without expiry cannot get one at DISCONNECT") // MQTT 5.0, 3.14.2.2.2
+	if c.Version() == 5 && pk.Properties.SessionExpiryIntervalFlag {
+		seconds := pk.Properties.SessionExpiryInterval
+		if seconds > 0 && c.asked == 0 {
+			return nothing, c.protocolError("a session without expiry cannot get one at DISCONNECT") // MQTT 5.0, 3.14.2.2.2
+		}
+		c.session.SetExpiry(min(time.Duration(seconds)*time.Second, h.o.MaxSessionExpiry))
 	}
 	pk.Properties.SessionExpiryIntervalFlag = false
 	return pk, nil

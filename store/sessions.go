@@ -158,25 +158,42 @@ func (s *Store) ChangeSubscriptions(ctx context.Context, c chat.SubscriptionChan
 		if tag.RowsAffected() == 0 {
 			return sessionGone(op)
 		}
-		for _, step := range []struct {
-			sql           string
-			all           bool
-			conversations []chat.ID
-		}{{endCursorsSQL, c.EndAll, c.End}, {beginCursorsSQL, c.All, c.Begin}} {
-			if !step.all && len(step.conversations) == 0 {
-				continue
-			}
-			args["all"], args["conversations"] = step.all, step.conversations
-			if _, err := tx.Exec(ctx, step.sql, args); err != nil {
+		if err := cursorStep(ctx, tx, endCursorsSQL, args, c.EndAll, c.End); err != nil {
+			return err
+		}
+		if len(c.Keep) > 0 {
+			if _, err := tx.Exec(ctx, saveCursorsSQL, cursorArgs(updatesOf(c.SessionID, c.Epoch, c.Keep))); err != nil {
 				return err
 			}
 		}
-		if c.All || len(c.Begin) > 0 {
-			ends, err = collect(ctx, tx, scanPosition, listPositionsSQL, args)
+		if !c.All && len(c.Begin) == 0 {
+			return nil
 		}
+		if err := cursorStep(ctx, tx, beginCursorsSQL, args, c.All, c.Begin); err != nil {
+			return err
+		}
+		ends, err = collect(ctx, tx, scanPosition, listPositionsSQL, args)
 		return err
 	})
 	return ends, translate(op, err)
+}
+
+// cursorStep runs sql for all conversations or some, and not for none.
+func cursorStep(ctx context.Context, tx pgx.Tx, sql string, args pgx.NamedArgs, all bool, some []chat.ID) error {
+	if !all && len(some) == 0 {
+		return nil
+	}
+	args["all"], args["conversations"] = all, some
+	_, err := tx.Exec(ctx, sql, args)
+	return err
+}
+
+func updatesOf(session chat.ID, epoch int64, cursors []chat.CursorState) []chat.CursorUpdate {
+	updates := make([]chat.CursorUpdate, len(cursors))
+	for i, c := range cursors {
+		updates[i] = chat.CursorUpdate{SessionID: session, Epoch: epoch, ConversationID: c.ConversationID, Acked: c.Acked}
+	}
+	return updates
 }
 
 // sessionGone is the answer to a connection that writes after another one of the
@@ -251,10 +268,7 @@ func (s *Store) PartSession(ctx context.Context, p chat.SessionPart) error {
 		tag, err := s.pool.Exec(ctx, endSessionSQL, args)
 		return parted(op, tag.RowsAffected(), err)
 	}
-	updates := make([]chat.CursorUpdate, len(p.Cursors))
-	for i, c := range p.Cursors {
-		updates[i] = chat.CursorUpdate{SessionID: p.ID, Epoch: p.Epoch, ConversationID: c.ConversationID, Acked: c.Acked}
-	}
+	updates := updatesOf(p.ID, p.Epoch, p.Cursors)
 	var rows int64
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, partSessionSQL, args)
@@ -276,7 +290,7 @@ func parted(op string, rows int64, err error) error {
 
 const releaseSessionsSQL = `
 UPDATE sessions SET expires_at = @now::timestamptz + make_interval(secs => expiry_seconds), next_packet_id = ` + packetIDAfterCrash + `
-WHERE expires_at IS NULL AND node = @node`
+WHERE expires_at IS NULL AND (node = @node OR @node = '')`
 
 // ReleaseSessions implements chat.SessionStore.
 func (s *Store) ReleaseSessions(ctx context.Context, node string, now time.Time) (int64, error) {

@@ -1,0 +1,299 @@
+package delivery
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// kept is what a session has that survives its connection. The zero value is that
+// of a session that does not.
+type kept struct {
+	id     chat.ID // of the stored session; zero: not kept
+	epoch  int64   // of this connection
+	expiry time.Duration
+	dirty  []*tail // Session.mu guards: places to be saved
+	saving []*tail // Session.mu guards: places that are being saved, which may fail
+	listed bool    // Session.mu guards: the session is in the router's list of those with something to save
+	exact  bool    // Session.mu guards: it holds a filter at QoS 2, so the next packet identifier is saved too
+}
+
+// resendChunk is how many publications of an earlier connection are read at once.
+const resendChunk = 50
+
+// newSession makes the session of a connection from what is kept of it. It sends
+// nothing before Start.
+func (r *Router) newSession(o SessionOptions, st *chat.SessionState) *Session {
+	s := &Session{Principal: o.Principal, ClientID: o.ClientID, router: r, sink: o.Sink, tails: map[chat.ID]*tail{}, loading: 1}
+	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: o.Expiry}
+	s.window.limit, s.window.next = maxWindow, st.NextPacketID
+	if o.ReceiveMaximum > 0 {
+		s.window.limit = min(maxWindow, o.ReceiveMaximum)
+	}
+	for _, sub := range st.Subscriptions {
+		f, err := chat.ParseFilter(sub.Filter)
+		if err != nil {
+			continue // of a version that knew more filters
+		}
+		s.subs.put(Subscription{Text: sub.Filter, Filter: f, QoS: sub.QoS, Identifier: sub.Identifier, held: true})
+		s.kept.exact = s.kept.exact || sub.QoS == 2
+	}
+	for _, c := range st.Cursors {
+		if covered, _ := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: c.ConversationID}); covered {
+			s.tails[c.ConversationID] = &tail{conversation: c.ConversationID, sent: c.Acked, acked: c.Acked, known: c.LastSeq}
+		}
+	}
+	s.restore(st.Inflight, st.NextPacketID)
+	for _, t := range s.tails {
+		s.learn(t, t.known)
+	}
+	return s
+}
+
+// restore puts what was on its way at the end of the last connection back into
+// the window. What it is about may be gone (unsubscribed, no member any more):
+// then it is settled.
+func (s *Session) restore(left []chat.InflightState, next uint16) {
+	entries := make([]inflight, len(left))
+	for i, l := range left {
+		e := inflight{seq: l.Seq, qos: l.QoS, tail: s.tails[l.ConversationID]}
+		switch {
+		case l.Settled || e.tail == nil:
+			e.state = settled
+		case l.Received:
+			e.state = received
+		}
+		if e.tail == nil {
+			e.tail = &tail{conversation: l.ConversationID}
+		}
+		e.tail.sent = max(e.tail.sent, l.Seq)
+		entries[i] = e
+	}
+	if len(left) > 0 {
+		s.window.restore(entries, left[0].PacketID, next)
+		s.window.trim(s.moved)
+	}
+}
+
+// Start lets the session send: first what was on its way when the last connection
+// ended, then what the logs hold beyond its cursors, then live. CONNACK is out.
+func (s *Session) Start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loading--
+	s.resume()
+}
+
+// Kept reports whether the session survives its connection.
+func (s *Session) Kept() bool { return !s.kept.id.IsZero() }
+
+// SetExpiry changes how long the session is kept after its connection, as
+// DISCONNECT may (MQTT 5.0, 3.14.2.2.2).
+func (s *Session) SetExpiry(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept.expiry = d
+}
+
+// resend is one publication to be sent again.
+type resend struct {
+	packetID uint16
+	ref      chat.EventRef
+	received bool
+}
+
+// toResend returns the oldest publications that are not on their way again yet, as
+// many as there is room for.
+func (s *Session) toResend() []resend {
+	w := &s.window
+	var list []resend
+	for i := 0; i < w.n && w.idle > 0 && len(list) < min(resendChunk, w.limit-w.active); i++ {
+		if e := w.at(i); e.idle {
+			list = append(list, resend{packetID: w.idAt(i), ref: chat.EventRef{ConversationID: e.tail.conversation, Seq: e.seq}, received: e.state == received})
+		}
+	}
+	return list
+}
+
+// sendAgain sends publications again, with their packet identifiers and DUP
+// [MQTT-4.4.0-1], [MQTT-3.3.1-1]. What the user may not see any more is settled.
+func (s *Session) sendAgain(ctx context.Context, list []resend) error {
+	var refs []chat.EventRef
+	for _, again := range list {
+		if !again.received {
+			refs = append(refs, again.ref)
+		}
+	}
+	events := map[chat.EventRef]*chat.Event{}
+	if len(refs) > 0 {
+		found, err := s.router.readEvents(ctx, s.Principal.UserID, refs)
+		if err != nil {
+			return err
+		}
+		for i := range found {
+			events[chat.EventRef{ConversationID: found[i].ConversationID, Seq: found[i].Seq}] = &found[i]
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, again := range list {
+		e := s.window.find(again.packetID)
+		if s.closed || e == nil || !e.idle || e.seq != again.ref.Seq {
+			continue // acknowledged meanwhile
+		}
+		if e.state == received {
+			s.window.wake(e)
+			s.sink.Pubrel(again.packetID)
+			continue
+		}
+		event := events[again.ref]
+		if event == nil {
+			s.window.settle(e, s.moved)
+			continue
+		}
+		f := NewEventFrame(event)
+		_, ids, _ := s.subs.match(f.Topic)
+		switch s.sink.Publish(f, Packet{ID: again.packetID, QoS: e.qos, Dup: true, Subscriptions: ids}) {
+		case Written:
+			s.window.wake(e)
+			s.router.metrics.resent.Inc()
+		case TooLarge:
+			s.window.settle(e, s.moved)
+		case NoRoom:
+			s.stalled = true
+			return nil
+		}
+	}
+	return nil
+}
+
+// moved notes that a place has to be saved. mu is held.
+func (s *Session) moved(t *tail) {
+	if s.kept.id.IsZero() || t.dirty {
+		return
+	}
+	t.dirty = true
+	s.kept.dirty = append(s.kept.dirty, t)
+	if !s.kept.listed {
+		s.kept.listed = true
+		s.router.noteDirty(s)
+	}
+}
+
+// takeDirty returns the places to be saved, and forgets that they are.
+func (s *Session) takeDirty() (updates []chat.CursorUpdate, next chat.PacketIDUpdate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept.listed = false
+	if s.closed {
+		return nil, next
+	}
+	for _, t := range s.kept.dirty {
+		t.dirty = false
+		updates = append(updates, chat.CursorUpdate{SessionID: s.kept.id, Epoch: s.kept.epoch, ConversationID: t.conversation, Acked: t.acked})
+	}
+	s.kept.dirty, s.kept.saving = nil, s.kept.dirty
+	if s.kept.exact {
+		next = chat.PacketIDUpdate{SessionID: s.kept.id, Epoch: s.kept.epoch, Next: max(1, s.window.next)}
+	}
+	return updates, next
+}
+
+// saved is told how the saving of what takeDirty returned has ended.
+func (s *Session) saved(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	saving := s.kept.saving
+	s.kept.saving = nil
+	for _, t := range saving {
+		if err != nil && !s.closed {
+			s.moved(t)
+		}
+	}
+}
+
+// part returns what is to be kept of a session whose connection ends. mu is held.
+func (s *Session) part(now time.Time) *chat.SessionPart {
+	p := &chat.SessionPart{ID: s.kept.id, Epoch: s.kept.epoch, Expiry: s.kept.expiry, Now: now, NextPacketID: max(1, s.window.next)}
+	for _, t := range slices.Concat(s.kept.saving, s.kept.dirty) {
+		if slices.ContainsFunc(p.Cursors, func(c chat.CursorState) bool { return c.ConversationID == t.conversation }) {
+			continue
+		}
+		p.Cursors = append(p.Cursors, chat.CursorState{ConversationID: t.conversation, Acked: t.acked})
+	}
+	for i := range s.window.n {
+		e := s.window.at(i)
+		p.Inflight = append(p.Inflight, chat.InflightState{
+			PacketID: s.window.idAt(i), ConversationID: e.tail.conversation, Seq: e.seq, QoS: e.qos,
+			Received: e.state == received, Settled: e.state == settled,
+		})
+	}
+	return p
+}
+
+// positions asks how far the user's logs reach, and for a session that is kept
+// stores its subscriptions and the places from which they begin, in the same
+// transaction.
+func (s *Session) positions(ctx context.Context) ([]chat.Position, error) {
+	if s.kept.id.IsZero() {
+		return s.router.log.ListPositions(ctx, s.Principal.UserID)
+	}
+	s.mu.Lock()
+	c := s.change()
+	for _, sub := range s.subs.byText {
+		if sub.held || sub.Filter.Kinds&chat.TopicMessages == 0 {
+			continue
+		}
+		if sub.Filter.ID.IsZero() {
+			c.All = true
+		} else if _, held := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: sub.Filter.ID}); !held {
+			c.Begin = append(c.Begin, sub.Filter.ID)
+		}
+	}
+	if s.subs.holdsAll() { // a conversation without a cursor was joined since, and counts from there
+		c.All, c.Begin = false, nil
+	}
+	c.Keep = s.places()
+	s.mu.Unlock()
+	return s.router.sessions.ChangeSubscriptions(ctx, c)
+}
+
+// places returns the session's places that are known. mu is held.
+func (s *Session) places() []chat.CursorState {
+	var list []chat.CursorState
+	for _, t := range s.tails {
+		if !t.joining {
+			list = append(list, chat.CursorState{ConversationID: t.conversation, Acked: t.acked})
+		}
+	}
+	return list
+}
+
+// change begins a change of the stored subscriptions. mu is held.
+func (s *Session) change() chat.SubscriptionChange {
+	c := chat.SubscriptionChange{SessionID: s.kept.id, Epoch: s.kept.epoch, UserID: s.Principal.UserID}
+	s.kept.exact = false
+	for _, sub := range s.subs.byText {
+		c.Subscriptions = append(c.Subscriptions, chat.SubscriptionState{Filter: sub.Text, QoS: sub.QoS, Identifier: sub.Identifier})
+		s.kept.exact = s.kept.exact || sub.QoS == 2
+	}
+	return c
+}
+
+// SaveUnsubscribed stores that filters were removed, for a session that is kept:
+// the conversations that none covers any more begin anew when they are covered
+// again. It blocks for a round trip; Unavailable may be repeated.
+func (s *Session) SaveUnsubscribed(ctx context.Context) error {
+	if s.kept.id.IsZero() {
+		return nil
+	}
+	s.mu.Lock()
+	c := s.change()
+	c.EndAll = true
+	c.Keep = s.places()
+	s.mu.Unlock()
+	_, err := s.router.sessions.ChangeSubscriptions(ctx, c)
+	return err
+}

@@ -1,0 +1,208 @@
+package delivery
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/parleymq/parley/chat"
+)
+
+const (
+	expireEvery = 30 * time.Second
+	expireBatch = 1000
+	saveBatch   = 5000   // cursors in one statement
+	maxParts    = 50_000 // ends of connections that wait for the database; beyond that, some seconds of events are repeated
+)
+
+// Run saves the places of kept sessions, a batch at a time, tries again what could
+// not be saved at the end of a connection, and removes sessions that have expired,
+// until ctx ends; then it saves once more.
+func (r *Router) Run(ctx context.Context) error {
+	if r.sessions == nil {
+		<-ctx.Done()
+		return nil
+	}
+	save, expire := time.NewTicker(r.every), time.NewTicker(expireEvery)
+	defer save.Stop()
+	defer expire.Stop()
+	for {
+		select {
+		case <-save.C:
+			r.saveAll(ctx)
+		case <-expire.C:
+			r.expire(ctx)
+		case <-ctx.Done():
+			last, cancel := chat.WithDeadline(context.WithoutCancel(ctx), readTimeout, "delivery.save")
+			defer cancel()
+			r.saveAll(last)
+			return nil
+		}
+	}
+}
+
+func (r *Router) noteDirty(s *Session) {
+	r.dirtyMu.Lock()
+	r.dirty = append(r.dirty, s)
+	r.dirtyMu.Unlock()
+}
+
+// postpone keeps the end of a connection for Run to save.
+func (r *Router) postpone(p chat.SessionPart) {
+	r.dirtyMu.Lock()
+	defer r.dirtyMu.Unlock()
+	if len(r.parts) >= maxParts {
+		r.metrics.partsDropped.Inc()
+		return
+	}
+	r.parts = append(r.parts, p)
+}
+
+// save stores the end of a device's last connection, before its next one asks for
+// the session: what came with the take-over, or what had been put off.
+func (r *Router) save(ctx context.Context, user chat.ID, clientID string, part *chat.SessionPart) error {
+	r.dirtyMu.Lock()
+	waiting := len(r.parts) > 0
+	r.dirtyMu.Unlock()
+	if waiting { // the database was away: whoever connects waits until what it missed is there
+		if err := r.saveParts(ctx); err != nil {
+			if part != nil {
+				r.postpone(*part)
+			}
+			return err
+		}
+	}
+	if part == nil {
+		return nil
+	}
+	err := r.sessions.PartSession(ctx, *part)
+	if err == nil || chat.CodeOf(err) == chat.Conflict {
+		return nil
+	}
+	r.postpone(*part)
+	return err
+}
+
+func (r *Router) saveParts(ctx context.Context) error {
+	r.dirtyMu.Lock()
+	parts := r.parts
+	r.parts = nil
+	r.dirtyMu.Unlock()
+	for i, p := range parts {
+		if err := r.sessions.PartSession(ctx, p); err != nil && chat.CodeOf(err) != chat.Conflict {
+			r.dirtyMu.Lock()
+			r.parts = append(slices.Clone(parts[i:]), r.parts...)
+			r.dirtyMu.Unlock()
+			return err
+		}
+	}
+	return nil
+}
+
+// saveAll stores every place that has moved since the last time.
+func (r *Router) saveAll(ctx context.Context) {
+	if err := r.saveParts(ctx); err != nil {
+		r.metrics.failures.Inc()
+		r.logger.Warn("ends of connections could not be saved; trying again", "err", err)
+	}
+	r.dirtyMu.Lock()
+	dirty := r.dirty
+	r.dirty = nil
+	r.dirtyMu.Unlock()
+	for len(dirty) > 0 {
+		dirty = r.saveSome(ctx, dirty)
+	}
+}
+
+// saveSome stores one batch of places and returns the sessions that are left.
+func (r *Router) saveSome(ctx context.Context, dirty []*Session) []*Session {
+	var updates []chat.CursorUpdate
+	var nexts []chat.PacketIDUpdate
+	var batch []*Session
+	for len(dirty) > 0 && len(updates) < saveBatch {
+		u, next := dirty[0].takeDirty()
+		batch, dirty = append(batch, dirty[0]), dirty[1:]
+		updates = append(updates, u...)
+		if !next.SessionID.IsZero() {
+			nexts = append(nexts, next)
+		}
+	}
+	if len(updates) == 0 {
+		return dirty
+	}
+	start := time.Now()
+	err := r.sessions.SaveCursors(ctx, updates, nexts)
+	for _, s := range batch {
+		s.saved(err)
+	}
+	if err != nil {
+		r.metrics.failures.Inc()
+		r.logger.Warn("places in logs could not be saved; trying again", "cursors", len(updates), "err", err)
+		return dirty
+	}
+	r.metrics.cursors.Add(float64(len(updates)))
+	r.metrics.save.Observe(time.Since(start).Seconds())
+	return dirty
+}
+
+func (r *Router) expire(ctx context.Context) {
+	for {
+		n, err := r.sessions.DeleteExpiredSessions(ctx, time.Now(), expireBatch)
+		if err != nil {
+			r.logger.Warn("expired sessions could not be removed; trying again", "err", err)
+			return
+		}
+		r.metrics.expired.Add(float64(n))
+		if n < expireBatch {
+			return
+		}
+	}
+}
+
+// readEvents is readPage for events by name.
+func (r *Router) readEvents(ctx context.Context, user chat.ID, refs []chat.EventRef) ([]chat.Event, error) {
+	select {
+	case r.readers <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-r.readers }()
+	ctx, cancel := chat.WithDeadline(ctx, readTimeout, "delivery.readEvents")
+	defer cancel()
+	return r.sessions.ReadEvents(ctx, user, refs)
+}
+
+// keyedLock lets one holder of each key pass at a time. Unlike a mutex it may be
+// held across I/O, and waiting for it ends with a context. The zero value is ready.
+type keyedLock struct {
+	mu   sync.Mutex
+	held map[deviceKey]chan struct{} // mu guards; closed when the holder leaves
+}
+
+func (k *keyedLock) lock(ctx context.Context, key deviceKey) (unlock func(), err error) {
+	for {
+		k.mu.Lock()
+		holder := k.held[key]
+		if holder == nil {
+			mine := make(chan struct{})
+			if k.held == nil {
+				k.held = map[deviceKey]chan struct{}{}
+			}
+			k.held[key] = mine
+			k.mu.Unlock()
+			return func() {
+				k.mu.Lock()
+				delete(k.held, key)
+				k.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		k.mu.Unlock()
+		select {
+		case <-holder:
+		case <-ctx.Done():
+			return nil, &chat.Error{Code: chat.Unavailable, Op: "delivery.Take", Msg: "another connection of this device is being made; try again", Err: context.Cause(ctx)}
+		}
+	}
+}
