@@ -468,7 +468,7 @@ func TestBadWill(t *testing.T) {
 			c.Close()
 		}
 	}
-	a.Stop(t.Context()) // all connections have ended, and their wills were looked at
+	_ = a.Stop(t.Context()) // all connections have ended, and their wills were looked at
 	if seq := a.LastSeq(t, r.nan, r.conv); seq != 1 {
 		t.Errorf("event %d has been stored", seq)
 	}
