@@ -21,6 +21,7 @@ import (
 type cli struct {
 	Serve   serveCmd         `cmd:"" help:"Run the server: MQTT, REST and, unless DATABASE_URL is set, a private PostgreSQL."`
 	Migrate migrateCmd       `cmd:"" help:"Bring the database's schema up to date and exit; serve does it too."`
+	Verify  verifyCmd        `cmd:"" help:"Read the whole database and check that every promise holds in it."`
 	User    userCmd          `cmd:"" help:"Add, list, disable users; set passwords."`
 	Token   tokenCmd         `cmd:"" help:"Make an access token for a user, without a password."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
