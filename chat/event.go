@@ -42,7 +42,7 @@ type EventDetail struct {
 	Op          string `json:"op,omitempty"`       // reaction: add, remove; conversation: created, renamed, joined, left, role
 	Kind        Kind   `json:"kind,omitempty"`     // conversation created
 	Title       string `json:"title,omitempty"`    // conversation created, renamed
-	UserIDs     []ID   `json:"userIds,omitempty"`  // conversation created, joined, left, role
+	UserIDs     []ID   `json:"userIds,omitempty"`  // conversation created (the first MaxEventUsers), joined, left, role
 	Role        Role   `json:"role,omitempty"`     // conversation role
 }
 

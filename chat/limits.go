@@ -7,6 +7,7 @@ const (
 	MaxAttachments    = 20
 	MaxGroupMembers   = 10_000
 	MaxListedMembers  = 20 // of each conversation in a list of conversations
+	MaxEventUsers     = 100 // named in one event of the log; a larger group is listed by REST
 	MaxTitleRunes     = 200
 	MaxPageSize       = 100
 	DefaultPageSize   = 50

@@ -130,17 +130,33 @@ func (s *Service) Recheck(ctx context.Context, a *Append) error {
 
 // Committed carries an event that the log has stored at membersVersion to those
 // who are members at that version. The log calls it once for each event, in seq
-// order for each conversation.
+// order for each conversation. It blocks while the members are not known and the
+// store is away, for at most committedPatience: an event that is the last of its
+// conversation for a while must not wait for the next one to be found.
 func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64) {
-	r, err := s.Rosters.Get(ctx, e.ConversationID)
-	if err == nil && r.Version < membersVersion {
-		r, err = s.Rosters.Reload(ctx, e.ConversationID)
+	ctx, cancel := WithDeadline(ctx, committedPatience, "chat.Committed")
+	defer cancel()
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		r, err := s.Rosters.Get(ctx, e.ConversationID)
+		if err == nil && r.Version < membersVersion {
+			r, err = s.Rosters.Reload(ctx, e.ConversationID)
+		}
+		if err == nil {
+			s.publisher.Publish(e, r)
+			return
+		}
+		if CodeOf(err) == NotFound {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return // sessions find the gap at the next event, or when they come back, and read the log
+		case <-time.After(pause):
+		}
 	}
-	if err != nil {
-		return // sessions find the gap at the next event and read the log
-	}
-	s.publisher.Publish(e, r)
 }
+
+const committedPatience = 30 * time.Second
 
 // CreateConversation makes a direct conversation or a group. Conflict with
 // Existing set if the two users share a direct conversation already.

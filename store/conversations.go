@@ -150,7 +150,7 @@ func (s *Store) CreateConversation(ctx context.Context, n chat.NewConversation, 
 	users := append([]chat.ID{n.Creator}, n.Users...)
 	e := &chat.Event{
 		ConversationID: chat.NewID(), Seq: 1, Type: chat.EventConversation, ID: chat.NewID(), SenderID: n.Creator, CreatedAt: now,
-		EventDetail: chat.EventDetail{Op: "created", Kind: n.Kind, Title: n.Title, UserIDs: users},
+		EventDetail: chat.EventDetail{Op: "created", Kind: n.Kind, Title: n.Title, UserIDs: users[:min(len(users), chat.MaxEventUsers)]},
 	}
 	var c *chat.Conversation
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -162,7 +162,7 @@ func (s *Store) CreateConversation(ctx context.Context, n chat.NewConversation, 
 		if err := requireUsers(ctx, tx, op, n); err != nil {
 			return err
 		}
-		if err := insertConversation(ctx, tx, n, e); err != nil {
+		if err := insertConversation(ctx, tx, n, users, e); err != nil {
 			return err
 		}
 		var err error
@@ -242,14 +242,14 @@ INSERT INTO events (conversation_id, seq, id, sender_id, created_at, type, detai
 VALUES (@conversation_id, @seq, @id, @sender_id, @created_at, @type, @detail)`
 )
 
-func insertConversation(ctx context.Context, tx pgx.Tx, n chat.NewConversation, created *chat.Event) error {
+func insertConversation(ctx context.Context, tx pgx.Tx, n chat.NewConversation, users []chat.ID, created *chat.Event) error {
 	detail, err := detailJSON(&created.EventDetail)
 	if err != nil {
 		return err
 	}
 	args := pgx.NamedArgs{
 		"conversation_id": created.ConversationID, "seq": created.Seq, "id": created.ID, "sender_id": created.SenderID, "created_at": created.CreatedAt,
-		"type": created.Type, "kind": n.Kind, "title": n.Title, "user_ids": created.UserIDs, "detail": detail,
+		"type": created.Type, "kind": n.Kind, "title": n.Title, "user_ids": users, "detail": detail,
 	}
 	for _, sql := range []string{insertConversationSQL, insertParticipantsSQL, insertEventSQL} {
 		if _, err := tx.Exec(ctx, sql, args); err != nil {

@@ -200,7 +200,7 @@ func TestLargeGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(c.Participants) != chat.MaxGroupMembers || c.ParticipantCount != chat.MaxGroupMembers || len(e.UserIDs) != chat.MaxGroupMembers {
+	if len(c.Participants) != chat.MaxGroupMembers || c.ParticipantCount != chat.MaxGroupMembers || len(e.UserIDs) != chat.MaxEventUsers {
 		t.Errorf("%d participants, count %d, %d in the event", len(c.Participants), c.ParticipantCount, len(e.UserIDs))
 	}
 	// Each user is looked up once, though there are no statistics yet: once it was
