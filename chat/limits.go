@@ -6,7 +6,7 @@ const (
 	MaxCommandBytes   = 192 << 10
 	MaxAttachments    = 20
 	MaxGroupMembers   = 10_000
-	MaxListedMembers  = 20 // of each conversation in a list of conversations
+	MaxListedMembers  = 20  // of each conversation in a list of conversations
 	MaxEventUsers     = 100 // named in one event of the log; a larger group is listed by REST
 	MaxTitleRunes     = 200
 	MaxPageSize       = 100
