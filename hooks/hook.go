@@ -3,6 +3,7 @@ package hooks
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -23,6 +24,7 @@ type Options struct {
 	Registerer    prometheus.Registerer // nil: no metrics
 
 	MaxSessionExpiry time.Duration // how long a session is kept at most after its connection [90 days]
+	MaxTaking        int           // sessions being taken at once; the other CONNECTs wait in line, so that a storm of them leaves the database to the rest [2 for each CPU]
 	MaxSubscriptions int           // filters of one session [5,000]
 	AuthTimeout      time.Duration // for telling who connects, and taking the session [10 s]
 	SubmitTimeout    time.Duration // for room in the log's queue [10 s]
@@ -35,6 +37,7 @@ type Hook struct {
 	logger  *slog.Logger
 	metrics *metrics
 	server  *broker.Server
+	taking  chan struct{} // a place for each session being taken
 }
 
 // New returns a hook. Serve must be called with the server it is attached to.
@@ -45,6 +48,9 @@ func New(o Options) *Hook {
 	if o.MaxSessionExpiry == 0 {
 		o.MaxSessionExpiry = 90 * 24 * time.Hour
 	}
+	if o.MaxTaking == 0 {
+		o.MaxTaking = 2 * runtime.GOMAXPROCS(0)
+	}
 	if o.MaxSubscriptions == 0 {
 		o.MaxSubscriptions = 5000
 	}
@@ -54,7 +60,7 @@ func New(o Options) *Hook {
 	if o.SubmitTimeout == 0 {
 		o.SubmitTimeout = 10 * time.Second
 	}
-	return &Hook{o: o, logger: o.Logger.With("component", "hooks"), metrics: newMetrics(o.Registerer)}
+	return &Hook{o: o, logger: o.Logger.With("component", "hooks"), metrics: newMetrics(o.Registerer), taking: make(chan struct{}, o.MaxTaking)}
 }
 
 var _ broker.Hook = (*Hook)(nil)

@@ -69,6 +69,13 @@ func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk 
 	c.asked, c.expiry = h.expiry(pk)
 	c.intake = broker.NewIntake(conn, c.refused)
 	conn.Accepted(cl, c, func() { c.session.Writable() })
+	select { // first come, first served
+	case h.taking <- struct{}{}:
+		defer func() { <-h.taking }()
+	case <-ctx.Done():
+		conn.Rejected()
+		return nil, &chat.Error{Code: chat.Unavailable, Op: "hooks.connect", Msg: "too many are connecting; try again", Err: context.Cause(ctx)}
+	}
 	c.session, c.present, err = h.o.Router.Take(ctx, delivery.SessionOptions{
 		Principal: p, ClientID: cl.ID, ReceiveMaximum: int(pk.Properties.ReceiveMaximum), Sink: conn,
 		CleanStart: pk.Connect.Clean, Expiry: c.expiry,
