@@ -51,7 +51,7 @@ func ParseTopic(name string) (Topic, error) {
 		return Topic{}, &Error{Code: NotFound, Field: "topic", Msg: "is none of Parley's: they begin with conv/ or user/"}
 	}
 	var t Topic
-	if len(name) > prefix+idLen && name[prefix+idLen] == '/' && t.ID.parse(name[prefix:prefix+idLen]) {
+	if len(name) > prefix+idLen && name[prefix+idLen] == '/' && t.ID.parse(name[prefix:prefix+idLen]) && !t.ID.IsZero() {
 		switch rest := name[prefix+idLen+1:]; {
 		case conv && rest == "messages":
 			t.Kind = TopicMessages
@@ -105,7 +105,7 @@ func ParseFilter(s string) (Filter, error) {
 		return Filter{}, bad
 	}
 	var f Filter
-	if who != "+" && !f.ID.parse(who) {
+	if who != "+" && (!f.ID.parse(who) || f.ID.IsZero()) { // the zero id is nobody's, and means all of mine here
 		return Filter{}, bad
 	}
 	all := convTopics
