@@ -1,0 +1,4 @@
+package chat
+
+// ValidateNew is validateNew.
+var ValidateNew = validateNew
