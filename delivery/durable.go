@@ -23,15 +23,28 @@ type kept struct {
 // resendChunk is how many publications of an earlier connection are read at once.
 const resendChunk = 50
 
-// newSession makes the session of a connection from what is kept of it. It sends
-// nothing before Start.
-func (r *Router) newSession(o SessionOptions, st *chat.SessionState) *Session {
+// newSession makes the session of a connection, which has no subscriptions, does
+// not survive its connection, and sends nothing before Start.
+func (r *Router) newSession(o SessionOptions) *Session {
 	s := &Session{Principal: o.Principal, ClientID: o.ClientID, router: r, sink: o.Sink, tails: map[chat.ID]*tail{}, loading: 1}
-	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: o.Expiry}
-	s.window.limit, s.window.next = maxWindow, st.NextPacketID
+	s.window.limit, s.window.next = maxWindow, 1
 	if o.ReceiveMaximum > 0 {
 		s.window.limit = min(maxWindow, o.ReceiveMaximum)
 	}
+	return s
+}
+
+// load gives the session what is kept of its device.
+func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	hints := s.hints
+	s.hints = nil
+	if s.closed {
+		return // the next connection of the device was faster
+	}
+	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry}
+	s.window.next = st.NextPacketID
 	for _, sub := range st.Subscriptions {
 		f, err := chat.ParseFilter(sub.Filter)
 		if err != nil {
@@ -46,10 +59,18 @@ func (r *Router) newSession(o SessionOptions, st *chat.SessionState) *Session {
 		}
 	}
 	s.restore(st.Inflight, st.NextPacketID)
+	for id, seq := range hints { // committed since, perhaps in a conversation that was joined since
+		if covered, _ := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: id}); !covered {
+			continue
+		}
+		if s.tails[id] == nil {
+			s.tails[id] = &tail{conversation: id, joining: true}
+		}
+		s.learn(s.tails[id], seq)
+	}
 	for _, t := range s.tails {
 		s.learn(t, t.known)
 	}
-	return s
 }
 
 // restore puts what was on its way at the end of the last connection back into

@@ -113,7 +113,7 @@ func (r *Router) Sessions(user chat.ID) []*Session {
 func (r *Router) Attach(o SessionOptions) (s, old *Session) {
 	o.Expiry = 0
 	old, _ = r.remove(o.Principal.UserID, func(s *Session) bool { return s.ClientID == o.ClientID })
-	s = r.newSession(o, &chat.SessionState{NextPacketID: 1})
+	s = r.newSession(o)
 	s.loading = 0
 	r.add(s)
 	return s, old
@@ -128,7 +128,9 @@ func (r *Router) Attach(o SessionOptions) (s, old *Session) {
 func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, present bool, err error) {
 	if r.sessions == nil {
 		s, old := r.Attach(o)
+		s.mu.Lock()
 		s.loading = 1
+		s.mu.Unlock()
 		if old != nil {
 			old.Disconnect(ErrTakenOver)
 		}
@@ -146,14 +148,19 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	if err := r.save(ctx, o.Principal.UserID, o.ClientID, part); err != nil {
 		return nil, false, err
 	}
+	// It is found by Publish before the store is asked how far the logs reach: what
+	// is committed after that answer is heard of.
+	s = r.newSession(o)
+	s.hints = map[chat.ID]int64{}
+	r.add(s)
 	st, err := r.sessions.TakeSession(ctx, chat.SessionTake{
 		UserID: o.Principal.UserID, ClientID: o.ClientID, CleanStart: o.CleanStart, Expiry: o.Expiry, Node: r.node, Now: time.Now(),
 	})
 	if err != nil {
+		r.remove(o.Principal.UserID, func(other *Session) bool { return other == s })
 		return nil, false, err
 	}
-	s = r.newSession(o, st)
-	r.add(s)
+	s.load(st, o.Expiry)
 	return s, st.Present, nil
 }
 

@@ -51,6 +51,7 @@ type Session struct {
 	behind   []*tail           // mu guards: tails with known > sent, served in turn
 	catching bool              // mu guards: a catch-up runs
 	stalled  bool              // mu guards: the sink had no room, and calls Writable when it has
+	hints    map[chat.ID]int64 // mu guards: how far logs were heard to reach while the store is asked for the session; else nil
 	loading  int               // mu guards: the places are not known: Start is due, or Subscribe is asking for them
 	closed   bool              // mu guards
 
@@ -113,6 +114,10 @@ func (s *Session) offer(f *Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
+		return
+	}
+	if s.hints != nil {
+		s.hints[f.Topic.ID] = max(s.hints[f.Topic.ID], f.Seq)
 		return
 	}
 	if _, _, ok := s.subs.match(f.Topic); !ok {
