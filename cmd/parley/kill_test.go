@@ -61,7 +61,7 @@ func TestKill(t *testing.T) {
 	for range 2 {
 		random.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
 		for _, kind := range kinds {
-			l.await(100 + random.IntN(300))
+			l.await(s, 100+random.IntN(300))
 			before := l.acked.Load()
 			pid := postmaster(t, dir)
 			if kind == "postgres" || kind == "both" {
@@ -83,8 +83,10 @@ func TestKill(t *testing.T) {
 			l.addr.Store(&s.MQTT)
 		}
 	}
-	l.await(200)
+	l.await(s, 200)
 	l.finish()
+	s.Stop(syscall.SIGTERM)
+	s = serve(t, env)
 
 	var total, again int
 	for i, conv := range conversations {
@@ -138,17 +140,17 @@ func check(t *testing.T, history []message, publishers []*publisher) int {
 	return len(history)
 }
 
-// postmaster is the pid of the private PostgreSQL.
+// postmaster is the pid of the private PostgreSQL, once it is ready. The file that
+// says so may still be that of one that was killed, and name anybody.
 func postmaster(t testing.TB, dir string) int {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) { // it may be starting again
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		b, err := os.ReadFile(filepath.Join(dir, "postgres", "data", "postmaster.pid"))
 		if lines := strings.Split(string(b), "\n"); err == nil && len(lines) > 7 && strings.TrimSpace(lines[7]) == "ready" {
-			pid, err := strconv.Atoi(lines[0])
-			if err != nil {
-				t.Fatal(err)
+			name, _ := os.ReadFile("/proc/" + lines[0] + "/comm")
+			if pid, err := strconv.Atoi(lines[0]); err == nil && strings.TrimSpace(string(name)) == "postgres" {
+				return pid
 			}
-			return pid
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("no postmaster in %s: %v, %q", dir, err, b)
@@ -181,12 +183,18 @@ func (f *flow) start(addr string) {
 	f.t.Cleanup(func() { cancel(); f.wg.Wait() })
 }
 
-// await waits for n acknowledgements more.
-func (f *flow) await(n int) {
+// await waits for n acknowledgements more, of a server that must not end.
+func (f *flow) await(s *server, n int) {
 	f.t.Helper()
 	target := f.acked.Load() + int64(n)
-	for deadline := time.Now().Add(patience); f.acked.Load() < target; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+	deadline, tick := time.After(patience), time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for f.acked.Load() < target {
+		select {
+		case <-tick.C:
+		case <-s.exited:
+			f.t.Fatalf("parley has ended: %v", s.cmd.ProcessState)
+		case <-deadline:
 			f.t.Fatalf("%d acknowledgements did not come", target-f.acked.Load())
 		}
 	}
