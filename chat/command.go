@@ -137,8 +137,11 @@ func (c *Command) Validate() error {
 		if c.Op != "add" && c.Op != "remove" {
 			return invalid("op", `must be "add" or "remove"`)
 		}
-		if c.Emoji == "" || len(c.Emoji) > 64 || !utf8.ValidString(c.Emoji) || strings.IndexByte(c.Emoji, 0) >= 0 {
-			return invalid("emoji", "must have 1 to 64 bytes of UTF-8 without NUL")
+		if c.Emoji == "" || len(c.Emoji) > 64 {
+			return invalid("emoji", "must have 1 to 64 bytes")
+		}
+		if !utf8.ValidString(c.Emoji) || strings.IndexByte(c.Emoji, 0) >= 0 {
+			return invalid("emoji", "must be valid UTF-8 without NUL")
 		}
 		return c.needMessageID()
 	case EventConversation:

@@ -223,11 +223,35 @@ func TestCommitted(t *testing.T) {
 	if !slices.Equal(versions, []int64{1, 1, 2, 2}) {
 		t.Errorf("published to the members of versions %v", versions)
 	}
-	st.set(func() { st.fail = &chat.Error{Code: chat.Unavailable} })
-	s.Committed(t.Context(), e, 3)
-	if len(pub.events) != 4 {
-		t.Error("published to members that are not known")
-	}
+}
+
+// An event whose members are not known waits for the store, but not for ever, and
+// not where the conversation is gone.
+func TestCommittedWaitsForTheStore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, st, _, pub := newService()
+		e := &chat.Event{ConversationID: room, Seq: 2}
+		away := &chat.Error{Code: chat.Unavailable}
+		st.set(func() { st.fail = away })
+		time.AfterFunc(5*time.Second, func() { st.set(func() { st.fail = nil }) })
+		s.Committed(t.Context(), e, 1)
+		if len(pub.events) != 1 {
+			t.Error("not published when the store was back")
+		}
+		st.set(func() { st.fail = away })
+		start := time.Now()
+		s.Committed(t.Context(), e, 2)
+		if d := time.Since(start); len(pub.events) != 1 || d > time.Minute {
+			t.Errorf("published %d times, after %v, without a store", len(pub.events), d)
+		}
+		st.set(func() { st.fail = nil; delete(st.rosters, room) })
+		start = time.Now()
+		s.Committed(t.Context(), e, 2)
+		if d := time.Since(start); len(pub.events) != 1 || d > 0 {
+			t.Errorf("published %d times, after %v, where the conversation is gone", len(pub.events), d)
+		}
+	})
 }
 
 func TestCreateConversation(t *testing.T) {

@@ -51,7 +51,7 @@ func ParseTopic(name string) (Topic, error) {
 		return Topic{}, &Error{Code: NotFound, Field: "topic", Msg: "is none of Parley's: they begin with conv/ or user/"}
 	}
 	var t Topic
-	if len(name) > prefix+idLen && name[prefix+idLen] == '/' && t.ID.parse(name[prefix:prefix+idLen]) && !t.ID.IsZero() {
+	if len(name) > prefix+idLen && name[prefix+idLen] == '/' && t.ID.parse(name[prefix:prefix+idLen]) {
 		switch rest := name[prefix+idLen+1:]; {
 		case conv && rest == "messages":
 			t.Kind = TopicMessages
