@@ -152,10 +152,10 @@ func (s *shard) publish(ctx context.Context) {
 	}
 }
 
-// publishBatch has a deadline, because Committed may ask the database, and commits
-// must not stop for good behind a query that never ends.
+// publishBatch has a deadline for all of its events together, because Committed
+// may wait for the database, and commits wait behind it.
 func (s *shard) publishBatch(ctx context.Context, batch []stored) {
-	ctx, cancel := chat.WithDeadline(ctx, s.w.opts.Patience, "store.publish")
+	ctx, cancel := chat.WithDeadline(ctx, 3*s.w.opts.Patience, "store.publish")
 	defer cancel()
 	for _, st := range batch {
 		s.w.opts.Committed(ctx, st.event, st.membersVersion)
