@@ -68,8 +68,8 @@ func TestBadPublish(t *testing.T) {
 		invalid("type is empty", `{"type":"","content":"a"}`, `type: must be "message", "edit", "delete" or "reaction"`),
 		invalid("type is the server's", `{"type":"conversation","op":"joined"}`, `type: must be "message", "edit", "delete" or "reaction"`),
 		invalid("content is a number", `{"content":1}`, "content: must be a string, not a number"),
-		invalid("content is an array", `{"content":["a"]}`, "content: must be a string, not a array"),
-		invalid("content is an object", `{"content":{"a":1}}`, "content: must be a string, not a object"),
+		invalid("content is an array", `{"content":["a"]}`, "content: must be a string, not an array"),
+		invalid("content is an object", `{"content":{"a":1}}`, "content: must be a string, not an object"),
 		invalid("content is a bool", `{"content":true}`, "content: must be a string, not a bool"),
 		keyed(invalid("content is a number, with a key", `{"content":1,"clientMsgId":"`+uuid(1)+`"}`, "content: must be a string, not a number")),
 		invalid("clientMsgId is a number", `{"content":"a","clientMsgId":1}`, "clientMsgId: must be a string, not a number"),
@@ -80,7 +80,7 @@ func TestBadPublish(t *testing.T) {
 			name: "clientMsgId as the server makes them", payload: `{"content":"a","clientMsgId":"` + version8 + `"}`,
 			code: 0x99, kind: "invalid", detail: "clientMsgId: must be a UUID of version 1 to 7", key: version8,
 		},
-		invalid("replyTo is an object", `{"content":"a","replyTo":{}}`, "replyTo: must be a string, not a object"),
+		invalid("replyTo is an object", `{"content":"a","replyTo":{}}`, "replyTo: must be a string, not an object"),
 		invalid("replyTo is no UUID", `{"content":"a","replyTo":"x"}`, "replyTo: must be a UUID in lower-case text"),
 		keyed(invalid("replyTo does not exist", `{"content":"a","replyTo":"`+id+`","clientMsgId":"`+uuid(1)+`"}`, "replyTo: there is no message "+id+" in this conversation")),
 		invalid("attachments is a string", `{"content":"a","attachments":"`+id+`"}`, "attachments: must be an array of ids, not a string"),
@@ -128,8 +128,8 @@ func TestBadPublish(t *testing.T) {
 		notTopic("32,000 levels of conv", "conv"+strings.Repeat("/a", 32_000)),
 
 		{name: "no such conversation", topic: "conv/" + id + "/messages", payload: "hello", code: 0x87, kind: "forbidden", detail: "conversationId: you are not a participant of conversation " + id},
-		{name: "no such conversation, and nonsense", topic: "conv/" + id + "/messages", payload: "{", code: 0x87, kind: "forbidden", detail: "conversationId: you are not a participant of conversation " + id},
 		{name: "zero id", topic: "conv/" + chat.ID{}.String() + "/messages", payload: "hello", code: 0x87, kind: "forbidden", detail: "conversationId: you are not a participant of conversation " + chat.ID{}.String()},
+		{name: "no such conversation, and nonsense", topic: "conv/" + id + "/messages", payload: "{", code: 0x87, kind: "forbidden", detail: "conversationId: you are not a participant of conversation " + id},
 	}
 	for _, b := range cases {
 		t.Run(b.name, func(t *testing.T) {

@@ -66,7 +66,9 @@ func newConn(c net.Conn, l *Limits, logger *slog.Logger) *Conn {
 // written. writable is called, without locks, when a buffer that had turned a
 // publication away has room again.
 func (c *Conn) Accepted(cl *mqtt.Client, state any, writable func()) {
+	c.mu.Lock()
 	c.Client, c.State, c.writable = cl, state, writable
+	c.mu.Unlock()
 	c.version = cl.Properties.ProtocolVersion
 	c.maxPacket = int(cl.Properties.Props.MaximumPacketSize)
 	c.noInfo = cl.Properties.Props.RequestProblemInfoFlag && cl.Properties.Props.RequestProblemInfo == 0
@@ -78,6 +80,8 @@ func (c *Conn) Accepted(cl *mqtt.Client, state any, writable func()) {
 // called.
 func (c *Conn) Rejected() {
 	c.connected.Store(false)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.Client, c.State, c.intake = nil, nil, nil
 }
 
@@ -89,10 +93,15 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.isClosing() {
 		return 0, net.ErrClosed
 	}
-	if !c.framing.since.IsZero() && c.connected.Load() {
-		c.setReadDeadline(c.framing.since.Add(c.limits.PacketTimeout))
+	partial := !c.framing.since.IsZero() && c.connected.Load()
+	start := time.Now()
+	if partial { // only the time spent waiting for it counts: the reader may have been busy
+		c.setReadDeadline(start.Add(c.limits.PacketTimeout - c.framing.waited))
 	}
 	n, err := c.Conn.Read(p)
+	if partial {
+		c.framing.waited += time.Since(start)
+	}
 	if n > 0 {
 		if ferr := c.framing.feed(p[:n], time.Now()); ferr != nil {
 			c.refuse(ferr)
@@ -295,9 +304,10 @@ func (c *Conn) DisconnectCode(code byte, reason string) {
 		}
 		c.farewell = true
 	}
+	cl := c.Client
 	c.mu.Unlock()
-	if c.Client != nil {
-		c.Client.Stop(nil) // calls Close
+	if cl != nil {
+		cl.Stop(nil) // calls Close
 	} else {
 		_ = c.Close()
 	}

@@ -23,13 +23,14 @@ type framing struct {
 	maxFirst int // bytes of the first packet, CONNECT
 	max      int // bytes of any other
 
-	seen    bool      // the first packet has been looked at
-	header  byte      // of the packet at hand
-	length  int       // remaining length read so far
-	shift   int       // bits of length read so far
-	phase   phase     //
-	since   time.Time // when the packet at hand began; zero between packets
-	missing int       // bytes of the packet at hand that are still to come
+	seen    bool          // the first packet has been looked at
+	header  byte          // of the packet at hand
+	length  int           // remaining length read so far
+	shift   int           // bits of length read so far
+	phase   phase         //
+	since   time.Time     // when the packet at hand began; zero between packets
+	waited  time.Duration // spent waiting for the rest of it; kept by the reader
+	missing int           // bytes of the packet at hand that are still to come
 }
 
 type phase uint8
@@ -46,7 +47,7 @@ func (f *framing) feed(b []byte, now time.Time) error {
 	for len(b) > 0 {
 		switch f.phase {
 		case inType:
-			f.header, f.length, f.shift, f.phase, f.since = b[0], 0, 0, inLength, now
+			f.header, f.length, f.shift, f.phase, f.since, f.waited = b[0], 0, 0, inLength, now, 0
 			if !f.seen && f.header != packets.Connect<<4 {
 				return errNotConnect
 			}

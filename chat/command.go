@@ -99,9 +99,17 @@ func commandError(err error) error {
 		if field == "" {
 			field = "payload"
 		}
-		return invalid(field, "must be "+want(field)+", not a "+te.Value)
+		return invalid(field, "must be "+want(field)+", not "+withArticle(te.Value))
 	}
 	return invalid("payload", "is not a JSON object ("+err.Error()+`); send plain text with content type text/plain`)
+}
+
+// withArticle puts the article before a kind of JSON value ("array", "number 3", …).
+func withArticle(value string) string {
+	if strings.HasPrefix(value, "array") || strings.HasPrefix(value, "object") {
+		return "an " + value
+	}
+	return "a " + value
 }
 
 func want(field string) string {

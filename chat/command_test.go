@@ -65,7 +65,7 @@ func TestParseCommandRefuses(t *testing.T) {
 		{`{"content":"x"`, chat.Invalid, "payload: is not a JSON object (unexpected end of JSON input); send plain text with content type text/plain"},
 		{`{"content":"x"} y`, chat.Invalid, "payload: is not a JSON object (invalid character 'y' after top-level value); send plain text with content type text/plain"},
 		{`{"content":5}`, chat.Invalid, "content: must be a string, not a number"},
-		{`{"content":{}}`, chat.Invalid, "content: must be a string, not a object"},
+		{`{"content":{}}`, chat.Invalid, "content: must be a string, not an object"},
 		{`{"type":5,"content":"x"}`, chat.Invalid, "type: must be a string, not a number"},
 		{`{"type":"shout","content":"x"}`, chat.Invalid, `type: must be "message", "edit", "delete" or "reaction"`},
 		{`{"type":"conversation","content":"x"}`, chat.Invalid, `type: must be "message", "edit", "delete" or "reaction"`},

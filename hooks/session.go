@@ -214,7 +214,7 @@ func (h *Hook) Ended(conn *broker.Conn, err error) {
 	var timeout net.Error
 	switch {
 	case errors.As(err, &timeout) && timeout.Timeout():
-		c.DisconnectCode(packets.ErrKeepAliveTimeout.Code, "nothing was heard within the keepalive's grace")
+		c.DisconnectCode(packets.ErrKeepAliveTimeout.Code, "no packet came in time: within the grace of the keepalive, or, once begun, within the limit for one packet")
 	case errors.As(err, &code) && code.Code >= packets.ErrUnspecifiedError.Code:
 		c.DisconnectCode(code.Code, code.Reason)
 	}
