@@ -24,7 +24,7 @@ type serveCmd struct {
 	MQTTAddr  string `name:"mqtt-addr" env:"PARLEY_MQTT_ADDR" default:":1883" help:"Address for MQTT."`
 	HTTPAddr  string `name:"http-addr" env:"PARLEY_HTTP_ADDR" default:":8080" help:"Address for REST and for MQTT over WebSocket (/mqtt)."`
 	AdminAddr string `env:"PARLEY_ADMIN_ADDR" placeholder:"ADDR" help:"Address for /metrics and /debug/pprof. Default: /metrics on the HTTP address, for this machine only."`
-	Node      string `env:"PARLEY_NODE" placeholder:"NAME" help:"Name of this node in logs. Default: the host's name."`
+	Node      string `env:"PARLEY_NODE" placeholder:"NAME" help:"Name of this node, in logs and with sessions. Default: the host's name."`
 	Origins   string `name:"allowed-origins" env:"PARLEY_ALLOWED_ORIGINS" placeholder:"ORIGIN,…" help:"Origins of web pages that may call REST and /mqtt, beside the server's own."`
 
 	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
@@ -69,7 +69,7 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 	}
 	o := app.Options{
 		DatabaseURL: db.URL, DataDir: db.DataDir, PostgresBin: db.PostgresBin,
-		MQTTAddr: c.MQTTAddr, HTTPAddr: c.HTTPAddr, AdminAddr: c.AdminAddr,
+		Node: c.node(), MQTTAddr: c.MQTTAddr, HTTPAddr: c.HTTPAddr, AdminAddr: c.AdminAddr,
 		AllowedOrigins: splitList(c.Origins), Version: version(), Logger: logger,
 	}
 	o.Limits.MaxConnections = c.MaxConnections
@@ -86,11 +86,16 @@ func (c *serveCmd) logger(w io.Writer) *slog.Logger {
 	if c.LogFormat == "text" || c.LogFormat == "auto" && isTerminal(w) {
 		h = slog.NewTextHandler(w, opts)
 	}
-	node := c.Node
-	if node == "" {
-		node, _ = os.Hostname()
+	return slog.New(h).With("node", c.node())
+}
+
+// node is what this process is called.
+func (c *serveCmd) node() string {
+	if c.Node != "" {
+		return c.Node
 	}
-	return slog.New(h).With("node", node)
+	name, _ := os.Hostname() // none: app has a default
+	return name
 }
 
 func isTerminal(w io.Writer) bool {
