@@ -32,7 +32,8 @@ import (
 // process, once, at the place that the acknowledgement named. Publishers with
 // windows keep the server busy while it is killed, or its PostgreSQL, or both, or
 // while it is asked to stop; what was not acknowledged they send again, under the
-// same clientMsgId, to the next server.
+// same clientMsgId, to the next server. Meanwhile a device whose session survives
+// receives every event: some twice, none left out.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {
@@ -57,6 +58,7 @@ func TestKill(t *testing.T) {
 		}
 	}
 	l.start(s.MQTT)
+	w := l.watch(user{Name: "ann0", Token: tokens[0]})
 	kinds := []string{"server", "postgres", "both", "term"}
 	for range 2 {
 		random.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
@@ -96,6 +98,9 @@ func TestKill(t *testing.T) {
 		again += p.again
 	}
 	t.Logf("%d messages, of which %d were sent again", total, again)
+	l.addr.Store(&s.MQTT)
+	history := s.history(t, tokens[0], conversations[0])
+	w.await(history[len(history)-1].Seq)
 
 	// The oracle reads the database behind the running server.
 	db := app.Database{DataDir: dir, Logger: slog.New(slog.DiscardHandler)}
@@ -371,6 +376,101 @@ func storedAs(props []byte) (id string, seq int64, err error) {
 		err = errors.Join(err, errors.New("a PUBACK without id and seq"))
 	}
 	return id, seq, err
+}
+
+// watcher is a device that receives a user's events, over as many connections as
+// it takes, with one session.
+type watcher struct {
+	flow *flow
+	user user
+	seen atomic.Int64 // the seq up to which it has received everything; there is one conversation
+}
+
+func (f *flow) watch(u user) *watcher {
+	w := &watcher{flow: f, user: u}
+	ctx, cancel := context.WithCancel(f.t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for first := true; ctx.Err() == nil; {
+			established, err := w.session(ctx, first)
+			first = first && !established
+			var refused *refusal
+			if errors.As(err, &refused) {
+				f.t.Error("watcher: ", err)
+				return
+			}
+			select { // the next server may not be there yet
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
+	f.t.Cleanup(func() { cancel(); wg.Wait() })
+	return w
+}
+
+// await waits until everything up to seq has been received.
+func (w *watcher) await(seq int64) {
+	w.flow.t.Helper()
+	for deadline := time.Now().Add(patience); w.seen.Load() < seq; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) || w.flow.t.Failed() {
+			w.flow.t.Fatalf("the watcher has received the events up to %d, of %d", w.seen.Load(), seq)
+		}
+	}
+}
+
+// session is one connection. It reports whether the session is there from now on.
+func (w *watcher) session(ctx context.Context, first bool) (established bool, err error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", *w.flow.addr.Load())
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
+	body := append(str(nil, "MQTT"), 5, 0x40, 0, 60, 5, 0x11, 0, 0, 0xff, 0xff) // no clean start; a session expiry of 18 hours
+	packet(out, 0x10, str(str(body, "watcher"), w.user.Token))
+	if err := out.Flush(); err != nil {
+		return false, err
+	}
+	header, body, err := read(in)
+	switch {
+	case err != nil || header != 0x20 || body[1] != 0:
+		return false, fmt.Errorf("CONNACK % x %w", body, err)
+	case !first && body[0] != 1:
+		return false, &refusal{"the session is gone"}
+	}
+	if first {
+		packet(out, 0x82, append(str([]byte{0, 1, 0}, "conv/+/messages"), 1))
+	}
+	for established = !first; ; {
+		if err := out.Flush(); err != nil {
+			return established, err
+		}
+		header, body, err := read(in)
+		switch {
+		case err != nil:
+			return established, err
+		case header == 0x90 && body[len(body)-1] == 1:
+			established = true
+		case header>>4 == 3:
+			n := 2 + int(binary.BigEndian.Uint16(body))
+			var m message
+			if err := json.Unmarshal(body[n+3:], &m); err != nil {
+				return established, &refusal{fmt.Sprintf("%v in % x", err, body)}
+			}
+			switch seen := w.seen.Load(); {
+			case seen == 0 || m.Seq == seen+1: // the first is where the subscription began
+				w.seen.Store(m.Seq)
+			case m.Seq > seen+1:
+				return established, &refusal{fmt.Sprintf("event %d came after %d", m.Seq, seen)}
+			}
+			packet(out, 0x40, body[n:n+2])
+		default: // DISCONNECT
+			return established, io.EOF
+		}
+	}
 }
 
 func str(b []byte, s string) []byte {

@@ -27,10 +27,10 @@ func TestREADME(t *testing.T) {
 	}
 	walk := section(t, string(readme), "Two people talk")
 	blocks := fenced(walk, "sh")
-	if len(blocks) != 4 || !strings.HasPrefix(blocks[1], "mosquitto_sub ") {
-		t.Fatalf("README.md has %d blocks to type, of which the second is Bob's:\n%s", len(blocks), strings.Join(blocks, "--\n"))
+	if len(blocks) != 5 || !strings.HasPrefix(blocks[1], "mosquitto_sub ") || !strings.HasPrefix(blocks[4], "mosquitto_sub ") {
+		t.Fatalf("README.md has %d blocks to type, of which the second and the last are Bob's:\n%s", len(blocks), strings.Join(blocks, "--\n"))
 	}
-	accounts, listen, hello, later := blocks[0], blocks[1], blocks[2], blocks[3]
+	accounts, listen, hello, later, lasting := blocks[0], blocks[1], blocks[2], blocks[3], blocks[4]
 
 	s := serve(t, []string{"PARLEY_DATA=" + dataDir(t)})
 	home := s.home(t)
@@ -43,9 +43,13 @@ func TestREADME(t *testing.T) {
 	conv, token := found[1], found[2]
 	vars := "api=http://localhost:8080/api\nconv=" + conv + "\ntoken=" + token + "\n"
 
-	bob := newListener(exec.CommandContext(t.Context(), "bash", "-c", "exec stdbuf -oL "+listen))
-	bob.cmd.Env = home
-	bob.start(t)
+	start := func(command string) *listener {
+		l := newListener(exec.CommandContext(t.Context(), "bash", "-c", "exec stdbuf -oL "+command))
+		l.cmd.Env = home
+		l.start(t)
+		return l
+	}
+	bob := start(listen)
 	if out := shell(t, home, vars+hello); out != "" {
 		t.Errorf("Ann's hello printed %s", out)
 	}
@@ -59,6 +63,17 @@ func TestREADME(t *testing.T) {
 		t.Errorf("the history is %+v, %v", page, err)
 	}
 
+	// Bob is away, with a session that lasts.
+	start(lasting).Stop()
+	if out := shell(t, home, vars+hello); out != "" {
+		t.Errorf("Ann's hello printed %s", out)
+	}
+	bob = start(lasting)
+	if err := json.Unmarshal([]byte(bob.Line(t)), &heard); err != nil || heard.Content != "Hello, Bob." || heard.Seq != 3 {
+		t.Errorf("Bob missed what was said while he was away, and heard %+v, %v", heard, err)
+	}
+	bob.Stop()
+
 	// A newcomer types things twice.
 	if again := shell(t, home, accounts+"\necho; echo conv=$conv"); !strings.Contains(again, "conv="+conv) || !strings.Contains(again, `"conflict"`) {
 		t.Errorf("the second time it printed\n%s", again)
@@ -70,11 +85,11 @@ func TestREADME(t *testing.T) {
 	}
 	for range 2 { // and runs it twice
 		out := runProgram(t, strings.Replace(programs[0], `"localhost:1883"`, `"`+s.MQTT+`"`, 1), conv)
-		if !regexp.MustCompile(`^stored as number 3 with id [0-9a-f-]{36}\n$`).MatchString(out) {
+		if !regexp.MustCompile(`^stored as number 4 with id [0-9a-f-]{36}\n$`).MatchString(out) {
 			t.Errorf("the program printed %q", out)
 		}
 	}
-	if history := s.history(t, token, conv); len(history) != 2 || history[1].Content != "Hello from Go." {
+	if history := s.history(t, token, conv); len(history) != 3 || history[2].Content != "Hello from Go." {
 		t.Errorf("the history is %+v", history)
 	}
 }
