@@ -41,6 +41,10 @@ type Publisher interface {
 	// Publish is called once for each stored event, in seq order for each
 	// conversation, after the commit. It must not wait for a client.
 	Publish(e *Event, r *Roster)
+	// Signal carries something that is not stored to the members' sessions that
+	// have subscribed to the topic and have room for it, except those of one user.
+	// It must not block, nor call back.
+	Signal(t Topic, payload []byte, r *Roster, except ID)
 }
 
 // Roster is who may read and write a conversation, at one version.

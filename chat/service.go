@@ -16,13 +16,18 @@ type Service struct {
 	log       Log
 	publisher Publisher
 	clock     Clock
+	typing    *Typing
 	resends   atomic.Uint32
 }
 
 // NewService joins the rules to their ports. log and publisher may be set later
 // with Use, before the first call; all others are needed now.
 func NewService(store Store, clock Clock) *Service {
-	return &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock}
+	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock}
+	s.typing = newTyping(clock, func(conversation ID, payload []byte, r *Roster, from ID) {
+		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, r, from)
+	})
+	return s
 }
 
 // Use sets the ports that need the Service themselves. It must be called before
@@ -71,7 +76,11 @@ func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Comman
 		ConversationID: conversation, Type: EventMessage, ID: id, SenderID: sender, ClientMsgID: key, Content: c.Content,
 		EventDetail: EventDetail{ReplyTo: c.ReplyTo, Attachments: c.Attachments},
 	}
-	return s.log.Append(ctx, a)
+	if err := s.log.Append(ctx, a); err != nil {
+		return err
+	}
+	s.typing.sent(conversation, sender)
+	return nil
 }
 
 func (s *Service) checkReply(ctx context.Context, user, conversation, message ID) error {

@@ -307,3 +307,6 @@ func TestValidateNew(t *testing.T) {
 		t.Error("the caller's slice was changed")
 	}
 }
+
+// Signal implements chat.Publisher.
+func (p *fakePublisher) Signal(chat.Topic, []byte, *chat.Roster, chat.ID) {}

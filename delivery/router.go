@@ -53,8 +53,8 @@ type Router struct {
 	taking keyedLock // one connection of a device at a time is being made
 
 	dirtyMu sync.Mutex
-	dirty   []*Session         // dirtyMu guards: sessions with places to be saved
-	parts   []chat.SessionPart // dirtyMu guards: ends of connections that could not be saved yet
+	dirty   []*Session                     // dirtyMu guards: sessions with places to be saved
+	parts   map[deviceKey]chat.SessionPart // dirtyMu guards: ends of connections that could not be saved yet; taken out by the holder of the device's place in taking
 }
 
 type routerShard struct {
@@ -75,7 +75,7 @@ func NewRouter(o Options) *Router {
 	}
 	r := &Router{
 		log: o.Log, sessions: o.Sessions, node: o.Node, every: o.SaveEvery,
-		logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
+		parts: map[deviceKey]chat.SessionPart{}, logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background()) // catch-ups belong to the router, not to a caller
 	for i := range r.shards {
@@ -136,7 +136,8 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 		}
 		return s, false, nil
 	}
-	unlock, err := r.taking.lock(ctx, deviceKey{o.Principal.UserID, o.ClientID})
+	key := deviceKey{o.Principal.UserID, o.ClientID}
+	unlock, err := r.taking.lock(ctx, key)
 	if err != nil {
 		return nil, false, err
 	}
@@ -145,7 +146,7 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	if old != nil {
 		old.Disconnect(ErrTakenOver)
 	}
-	if err := r.save(ctx, o.Principal.UserID, o.ClientID, part); err != nil {
+	if err := r.save(ctx, key, part); err != nil {
 		return nil, false, err
 	}
 	// It is found by Publish before the store is asked how far the logs reach: what
@@ -218,19 +219,17 @@ func (r *Router) Detach(s *Session) {
 	}
 	ctx, cancel := chat.WithDeadline(context.Background(), readTimeout, "delivery.Detach") // the connection's own context has ended with it
 	defer cancel()
-	unlock, err := r.taking.lock(ctx, deviceKey{s.Principal.UserID, s.ClientID}) // a Take that began meanwhile must not miss what is saved here
-	if err == nil {
-		defer unlock()
-	}
-	part := remove()
-	if part == nil {
+	key := deviceKey{s.Principal.UserID, s.ClientID}
+	unlock, err := r.taking.lock(ctx, key) // a Take that began meanwhile must not miss what is saved here
+	if err != nil {
+		if part := remove(); part != nil {
+			r.postpone(key, *part)
+		}
 		return
 	}
-	if err == nil {
-		err = r.sessions.PartSession(ctx, *part)
-	}
-	if err != nil && chat.CodeOf(err) != chat.Conflict {
-		r.postpone(*part)
+	defer unlock()
+	if part := remove(); part != nil {
+		_ = r.save(ctx, key, part) // if it fails, it was put off
 	}
 }
 
@@ -262,6 +261,19 @@ func (r *Router) Publish(e *chat.Event, roster *chat.Roster) {
 				f = NewEventFrame(e)
 			}
 			s.offer(f)
+		}
+	}
+}
+
+// Signal implements chat.Publisher.
+func (r *Router) Signal(t chat.Topic, payload []byte, roster *chat.Roster, except chat.ID) {
+	f := NewSignalFrame(t, payload)
+	for _, user := range roster.Members {
+		if user == except {
+			continue
+		}
+		for _, s := range r.Sessions(user) {
+			s.Signal(f)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -98,6 +99,14 @@ func (s *Session) dropUncovered() {
 	}
 }
 
+// Conversations returns those whose messages the session receives, or nil if it
+// receives none.
+func (s *Session) Conversations() []chat.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.tails))
+}
+
 // Signal publishes something that is not stored, at QoS 0, if a filter covers it
 // and there is room; otherwise it is dropped.
 func (s *Session) Signal(f *Frame) {
@@ -166,7 +175,7 @@ func (s *Session) send(t *tail, f *Frame) bool {
 		return false
 	}
 	t.sent, t.known = f.Seq, max(t.known, f.Seq)
-	if qos == 0 || outcome == TooLarge && t.acked == f.Seq-1 {
+	if (qos == 0 || outcome == TooLarge) && !s.window.holds(t) { // else those on their way come first
 		t.acked = f.Seq
 		s.moved(t)
 	}

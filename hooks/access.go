@@ -57,7 +57,24 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 		}
 	}
 	c.WriteSubAck(packets.Suback, pk.PacketID, codes)
+	h.tellTyping(c, granted)
 	return nil
+}
+
+// tellTyping lets a session that has subscribed to typing hear who types already.
+func (h *Hook) tellTyping(c *connection, granted []delivery.Subscription) {
+	for _, sub := range granted {
+		if sub.Filter.Kinds&chat.TopicTyping == 0 {
+			continue
+		}
+		conversations := c.session.Conversations()
+		if !sub.Filter.ID.IsZero() {
+			conversations = []chat.ID{sub.Filter.ID}
+		}
+		h.o.Chat.EachTyping(c.principal.UserID, conversations, func(id chat.ID, payload []byte) {
+			c.session.Signal(delivery.NewSignalFrame(chat.Topic{Kind: chat.TopicTyping, ID: id}, payload))
+		})
+	}
 }
 
 // mayRead decides whether the connection may hold a filter. A wildcard means mine

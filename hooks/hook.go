@@ -148,6 +148,10 @@ func connectionOf(cl *mqtt.Client) *connection {
 	return c
 }
 
+func (c *connection) device() chat.Device {
+	return chat.Device{UserID: c.principal.UserID, ClientID: c.clientID}
+}
+
 // protocolError ends the connection with 0x82.
 func (c *connection) protocolError(reason string) error {
 	return c.end(packets.ErrProtocolViolation, reason)

@@ -64,9 +64,18 @@ func refusedTopic(err error) error {
 // dispatch does what a publish to one of Parley's topics asks for. After an error
 // nothing has been done, and p is to be settled with it.
 func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) error {
-	if p.Topic.Kind != chat.TopicMessages {
+	switch p.Topic.Kind {
+	case chat.TopicMessages:
+		return h.command(c, p, pk)
+	case chat.TopicTyping:
+		return h.typing(c, p, pk)
+	default:
 		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
 	}
+}
+
+// command hands a command on a conversation's messages to chat.
+func (h *Hook) command(c *connection, p *broker.Publish, pk *packets.Packet) error {
 	cmd, err := chat.ParseCommand(pk.Payload, pk.Properties.ContentType)
 	p.Event.ClientMsgID = cmd.ClientMsgID // for the error object, if it is refused
 	if err != nil {
@@ -79,6 +88,24 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 	defer cancel()
 	src := chat.Source{Session: c.hash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup}
 	return h.o.Chat.Submit(ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
+}
+
+// typing tells the members that the client's user types, or has stopped.
+func (h *Hook) typing(c *connection, p *broker.Publish, pk *packets.Packet) error {
+	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubmitTimeout, "hooks.typing")
+	defer cancel()
+	if _, err := h.o.Chat.Rosters.Require(ctx, p.Topic.ID, c.principal.UserID); err != nil {
+		return err // a stranger hears only that
+	}
+	typing, err := chat.ParseTyping(pk.Payload)
+	if err != nil {
+		return err
+	}
+	if err := h.o.Chat.SetTyping(ctx, c.device(), p.Topic.ID, typing); err != nil {
+		return err
+	}
+	p.Settle(nil)
+	return nil
 }
 
 // refused tells the client, on user/{me}/errors, why a publish was refused that

@@ -221,6 +221,7 @@ func (h *Hook) Ended(conn *broker.Conn, err error) {
 	c.cancel()
 	c.intake.Close()
 	h.o.Router.Detach(c.session)
+	h.o.Chat.DeviceLeft(c.device())
 	h.logger.Debug("disconnected", "client_id", c.clientID, "principal", c.principal.Username, "err", err)
 }
 

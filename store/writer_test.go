@@ -758,3 +758,6 @@ func TestWriterClockJumpsBack(t *testing.T) {
 	}
 	r.finish()
 }
+
+// Signal implements chat.Publisher.
+func (r *writerRig) Signal(chat.Topic, []byte, *chat.Roster, chat.ID) {}
