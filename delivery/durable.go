@@ -190,9 +190,10 @@ func (s *Session) sendAgain(ctx context.Context, list []resend) error {
 	return nil
 }
 
-// moved notes that a place has to be saved. mu is held.
+// moved notes that a place has to be saved, unless it was given up: what is stored
+// for its conversation is that of the tail that came after. mu is held.
 func (s *Session) moved(t *tail) {
-	if s.kept.id.IsZero() || t.dirty {
+	if s.kept.id.IsZero() || t.dirty || s.tails[t.conversation] != t {
 		return
 	}
 	t.dirty = true
@@ -213,6 +214,9 @@ func (s *Session) takeDirty() (updates []chat.CursorUpdate, next chat.PacketIDUp
 	}
 	for _, t := range s.kept.dirty {
 		t.dirty = false
+		if s.tails[t.conversation] != t {
+			continue // given up since
+		}
 		updates = append(updates, chat.CursorUpdate{SessionID: s.kept.id, Epoch: s.kept.epoch, ConversationID: t.conversation, Acked: t.acked})
 	}
 	s.kept.dirty, s.kept.saving = nil, s.kept.dirty
@@ -239,7 +243,7 @@ func (s *Session) saved(err error) {
 func (s *Session) part(now time.Time) *chat.SessionPart {
 	p := &chat.SessionPart{ID: s.kept.id, Epoch: s.kept.epoch, Expiry: s.kept.expiry, Now: now, NextPacketID: max(1, s.window.next)}
 	for _, t := range slices.Concat(s.kept.saving, s.kept.dirty) {
-		if slices.ContainsFunc(p.Cursors, func(c chat.CursorState) bool { return c.ConversationID == t.conversation }) {
+		if s.tails[t.conversation] != t || slices.ContainsFunc(p.Cursors, func(c chat.CursorState) bool { return c.ConversationID == t.conversation }) {
 			continue
 		}
 		p.Cursors = append(p.Cursors, chat.CursorState{ConversationID: t.conversation, Acked: t.acked})
@@ -276,6 +280,7 @@ func (s *Session) positions(ctx context.Context) ([]chat.Position, error) {
 	if s.subs.holdsAll() { // a conversation without a cursor was joined since, and counts from there
 		c.All, c.Begin = false, nil
 	}
+	c.EndAll, c.End = c.All, c.Begin // what a place given up has left behind does not count
 	c.Keep = s.places()
 	s.mu.Unlock()
 	return s.router.sessions.ChangeSubscriptions(ctx, c)

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -48,31 +49,32 @@ func (r *Router) noteDirty(s *Session) {
 	r.dirtyMu.Unlock()
 }
 
-// postpone keeps the end of a connection for Run to save.
-func (r *Router) postpone(p chat.SessionPart) {
+// postpone keeps the end of a connection for Run, or the device's next connection,
+// to save.
+func (r *Router) postpone(key deviceKey, p chat.SessionPart) {
 	r.dirtyMu.Lock()
 	defer r.dirtyMu.Unlock()
-	if len(r.parts) >= maxParts {
+	if have, ok := r.parts[key]; ok && have.Epoch >= p.Epoch {
+		return
+	} else if !ok && len(r.parts) >= maxParts {
 		r.metrics.partsDropped.Inc()
 		return
 	}
-	r.parts = append(r.parts, p)
+	r.parts[key] = p
 }
 
 // save stores the end of a device's last connection, before its next one asks for
-// the session: what came with the take-over, or what had been put off.
-func (r *Router) save(ctx context.Context, user chat.ID, clientID string, part *chat.SessionPart) error {
+// the session: part, or if that is nil what had been put off. The device's place
+// in taking is held, so that nobody asks while it is on its way.
+func (r *Router) save(ctx context.Context, key deviceKey, part *chat.SessionPart) error {
 	r.dirtyMu.Lock()
-	waiting := len(r.parts) > 0
-	r.dirtyMu.Unlock()
-	if waiting { // the database was away: whoever connects waits until what it missed is there
-		if err := r.saveParts(ctx); err != nil {
-			if part != nil {
-				r.postpone(*part)
-			}
-			return err
+	if late, ok := r.parts[key]; ok {
+		delete(r.parts, key)
+		if part == nil {
+			part = &late
 		}
 	}
+	r.dirtyMu.Unlock()
 	if part == nil {
 		return nil
 	}
@@ -80,20 +82,26 @@ func (r *Router) save(ctx context.Context, user chat.ID, clientID string, part *
 	if err == nil || chat.CodeOf(err) == chat.Conflict {
 		return nil
 	}
-	r.postpone(*part)
+	r.postpone(key, *part)
 	return err
 }
 
+// saveParts stores the ends of connections that had been put off, as many as there
+// is time for, except those that the device's next connection is about to save.
 func (r *Router) saveParts(ctx context.Context) error {
 	r.dirtyMu.Lock()
-	parts := r.parts
-	r.parts = nil
+	keys := slices.Collect(maps.Keys(r.parts))
 	r.dirtyMu.Unlock()
-	for i, p := range parts {
-		if err := r.sessions.PartSession(ctx, p); err != nil && chat.CodeOf(err) != chat.Conflict {
-			r.dirtyMu.Lock()
-			r.parts = append(slices.Clone(parts[i:]), r.parts...)
-			r.dirtyMu.Unlock()
+	ctx, cancel := chat.WithDeadline(ctx, readTimeout, "delivery.saveParts")
+	defer cancel()
+	for _, key := range keys {
+		unlock, ok := r.taking.tryLock(key)
+		if !ok {
+			continue
+		}
+		err := r.save(ctx, key, nil)
+		unlock()
+		if err != nil {
 			return err
 		}
 	}
@@ -132,6 +140,8 @@ func (r *Router) saveSome(ctx context.Context, dirty []*Session) []*Session {
 		return dirty
 	}
 	start := time.Now()
+	ctx, cancel := chat.WithDeadline(ctx, readTimeout, "delivery.save")
+	defer cancel()
 	err := r.sessions.SaveCursors(ctx, updates, nexts)
 	for _, s := range batch {
 		s.saved(err)
@@ -147,6 +157,8 @@ func (r *Router) saveSome(ctx context.Context, dirty []*Session) []*Session {
 }
 
 func (r *Router) expire(ctx context.Context) {
+	ctx, cancel := chat.WithDeadline(ctx, expireEvery, "delivery.expire")
+	defer cancel()
 	for {
 		n, err := r.sessions.DeleteExpiredSessions(ctx, time.Now(), expireBatch)
 		if err != nil {
@@ -182,27 +194,40 @@ type keyedLock struct {
 
 func (k *keyedLock) lock(ctx context.Context, key deviceKey) (unlock func(), err error) {
 	for {
-		k.mu.Lock()
-		holder := k.held[key]
-		if holder == nil {
-			mine := make(chan struct{})
-			if k.held == nil {
-				k.held = map[deviceKey]chan struct{}{}
-			}
-			k.held[key] = mine
-			k.mu.Unlock()
-			return func() {
-				k.mu.Lock()
-				delete(k.held, key)
-				k.mu.Unlock()
-				close(mine)
-			}, nil
+		unlock, holder := k.take(key)
+		if unlock != nil {
+			return unlock, nil
 		}
-		k.mu.Unlock()
 		select {
 		case <-holder:
 		case <-ctx.Done():
 			return nil, &chat.Error{Code: chat.Unavailable, Op: "delivery.Take", Msg: "another connection of this device is being made; try again", Err: context.Cause(ctx)}
 		}
 	}
+}
+
+// tryLock is lock if nobody holds the key.
+func (k *keyedLock) tryLock(key deviceKey) (unlock func(), ok bool) {
+	unlock, _ = k.take(key)
+	return unlock, unlock != nil
+}
+
+// take returns how to leave, or whom to wait for.
+func (k *keyedLock) take(key deviceKey) (unlock func(), holder chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if holder := k.held[key]; holder != nil {
+		return nil, holder
+	}
+	mine := make(chan struct{})
+	if k.held == nil {
+		k.held = map[deviceKey]chan struct{}{}
+	}
+	k.held[key] = mine
+	return func() {
+		k.mu.Lock()
+		delete(k.held, key)
+		k.mu.Unlock()
+		close(mine)
+	}, nil
 }

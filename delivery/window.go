@@ -105,6 +105,16 @@ func (w *window) find(id uint16) *inflight {
 	return w.at(i)
 }
 
+// holds reports whether a publication of the tail is on its way.
+func (w *window) holds(t *tail) bool {
+	for i := range w.n {
+		if w.at(i).tail == t {
+			return true
+		}
+	}
+	return false
+}
+
 // settle marks the entry as acknowledged and takes the settled ones off the front.
 // A tail's acked moves over them in order, so never past one that is on its way;
 // moved is told each.
