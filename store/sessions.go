@@ -42,10 +42,12 @@ FROM participants p JOIN conversations c ON c.id = p.conversation_id
 LEFT JOIN session_cursors s ON s.session_id = @id AND s.conversation_id = p.conversation_id
 WHERE p.user_id = @user_id`
 
+// Those that have been away for longest go. The second look at expires_at is for
+// one that comes back at this moment: it stays.
 const trimSessionsSQL = `
-DELETE FROM sessions WHERE id IN (
+DELETE FROM sessions WHERE expires_at IS NOT NULL AND id IN (
   SELECT id FROM sessions WHERE user_id = @user_id AND expires_at IS NOT NULL
-  ORDER BY connected_at DESC OFFSET @keep
+  ORDER BY expires_at - make_interval(secs => expiry_seconds) DESC OFFSET @keep
 )`
 
 // foundSession is a row of findSessionSQL.
@@ -66,7 +68,7 @@ func (s *Store) TakeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 	const op = "store.TakeSession"
 	for range 3 {
 		state, err := s.takeSession(ctx, t)
-		if !errors.Is(err, errTaken) {
+		if !errors.Is(err, errTaken) && !isCollision(err) {
 			return state, translate(op, err)
 		}
 	}
@@ -133,23 +135,45 @@ func scanCursor(row pgx.CollectableRow) (c chat.CursorState, err error) {
 
 const changeSubscriptionsSQL = `UPDATE sessions SET subscriptions = @subscriptions WHERE id = @id AND epoch = @epoch`
 
-const endCursorsSQL = `DELETE FROM session_cursors WHERE session_id = @id AND (@all OR conversation_id = ANY(@conversations))`
+// In the order in which all lock them.
+const endCursorsSQL = `
+DELETE FROM session_cursors WHERE session_id = @id AND conversation_id IN (
+  SELECT conversation_id FROM session_cursors WHERE session_id = @id AND (@all OR conversation_id = ANY(@conversations))
+  ORDER BY conversation_id FOR UPDATE
+)`
 
 const beginCursorsSQL = `
-INSERT INTO session_cursors (session_id, conversation_id, seq)
-SELECT @id, p.conversation_id, c.last_seq FROM participants p JOIN conversations c ON c.id = p.conversation_id
-WHERE p.user_id = @user_id AND (@all OR p.conversation_id = ANY(@conversations))
-ON CONFLICT DO NOTHING`
+WITH ends AS MATERIALIZED (
+  SELECT c.id, c.last_seq FROM participants p JOIN conversations c ON c.id = p.conversation_id WHERE p.user_id = @user_id
+), begun AS (
+  INSERT INTO session_cursors (session_id, conversation_id, seq)
+  SELECT @id, id, last_seq FROM ends WHERE @all OR id = ANY(@conversations) ORDER BY id
+  ON CONFLICT DO NOTHING
+)
+SELECT id, last_seq FROM ends ORDER BY id`
 
-// ChangeSubscriptions implements chat.SessionStore. The ends that it returns are
-// read in the snapshot that the cursors were made from.
+// ChangeSubscriptions implements chat.SessionStore. The ends that it returns and
+// the cursors that it makes come from one statement, so from one snapshot.
 func (s *Store) ChangeSubscriptions(ctx context.Context, c chat.SubscriptionChange) ([]chat.Position, error) {
 	const op = "store.ChangeSubscriptions"
 	if c.Subscriptions == nil {
 		c.Subscriptions = []chat.SubscriptionState{}
 	}
-	var ends []chat.Position
-	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+	for range 3 {
+		ends, err := s.changeSubscriptions(ctx, op, &c)
+		if !isCollision(err) {
+			return ends, translate(op, err)
+		}
+	}
+	return nil, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "the session changes too often at once; try again"}
+}
+
+// isCollision reports whether a transaction has met another one in a deadlock, and
+// may be repeated.
+func isCollision(err error) bool { return sqlState(err) == stateDeadlock }
+
+func (s *Store) changeSubscriptions(ctx context.Context, op string, c *chat.SubscriptionChange) (ends []chat.Position, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		args := pgx.NamedArgs{"id": c.SessionID, "epoch": c.Epoch, "user_id": c.UserID, "subscriptions": c.Subscriptions}
 		tag, err := tx.Exec(ctx, changeSubscriptionsSQL, args)
 		if err != nil {
@@ -158,8 +182,11 @@ func (s *Store) ChangeSubscriptions(ctx context.Context, c chat.SubscriptionChan
 		if tag.RowsAffected() == 0 {
 			return sessionGone(op)
 		}
-		if err := cursorStep(ctx, tx, endCursorsSQL, args, c.EndAll, c.End); err != nil {
-			return err
+		if c.EndAll || len(c.End) > 0 {
+			args["all"], args["conversations"] = c.EndAll, c.End
+			if _, err := tx.Exec(ctx, endCursorsSQL, args); err != nil {
+				return err
+			}
 		}
 		if len(c.Keep) > 0 {
 			if _, err := tx.Exec(ctx, saveCursorsSQL, cursorArgs(updatesOf(c.SessionID, c.Epoch, c.Keep))); err != nil {
@@ -169,23 +196,11 @@ func (s *Store) ChangeSubscriptions(ctx context.Context, c chat.SubscriptionChan
 		if !c.All && len(c.Begin) == 0 {
 			return nil
 		}
-		if err := cursorStep(ctx, tx, beginCursorsSQL, args, c.All, c.Begin); err != nil {
-			return err
-		}
-		ends, err = collect(ctx, tx, scanPosition, listPositionsSQL, args)
+		args["all"], args["conversations"] = c.All, c.Begin
+		ends, err = collect(ctx, tx, scanPosition, beginCursorsSQL, args)
 		return err
 	})
-	return ends, translate(op, err)
-}
-
-// cursorStep runs sql for all conversations or some, and not for none.
-func cursorStep(ctx context.Context, tx pgx.Tx, sql string, args pgx.NamedArgs, all bool, some []chat.ID) error {
-	if !all && len(some) == 0 {
-		return nil
-	}
-	args["all"], args["conversations"] = all, some
-	_, err := tx.Exec(ctx, sql, args)
-	return err
+	return ends, err
 }
 
 func updatesOf(session chat.ID, epoch int64, cursors []chat.CursorState) []chat.CursorUpdate {
@@ -209,9 +224,10 @@ func scanPosition(row pgx.CollectableRow) (p chat.Position, err error) {
 
 const saveCursorsSQL = `
 INSERT INTO session_cursors (session_id, conversation_id, seq)
-SELECT s.id, u.conversation_id, u.seq
+SELECT s.id, u.conversation_id, max(u.seq)
 FROM unnest(@sessions::uuid[], @epochs::int8[], @conversations::uuid[], @seqs::int8[]) AS u (session_id, epoch, conversation_id, seq)
 JOIN sessions s ON s.id = u.session_id AND s.epoch = u.epoch
+GROUP BY s.id, u.conversation_id
 ORDER BY s.id, u.conversation_id
 ON CONFLICT ON CONSTRAINT session_cursors_key DO UPDATE SET seq = excluded.seq WHERE session_cursors.seq < excluded.seq`
 
@@ -219,7 +235,8 @@ const savePacketIDsSQL = `
 UPDATE sessions s SET next_packet_id = u.next FROM unnest(@sessions::uuid[], @epochs::int8[], @nexts::int4[]) AS u (id, epoch, next)
 WHERE s.id = u.id AND s.epoch = u.epoch`
 
-// SaveCursors implements chat.SessionStore. No cursor may be named twice.
+// SaveCursors implements chat.SessionStore. Of a cursor that is named twice, the
+// higher place counts.
 func (s *Store) SaveCursors(ctx context.Context, updates []chat.CursorUpdate, packetIDs []chat.PacketIDUpdate) error {
 	const op = "store.SaveCursors"
 	if len(updates) > 0 {

@@ -87,12 +87,34 @@ WHERE c.kind = 'direct' AND (p.users, d.n) IS DISTINCT FROM (d.users, 1::bigint)
 SELECT d.conversation_id, format('is that of users %s and %s, and there is no such direct conversation', d.low_user_id, d.high_user_id)
 FROM direct_conversations d
 WHERE NOT EXISTS (SELECT FROM conversations c WHERE c.id = d.conversation_id AND c.kind = 'direct')`},
+	{"session-user", `
+SELECT NULL::uuid, format('session %s is of user %s, who does not exist', s.id, s.user_id) FROM sessions s
+WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = s.user_id)`},
+	{"cursor", `
+SELECT k.conversation_id, format('session %s has acknowledged it to %s, and the log ends at %s', k.session_id, k.seq, c.last_seq)
+FROM session_cursors k LEFT JOIN conversations c ON c.id = k.conversation_id
+WHERE c.id IS NULL OR k.seq NOT BETWEEN 0 AND c.last_seq`},
+	{"cursor-session", `
+SELECT k.conversation_id, format('has the cursor of session %s, which does not exist', k.session_id) FROM session_cursors k
+WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = k.session_id)`},
+	{"inflight", `
+SELECT i."conversationId", format('session %s has event %s on its way, and the log ends at %s', s.id, i.seq, c.last_seq)
+FROM sessions s CROSS JOIN LATERAL jsonb_to_recordset(s.inflight) AS i ("conversationId" uuid, seq bigint)
+LEFT JOIN conversations c ON c.id = i."conversationId"
+WHERE c.id IS NULL OR i.seq NOT BETWEEN 1 AND c.last_seq`},
+	{"packet-id", `
+SELECT NULL::uuid, format('session %s has the packet identifiers %s on their way, and %s comes next', s.id, jsonb_path_query_array(s.inflight, '$[*].packetId'), s.next_packet_id)
+FROM sessions s WHERE EXISTS (
+  SELECT FROM jsonb_array_elements(s.inflight || jsonb_build_object('packetId', s.next_packet_id)) WITH ORDINALITY AS i (entry, n)
+  WHERE (i.entry ->> 'packetId')::bigint <> 1 + ((s.inflight -> 0 ->> 'packetId')::bigint + i.n - 2) % 65535
+)`},
 }
 
 // Verify reads the whole database in one snapshot and returns what contradicts
 // Parley's promises: each log is numbered 1 … last_seq without gaps, in order of
 // time; a clientMsgId is stored once; what is referred to exists; a pair of users
-// has one direct conversation. None is an empty slice.
+// has one direct conversation; a session has acknowledged no more than there is,
+// and its packets on their way are numbered in a row. None is an empty slice.
 //
 // It may run beside writers, takes as long as reading every event, and returns at
 // most MaxViolations of each rule. Errors are those of the connection.
