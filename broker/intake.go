@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"strconv"
 	"sync"
 	"time"
 
@@ -249,7 +250,8 @@ func (c *Conn) writeOutcome(kind byte, p *Publish, code byte) {
 // appendStored appends the user properties id, seq and createdAt.
 func appendStored(b []byte, e *chat.Event) []byte {
 	var buf [40]byte
-	b = appendUserProp(b, "id", e.ID.String())
-	b = appendUserProp(b, "seq", itoa(int(e.Seq)))
-	return appendUserProp(b, "createdAt", string(e.CreatedAt.AppendFormat(buf[:0], chat.TimeFormat)))
+	id, _ := e.ID.AppendText(buf[:0]) // it never fails
+	b = appendUserProp(b, "id", id)
+	b = appendUserProp(b, "seq", strconv.AppendInt(buf[:0], e.Seq, 10))
+	return appendUserProp(b, "createdAt", e.CreatedAt.AppendFormat(buf[:0], chat.TimeFormat))
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -106,6 +107,7 @@ func appendPublish(b []byte, f *delivery.Frame, version byte, p delivery.Packet)
 	if version == 5 {
 		length += varintLen(props) + props
 	}
+	b = slices.Grow(b, 1+varintLen(length)+length)
 	b = append(b, publishHeader(p))
 	b = appendVarint(b, length)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(topic)))
@@ -210,8 +212,10 @@ func appendStringProp(b []byte, id byte, s string) []byte {
 	return appendUTF8(append(b, id), s)
 }
 
-func appendUserProp(b []byte, key, value string) []byte {
-	return appendUTF8(appendUTF8(append(b, propUser), key), value)
+func appendUserProp(b []byte, key string, value []byte) []byte {
+	b = appendUTF8(append(b, propUser), key)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(value)))
+	return append(b, value...)
 }
 
 func appendUTF8(b []byte, s string) []byte {

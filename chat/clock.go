@@ -21,8 +21,21 @@ func (SystemClock) Now() time.Time { return time.Now() }
 // WithDeadline is context.WithTimeout with a name: when the time runs out,
 // context.Cause says whose limit it was.
 func WithDeadline(ctx context.Context, d time.Duration, name string) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d, fmt.Errorf("%s: %w after %v", name, context.DeadlineExceeded, d))
+	return context.WithTimeoutCause(ctx, d, &deadlineError{name, d})
 }
+
+// deadlineError is the cause of a named deadline. It is put into words only when
+// somebody reads it.
+type deadlineError struct {
+	name string
+	d    time.Duration
+}
+
+func (e *deadlineError) Error() string {
+	return fmt.Sprintf("%s: %v after %v", e.name, context.DeadlineExceeded, e.d)
+}
+
+func (e *deadlineError) Unwrap() error { return context.DeadlineExceeded }
 
 // Timestamp cuts t to what is stored and sent: UTC with milliseconds (RFC 3339).
 func Timestamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }

@@ -78,11 +78,12 @@ func (e *Error) Unwrap() []error {
 // CodeOf returns the code of err: its Error's, Unavailable for a deadline that
 // ran out, and Internal for anything it does not know. It returns "" for nil.
 func CodeOf(err error) Code {
+	if err == nil {
+		return ""
+	}
 	var e *Error
 	var c Code
 	switch {
-	case err == nil:
-		return ""
 	case errors.As(err, &e):
 		return e.Code
 	case errors.As(err, &c):

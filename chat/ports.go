@@ -31,8 +31,8 @@ type Waiter interface {
 type Log interface {
 	// Append queues a for its conversation's writer and returns; a.Done hears of
 	// the outcome. Events of one conversation are stored in the order of their
-	// Append calls. It blocks while the queue is full, until ctx ends
-	// (Unavailable; a.Done is then not called).
+	// Append calls. It blocks while the queue is full, within a limit of its own
+	// and until ctx ends (Unavailable; a.Done is then not called).
 	Append(ctx context.Context, a *Append) error
 }
 

@@ -3,6 +3,7 @@ package chat
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Rosters caches who is a member of what, so that a publish costs no query. An
@@ -36,13 +37,16 @@ func NewRosters(store Store, maxMembers int) *Rosters {
 // Get returns the conversation's roster, from memory if it is there. NotFound if
 // there is no such conversation.
 func (c *Rosters) Get(ctx context.Context, conversation ID) (*Roster, error) {
-	c.mu.RLock()
-	r := c.entries[conversation]
-	c.mu.RUnlock()
-	if r != nil {
+	if r := c.cached(conversation); r != nil {
 		return r, nil
 	}
 	return c.load(ctx, conversation, true)
+}
+
+func (c *Rosters) cached(conversation ID) *Roster {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.entries[conversation]
 }
 
 // Reload asks the store, whatever the cache holds.
@@ -52,8 +56,14 @@ func (c *Rosters) Reload(ctx context.Context, conversation ID) (*Roster, error) 
 
 // Require returns the roster if the user is in it, and Forbidden otherwise, in
 // the same words whether or not there is such a conversation. A user whom the
-// cache does not know is looked for in the store before the answer is no.
+// cache does not know is looked for in the store before the answer is no, for at
+// most storePatience.
 func (c *Rosters) Require(ctx context.Context, conversation, user ID) (*Roster, error) {
+	if r := c.cached(conversation); r != nil && r.Has(user) { // every publish passes here
+		return r, nil
+	}
+	ctx, cancel := WithDeadline(ctx, storePatience, "chat.Rosters")
+	defer cancel()
 	r, err := c.Get(ctx, conversation)
 	if err == nil && !r.Has(user) {
 		r, err = c.Reload(ctx, conversation)
@@ -66,6 +76,9 @@ func (c *Rosters) Require(ctx context.Context, conversation, user ID) (*Roster, 
 	}
 	return r, nil
 }
+
+// storePatience is how long somebody who sends waits for the store.
+const storePatience = 10 * time.Second
 
 // NotParticipant is the one answer for conversations that are not there and
 // conversations of others.

@@ -47,7 +47,8 @@ type Source struct {
 // the outcome, once.
 //
 // Submit may wait for the store (a roster that is not cached, a message that is
-// answered) and for room in the log's queue, until ctx ends: Unavailable.
+// answered) and for room in the log's queue, within their own limits and until ctx
+// ends: Unavailable.
 func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Command, src Source, a *Append) error {
 	r, err := s.Rosters.Require(ctx, conversation, sender)
 	if err != nil {
@@ -87,6 +88,8 @@ func (s *Service) checkReply(ctx context.Context, user, conversation, message ID
 	if message.IsZero() {
 		return nil
 	}
+	ctx, cancel := WithDeadline(ctx, storePatience, "chat.checkReply")
+	defer cancel()
 	m, err := s.store.GetMessage(ctx, user, message)
 	if CodeOf(err) == NotFound || err == nil && m.ConversationID != conversation {
 		return invalid("replyTo", "there is no message "+message.String()+" in this conversation")
@@ -143,6 +146,10 @@ func (s *Service) Recheck(ctx context.Context, a *Append) error {
 // store is away, for at most committedPatience: an event that is the last of its
 // conversation for a while must not wait for the next one to be found.
 func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64) {
+	if r := s.Rosters.cached(e.ConversationID); r != nil && r.Version >= membersVersion { // all but a few
+		s.publisher.Publish(e, r)
+		return
+	}
 	ctx, cancel := WithDeadline(ctx, committedPatience, "chat.Committed")
 	defer cancel()
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {

@@ -38,7 +38,7 @@ func (f *Frame) Payload() []byte {
 	if p := f.payload.Load(); p != nil {
 		return *p
 	}
-	b := f.event.AppendJSON(make([]byte, 0, 256+len(f.event.Content)+len(f.event.Content)/8))
+	b := f.event.AppendJSON(make([]byte, 0, 416+len(f.event.Content)+len(f.event.Content)/8))
 	f.payload.Store(&b)
 	return b
 }

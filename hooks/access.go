@@ -47,7 +47,7 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 		places = append(places, i)
 	}
 	if len(granted) > 0 {
-		ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubmitTimeout, "hooks.subscribe")
+		ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubscribeTimeout, "hooks.subscribe")
 		defer cancel()
 		if err := c.session.Subscribe(ctx, granted); err != nil {
 			h.logger.Warn("subscribe failed", "client_id", c.clientID, "err", err)
@@ -90,7 +90,7 @@ func (h *Hook) mayRead(c *connection, text string) (chat.Filter, error) {
 	}
 	switch {
 	case strings.HasPrefix(text, "conv/"):
-		ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubmitTimeout, "hooks.mayRead")
+		ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubscribeTimeout, "hooks.mayRead")
 		defer cancel()
 		_, err = h.o.Chat.Rosters.Require(ctx, f.ID, c.principal.UserID)
 	case f.Kinds != chat.TopicPresence && f.ID != c.principal.UserID:
@@ -114,7 +114,7 @@ func (h *Hook) unsubscribe(c *connection, pk *packets.Packet) error {
 			codes[i] = packets.CodeNoSubscriptionExisted.Code
 		}
 	}
-	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubmitTimeout, "hooks.unsubscribe")
+	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubscribeTimeout, "hooks.unsubscribe")
 	defer cancel()
 	if err := c.session.SaveUnsubscribed(ctx); err != nil {
 		h.logger.Warn("unsubscribe was not saved", "client_id", c.clientID, "err", err)

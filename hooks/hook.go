@@ -27,7 +27,7 @@ type Options struct {
 	MaxTaking        int           // sessions being taken at once; the other CONNECTs wait in line, so that a storm of them leaves the database to the rest [2 for each CPU]
 	MaxSubscriptions int           // filters of one session [5,000]
 	AuthTimeout      time.Duration // for telling who connects, and taking the session [10 s]
-	SubmitTimeout    time.Duration // for room in the log's queue [10 s]
+	SubscribeTimeout time.Duration // for what SUBSCRIBE and UNSUBSCRIBE ask of the store [10 s]
 }
 
 // Hook is the one mochi hook of the server.
@@ -57,8 +57,8 @@ func New(o Options) *Hook {
 	if o.AuthTimeout == 0 {
 		o.AuthTimeout = 10 * time.Second
 	}
-	if o.SubmitTimeout == 0 {
-		o.SubmitTimeout = 10 * time.Second
+	if o.SubscribeTimeout == 0 {
+		o.SubscribeTimeout = 10 * time.Second
 	}
 	return &Hook{o: o, logger: o.Logger.With("component", "hooks"), metrics: newMetrics(o.Registerer), taking: make(chan struct{}, o.MaxTaking)}
 }

@@ -84,24 +84,20 @@ func (h *Hook) command(c *connection, p *broker.Publish, pk *packets.Packet) err
 		}
 		return err
 	}
-	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubmitTimeout, "hooks.submit")
-	defer cancel()
 	src := chat.Source{Session: c.hash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup}
-	return h.o.Chat.Submit(ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
+	return h.o.Chat.Submit(c.ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
 }
 
 // typing tells the members that the client's user types, or has stopped.
 func (h *Hook) typing(c *connection, p *broker.Publish, pk *packets.Packet) error {
-	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubmitTimeout, "hooks.typing")
-	defer cancel()
-	if _, err := h.o.Chat.Rosters.Require(ctx, p.Topic.ID, c.principal.UserID); err != nil {
+	if _, err := h.o.Chat.Rosters.Require(c.ctx, p.Topic.ID, c.principal.UserID); err != nil {
 		return err // a stranger hears only that
 	}
 	typing, err := chat.ParseTyping(pk.Payload)
 	if err != nil {
 		return err
 	}
-	if err := h.o.Chat.SetTyping(ctx, c.device(), p.Topic.ID, typing); err != nil {
+	if err := h.o.Chat.SetTyping(c.ctx, c.device(), p.Topic.ID, typing); err != nil {
 		return err
 	}
 	p.Settle(nil)

@@ -94,6 +94,8 @@ func (w *Writer) Append(ctx context.Context, a *chat.Append) error {
 	select {
 	case s.queue <- a:
 	default:
+		ctx, cancel := chat.WithDeadline(ctx, w.opts.Patience, "store.Append")
+		defer cancel()
 		select {
 		case s.queue <- a:
 		case <-ctx.Done():
