@@ -137,6 +137,14 @@ func (a *App) openDatabase(ctx context.Context) error {
 		return err
 	}
 	a.onStop("close the database pool", func(context.Context) error { a.store.Close(); return nil })
+	if a.o.ShareDatabase {
+		return nil
+	}
+	alone, err := a.store.TakeAlone(ctx)
+	if err != nil {
+		return err
+	}
+	a.run("the only node", alone.Run)
 	return nil
 }
 

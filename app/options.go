@@ -15,6 +15,10 @@ import (
 // is required then.
 type Options struct {
 	DatabaseURL string // a PostgreSQL, as a URL or libpq's keywords and values; empty: a private one in DataDir
+	// ShareDatabase lets other processes serve the same database. They do not hear of
+	// what this one stores, so it is for tests of what the database itself decides.
+	ShareDatabase bool
+
 	DataDir     string // where the private PostgreSQL keeps its data
 	PostgresBin string // folder of the server binaries for the private one; empty: looked up
 

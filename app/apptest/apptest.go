@@ -59,7 +59,7 @@ func StartOn(t testing.TB, dsn string, options ...Option) *App {
 	t.Helper()
 	a := &App{t: t, DB: storetest.Open(t, dsn)}
 	o := app.Options{
-		DatabaseURL: dsn, MQTTAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Logger: newLogger(t),
+		DatabaseURL: dsn, ShareDatabase: true, MQTTAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Logger: newLogger(t),
 		Identity:   identity.Options{Passwords: identity.PasswordParams{MemoryKiB: 8, Passes: 1, Threads: 1}},
 		SignupRate: rest.Rate{Every: -1}, LoginRate: rest.Rate{Every: -1},
 	}
