@@ -23,6 +23,7 @@ const (
 // nothing of what the other one stores.
 type Alone struct {
 	config *pgx.ConnConfig
+	name   string    // of its connections at the database, and of no other node's
 	conn   *pgx.Conn // owned by Run once it is called
 }
 
@@ -31,11 +32,12 @@ type Alone struct {
 // closing its connection is noticed by the database within about 15 s.
 func (s *Store) TakeAlone(ctx context.Context) (*Alone, error) {
 	config := s.pool.Config().ConnConfig.Copy()
-	config.RuntimeParams["application_name"] = "parley alone"
+	name := "parley alone " + chat.NewID().String()
+	config.RuntimeParams["application_name"] = name
 	for name, value := range map[string]string{"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "3", "tcp_keepalives_count": "3"} {
 		config.RuntimeParams[name] = value // no effect on a unix socket
 	}
-	a := &Alone{config: config}
+	a := &Alone{config: config, name: name}
 	ctx, cancel := chat.WithDeadline(ctx, aloneWait, "store.TakeAlone")
 	defer cancel()
 	for {
@@ -66,13 +68,29 @@ func (a *Alone) try(ctx context.Context) error {
 		a.close()
 		return translate(op, err)
 	}
-	if !got {
+	switch {
+	case got:
+		return nil
+	case a.endFormer(ctx):
+		return &chat.Error{Code: chat.Unavailable, Op: op, Msg: "a connection of our own that was lost still holds the place"}
+	default:
 		return &chat.Error{
 			Code: chat.Conflict, Op: op, Field: "database",
 			Msg: "another parley serve is running on it; stop that one first, or give each its own database (several nodes on one database are not offered yet)",
 		}
 	}
-	return nil
+}
+
+const endFormerSQL = `
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE application_name = $1 AND datname = current_database() AND pid <> pg_backend_pid()`
+
+// endFormer reports whether the database still has a former connection of ours, and
+// ends it: when a line goes silent, the database notices much later than we do.
+func (a *Alone) endFormer(ctx context.Context) bool {
+	var ended int
+	err := a.conn.QueryRow(ctx, endFormerSQL, a.name).Scan(&ended)
+	return err == nil && ended > 0
 }
 
 // Run keeps the place until ctx ends, and gives it up then. If the database was

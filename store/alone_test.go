@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -40,7 +41,7 @@ func TestAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	if _, err := conn.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'parley alone' AND datname = current_database()"); err != nil {
+	if _, err := conn.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'parley alone %' AND datname = current_database()"); err != nil {
 		t.Fatal(err)
 	}
 	c, err := first.TakeAlone(t.Context())
@@ -53,6 +54,30 @@ func TestAlone(t *testing.T) {
 	ctx, stop = context.WithCancel(t.Context())
 	stop()
 	if err := c.Run(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// A line to the database went silent for a moment: the node connected anew, found
+// its own former connection in the place, took it for another node and ended. The
+// campaign found it.
+func TestAloneAfterSilence(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	a, err := s.TakeAlone(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := store.LoseAlone(a) // the database does not know yet
+	defer func() { _ = lost.Close(context.WithoutCancel(t.Context())) }()
+	for chat.CodeOf(store.CheckAlone(t.Context(), a)) == chat.Unavailable { // until the former connection is gone
+	}
+	if err := store.CheckAlone(t.Context(), a); err != nil {
+		t.Fatal("the node did not get its own place back:", err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := a.Run(ctx); err != nil {
 		t.Error(err)
 	}
 }

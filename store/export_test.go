@@ -1,6 +1,11 @@
 package store
 
-import "github.com/jackc/pgx/v5/pgxpool"
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
 
 // Pool lets tests run statements of their own.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
@@ -22,3 +27,13 @@ const (
 	MissingUserSQL    = missingUserSQL
 	SearchUsersSQL    = searchUsersSQL
 )
+
+// LoseAlone takes the connection away from a, as if its line had gone silent.
+func LoseAlone(a *Alone) *pgx.Conn {
+	conn := a.conn
+	a.conn = nil
+	return conn
+}
+
+// CheckAlone is what Run does at each tick.
+func CheckAlone(ctx context.Context, a *Alone) error { return a.check(ctx) }
