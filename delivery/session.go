@@ -156,7 +156,7 @@ func (s *Session) learn(t *tail, seq int64) {
 // send writes the event after t.sent, if there is room for it.
 func (s *Session) send(t *tail, f *Frame) bool {
 	qos, ids, ok := s.subs.match(f.Topic)
-	if !ok {
+	if !ok || s.window.idle > 0 { // what the last connection left goes first, also before QoS 0
 		return false
 	}
 	p := Packet{QoS: qos, Subscriptions: ids}
