@@ -134,7 +134,7 @@ func (s *Session) offer(f *Frame) {
 	}
 	t := s.tails[f.Topic.ID]
 	if t == nil {
-		t = &tail{conversation: f.Topic.ID, joining: f.Seq > 1}
+		t = &tail{conversation: f.Topic.ID, joining: true}
 		s.tails[f.Topic.ID] = t
 	}
 	next := s.loading == 0 && !s.stalled && !t.joining && f.Seq == t.sent+1
