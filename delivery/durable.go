@@ -286,12 +286,20 @@ func (s *Session) positions(ctx context.Context) ([]chat.Position, error) {
 	return s.router.sessions.ChangeSubscriptions(ctx, c)
 }
 
-// places returns the session's places that are known. mu is held.
+// places returns the session's places. A conversation that was joined since a
+// filter covers it counts from there, also while nothing of it has been sent: its
+// place is before everything, or a wildcard would begin it at its end. mu is held.
 func (s *Session) places() []chat.CursorState {
 	var list []chat.CursorState
 	for _, t := range s.tails {
-		if !t.joining {
+		_, held := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: t.conversation})
+		if !t.joining || held {
 			list = append(list, chat.CursorState{ConversationID: t.conversation, Acked: t.acked})
+		}
+	}
+	for id := range s.subs.exact {
+		if _, held := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: id}); held && s.tails[id] == nil {
+			list = append(list, chat.CursorState{ConversationID: id})
 		}
 	}
 	return list
