@@ -11,5 +11,6 @@
 // any more. DESIGN.md has the argument in full.
 //
 // Locks: Router's shards and Session.mu are never held together. Session.mu may
-// be held while the Sink is called, which takes the Sink's own lock and no other.
+// be held while Router.mu or Router.dirtyMu is taken, and while the Sink is called,
+// which takes the Sink's own lock; none of these takes another.
 package delivery
