@@ -11,6 +11,8 @@ BENCH ?= .
 COUNT ?= 1
 FUZZ  ?=
 TIME  ?= 30s
+FOR   ?= 5m
+SEED  ?=
 
 .PHONY: help
 help:
@@ -19,7 +21,8 @@ help:
 	@printf '\n  make run ARGS="--help"            what serve understands\n'
 	@printf '  make test ARGS="./chat/... -v"    some of the tests, without lint\n'
 	@printf '  make bench BENCH=Append COUNT=6   some of the benchmarks, for benchstat\n'
-	@printf '  make fuzz FUZZ=Topic TIME=5m      some of the fuzz tests, longer\n\n'
+	@printf '  make fuzz FUZZ=Topic TIME=5m      some of the fuzz tests, longer\n'
+	@printf '  make campaign FOR=30m SEED=7      a long campaign, or a failed one again\n\n'
 
 .PHONY: run
 run: ## start Parley here, with a PostgreSQL of its own unless DATABASE_URL is set
@@ -49,6 +52,11 @@ bench: ## run the benchmarks
 fuzz: ## run each fuzz test for a while
 	@scripts/need go
 	@scripts/fuzz $(TIME) $(FUZZ)
+
+.PHONY: campaign
+campaign: ## try to break the promises for a while: docs/reliability.md
+	@scripts/need go cc postgresql
+	@go run ./campaign/cmd -race -for=$(FOR) $(if $(SEED),-seed=$(SEED)) $(ARGS)
 
 .PHONY: build
 build: ## build bin/parley, one static binary

@@ -50,6 +50,7 @@ var folders = []folder{
 		"mosquitto-compat", "migrations", "pgchild", "web",
 	}, "puts everything together, outside of main so that tests may start it too"},
 	{"bench", nil, "load over the network: the contract is all it shares with the server"},
+	{"campaign", []string{"chat", "store", "pgchild"}, "speaks to the server over the network only; it runs its PostgreSQL, and asks the store for the truth to compare with"},
 	{"cmd", []string{
 		"app", "bench", "chat", "identity", "delivery", "store", "cluster", "broker", "hooks", "rest",
 		"mosquitto-compat", "migrations", "pgchild", "client", "web",

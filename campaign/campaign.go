@@ -1,0 +1,540 @@
+package campaign
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store"
+)
+
+// Options says what campaign to run. Server and Dir are required.
+type Options struct {
+	Server  string        // the parley binary, see BuildServer
+	Dir     string        // for the database and the logs; it must exist
+	Seed    uint64        // of everything random
+	For     time.Duration // how long rounds are begun; 1 minute
+	Clients int           // devices; 24
+	Round   time.Duration // of load and faults, before each checkpoint; 8 s
+	MaxRSS  int64         // bytes of memory that the server may take; 0: any
+	Out     io.Writer     // hears how it goes; nil: nobody
+}
+
+// user owns devices.
+type user struct {
+	name, token string
+	id          chat.ID
+	steadyConv  string // of the users whom nobody may disturb; "" for the others
+}
+
+// message is something that was sent, by whatever door and however often.
+type message struct {
+	name, content, key, conv string
+	sender                   *user
+	first                    time.Duration // when it was sent first
+
+	acked bool     // campaign.mu guards
+	acks  []stored // campaign.mu guards: distinct places that acknowledgements named
+	found int64    // owned by the checker: its seq; 0: not found yet
+}
+
+// campaign is one run.
+type campaign struct {
+	o     Options
+	began time.Time
+	out   io.Writer
+
+	pg     *postgres
+	server *server
+	mqtt   *proxy  // devices to server
+	http   *proxy  // REST to server
+	toDB   *proxy  // server to PostgreSQL
+	db     outages // the database was out of reach of the server
+	down   outages // that, or the server was
+	store  *store.Store
+
+	users   []*user
+	clients []*client
+	wg      sync.WaitGroup
+	posts   sync.WaitGroup // REST requests under way
+	quiet   atomic.Bool    // a checkpoint: nothing new is written
+	crowd   atomic.Bool    // many readers are stuck
+
+	mu         sync.Mutex
+	convs      map[*user][]string       // mu guards: where each user writes
+	messages   map[string]*message      // mu guards: by content
+	titles     map[string]time.Duration // mu guards: of groups made in the run, and when they were asked for
+	begins     []begun                  // mu guards: where sessions that are gone began
+	counts     map[string]int64         // mu guards
+	violations []Violation              // mu guards
+	latencies  []time.Duration          // mu guards: of the steady pair, while nothing was down
+
+	check checker
+	httpc *http.Client
+}
+
+// Violation is a promise that was broken.
+type Violation struct {
+	Rule, Detail string
+	At           time.Duration // since the campaign began
+}
+
+func (v Violation) String() string {
+	return fmt.Sprintf("[%s] at %v: %s", v.Rule, v.At.Round(time.Millisecond), v.Detail)
+}
+
+// Report is what a campaign has seen.
+type Report struct {
+	Seed       uint64
+	Elapsed    time.Duration
+	Rounds     int
+	Counts     map[string]int64
+	Latencies  []time.Duration // of the steady pair
+	PeakKiB    int64           // of the server's memory
+	Events     int             // in all logs, at the end
+	Violations []Violation
+	ServerLog  string
+}
+
+const maxViolations = 40
+
+// Run runs a campaign. The error is of the campaign itself: what it found out about
+// the server is in the report, whether or not there is an error.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	if o.For == 0 {
+		o.For = time.Minute
+	}
+	if o.Clients == 0 {
+		o.Clients = 24
+	}
+	if o.Round == 0 {
+		o.Round = 8 * time.Second
+	}
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	c := &campaign{
+		o: o, began: time.Now(), out: o.Out, pg: &postgres{dir: o.Dir},
+		convs: map[*user][]string{}, messages: map[string]*message{}, titles: map[string]time.Duration{}, counts: map[string]int64{},
+	}
+	c.check = checker{c: c, logs: map[string][]entry{}}
+	rounds, err := c.run(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := &Report{
+		Seed: o.Seed, Elapsed: c.now(), Rounds: rounds, Counts: c.counts, Latencies: c.latencies,
+		Violations: c.violations, Events: c.check.events(), ServerLog: filepath.Join(o.Dir, "server.log"),
+	}
+	if c.server != nil {
+		r.PeakKiB = c.server.peakKiB
+	}
+	return r, err
+}
+
+func (c *campaign) run(ctx context.Context) (rounds int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stopAll, err := c.setUp(ctx)
+	defer func() { err = errors.Join(err, stopAll()) }()
+	if err != nil {
+		return 0, err
+	}
+	live, stopClients := context.WithCancel(ctx)
+	c.wg.Go(func() { c.server.watch(live) })
+	for _, cl := range c.clients {
+		c.wg.Go(func() { cl.run(live) })
+	}
+	defer func() { stopClients(); c.wg.Wait() }()
+	c.say("%d devices of %d users; rounds of %v for %v", len(c.clients), len(c.users), c.o.Round, c.o.For)
+	deck := newDeck(rand.New(rand.NewPCG(c.o.Seed, 1)))
+	start := c.now()
+	for rounds == 0 || c.now()-start < c.o.For {
+		rounds++
+		if err := c.round(ctx, rounds, deck); err != nil || c.broken() {
+			return rounds, err
+		}
+	}
+	return rounds, c.last(ctx)
+}
+
+// now is the time since the campaign began.
+func (c *campaign) now() time.Duration { return time.Since(c.began) }
+
+func (c *campaign) say(format string, args ...any) {
+	fmt.Fprintf(c.out, "%7.1fs  %s\n", c.now().Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (c *campaign) count(what string, n int64) {
+	c.mu.Lock()
+	c.counts[what] += n
+	c.mu.Unlock()
+}
+
+func (c *campaign) violate(rule, format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.violations) < maxViolations {
+		v := Violation{rule, fmt.Sprintf(format, args...), c.now()}
+		c.violations = append(c.violations, v)
+		fmt.Fprintf(c.out, "%7.1fs  BROKEN  %s: %s\n", v.At.Seconds(), v.Rule, v.Detail)
+	}
+}
+
+func (c *campaign) broken() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.violations) > 0
+}
+
+// databaseURL is PostgreSQL as the server sees it: through the proxy.
+func (c *campaign) databaseURL() string {
+	return "postgres://parley@" + c.toDB.addr() + "/parley?sslmode=disable&connect_timeout=5"
+}
+
+func (c *campaign) setUp(ctx context.Context) (stopAll func() error, err error) {
+	var stops []func() error
+	stopAll = func() error {
+		var errs []error
+		for i := len(stops) - 1; i >= 0; i-- {
+			errs = append(errs, stops[i]())
+		}
+		return errors.Join(errs...)
+	}
+	log, err := os.Create(filepath.Join(c.o.Dir, "server.log"))
+	if err != nil {
+		return stopAll, err
+	}
+	stops = append(stops, log.Close)
+	for _, p := range []**proxy{&c.mqtt, &c.http, &c.toDB} {
+		if *p, err = newProxy(); err != nil {
+			return stopAll, err
+		}
+		stops = append(stops, func() error { (*p).close(); return nil })
+	}
+	c.httpc = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	stops = append(stops, func() error { return c.pg.stop(context.WithoutCancel(ctx)) })
+	if err := c.pg.start(ctx); err != nil {
+		return stopAll, err
+	}
+	c.toDB.aim(c.pg.dial)
+	c.server = &server{c: c, log: log}
+	stops = append(stops, func() error { c.server.stop(syscall.SIGKILL, false); return nil })
+	if err := c.server.start(ctx); err != nil {
+		return stopAll, err
+	}
+	if c.store, err = store.Open(ctx, store.Options{DSN: c.pg.dsn(), MaxConns: 2}); err != nil {
+		return stopAll, err
+	}
+	stops = append(stops, func() error { c.store.Close(); return nil })
+	return stopAll, c.populate(ctx)
+}
+
+// populate makes users, their conversations and their devices.
+func (c *campaign) populate(ctx context.Context) error {
+	random := rand.New(rand.NewPCG(c.o.Seed, 0))
+	n := max(5, c.o.Clients*2/5)
+	for i := range n {
+		u := &user{name: fmt.Sprintf("user-%d", i)}
+		if err := c.register(ctx, u); err != nil {
+			return err
+		}
+		c.users = append(c.users, u)
+	}
+	talkers, steady := c.users[:n-2], c.users[n-2:]
+	var err error
+	conv, err := c.converse(ctx, steady[0], map[string]any{"otherUserId": steady[1].id})
+	if err != nil {
+		return err
+	}
+	steady[0].steadyConv, steady[1].steadyConv = conv, conv
+	c.talk(conv, steady)
+	for i, u := range talkers { // a ring of direct conversations
+		other := talkers[(i+1)%len(talkers)]
+		if conv, err = c.converse(ctx, u, map[string]any{"otherUserId": other.id}); err != nil {
+			return err
+		}
+		c.talk(conv, []*user{u, other})
+	}
+	for range 3 {
+		members := pick(random, talkers, 2+random.IntN(len(talkers)-1))
+		if conv, err = c.converse(ctx, members[0], map[string]any{"userIds": ids(members[1:]), "title": "group"}); err != nil {
+			return err
+		}
+		c.talk(conv, members)
+	}
+	for i := range c.o.Clients {
+		u := talkers[i%len(talkers)]
+		p := drawProfile(random, i)
+		if i < 2 {
+			u = steady[i]
+			p = profile{clientID: p.clientID, version: 5, persistent: true, subQoS: 1, pubQoS: 1, window: 4, keyed: true, pace: 100 * time.Millisecond, writes: 0.5, steady: true, filters: p.filters}
+		} else if random.IntN(5) == 0 {
+			conv := c.convs[u][random.IntN(len(c.convs[u]))]
+			p.filters = []string{"conv/" + conv + "/messages"}
+		}
+		c.clients = append(c.clients, &client{c: c, user: u, profile: p, rng: rand.New(rand.NewPCG(c.o.Seed, uint64(1000+i))), holding: map[uint16]bool{}, places: map[string]*place{}})
+	}
+	return nil
+}
+
+func drawProfile(random *rand.Rand, i int) profile {
+	p := profile{
+		clientID: fmt.Sprintf("device-%d", i), version: 4 + byte(random.IntN(2)), persistent: random.IntN(4) > 0,
+		subQoS: 1 + byte(random.IntN(2)), pubQoS: 1 + byte(random.IntN(2)), window: []int{1, 2, 4, 8, 16}[random.IntN(5)],
+		keyed: random.IntN(2) == 0, pace: time.Duration(20+random.IntN(60)) * time.Millisecond, writes: 0.05 + 0.25*random.Float64(),
+		filters: []string{[]string{"conv/+/messages", "conv/#"}[random.IntN(2)]},
+	}
+	if p.version == 5 {
+		p.receiveMaximum = []int{0, 1, 2, 7, 20, 100}[random.IntN(6)]
+	}
+	p.keyed = p.keyed || !p.persistent // without session and key, nothing protects a resent message
+	return p
+}
+
+func pick(random *rand.Rand, from []*user, n int) []*user {
+	list := make([]*user, 0, n)
+	for _, i := range random.Perm(len(from))[:n] {
+		list = append(list, from[i])
+	}
+	return list
+}
+
+func ids(users []*user) []chat.ID {
+	list := make([]chat.ID, 0, len(users))
+	for _, u := range users {
+		list = append(list, u.id)
+	}
+	return list
+}
+
+func (c *campaign) register(ctx context.Context, u *user) error {
+	body := map[string]any{"username": u.name, "email": u.name + "@example.org", "password": "correct horse battery"}
+	var answer struct{ ID chat.ID }
+	if status, err := c.rest(ctx, nil, "/api/users", body, &answer); err != nil || status != http.StatusCreated {
+		return fmt.Errorf("register %s: status %d: %w", u.name, status, err)
+	}
+	u.id = answer.ID
+	cmd := exec.CommandContext(ctx, c.o.Server, "token", u.name, "--ttl=720h")
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+c.databaseURL())
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("make a token for %s: %w", u.name, err)
+	}
+	u.token = strings.TrimSpace(string(out))
+	return nil
+}
+
+// converse makes a conversation.
+func (c *campaign) converse(ctx context.Context, u *user, body map[string]any) (string, error) {
+	var answer struct{ ID string }
+	status, err := c.rest(ctx, u, "/api/conversations", body, &answer)
+	if err != nil || status != http.StatusCreated {
+		return "", fmt.Errorf("make a conversation: status %d: %w", status, err)
+	}
+	return answer.ID, nil
+}
+
+// talk lets users write to a conversation from now on.
+func (c *campaign) talk(conv string, users []*user) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, u := range users {
+		c.convs[u] = append(c.convs[u], conv)
+	}
+}
+
+func (c *campaign) conversationsOf(u *user) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := c.convs[u]
+	return list[:len(list):len(list)]
+}
+
+func (c *campaign) newMessage(sender *user, conv, name string, keyed bool, size int) *message {
+	m := &message{name: name, content: name + " " + strings.Repeat("x", size), conv: conv, sender: sender, first: c.now()}
+	if keyed {
+		m.key = uuid.NewString()
+	}
+	c.mu.Lock()
+	c.messages[m.content] = m
+	c.mu.Unlock()
+	return m
+}
+
+// acked notes an acknowledgement; said: it names the place.
+func (c *campaign) acked(m *message, at stored, said bool) {
+	c.mu.Lock()
+	known := len(m.acks) > 0
+	m.acked = true
+	c.counts["acknowledgements"]++
+	if !said {
+		c.mu.Unlock()
+		return
+	}
+	if !known {
+		m.acks = append(m.acks, at)
+	}
+	first := m.acks[0]
+	c.mu.Unlock()
+	switch {
+	case at.seq == 0 || at.id == "":
+		c.violate("1 acked", "%s: an acknowledgement without id and seq", m.name)
+	case at != first:
+		c.violate("2 once", "%s was acknowledged as %v and as %v", m.name, first, at)
+	}
+}
+
+// post sends a message by REST as well, until it is answered or the round ends.
+func (c *campaign) post(m *message) {
+	c.posts.Go(func() {
+		body := map[string]any{"conversationId": m.conv, "content": m.content, "clientMsgId": m.key}
+		for range 5 {
+			var answer struct {
+				ID  string
+				Seq int64
+			}
+			status, err := c.rest(context.Background(), m.sender, "/api/messages", body, &answer)
+			switch {
+			case err == nil && (status == http.StatusCreated || status == http.StatusOK):
+				c.count(fmt.Sprintf("POST /api/messages: %d", status), 1)
+				c.acked(m, stored{answer.ID, answer.Seq}, true)
+				return
+			case err == nil && status != http.StatusServiceUnavailable:
+				c.violate("refusal", "POST /api/messages answered %d for %s", status, m.name)
+				return
+			}
+			c.count("POST /api/messages without answer", 1)
+			time.Sleep(100 * time.Millisecond) // until it is tried again, as a client does
+		}
+	})
+}
+
+// group makes a group in the middle of the run.
+func (c *campaign) group(random *rand.Rand) {
+	talkers := c.users[:len(c.users)-2]
+	members := pick(random, talkers, 2+random.IntN(3))
+	title := "later " + uuid.NewString()
+	c.mu.Lock()
+	c.titles[title] = c.now()
+	c.mu.Unlock()
+	c.posts.Go(func() {
+		conv, err := c.converse(context.Background(), members[0], map[string]any{"userIds": ids(members[1:]), "title": title})
+		if err != nil {
+			c.count("groups whose making was not answered", 1)
+			return
+		}
+		c.count("groups made in the run", 1)
+		c.talk(conv, members)
+	})
+}
+
+// rest makes a request through the proxy. The error is of the line.
+func (c *campaign) rest(ctx context.Context, u *user, path string, body, answer any) (status int, err error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return 0, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.http.addr()+path, bytes.NewReader(text))
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if u != nil {
+		req.Header.Set("Authorization", "Bearer "+u.token)
+	}
+	resp, err := c.httpc.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	if resp.StatusCode/100 == 2 {
+		err = json.Unmarshal(b, answer)
+	}
+	return resp.StatusCode, err
+}
+
+// deliveredTo measures the steady pair.
+func (c *campaign) deliveredTo(cl *client, e *event) {
+	if !cl.steady {
+		return
+	}
+	c.mu.Lock()
+	m := c.messages[e.Content]
+	c.mu.Unlock()
+	if m == nil {
+		return
+	}
+	now := c.now()
+	if c.down.faulty(m.first-time.Second, now) {
+		return
+	}
+	took := now - m.first
+	c.mu.Lock()
+	c.latencies = append(c.latencies, took)
+	c.mu.Unlock()
+	if took > steadyLimit {
+		c.violate("6 delays nobody", "an event of the steady pair took %v, while nothing was down", took.Round(time.Millisecond))
+	}
+}
+
+// steadyLimit is how late an event may come to readers who do nothing wrong, on
+// lines that nothing happens to. It is far above what is usual, because the machine
+// may be busy with other things.
+const steadyLimit = 5 * time.Second
+
+func (c *campaign) stuckChance() int {
+	if c.crowd.Load() {
+		return 60
+	}
+	return 8
+}
+
+// outages are stretches of time.
+type outages struct {
+	mu   sync.Mutex
+	list [][2]time.Duration // mu guards; an end of 0: not over
+}
+
+func (o *outages) begin(at time.Duration) (end func(time.Duration)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	i := len(o.list)
+	o.list = append(o.list, [2]time.Duration{at, 0})
+	return func(at time.Duration) {
+		o.mu.Lock()
+		o.list[i][1] = at
+		o.mu.Unlock()
+	}
+}
+
+// faulty reports whether any of the time from … to was within one.
+func (o *outages) faulty(from, to time.Duration) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.list {
+		if s[0] <= to && (s[1] == 0 || s[1] >= from) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,316 @@
+package campaign
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"time"
+)
+
+// A blow is a fault of the server or of its database, which everybody feels. It
+// returns when it is over and the server can work again, perhaps after a pause.
+type blow struct {
+	name   string
+	strike func(c *campaign, ctx context.Context, random *rand.Rand) error
+}
+
+// blows is the deck that each campaign goes through, in an order of its own.
+var blows = []blow{
+	{"kill -9 of the server", (*campaign).killServer},
+	{"SIGTERM to the server", (*campaign).stopServer},
+	{"kill -9 of PostgreSQL", (*campaign).killPostgres},
+	{"PostgreSQL stopped for a while", (*campaign).stopPostgres},
+	{"server and PostgreSQL killed at once", (*campaign).killBoth},
+	{"server killed twice", (*campaign).killTwice},
+	{"database link cut", (*campaign).cutDatabase},
+	{"database link stalled", (*campaign).stallDatabase},
+	{"answers of the database swallowed", (*campaign).swallowAnswers},
+	{"answers of the database swallowed for long", (*campaign).swallowLong},
+	{"database link slow", (*campaign).slowDatabase},
+	{"a crowd of stuck readers", (*campaign).stickReaders},
+}
+
+type deck struct {
+	random *rand.Rand
+	left   []blow
+}
+
+func newDeck(random *rand.Rand) *deck { return &deck{random: random} }
+
+func (d *deck) draw() blow {
+	if len(d.left) == 0 {
+		for _, i := range d.random.Perm(len(blows)) {
+			d.left = append(d.left, blows[i])
+		}
+	}
+	b := d.left[0]
+	d.left = d.left[1:]
+	return b
+}
+
+// round is load and faults, and then a checkpoint.
+func (c *campaign) round(ctx context.Context, n int, deck *deck) error {
+	end := c.now() + c.o.Round
+	c.quiet.Store(false)
+	faults, heal := context.WithCancel(ctx)
+	defer heal()
+	lines := rand.New(rand.NewPCG(c.o.Seed, 1<<32+uint64(n)))
+	done := make(chan struct{})
+	go func() { // ends with the round
+		defer close(done)
+		c.strikeLines(faults, lines)
+	}()
+	for i := range 2 {
+		random := rand.New(rand.NewPCG(c.o.Seed, 2<<32+uint64(2*n+i)))
+		b := deck.draw()
+		pause := time.Duration(float64(c.o.Round) * (0.15 + 0.15*random.Float64()))
+		if !sleep(ctx, pause) {
+			return context.Cause(ctx)
+		}
+		c.say("round %d: %s", n, b.name)
+		c.count("fault: "+b.name, 1)
+		if err := b.strike(c, ctx, random); err != nil {
+			return fmt.Errorf("%s: %w", b.name, err)
+		}
+	}
+	if rest := end - c.now(); rest > 0 && !sleep(ctx, rest) {
+		return context.Cause(ctx)
+	}
+	heal()
+	<-done
+	c.mqtt.heal()
+	c.http.heal()
+	c.toDB.heal()
+	return c.checkpoint(ctx, n)
+}
+
+// strikeLines cuts, stalls and slows devices' connections, and makes groups, until
+// ctx ends.
+func (c *campaign) strikeLines(ctx context.Context, random *rand.Rand) {
+	for {
+		pause := time.Duration(50+random.IntN(250)) * time.Millisecond * 24 / time.Duration(max(8, c.o.Clients))
+		victim := c.clients[2+random.IntN(len(c.clients)-2)] // not the steady pair
+		kind, bytes := random.IntN(100), random.Int64N(3000)
+		long := time.Duration(500+random.IntN(2500)) * time.Millisecond
+		if !sleep(ctx, pause) {
+			return
+		}
+		if kind >= 90 && kind < 94 {
+			c.group(random)
+			continue
+		}
+		victim.mu.Lock()
+		var l *link
+		if victim.conn != nil {
+			l = c.mqtt.find(victim.conn.conn.LocalAddr().String())
+		}
+		victim.mu.Unlock()
+		if l == nil {
+			continue
+		}
+		switch {
+		case kind < 30:
+			c.count("fault: line reset", 1)
+			l.cut()
+		case kind < 55:
+			c.count("fault: line reset within a packet", 1)
+			l.cutAfter.Store(bytes)
+		case kind < 68:
+			c.count("fault: line stalled, then resumed", 1)
+			l.stallIn.Store(true)
+			l.stallOut.Store(true)
+			c.after(ctx, long, func() { l.stallIn.Store(false); l.stallOut.Store(false) })
+		case kind < 80:
+			c.count("fault: line stalled, then reset", 1)
+			l.stallIn.Store(kind%2 == 0)
+			l.stallOut.Store(true)
+			c.after(ctx, long, l.cut)
+		case kind < 90:
+			c.count("fault: line slowed", 1)
+			l.delay.Store(int64(time.Duration(20+random.IntN(200)) * time.Millisecond))
+			c.after(ctx, 2*long, func() { l.delay.Store(0) })
+		default:
+			c.count("fault: all lines reset", 1)
+			for _, other := range c.mqtt.each() {
+				if !c.isSteady(other) {
+					other.cut()
+				}
+			}
+		}
+	}
+}
+
+// after does f when d has passed; if ctx ends before, at once.
+func (c *campaign) after(ctx context.Context, d time.Duration, f func()) {
+	c.wg.Go(func() { sleep(ctx, d); f() })
+}
+
+func (c *campaign) isSteady(l *link) bool {
+	for _, cl := range c.clients[:2] {
+		cl.mu.Lock()
+		same := cl.conn != nil && cl.conn.conn.LocalAddr().String() == l.near.RemoteAddr().String()
+		cl.mu.Unlock()
+		if same {
+			return true
+		}
+	}
+	return false
+}
+
+// outage marks what happens in f as one: of the database, or of the server alone.
+func (c *campaign) outage(database bool, f func() error) error {
+	over := c.down.begin(c.now())
+	overDB := func(time.Duration) {}
+	if database {
+		overDB = c.db.begin(c.now())
+	}
+	err := f()
+	overDB(c.now() + time.Second) // connections are made anew
+	over(c.now() + 3*time.Second) // and devices come back
+	return err
+}
+
+func (c *campaign) killServer(ctx context.Context, _ *rand.Rand) error {
+	return c.outage(false, func() error {
+		c.server.stop(syscall.SIGKILL, false)
+		return c.server.start(ctx)
+	})
+}
+
+func (c *campaign) killTwice(ctx context.Context, random *rand.Rand) error {
+	return c.outage(false, func() error {
+		for range 2 {
+			c.server.stop(syscall.SIGKILL, false)
+			if err := c.server.start(ctx); err != nil {
+				return err
+			}
+			sleep(ctx, time.Duration(random.IntN(1000))*time.Millisecond)
+		}
+		return nil
+	})
+}
+
+func (c *campaign) stopServer(ctx context.Context, _ *rand.Rand) error {
+	return c.outage(false, func() error {
+		c.server.stop(syscall.SIGTERM, true)
+		return c.server.start(ctx)
+	})
+}
+
+func (c *campaign) killPostgres(ctx context.Context, _ *rand.Rand) error {
+	return c.outage(true, func() error {
+		c.pg.kill()
+		return c.awaitDatabase(ctx)
+	})
+}
+
+func (c *campaign) stopPostgres(ctx context.Context, random *rand.Rand) error {
+	return c.outage(true, func() error {
+		if err := c.pg.stop(ctx); err != nil {
+			return err
+		}
+		sleep(ctx, time.Duration(500+random.IntN(2500))*time.Millisecond)
+		if err := c.pg.start(ctx); err != nil {
+			return err
+		}
+		return c.awaitDatabase(ctx)
+	})
+}
+
+func (c *campaign) killBoth(ctx context.Context, _ *rand.Rand) error {
+	return c.outage(true, func() error {
+		c.pg.kill()
+		c.server.stop(syscall.SIGKILL, false)
+		return c.server.start(ctx)
+	})
+}
+
+func (c *campaign) cutDatabase(_ context.Context, _ *rand.Rand) error {
+	return c.outage(true, func() error {
+		for _, l := range c.toDB.each() {
+			l.cut()
+		}
+		return nil
+	})
+}
+
+func (c *campaign) stallDatabase(ctx context.Context, random *rand.Rand) error {
+	return c.outage(true, func() error {
+		c.stallAll(true)
+		sleep(ctx, time.Duration(500+random.IntN(4000))*time.Millisecond)
+		if random.IntN(2) == 0 {
+			for _, l := range c.toDB.each() {
+				l.cut()
+			}
+		}
+		c.toDB.heal()
+		return nil
+	})
+}
+
+// swallowAnswers lets the database do what it is asked, and nobody hear of it.
+func (c *campaign) swallowAnswers(ctx context.Context, random *rand.Rand) error {
+	return c.swallow(ctx, time.Duration(500+random.IntN(2000))*time.Millisecond)
+}
+
+// swallowLong is the same for longer than the server is patient: it gives up what
+// it has stored.
+func (c *campaign) swallowLong(ctx context.Context, _ *rand.Rand) error {
+	return c.swallow(ctx, 12*time.Second)
+}
+
+func (c *campaign) swallow(ctx context.Context, d time.Duration) error {
+	return c.outage(true, func() error {
+		c.stallAll(false)
+		sleep(ctx, d)
+		for _, l := range c.toDB.each() {
+			l.cut()
+		}
+		c.toDB.heal()
+		return nil
+	})
+}
+
+func (c *campaign) stallAll(both bool) {
+	for _, l := range c.toDB.each() {
+		l.stallOut.Store(true)
+		if both {
+			l.stallIn.Store(true)
+		}
+	}
+}
+
+func (c *campaign) slowDatabase(ctx context.Context, random *rand.Rand) error {
+	return c.outage(true, func() error {
+		c.toDB.setSlow(time.Duration(10+random.IntN(60)) * time.Millisecond)
+		sleep(ctx, 3*time.Second)
+		c.toDB.setSlow(0)
+		return nil
+	})
+}
+
+// stickReaders has most devices stop reading, while the steady pair and the others
+// go on.
+func (c *campaign) stickReaders(ctx context.Context, _ *rand.Rand) error {
+	c.crowd.Store(true)
+	sleep(ctx, 4*time.Second)
+	c.crowd.Store(false)
+	return nil
+}
+
+// awaitDatabase waits until PostgreSQL answers again.
+func (c *campaign) awaitDatabase(ctx context.Context) error {
+	for deadline := time.Now().Add(60 * time.Second); ; {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		err := c.store.Ping(try)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("PostgreSQL does not come back: %w", err)
+		}
+		sleep(ctx, 20*time.Millisecond)
+	}
+}
