@@ -137,8 +137,13 @@ func TestFirstPacketMustBeConnect(t *testing.T) {
 	h := newStubHook()
 	_, addr := serve(t, h, broker.Limits{MaxConnectPacket: 100})
 	for _, b := range [][]byte{
-		{0xC0, 0}, {0x10, 0xff, 0xff, 0xff, 0x7f}, {0x10, 0xff, 0xff, 0xff, 0xff}, {0x10, 99},
-		[]byte("GET / HTTP/1.1\r\n\r\n"), {0x11, 0}, {0x20, 2, 0, 0},
+		{0xC0, 0},
+		{0x10, 0xff, 0xff, 0xff, 0x7f},
+		{0x10, 0xff, 0xff, 0xff, 0xff},
+		{0x10, 99},
+		[]byte("GET / HTTP/1.1\r\n\r\n"),
+		{0x11, 0},
+		{0x20, 2, 0, 0},
 	} {
 		c := brokertest.Dial(t, addr)
 		c.SendBytes(b)

@@ -238,8 +238,9 @@ func TestQoS2(t *testing.T) {
 		u.wantSeqs(convA, 1, 2)
 		u.s.Puback(1)  // not an answer to QoS 2
 		u.s.Pubcomp(1) // before PUBREC
-		if !u.s.Pubrec(1, false) || !u.s.Pubrec(1, false) || u.s.Pubrec(77, false) {
-			t.Error("PUBREC, again, and of an unknown packet: want true, true, false")
+		first, again, unknown := u.s.Pubrec(1, false), u.s.Pubrec(1, false), u.s.Pubrec(77, false)
+		if !first || !again || unknown {
+			t.Errorf("PUBREC, again, and of an unknown packet: %v, %v, %v, want true, true, false", first, again, unknown)
 		}
 		if !slices.Equal(u.sink.pubrels, []uint16{1, 1}) {
 			t.Errorf("PUBREL was sent for %v, want 1 and 1", u.sink.pubrels)

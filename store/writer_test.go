@@ -261,7 +261,7 @@ func TestWriterStoresOnceInOrder(t *testing.T) {
 	for i := range convs {
 		convs[i] = group(t, r.s, now, r.members...).ID
 	}
-	keys := make([]chat.ID, 440)
+	keys := make([]chat.ID, 280)
 	for i := range keys {
 		keys[i] = chat.NewID()
 	}
@@ -271,7 +271,7 @@ func TestWriterStoresOnceInOrder(t *testing.T) {
 	for appender := range 12 {
 		wg.Go(func() {
 			rnd := rand.New(rand.NewPCG(uint64(appender), 7))
-			for round := range 40 {
+			for round := range 25 {
 				var os []*outcome
 				for range 20 {
 					k := round*10 + rnd.IntN(40)
