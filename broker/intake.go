@@ -198,6 +198,11 @@ func (p *Publish) Settle(err error) {
 	}
 }
 
+// maxReleasing bounds the identifiers that wait for PUBREL where no Receive Maximum
+// does (MQTT 3.1.1). One beyond it is not remembered: its repeat is looked up in the
+// log like that of any other packet.
+const maxReleasing = 1024
+
 // answer writes the acknowledgement of p. It returns false if that does not tell
 // the client the whole outcome. mu is held, so that acknowledgements keep their order.
 func (in *Intake) answer(p *Publish) bool {
@@ -212,7 +217,7 @@ func (in *Intake) answer(p *Publish) bool {
 	if !mayAnswer {
 		return false
 	}
-	if p.QoS == 2 && (code == 0 || in.conn.version < 5) {
+	if p.QoS == 2 && (code == 0 || in.conn.version < 5) && len(in.releasing) < maxReleasing {
 		if in.releasing == nil {
 			in.releasing = map[uint16]struct{}{}
 		}

@@ -52,7 +52,7 @@ func SessionHash(user ID, clientID string) uint64 {
 	for _, c := range user {
 		h = (h ^ uint64(c)) * 1099511628211
 	}
-	for i := 0; i < len(clientID); i++ {
+	for i := range len(clientID) {
 		h = (h ^ uint64(clientID[i])) * 1099511628211
 	}
 	return (h ^ h>>48) & (1<<48 - 1)

@@ -464,8 +464,11 @@ func TestExpiry(t *testing.T) {
 		removed int64
 		left    int
 	}{
-		{time.Second - time.Millisecond, 100, 0, 5}, {time.Second, 100, 1, 4},
-		{91 * 24 * time.Hour, 1, 1, 3}, {91 * 24 * time.Hour, 1, 1, 2}, {100 * 365 * 24 * time.Hour, 100, 0, 2},
+		{time.Second - time.Millisecond, 100, 0, 5},
+		{time.Second, 100, 1, 4},
+		{91 * 24 * time.Hour, 1, 1, 3},
+		{91 * 24 * time.Hour, 1, 1, 2},
+		{100 * 365 * 24 * time.Hour, 100, 0, 2},
 	} {
 		n, err := s.DeleteExpiredSessions(t.Context(), now.Add(step.at), step.limit)
 		if err != nil || n != step.removed {
