@@ -71,6 +71,7 @@ type campaign struct {
 
 	users   []*user
 	clients []*client
+	seldom  []string // conversations of all talkers, written to only as a blow falls: no later event heals what is lost
 	wg      sync.WaitGroup
 	posts   sync.WaitGroup // REST requests under way
 	quiet   atomic.Bool    // a checkpoint: nothing new is written
@@ -245,10 +246,16 @@ func (c *campaign) setUp(ctx context.Context) (stopAll func() error, err error) 
 	return stopAll, c.populate(ctx)
 }
 
+// undisturbed is how many devices, the first ones, and users, the last ones, no
+// fault of a line strikes: a steady pair that measures, and a listener that writes
+// nothing, so that its connection outlives what others' do not. It must hear of
+// everything without ever reconnecting.
+const undisturbed = 3
+
 // populate makes users, their conversations and their devices.
 func (c *campaign) populate(ctx context.Context) error {
 	random := rand.New(rand.NewPCG(c.o.Seed, 0))
-	n := max(5, c.o.Clients*2/5)
+	n := max(6, c.o.Clients*2/5)
 	for i := range n {
 		u := &user{name: fmt.Sprintf("user-%d", i)}
 		if err := c.register(ctx, u); err != nil {
@@ -256,7 +263,7 @@ func (c *campaign) populate(ctx context.Context) error {
 		}
 		c.users = append(c.users, u)
 	}
-	talkers, steady := c.users[:n-2], c.users[n-2:]
+	talkers, steady, listener := c.users[:n-undisturbed], c.users[n-undisturbed:n-1], c.users[n-1]
 	var err error
 	conv, err := c.converse(ctx, steady[0], map[string]any{"otherUserId": steady[1].id})
 	if err != nil {
@@ -278,12 +285,21 @@ func (c *campaign) populate(ctx context.Context) error {
 		}
 		c.talk(conv, members)
 	}
+	for range 3 {
+		if conv, err = c.converse(ctx, talkers[0], map[string]any{"userIds": ids(append(talkers[1:len(talkers):len(talkers)], listener)), "title": "seldom"}); err != nil {
+			return err
+		}
+		c.seldom = append(c.seldom, conv)
+	}
 	for i := range c.o.Clients {
 		u := talkers[i%len(talkers)]
 		p := drawProfile(random, i)
-		if i < 2 {
-			u = steady[i]
+		if i < undisturbed {
+			u = c.users[n-undisturbed+i]
 			p = profile{clientID: p.clientID, version: 5, persistent: true, subQoS: 1, pubQoS: 1, window: 4, keyed: true, pace: 100 * time.Millisecond, writes: 0.5, steady: true, filters: p.filters}
+			if u == listener {
+				p.version, p.persistent, p.subQoS, p.writes = 4, false, 2, 0
+			}
 		} else if random.IntN(5) == 0 {
 			conv := c.convs[u][random.IntN(len(c.convs[u]))]
 			p.filters = []string{"conv/" + conv + "/messages"}
@@ -401,8 +417,10 @@ func (c *campaign) acked(m *message, at stored, said bool) {
 }
 
 // post sends a message by REST as well, until it is answered or the round ends.
-func (c *campaign) post(m *message) {
+func (c *campaign) post(m *message) (answered <-chan struct{}) {
+	done := make(chan struct{})
 	c.posts.Go(func() {
+		defer close(done)
 		body := map[string]any{"conversationId": m.conv, "content": m.content, "clientMsgId": m.key}
 		for range 5 {
 			var answer struct {
@@ -423,18 +441,27 @@ func (c *campaign) post(m *message) {
 			time.Sleep(100 * time.Millisecond) // until it is tried again, as a client does
 		}
 	})
+	return done
+}
+
+// writeSeldom writes one message to a conversation that is silent else until the
+// checkpoint, and makes a group that stays silent if its making is not answered.
+func (c *campaign) writeSeldom(random *rand.Rand, conv string) {
+	u := c.users[random.IntN(len(c.users)-undisturbed)]
+	c.post(c.newMessage(u, conv, "seldom-"+uuid.NewString(), true, random.IntN(100)))
+	c.group(random)
 }
 
 // group makes a group in the middle of the run.
 func (c *campaign) group(random *rand.Rand) {
-	talkers := c.users[:len(c.users)-2]
-	members := pick(random, talkers, 2+random.IntN(3))
+	talkers, listener := c.users[:len(c.users)-undisturbed], c.users[len(c.users)-1]
+	members := pick(random, talkers, 2+random.IntN(2))
 	title := "later " + uuid.NewString()
 	c.mu.Lock()
 	c.titles[title] = c.now()
 	c.mu.Unlock()
 	c.posts.Go(func() {
-		conv, err := c.converse(context.Background(), members[0], map[string]any{"userIds": ids(members[1:]), "title": title})
+		conv, err := c.converse(context.Background(), members[0], map[string]any{"userIds": append(ids(members[1:]), listener.id), "title": title})
 		if err != nil {
 			c.count("groups whose making was not answered", 1)
 			return

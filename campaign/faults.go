@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"syscall"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // A blow is a fault of the server or of its database, which everybody feels. It
@@ -70,7 +72,10 @@ func (c *campaign) round(ctx context.Context, n int, deck *deck) error {
 		}
 		c.say("round %d: %s", n, b.name)
 		c.count("fault: "+b.name, 1)
-		if err := b.strike(c, ctx, random); err != nil {
+		early := time.Duration(random.IntN(30)) * time.Millisecond
+		c.after(ctx, time.Duration(random.IntN(60))*time.Millisecond, func() { c.writeSeldom(random, c.seldom[i]) })
+		sleep(ctx, early)
+		if err := b.strike(c, ctx, rand.New(rand.NewPCG(c.o.Seed, 3<<32+uint64(2*n+i)))); err != nil {
 			return fmt.Errorf("%s: %w", b.name, err)
 		}
 	}
@@ -90,7 +95,7 @@ func (c *campaign) round(ctx context.Context, n int, deck *deck) error {
 func (c *campaign) strikeLines(ctx context.Context, random *rand.Rand) {
 	for {
 		pause := time.Duration(50+random.IntN(250)) * time.Millisecond * 24 / time.Duration(max(8, c.o.Clients))
-		victim := c.clients[2+random.IntN(len(c.clients)-2)] // not the steady pair
+		victim := c.clients[undisturbed+random.IntN(len(c.clients)-undisturbed)]
 		kind, bytes := random.IntN(100), random.Int64N(3000)
 		long := time.Duration(500+random.IntN(2500)) * time.Millisecond
 		if !sleep(ctx, pause) {
@@ -147,7 +152,7 @@ func (c *campaign) after(ctx context.Context, d time.Duration, f func()) {
 }
 
 func (c *campaign) isSteady(l *link) bool {
-	for _, cl := range c.clients[:2] {
+	for _, cl := range c.clients[:undisturbed] {
 		cl.mu.Lock()
 		same := cl.conn != nil && cl.conn.conn.LocalAddr().String() == l.near.RemoteAddr().String()
 		cl.mu.Unlock()
@@ -260,9 +265,19 @@ func (c *campaign) swallowLong(ctx context.Context, _ *rand.Rand) error {
 	return c.swallow(ctx, 12*time.Second)
 }
 
+// swallow does that while a message is being stored whose conversation the server
+// knows, so that storing it is all that is asked of the database.
 func (c *campaign) swallow(ctx context.Context, d time.Duration) error {
+	for range 2 { // the second finds the first one's connections
+		m := c.newMessage(c.users[0], c.seldom[2], "seldom-"+uuid.NewString(), true, 10)
+		select {
+		case <-c.post(m):
+		case <-ctx.Done():
+		}
+	}
 	return c.outage(true, func() error {
 		c.stallAll(false)
+		c.post(c.newMessage(c.users[0], c.seldom[2], "seldom-"+uuid.NewString(), true, 10))
 		sleep(ctx, d)
 		for _, l := range c.toDB.each() {
 			l.cut()
