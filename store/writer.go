@@ -25,7 +25,8 @@ type WriterOptions struct {
 	// Recheck looks again whether an event's sender may write, after the
 	// conversation's members changed; it sets MembersVersion or returns an error.
 	Recheck func(context.Context, *chat.Append) error
-	// Committed is told each stored event, in seq order for each conversation.
+	// Committed is told each stored event, in seq order for each conversation, but
+	// for those whose commit was not answered: they come late, and perhaps twice.
 	// It runs beside the next commit, and while it blocks, commits wait.
 	Committed func(ctx context.Context, e *chat.Event, membersVersion int64)
 
@@ -135,6 +136,8 @@ type shard struct {
 	queue  chan *chat.Append // full: Append blocks
 	stored chan []stored     // full: the next commit waits for publish
 	stmt   statement         // owned by run
+	unsure []unsure          // owned by run
+	looked time.Time         // owned by run: when the unsure were looked for last
 }
 
 // stored is an event that is in the log now, and to whom it goes.
@@ -169,7 +172,7 @@ func (s *shard) run(ctx context.Context, pool *pgxpool.Pool) {
 	defer s.stmt.release()
 	s.stmt.pool = pool
 	b := newBatch()
-	for a := range s.queue {
+	for a, ok := s.wait(ctx); ok; a, ok = s.wait(ctx) {
 		b.reset()
 		b.add(a)
 		s.gather(b)
@@ -231,6 +234,9 @@ func (s *shard) store(ctx context.Context, b *batch) {
 		case !away && len(b.pending) > 1:
 			s.oneByOne(ctx, b)
 		default:
+			if away {
+				s.doubt(b.pending)
+			}
 			s.w.opts.Logger.Error("events given up", "component", "writer", "events", len(b.pending), "err", err)
 			b.fail(err)
 		}

@@ -1,9 +1,11 @@
 package store_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -171,10 +173,11 @@ func (r *writerRig) hold() (release func()) {
 
 // line is the way to the database, and can be cut.
 type line struct {
-	mu    sync.Mutex
-	cut   bool // nothing is let through
-	reads int  // counts down: at 0 the answer is lost, after the server gave it
-	conns map[*lineConn]struct{}
+	mu     sync.Mutex
+	cut    bool // nothing is let through
+	reads  int  // counts down: at 0 the answer is lost, after the server gave it
+	silent bool // the answers are swallowed
+	conns  map[*lineConn]struct{}
 }
 
 type lineConn struct {
@@ -207,6 +210,12 @@ func (c *lineConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
+	if c.l.silent && err == nil { // the answer never comes
+		c.l.mu.Unlock()
+		_, err = io.Copy(io.Discard, c.Conn) // until the deadline, or Close
+		c.l.mu.Lock()
+		return 0, cmp.Or(err, io.EOF)
+	}
 	if c.l.reads > 0 {
 		if c.l.reads--; c.l.reads == 0 {
 			_ = c.Close()
@@ -221,6 +230,13 @@ func (l *line) loseAnswer(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reads = n
+}
+
+// silence swallows what the database says from now on, on connections there are.
+func (l *line) silence(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.silent = on
 }
 
 func (l *line) set(cut bool) {
@@ -642,6 +658,45 @@ func TestWriterDatabaseIsAway(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, func() { r.line.set(false) })
 	r.stored(brief)
 	r.finish()
+}
+
+// A message was stored and the database's answer lost, for longer than the writer
+// is patient. Its sender sent it again, and was answered; but the members who were
+// connected were not told of it, until the next event of their conversation. The
+// campaign found it.
+func TestWriterTellsWhatItGaveUp(t *testing.T) {
+	t.Parallel()
+	for _, again := range []bool{false, true} {
+		r := newWriterRig(t, store.WriterOptions{Shards: 1, Patience: 300 * time.Millisecond})
+		first := r.message(r.members[0], chat.ID{}, "before")
+		r.append(first)
+		r.stored(first)
+		r.line.silence(true)
+		lost := r.message(r.members[0], chat.ID{}, "during")
+		r.append(lost)
+		wantCode(t, r.wait(lost), chat.Unavailable)
+		r.line.silence(false)
+		if again {
+			repeat := r.message(r.members[0], lost.Event.ClientMsgID, "during")
+			r.append(repeat)
+			r.stored(repeat)
+			if !repeat.Repeat {
+				t.Error("it was not stored the first time: the test shows nothing")
+			}
+		}
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			r.mu.Lock()
+			events := r.published[r.conv]
+			r.mu.Unlock()
+			if n := len(events); n > 0 && events[n-1].ClientMsgID == lost.Event.ClientMsgID {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("sent again %v: nobody was told of the message that was given up and stored", again)
+			}
+		}
+		r.finish()
+	}
 }
 
 // One event that the database refuses does not take the others with it, nor does
