@@ -75,8 +75,8 @@ func (p *proxy) serve(near *net.TCPConn) {
 	p.links[l] = struct{}{}
 	p.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { l.pump(far, near, &l.stallOut) })
-	both.Go(func() { l.pump(near, far, &l.stallIn) })
+	both.Go(func() { l.pump(far, near, &l.stallIn) })
+	both.Go(func() { l.pump(near, far, &l.stallOut) })
 	both.Wait()
 	l.close()
 	p.mu.Lock()
