@@ -25,7 +25,6 @@ type phoneStore struct {
 	fail   error                    // mu guards: what every call returns
 	saves  [][]chat.CursorUpdate    // mu guards: SaveCursors that succeeded
 	gate   map[string]chan struct{} // by method: a call waits until it is closed
-
 }
 
 func newPhoneStore(l *fakeLog) *phoneStore {
