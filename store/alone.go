@@ -63,35 +63,37 @@ func (a *Alone) try(ctx context.Context) error {
 		}
 		a.conn = conn
 	}
-	var got bool
-	if err := a.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(aloneKey)).Scan(&got); err != nil {
-		a.close()
-		return translate(op, err)
-	}
-	switch {
-	case got:
-		return nil
-	case a.endFormer(ctx):
-		return &chat.Error{Code: chat.Unavailable, Op: op, Msg: "a connection of our own that was lost still holds the place"}
-	default:
-		return &chat.Error{
-			Code: chat.Conflict, Op: op, Field: "database",
-			Msg: "another parley serve is running on it; stop that one first, or give each its own database (several nodes on one database are not offered yet)",
+	for former := true; ; {
+		var got bool
+		if err := a.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(aloneKey)).Scan(&got); err != nil {
+			a.close()
+			return translate(op, err)
 		}
+		switch {
+		case got:
+			return nil
+		case !former:
+			return &chat.Error{
+				Code: chat.Conflict, Op: op, Field: "database",
+				Msg: "another parley serve is running on it; stop that one first, or give each its own database (several nodes on one database are not offered yet)",
+			}
+		}
+		// A line that went silent is noticed by the database much later than by us:
+		// it may still have a former connection of ours, with the lock.
+		var ended int
+		if err := a.conn.QueryRow(ctx, endFormerSQL, a.name).Scan(&ended); err != nil {
+			a.close()
+			return translate(op, err)
+		}
+		if former = ended > 0; former {
+			return &chat.Error{Code: chat.Unavailable, Op: op, Msg: "a connection of our own that was lost still holds the place"}
+		} // there is none; there may have been one when the lock was asked for, so ask again
 	}
 }
 
 const endFormerSQL = `
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE application_name = $1 AND datname = current_database() AND pid <> pg_backend_pid()`
-
-// endFormer reports whether the database still has a former connection of ours, and
-// ends it: when a line goes silent, the database notices much later than we do.
-func (a *Alone) endFormer(ctx context.Context) bool {
-	var ended int
-	err := a.conn.QueryRow(ctx, endFormerSQL, a.name).Scan(&ended)
-	return err == nil && ended > 0
-}
 
 // Run keeps the place until ctx ends, and gives it up then. If the database was
 // away, it takes it again; Conflict if another node was faster.
