@@ -222,13 +222,13 @@ func TestDatabaseAway(t *testing.T) {
 			last = brokertest.AckOf(pk).Seq
 			return pk.ReasonCode == 0
 		})
-		// The line that stood still carried the message to the database after it was
-		// given up here. Then sessions hear of it with the next one.
+		// Also where the line that stood still carried it to the database after it was
+		// given up here: once, and still as it was subscribed.
+		idle.ExpectEvent(c, last)
 		sender.AutoAck = true
 		if next := sender.Send(c, "after").Seq; next != last+1 {
 			t.Errorf("%s: the next message is stored as %d, want %d", fault.name, next, last+1)
 		}
-		idle.ExpectEvent(c, last) // once, and still as it was subscribed
 		idle.ExpectEvent(c, last+1)
 		for n := range away { // all at once
 			away[n] = apptest.NewDevice(t, a.Dial(t), u)
