@@ -42,6 +42,15 @@ func memory() (heap, rss uint64) {
 	return m.HeapAlloc, rss
 }
 
+// sized returns the size that a figure is taken with, or with -short, which is how
+// make test runs every benchmark once, one that only shows that it works.
+func sized(full, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return full
+}
+
 // makeAway stores, in groups of groupSize, users with so many sessions each that
 // are away and subscribe to everything, and have missed so many messages. User i
 // is called away<i>, and its sessions 0, 1, …
@@ -117,20 +126,21 @@ func BenchmarkSessionsAway(b *testing.B) {
 		}
 		measure := func(what string) {
 			for range 2 {
-				live(what, 40_000, 16, 0)
+				live(what, sized(40_000, 500), 16, 0)
 			}
-			live(what, 2_000, 16, 200)
+			live(what, sized(2_000, 50), 16, 200)
 		}
-		if _, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Pairs: s.pairs, Window: 16, Messages: 40_000, Size: benchText}); err != nil {
+		if _, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Pairs: s.pairs, Window: 16, Messages: sized(40_000, 500), Size: benchText}); err != nil {
 			b.Fatal(err)
 		}
 		settle()
 		measure("before")
 		start := time.Now()
-		makeAway(b, s.app.DSN(), 1000, 100, 100, 1000)
+		users, sessions, missed := sized(1000, 10), 100, sized(1000, 10)
+		makeAway(b, s.app.DSN(), users, min(users, 100), sessions, missed)
 		settle()
-		b.Logf("100,000 sessions × 1,000 messages stored in %v", time.Since(start).Round(time.Second))
-		measure("with 100,000 sessions away")
+		b.Logf("%d sessions × %d messages stored in %v", users*sessions, missed, time.Since(start).Round(time.Second))
+		measure(fmt.Sprintf("with %d sessions away", users*sessions))
 		settle("DELETE FROM sessions")
 		measure("without them again")
 	}
@@ -335,6 +345,7 @@ func TestReconnectStorm(t *testing.T) {
 //
 //	go test -run '^$' -bench ReconnectStorm -benchtime 1x -timeout 20m ./app
 func BenchmarkReconnectStorm(b *testing.B) {
+	devices := sized(5000, 50)
 	for range b.N {
 		s := startBench(b)
 		accounts, err := identity.New(identity.Options{Store: s.app.Store()})
@@ -363,12 +374,12 @@ func BenchmarkReconnectStorm(b *testing.B) {
 				b.Fatal(err)
 			}
 			return token
-		}, 5000, 100)
+		}, devices, 100)
 		close(done)
 		wg.Wait()
 		after, rssAfter := memory()
-		b.Logf("5,000 devices × 100 messages: %v, %.0f events/s, %d connects refused at first; heap and stacks at most %.0f MiB with the clients (heap %.0f → %.0f MiB, RSS %.0f → %.0f MiB)",
-			elapsed.Round(time.Millisecond), 500_000/elapsed.Seconds(), retries, float64(peak.Load())/(1<<20),
+		b.Logf("%d devices × 100 messages: %v, %.0f events/s, %d connects refused at first; heap and stacks at most %.0f MiB with the clients (heap %.0f → %.0f MiB, RSS %.0f → %.0f MiB)",
+			devices, elapsed.Round(time.Millisecond), float64(devices*100)/elapsed.Seconds(), retries, float64(peak.Load())/(1<<20),
 			float64(heap)/(1<<20), float64(after)/(1<<20), float64(rss)/(1<<20), float64(rssAfter)/(1<<20))
 		b.ReportMetric(elapsed.Seconds(), "s/storm")
 	}
@@ -394,9 +405,9 @@ func BenchmarkStuckReaders(b *testing.B) {
 				c.MustSubscribe(0, "conv/+/messages")
 			}
 			for _, rate := range []int{0, 200} {
-				messages := 100_000 // so that each stuck reader is owed more than all buffers hold
+				messages := sized(100_000, 500) // so that each stuck reader is owed more than all buffers hold
 				if rate > 0 {
-					messages = 2000
+					messages = sized(2000, 50)
 				}
 				r, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Pairs: s.pairs, Window: 16, Messages: messages, Size: benchText, Rate: rate})
 				if err != nil {
