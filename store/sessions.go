@@ -233,9 +233,11 @@ GROUP BY s.id, u.conversation_id
 ORDER BY s.id, u.conversation_id
 ON CONFLICT ON CONSTRAINT session_cursors_key DO UPDATE SET seq = excluded.seq WHERE session_cursors.seq < excluded.seq`
 
+// A connection that has ended has saved its last packet identifier itself: what is
+// still under way from before would take it back.
 const savePacketIDsSQL = `
 UPDATE sessions s SET next_packet_id = u.next FROM unnest(@sessions::uuid[], @epochs::int8[], @nexts::int4[]) AS u (id, epoch, next)
-WHERE s.id = u.id AND s.epoch = u.epoch`
+WHERE s.id = u.id AND s.epoch = u.epoch AND s.expires_at IS NULL`
 
 // SaveCursors implements chat.SessionStore. Of a cursor that is named twice, the
 // higher place counts.

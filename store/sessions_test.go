@@ -508,6 +508,25 @@ func TestReleaseSessions(t *testing.T) {
 	}
 }
 
+// Places were being saved while the connection ended, and the packet identifier
+// from then came into the database after that from the end: the next connection
+// gave new messages the identifiers of those that were on their way, and a client at
+// QoS 2 dropped them as repeats. The campaign found it.
+func TestSavePacketIDsAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 1)
+	st := take(t, s, u[0], "phone")
+	part(t, s, st, func(p *chat.SessionPart) { p.NextPacketID = 100 })
+	late := []chat.PacketIDUpdate{{SessionID: st.ID, Epoch: st.Epoch, Next: 86}}
+	if err := s.SaveCursors(t.Context(), nil, late); err != nil {
+		t.Fatal(err)
+	}
+	if next := take(t, s, u[0], "phone").NextPacketID; next != 100 {
+		t.Errorf("next is %d, want 100: what was saved at the end", next)
+	}
+}
+
 // A server that was killed twice in a row was back at the packet identifiers of
 // before the first time, since each kill moved them by half the circle. A client at
 // QoS 2 that still held some of those, because it had not been told PUBREL for them,
