@@ -11,13 +11,14 @@ import (
 // kept is what a session has that survives its connection. The zero value is that
 // of a session that does not.
 type kept struct {
-	id     chat.ID // of the stored session; zero: not kept
-	epoch  int64   // of this connection
-	expiry time.Duration
-	dirty  []*tail // Session.mu guards: places to be saved
-	saving []*tail // Session.mu guards: places that are being saved, which may fail
-	listed bool    // Session.mu guards: the session is in the router's list of those with something to save
-	exact  bool    // Session.mu guards: it holds a filter at QoS 2, so the next packet identifier is saved too
+	id      chat.ID // of the stored session; zero: not kept
+	epoch   int64   // of this connection
+	expiry  time.Duration
+	dirty   []*tail       // Session.mu guards: places to be saved
+	saving  []*tail       // Session.mu guards: places that are being saved, which may fail
+	listed  bool          // Session.mu guards: the session is in the router's list of those with something to save
+	removed []chat.Filter // Session.mu guards: of filters removed, which is not saved yet
+	exact   bool          // Session.mu guards: it holds a filter at QoS 2, so the next packet identifier is saved too
 }
 
 // resendChunk is how many publications of an earlier connection are read at once.
@@ -104,6 +105,7 @@ func (s *Session) Start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loading--
+	s.started = true
 	s.resume()
 }
 
@@ -242,10 +244,12 @@ func (s *Session) saved(err error) {
 // part returns what is to be kept of a session whose connection ends. mu is held.
 func (s *Session) part(now time.Time) *chat.SessionPart {
 	p := &chat.SessionPart{ID: s.kept.id, Epoch: s.kept.epoch, Expiry: s.kept.expiry, Now: now, NextPacketID: max(1, s.window.next)}
+	seen := map[chat.ID]bool{}
 	for _, t := range slices.Concat(s.kept.saving, s.kept.dirty) {
-		if s.tails[t.conversation] != t || slices.ContainsFunc(p.Cursors, func(c chat.CursorState) bool { return c.ConversationID == t.conversation }) {
+		if s.tails[t.conversation] != t || seen[t.conversation] {
 			continue
 		}
+		seen[t.conversation] = true
 		p.Cursors = append(p.Cursors, chat.CursorState{ConversationID: t.conversation, Acked: t.acked})
 	}
 	for i := range s.window.n {
@@ -266,6 +270,10 @@ func (s *Session) positions(ctx context.Context) ([]chat.Position, error) {
 		return s.router.log.ListPositions(ctx, s.Principal.UserID)
 	}
 	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, errEnded
+	}
 	c := s.change()
 	for _, sub := range s.subs.byText {
 		if sub.held || sub.Filter.Kinds&chat.TopicMessages == 0 {
@@ -281,10 +289,15 @@ func (s *Session) positions(ctx context.Context) ([]chat.Position, error) {
 		c.All, c.Begin = false, nil
 	}
 	c.EndAll, c.End = c.All, c.Begin // what a place given up has left behind does not count
-	c.Keep = s.places()
+	if c.All {
+		c.Keep = s.places()
+	}
 	s.mu.Unlock()
 	return s.router.sessions.ChangeSubscriptions(ctx, c)
 }
+
+// errEnded is the answer to a change of a session whose connection has ended.
+var errEnded = &chat.Error{Code: chat.Conflict, Op: "delivery.Subscribe", Msg: "the connection has ended"}
 
 // places returns the session's places. A conversation that was joined since a
 // filter covers it counts from there, also while nothing of it has been sent: its
@@ -324,9 +337,25 @@ func (s *Session) SaveUnsubscribed(ctx context.Context) error {
 		return nil
 	}
 	s.mu.Lock()
+	removed := s.kept.removed
+	s.kept.removed = nil
+	if s.closed { // what it knew is with its next connection; to write from here would undo that
+		s.mu.Unlock()
+		return errEnded
+	}
 	c := s.change()
-	c.EndAll = true
-	c.Keep = s.places()
+	for _, f := range removed {
+		switch covered, _ := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: f.ID}); {
+		case f.Kinds&chat.TopicMessages == 0 || covered:
+		case f.ID.IsZero():
+			c.EndAll = true
+		default:
+			c.End = append(c.End, f.ID)
+		}
+	}
+	if c.EndAll {
+		c.Keep = s.places()
+	}
 	s.mu.Unlock()
 	_, err := s.router.sessions.ChangeSubscriptions(ctx, c)
 	return err

@@ -114,7 +114,7 @@ func (r *Router) Attach(o SessionOptions) (s, old *Session) {
 	o.Expiry = 0
 	old, _ = r.remove(o.Principal.UserID, func(s *Session) bool { return s.ClientID == o.ClientID })
 	s = r.newSession(o)
-	s.loading = 0
+	s.loading, s.started = 0, true
 	r.add(s)
 	return s, old
 }
@@ -129,7 +129,7 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	if r.sessions == nil {
 		s, old := r.Attach(o)
 		s.mu.Lock()
-		s.loading = 1
+		s.loading, s.started = 1, false
 		s.mu.Unlock()
 		if old != nil {
 			old.Disconnect(ErrTakenOver)

@@ -54,6 +54,7 @@ type Session struct {
 	stalled  bool              // mu guards: the sink had no room, and calls Writable when it has
 	hints    map[chat.ID]int64 // mu guards: how far logs were heard to reach while the store is asked for the session; else nil
 	loading  int               // mu guards: the places are not known: Start is due, or Subscribe is asking for them
+	started  bool              // mu guards: CONNACK is out
 	closed   bool              // mu guards
 
 	kept kept // what makes it survive its connection; see durable.go
@@ -80,8 +81,11 @@ func (s *Session) Unsubscribe(filters []string) []bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	existed := make([]bool, len(filters))
-	for i, f := range filters {
-		existed[i] = s.subs.remove(f)
+	for i, text := range filters {
+		sub := s.subs.byText[text]
+		if existed[i] = s.subs.remove(text); existed[i] {
+			s.kept.removed = append(s.kept.removed, sub.Filter)
+		}
 	}
 	s.dropUncovered()
 	return existed
@@ -90,13 +94,12 @@ func (s *Session) Unsubscribe(filters []string) []bool {
 // dropUncovered forgets the place in logs that no filter covers any more:
 // subscribing again begins at the end of then.
 func (s *Session) dropUncovered() {
-	for id, t := range s.tails {
-		if _, _, ok := s.subs.match(chat.Topic{Kind: chat.TopicMessages, ID: id}); ok {
-			continue
+	for id := range s.tails {
+		if _, _, ok := s.subs.match(chat.Topic{Kind: chat.TopicMessages, ID: id}); !ok {
+			delete(s.tails, id)
 		}
-		delete(s.tails, id)
-		s.behind = slices.DeleteFunc(s.behind, func(b *tail) bool { return b == t })
 	}
+	s.behind = slices.DeleteFunc(s.behind, func(b *tail) bool { return s.tails[b.conversation] != b })
 }
 
 // Conversations returns those whose messages the session receives, or nil if it
@@ -107,12 +110,12 @@ func (s *Session) Conversations() []chat.ID {
 	return slices.Collect(maps.Keys(s.tails))
 }
 
-// Signal publishes something that is not stored, at QoS 0, if a filter covers it
-// and there is room; otherwise it is dropped.
+// Signal publishes something that is not stored, at QoS 0, if a filter covers it,
+// the session has started, and there is room; otherwise it is dropped.
 func (s *Session) Signal(f *Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ids, ok := s.subs.match(f.Topic); ok && !s.closed {
+	if _, ids, ok := s.subs.match(f.Topic); ok && !s.closed && s.started {
 		s.sink.Publish(f, Packet{Subscriptions: ids})
 	}
 }
