@@ -81,6 +81,7 @@ type campaign struct {
 	convs      map[*user][]string       // mu guards: where each user writes
 	messages   map[string]*message      // mu guards: by content
 	titles     map[string]time.Duration // mu guards: of groups made in the run, and when they were asked for
+	answered   map[string]bool          // mu guards: those whose making was answered
 	begins     []begun                  // mu guards: where sessions that are gone began
 	counts     map[string]int64         // mu guards
 	violations []Violation              // mu guards
@@ -132,9 +133,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	c := &campaign{
 		o: o, began: time.Now(), out: o.Out, pg: &postgres{dir: o.Dir},
-		convs: map[*user][]string{}, messages: map[string]*message{}, titles: map[string]time.Duration{}, counts: map[string]int64{},
+		convs: map[*user][]string{}, messages: map[string]*message{}, titles: map[string]time.Duration{}, answered: map[string]bool{}, counts: map[string]int64{},
 	}
-	c.check = checker{c: c, logs: map[string][]entry{}}
+	c.check = checker{c: c, logs: map[string][]entry{}, silent: map[string]bool{}}
 	rounds, err := c.run(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -467,6 +468,9 @@ func (c *campaign) group(random *rand.Rand) {
 			return
 		}
 		c.count("groups made in the run", 1)
+		c.mu.Lock()
+		c.answered[title] = true
+		c.mu.Unlock()
 		c.talk(conv, members)
 	})
 }
