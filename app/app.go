@@ -37,6 +37,7 @@ type App struct {
 	dsn      string
 	store    *store.Store
 	identity *identity.Service
+	logins   *identity.Limiter // of passwords, for each address, at every door
 	chat     *chat.Service
 	router   *delivery.Router
 	broker   *broker.Server
@@ -173,7 +174,10 @@ func (a *App) join(ctx context.Context) error {
 	}
 	a.run("save sessions", a.router.Run)
 
-	hook := hooks.New(hooks.Options{Chat: a.chat, Authenticator: a.identity, Router: a.router, Logger: a.logger, Registerer: a.registry})
+	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
+	hook := hooks.New(hooks.Options{
+		Chat: a.chat, Authenticator: a.identity, Logins: a.logins, Router: a.router, Logger: a.logger, Registerer: a.registry,
+	})
 	a.identity.OnRevoked(func(r identity.Revocation) { hook.Revoke(r.UserID, r.LoginID) })
 	a.broker, err = broker.New(broker.Options{
 		Limits: a.o.Limits, Hook: hook, AllowedOrigins: a.o.AllowedOrigins, Logger: a.logger, Registerer: a.registry,
@@ -212,7 +216,7 @@ func (a *App) serve(context.Context) error {
 	mux := http.NewServeMux()
 	o := rest.Options{
 		Chat: a.chat, Identity: a.identity, Logger: a.logger, Registerer: a.registry, Version: a.o.Version,
-		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, SignupRate: a.o.SignupRate, LoginRate: a.o.LoginRate,
+		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, SignupRate: a.o.SignupRate, Logins: a.logins,
 	}
 	metrics := promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})
 	if a.admin == nil {

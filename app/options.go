@@ -6,7 +6,6 @@ import (
 
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/identity"
-	"github.com/parleymq/parley/rest"
 	"github.com/parleymq/parley/store"
 )
 
@@ -34,8 +33,8 @@ type Options struct {
 
 	Limits     broker.Limits // of connections
 	Writer     store.WriterOptions
-	SignupRate rest.Rate // POST /api/users, for each address
-	LoginRate  rest.Rate // POST /api/sessions, for each address
+	SignupRate identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
+	LoginRate  identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate
 
 	StartTimeout time.Duration // for the database to be there and migrated; 1 minute
 	StopTimeout  time.Duration // for each step of Stop; 5 s

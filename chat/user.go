@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"net/netip"
 	"regexp"
 	"strings"
 	"time"
@@ -40,6 +41,13 @@ type Authenticator interface {
 	VerifyPassword(ctx context.Context, login, password string) (Principal, error)
 	// Revoked reports whether it is known that p is no longer good. It does not block.
 	Revoked(p Principal) bool
+}
+
+// Limiter limits how often one address may do something, such as show a password:
+// the doors share one. It does not block.
+type Limiter interface {
+	// Allow counts once more, and returns nil; or Quota with when to come back.
+	Allow(from netip.Addr) error
 }
 
 var usernamePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)

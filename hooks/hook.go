@@ -19,6 +19,7 @@ import (
 type Options struct {
 	Chat          *chat.Service
 	Authenticator chat.Authenticator
+	Logins        chat.Limiter // asked before a password is checked, not a token; nil: no limit
 	Router        *delivery.Router
 	Logger        *slog.Logger
 	Registerer    prometheus.Registerer // nil: no metrics

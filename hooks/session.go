@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -61,7 +62,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 
 // open makes the connection of a client that has sent CONNECT, if it may have one.
 func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk *packets.Packet) (*connection, error) {
-	p, err := h.admit(ctx, pk)
+	p, err := h.admit(ctx, cl, pk)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +110,7 @@ func (h *Hook) expiry(pk *packets.Packet) (asked, granted time.Duration) {
 var errAuthMethod = &chat.Error{Code: chat.Unsupported, Op: "hooks.OnConnect", Msg: "enhanced authentication is not offered"}
 
 // admit tells who connects, and whether as they may.
-func (h *Hook) admit(ctx context.Context, pk *packets.Packet) (chat.Principal, error) {
+func (h *Hook) admit(ctx context.Context, cl *mqtt.Client, pk *packets.Packet) (chat.Principal, error) {
 	if pk.Properties.AuthenticationMethod != "" {
 		return chat.Principal{}, errAuthMethod
 	}
@@ -124,9 +125,20 @@ func (h *Hook) admit(ctx context.Context, pk *packets.Packet) (chat.Principal, e
 		if username == "" {
 			return chat.Principal{}, &chat.Error{Code: chat.Unauthenticated, Msg: "a password needs a user name"}
 		}
+		if h.o.Logins != nil { // before the hash: whoever guesses must not fill the queue for it
+			if err := h.o.Logins.Allow(remoteAddr(cl)); err != nil {
+				return chat.Principal{}, err
+			}
+		}
 		return h.o.Authenticator.VerifyPassword(ctx, username, password)
 	}
 	return h.o.Authenticator.VerifyToken(ctx, password)
+}
+
+// remoteAddr is the address of the connection's other end.
+func remoteAddr(cl *mqtt.Client) netip.Addr {
+	ap, _ := netip.ParseAddrPort(cl.Net.Remote) // what is none shares one limit with its kind
+	return ap.Addr()
 }
 
 // isToken reports whether a password has the form of a JWT: three parts of which

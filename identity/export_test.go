@@ -20,3 +20,8 @@ func (s *Service) Signer(ctx context.Context) (string, ed25519.PrivateKey, error
 func (s *Service) Round(ctx context.Context) error { return s.round(ctx) }
 
 var KeyID = keyID
+
+const MaxAddresses = maxAddresses
+
+// Len is how many addresses the limiter remembers.
+func (l *Limiter) Len() int { return len(l.table) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -139,10 +140,10 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 }
 
 // limited lets a request pass while its address is within the limit.
-func (s *server) limited(l *limiter) func(huma.Context, func(huma.Context)) {
+func (s *server) limited(l chat.Limiter) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, _ := humachi.Unwrap(ctx)
-		if err := l.allow(s.address(r)); err != nil {
+		if err := l.Allow(s.address(r)); err != nil {
 			s.metrics.limited.WithLabelValues(ctx.Operation().Path).Inc()
 			s.refuse(ctx, problemOf(err))
 			return
@@ -167,4 +168,13 @@ func (s *server) explain(ctx context.Context, op *huma.Operation, err error) *Pr
 		s.logger.WarnContext(ctx, "request refused", "operation", op.OperationID, "code", p.Code, "err", err)
 	}
 	return p
+}
+
+// remoteAddr is the address of the connection's other end.
+func remoteAddr(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr()
 }

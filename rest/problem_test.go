@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/identity"
 	"github.com/parleymq/parley/rest"
 )
 
@@ -243,7 +244,8 @@ func TestRateLimits(t *testing.T) {
 	var mu sync.Mutex
 	from := netip.MustParseAddr("192.0.2.1")
 	s := newServer(t, func(o *rest.Options) {
-		o.Clock, o.LoginRate, o.SignupRate = clk, rest.Rate{Every: 4 * time.Second, Burst: 3}, rest.Rate{Every: time.Minute, Burst: 1}
+		o.Clock, o.SignupRate = clk, identity.Rate{Every: time.Minute, Burst: 1}
+		o.Logins = identity.NewLimiter(identity.Rate{Every: 4 * time.Second, Burst: 3}, identity.Rate{}, clk)
 		o.ClientAddr = func(*http.Request) netip.Addr {
 			mu.Lock()
 			defer mu.Unlock()
@@ -308,29 +310,6 @@ func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.t = c.t.Add(d)
-}
-
-// The table of addresses does not grow without end, and forgets idle ones first.
-func TestLimiterIsBounded(t *testing.T) {
-	t.Parallel()
-	clk := &clock{t: time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)}
-	l := rest.NewLimiter(rest.Rate{Every: time.Second, Burst: 1}, clk)
-	for i := range rest.MaxAddresses + 1000 {
-		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-		if err := l.Allow(a); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := l.Len(); got > rest.MaxAddresses {
-		t.Errorf("%d addresses, want at most %d", got, rest.MaxAddresses)
-	}
-	clk.advance(time.Minute)
-	if err := l.Allow(netip.MustParseAddr("192.0.2.1")); err != nil {
-		t.Fatal(err)
-	}
-	if got := l.Len(); got > rest.MaxAddresses-60 {
-		t.Errorf("%d addresses after a minute, want idle ones forgotten", got)
-	}
 }
 
 // A client that goes away in the middle of its body is no error of ours.

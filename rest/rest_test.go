@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 const password = "correct horse battery"
 
-var unlimited = rest.Rate{Every: -1}
+var unlimited = identity.Rate{Every: -1}
 
 // server is the handler behind a real socket, on a real database.
 type server struct {
@@ -68,7 +68,7 @@ func newServer(t *testing.T, change ...func(*rest.Options)) *server {
 		storetest.Check(t, db)
 	})
 	s := &server{t: t, store: db, chat: service, identity: accounts, metrics: prometheus.NewRegistry()}
-	o := rest.Options{Chat: service, Identity: accounts, Registerer: s.metrics, SignupRate: unlimited, LoginRate: unlimited}
+	o := rest.Options{Chat: service, Identity: accounts, Registerer: s.metrics, SignupRate: unlimited, Logins: identity.NewLimiter(unlimited, unlimited, nil)}
 	for _, f := range change {
 		f(&o)
 	}

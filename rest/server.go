@@ -33,8 +33,8 @@ type Options struct {
 
 	AllowedOrigins []string                       // web pages that may call (CORS), such as "https://app.example.org", or "*"; none
 	ClientAddr     func(*http.Request) netip.Addr // whom the rate limits count; default: the connection's other end
-	SignupRate     Rate                           // POST /api/users, for each address; 20 at once, one more every 3 s
-	LoginRate      Rate                           // POST /api/sessions, for each address; 30 at once, one more every second
+	SignupRate     identity.Rate                  // POST /api/users, for each address; 20 at once, one more every 3 s
+	Logins         chat.Limiter                   // of POST /api/sessions, shared with the other doors; one of its own, 30 at once and one more every second
 }
 
 const (
@@ -76,8 +76,8 @@ func New(o Options) http.Handler {
 	router.MethodNotAllowed(methodNotAllowed(router))
 
 	s.api = humachi.New(router, apiConfig(o.Version))
-	s.users(newLimiter(o.SignupRate, o.Clock))
-	s.sessions(newLimiter(o.LoginRate, o.Clock))
+	s.users(identity.NewLimiter(o.SignupRate, identity.DefaultSignupRate, o.Clock))
+	s.sessions(o.Logins)
 	s.conversations()
 	s.messages()
 	s.operations(router, o.Metrics)
@@ -100,11 +100,8 @@ func (o *Options) setDefaults() {
 	if o.ClientAddr == nil {
 		o.ClientAddr = remoteAddr
 	}
-	if o.SignupRate.Every == 0 {
-		o.SignupRate = Rate{Every: 3 * time.Second, Burst: 20}
-	}
-	if o.LoginRate.Every == 0 {
-		o.LoginRate = Rate{Every: time.Second, Burst: 30}
+	if o.Logins == nil {
+		o.Logins = identity.NewLimiter(identity.Rate{}, identity.DefaultLoginRate, o.Clock)
 	}
 }
 

@@ -46,7 +46,7 @@ type Session struct {
 	ExpiresAt  Time   `json:"expiresAt" doc:"Unless it is refreshed before."`
 }
 
-func (s *server) sessions(login *limiter) {
+func (s *server) sessions(login chat.Limiter) {
 	tags := []string{"sessions"}
 	register(s, huma.Operation{
 		OperationID: "logIn", Method: http.MethodPost, Path: "/api/sessions", Tags: tags, DefaultStatus: http.StatusCreated,

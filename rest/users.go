@@ -35,7 +35,7 @@ type userSearch struct {
 	Paging
 }
 
-func (s *server) users(signup *limiter) {
+func (s *server) users(signup chat.Limiter) {
 	register(s, huma.Operation{
 		OperationID: "createUser", Method: http.MethodPost, Path: "/api/users", Tags: []string{"users"}, DefaultStatus: http.StatusCreated,
 		Summary: "Register", Middlewares: huma.Middlewares{s.limited(signup)},

@@ -23,7 +23,6 @@ import (
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
-	"github.com/parleymq/parley/rest"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
 )
@@ -61,7 +60,7 @@ func StartOn(t testing.TB, dsn string, options ...Option) *App {
 	o := app.Options{
 		DatabaseURL: dsn, ShareDatabase: true, MQTTAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Logger: newLogger(t),
 		Identity:   identity.Options{Passwords: identity.PasswordParams{MemoryKiB: 8, Passes: 1, Threads: 1}},
-		SignupRate: rest.Rate{Every: -1}, LoginRate: rest.Rate{Every: -1},
+		SignupRate: identity.Rate{Every: -1}, LoginRate: identity.Rate{Every: -1},
 	}
 	o.Limits.Linger = 200 * time.Millisecond
 	for _, option := range options {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/parleymq/parley/app"
-	"github.com/parleymq/parley/rest"
+	"github.com/parleymq/parley/identity"
 )
 
 // serveCmd is the server's configuration. Addresses may have port 0; those really
@@ -74,7 +74,7 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 	}
 	o.Limits.MaxConnections = c.MaxConnections
 	if c.NoRateLimits {
-		o.SignupRate = rest.Rate{Every: time.Nanosecond, Burst: 1 << 30}
+		o.SignupRate = identity.Rate{Every: -1}
 		o.LoginRate = o.SignupRate
 	}
 	return o, c.apply(&o.Identity)

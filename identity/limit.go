@@ -1,7 +1,6 @@
-package rest
+package identity
 
 import (
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -18,12 +17,18 @@ type Rate struct {
 	Burst int
 }
 
+// The rates for Options of app and rest that say nothing.
+var (
+	DefaultSignupRate = Rate{Every: 3 * time.Second, Burst: 20}
+	DefaultLoginRate  = Rate{Every: time.Second, Burst: 30}
+)
+
 const maxAddresses = 1 << 16
 
-// limiter keeps a Rate for each address (IPv6: each /64, which is one customer). It
+// Limiter keeps a Rate for each address (IPv6: each /64, which is one customer). It
 // remembers at most maxAddresses; beyond that it forgets one at random, which lets
-// somebody off lightly rather than grow.
-type limiter struct {
+// somebody off lightly rather than grow. nil limits nothing.
+type Limiter struct {
 	rate  Rate
 	clock chat.Clock
 
@@ -31,16 +36,22 @@ type limiter struct {
 	table map[netip.Prefix]*rate.Limiter // mu guards
 }
 
-// newLimiter returns nil, which limits nothing, for a negative rate.
-func newLimiter(r Rate, clock chat.Clock) *limiter {
+var _ chat.Limiter = (*Limiter)(nil)
+
+// NewLimiter returns a Limiter that knows no address yet: of the default rate if
+// that of r is 0, and nil if it is negative.
+func NewLimiter(r, byDefault Rate, clock chat.Clock) *Limiter {
+	if r.Every == 0 {
+		r = byDefault
+	}
 	if r.Every < 0 {
 		return nil
 	}
-	return &limiter{rate: r, clock: clock, table: map[netip.Prefix]*rate.Limiter{}}
+	return &Limiter{rate: r, clock: clock, table: map[netip.Prefix]*rate.Limiter{}}
 }
 
-// allow returns nil, or Quota with when to come back.
-func (l *limiter) allow(a netip.Addr) error {
+// Allow implements chat.Limiter.
+func (l *Limiter) Allow(a netip.Addr) error {
 	if l == nil {
 		return nil
 	}
@@ -63,13 +74,13 @@ func (l *limiter) allow(a netip.Addr) error {
 	}
 	missing := 1 - e.TokensAt(now)
 	return &chat.Error{
-		Code: chat.Quota, Op: "rest.limit", Msg: "too many of these from your address; wait a moment",
+		Code: chat.Quota, Op: "identity.Limiter", Msg: "too many of these from your address; wait a moment",
 		RetryAfter: time.Duration(missing * float64(l.rate.Every)),
 	}
 }
 
 // makeRoom forgets a few addresses that have their whole burst again, or any one.
-func (l *limiter) makeRoom(now time.Time) {
+func (l *Limiter) makeRoom(now time.Time) {
 	if len(l.table) < maxAddresses {
 		return
 	}
@@ -87,13 +98,4 @@ func (l *limiter) makeRoom(now time.Time) {
 	if len(l.table) >= maxAddresses {
 		delete(l.table, last)
 	}
-}
-
-// remoteAddr is the address of the connection's other end.
-func remoteAddr(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr()
 }
