@@ -8,10 +8,11 @@ import (
 
 // Append is one event on its way into the log, and its outcome.
 type Append struct {
-	Event  Event  // Seq and CreatedAt are set by the commit; for a repeat, also ID: the first one's
-	Resent bool   // the packet was marked DUP and its ClientMsgID is a ResendKey: look before storing
-	Repeat bool   // outcome: the event was stored before, under the same key
-	Done   Waiter // told the outcome
+	Event  Event     // Seq and CreatedAt are set by the commit; for a repeat, also ID: the first one's
+	Resent bool      // the packet is sent again and its ClientMsgID is a ResendKey: look before storing
+	Since  time.Time // Resent: the first sending was stored after this, if it was
+	Repeat bool      // outcome: the event was stored before, under the same key
+	Done   Waiter    // told the outcome
 
 	// MembersVersion is the version of the roster the sender was checked
 	// against. The commit happens only if it is still the current one.

@@ -7,10 +7,13 @@ import (
 )
 
 // A client that sets no clientMsgId is protected against storing a resent packet
-// twice through its packet identifier: its messages get a key made of session,
-// packet identifier and time, a UUIDv8 (RFC 9562, 5.8). A PUBLISH marked DUP is
-// looked up by the first two; if the newest message under them has the same
-// content, the packet is a repeat of it.
+// twice through its packet identifier, while its session lives: its messages get a
+// key made of session, packet identifier and time, a UUIDv8 (RFC 9562, 5.8). A
+// PUBLISH marked DUP, in a session that was there before the connection, is looked
+// up by the first two among those stored since shortly before the last connection
+// ended; if the newest of them has the same content, the packet is a repeat of it.
+// An older one is not what the client sends again: its acknowledgement arrived, or
+// the identifier has come round.
 //
 //	bytes 0–5   hash of the session
 //	bytes 6–8   version, variant and the packet identifier
@@ -34,6 +37,14 @@ func ResendPrefix(session uint64, packetID uint16) ID {
 	id[7] = byte(packetID >> 4)
 	id[8] = 0x80 | byte(packetID&15)
 	return id
+}
+
+// ResendFrom returns the smallest key with the prefix of key that can have been
+// made at or after since; a zero time means any.
+func ResendFrom(key ID, since time.Time) ID {
+	ms := max(0, since.UnixMilli())
+	binary.BigEndian.PutUint64(key[8:], uint64(ms)<<8|uint64(key[8])<<56)
+	return key
 }
 
 // ResendLast returns the largest key with the prefix of key.

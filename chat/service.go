@@ -39,7 +39,8 @@ func (s *Service) Use(log Log, publisher Publisher) { s.log, s.publisher = log, 
 type Source struct {
 	Session  uint64 // SessionHash
 	PacketID uint16
-	Resent   bool // DUP
+	Resent   bool      // DUP
+	Since    time.Time // SessionState.ResendSince; zero: the session was not there, so nothing can have been sent in it before
 }
 
 // Submit checks a command and queues it for the conversation's log. An error
@@ -67,7 +68,7 @@ func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Comman
 	key := c.ClientMsgID
 	if key.IsZero() && src.PacketID != 0 {
 		key = ResendKey(src.Session, src.PacketID, s.clock.Now(), uint8(s.resends.Add(1)))
-		a.Resent = src.Resent
+		a.Resent, a.Since = src.Resent && !src.Since.IsZero(), src.Since
 	}
 	if key.IsZero() {
 		key = id

@@ -103,7 +103,7 @@ func TestSubmit(t *testing.T) {
 	if err != nil || a.Event.ClientMsgID != a.Event.ID || a.Resent {
 		t.Errorf("without key or packet: %+v, %v", a, err)
 	}
-	a, err = submit(chat.Command{Type: chat.EventMessage, Content: "hi"}, chat.Source{Session: 5, PacketID: 6, Resent: true})
+	a, err = submit(chat.Command{Type: chat.EventMessage, Content: "hi"}, chat.Source{Session: 5, PacketID: 6, Resent: true, Since: time.Unix(1, 0)})
 	b, err2 := submit(chat.Command{Type: chat.EventMessage, Content: "hi"}, chat.Source{Session: 5, PacketID: 6})
 	prefix := chat.ResendPrefix(5, 6)
 	for _, k := range []chat.ID{a.Event.ClientMsgID, b.Event.ClientMsgID} {

@@ -40,6 +40,7 @@ type SessionState struct {
 	Cursors       []CursorState   // of all the user's conversations
 	Inflight      []InflightState // in the order they were sent; empty after a crash, which does not lose them: they are beyond the cursors
 	NextPacketID  uint16
+	ResendSince   time.Time // a packet that is sent again on this connection was stored after this, if it was; zero: the session is new
 }
 
 // SessionTake says who takes a session.

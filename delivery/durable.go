@@ -11,9 +11,12 @@ import (
 // kept is what a session has that survives its connection. The zero value is that
 // of a session that does not.
 type kept struct {
-	id      chat.ID // of the stored session; zero: not kept
-	epoch   int64   // of this connection
-	expiry  time.Duration
+	id     chat.ID // of the stored session; zero: not kept
+	epoch  int64   // of this connection
+	expiry time.Duration
+
+	resendSince time.Time // see ResendSince; not changed after load
+
 	dirty   []*tail       // Session.mu guards: places to be saved
 	saving  []*tail       // Session.mu guards: places that are being saved, which may fail
 	listed  bool          // Session.mu guards: the session is in the router's list of those with something to save
@@ -44,7 +47,7 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
 	if s.closed {
 		return // the next connection of the device was faster
 	}
-	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry}
+	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry, resendSince: st.ResendSince}
 	s.window.next = st.NextPacketID
 	for _, sub := range st.Subscriptions {
 		f, err := chat.ParseFilter(sub.Filter)
@@ -108,6 +111,10 @@ func (s *Session) Start() {
 	s.started = true
 	s.resume()
 }
+
+// ResendSince returns the time after which a publish was stored that the client
+// sends again on this connection; zero if its session was not there before.
+func (s *Session) ResendSince() time.Time { return s.kept.resendSince }
 
 // Kept reports whether the session survives its connection.
 func (s *Session) Kept() bool { return !s.kept.id.IsZero() }

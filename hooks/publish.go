@@ -84,7 +84,7 @@ func (h *Hook) command(c *connection, p *broker.Publish, pk *packets.Packet) err
 		}
 		return err
 	}
-	src := chat.Source{Session: c.hash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup}
+	src := chat.Source{Session: c.hash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup, Since: c.session.ResendSince()}
 	return h.o.Chat.Submit(c.ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
 }
 

@@ -13,6 +13,7 @@ CREATE TABLE sessions (
     connected_at   timestamptz NOT NULL,
     expiry_seconds bigint      NOT NULL CONSTRAINT sessions_expiry CHECK (expiry_seconds >= 0),
     expires_at     timestamptz,                    -- NULL: connected
+    parted_at      timestamptz,                    -- the end of the last connection; NULL: not known, or connected
     subscriptions  jsonb       NOT NULL DEFAULT '[]',
     inflight       jsonb       NOT NULL DEFAULT '[]', -- sent and not acknowledged, at the last orderly end of a connection
     next_packet_id integer     NOT NULL DEFAULT 1 CONSTRAINT sessions_packet_id CHECK (next_packet_id BETWEEN 1 AND 65535),

@@ -22,7 +22,7 @@ const packetIDAfterCrash = `1 + (next_packet_id + 40501) % 65535`
 
 const findSessionSQL = `
 SELECT id, epoch, coalesce(expires_at <= @now, false), subscriptions, inflight,
-  CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END
+  CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END, coalesce(parted_at, connected_at)
 FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
 const deleteSessionSQL = `DELETE FROM sessions WHERE id = @id`
@@ -32,7 +32,7 @@ INSERT INTO sessions (id, user_id, client_id, node, created_at, connected_at, ex
 VALUES (@id, @user_id, @client_id, @node, @now, @now, @expiry) ON CONFLICT ON CONSTRAINT sessions_device DO NOTHING`
 
 const takeSessionSQL = `
-UPDATE sessions SET epoch = epoch + 1, node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL,
+UPDATE sessions SET epoch = epoch + 1, node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
   inflight = '[]', next_packet_id = @next_packet_id
 WHERE id = @id RETURNING epoch`
 
@@ -52,6 +52,11 @@ DELETE FROM sessions WHERE expires_at IS NOT NULL AND id IN (
   ORDER BY expires_at - make_interval(secs => expiry_seconds) DESC OFFSET @keep
 )`
 
+// resendGrace is how long before the end of a connection a publish may have been
+// stored whose acknowledgement did not arrive: until a dead line was noticed, and
+// over a few connections in a row that were cut.
+const resendGrace = 10 * time.Minute
+
 // foundSession is a row of findSessionSQL.
 type foundSession struct {
 	chat.SessionState
@@ -60,8 +65,9 @@ type foundSession struct {
 
 func scanSession(row pgx.CollectableRow) (f foundSession, err error) {
 	var next int32
-	err = row.Scan(&f.ID, &f.Epoch, &f.expired, &f.Subscriptions, &f.Inflight, &next)
+	err = row.Scan(&f.ID, &f.Epoch, &f.expired, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince)
 	f.NextPacketID = uint16(next)
+	f.ResendSince = f.ResendSince.Add(-resendGrace)
 	return f, err
 }
 
@@ -269,7 +275,7 @@ func cursorArgs(updates []chat.CursorUpdate) pgx.NamedArgs {
 }
 
 const partSessionSQL = `
-UPDATE sessions SET expiry_seconds = @expiry, expires_at = @expires_at, inflight = @inflight, next_packet_id = @next_packet_id
+UPDATE sessions SET expiry_seconds = @expiry, expires_at = @expires_at, parted_at = @now, inflight = @inflight, next_packet_id = @next_packet_id
 WHERE id = @id AND epoch = @epoch`
 
 const endSessionSQL = `DELETE FROM sessions WHERE id = @id AND epoch = @epoch`
@@ -282,7 +288,7 @@ func (s *Store) PartSession(ctx context.Context, p chat.SessionPart) error {
 	}
 	seconds := int64(p.Expiry / time.Second)
 	args := pgx.NamedArgs{
-		"id": p.ID, "epoch": p.Epoch, "expiry": seconds, "expires_at": p.Now.Add(p.Expiry),
+		"id": p.ID, "epoch": p.Epoch, "expiry": seconds, "expires_at": p.Now.Add(p.Expiry), "now": p.Now,
 		"inflight": p.Inflight, "next_packet_id": int32(max(1, p.NextPacketID)),
 	}
 	if seconds == 0 {

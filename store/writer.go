@@ -338,7 +338,7 @@ func (s *shard) resolveResent(ctx context.Context, b *batch) error {
 		if !a.Resent {
 			continue
 		}
-		e, err := s.stmt.findResent(ctx, &a.Event)
+		e, err := s.stmt.findResent(ctx, &a.Event, a.Since)
 		if err != nil {
 			return err
 		}

@@ -53,6 +53,8 @@ SELECT ` + eventColumns + ` FROM events
 WHERE conversation_id = $1 AND sender_id = $2 AND client_msg_id BETWEEN $3 AND $4
 ORDER BY client_msg_id DESC LIMIT 1`
 
+const lockConversationSQL = `SELECT FROM conversations WHERE id = $1 FOR UPDATE`
+
 // errRepeat says that a key of the batch is in the log already: nothing was stored.
 var errRepeat = errors.New("repeated key")
 
@@ -291,13 +293,16 @@ func (s *statement) lookup(ctx context.Context, pending []*chat.Append) (map[eve
 
 // findResent returns the newest message with e's session and packet identifier in
 // its key, or nil.
-func (s *statement) findResent(ctx context.Context, e *chat.Event) (*chat.Event, error) {
+func (s *statement) findResent(ctx context.Context, e *chat.Event, since time.Time) (*chat.Event, error) {
 	if err := s.acquire(ctx); err != nil {
 		return nil, err
 	}
-	last := chat.ResendLast(e.ClientMsgID)
-	first := last
-	clear(first[9:])
+	// A first sending whose outcome is not known may hang in its commit: whoever
+	// holds the conversation's row has ended when this returns.
+	if _, err := s.conn.Exec(ctx, lockConversationSQL, e.ConversationID); err != nil {
+		return nil, translate("store.findResent", err)
+	}
+	first, last := chat.ResendFrom(e.ClientMsgID, since), chat.ResendLast(e.ClientMsgID)
 	m, err := collectOne(ctx, s.conn, scanEvent, findResentSQL, e.ConversationID, e.SenderID, first, last)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
