@@ -168,6 +168,7 @@ func (a *App) join(ctx context.Context) error {
 	writer := store.NewWriter(a.store.WriterConfig(), w)
 	a.chat.Use(writer, a.router)
 	a.run("store what is queued", writer.Run)
+	a.run("clear up doubts", a.chat.Run)
 	a.run("identity", a.identity.Run)
 	if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil { // one node alone: whatever is marked as connected is not
 		return err

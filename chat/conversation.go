@@ -52,6 +52,7 @@ type Conversation struct {
 
 // NewConversation is what CreateConversation needs.
 type NewConversation struct {
+	ID      ID // zero: the store makes one
 	Kind    Kind
 	Title   string
 	Creator ID

@@ -42,6 +42,9 @@ type Publisher interface {
 	// Publish is called once for each stored event, in seq order for each
 	// conversation, after the commit. It must not wait for a client.
 	Publish(e *Event, r *Roster)
+	// Hint tells the members' sessions that a conversation's log reaches at least
+	// seq; those that lack something read it. It must not wait for a client.
+	Hint(conversation ID, seq int64, r *Roster)
 	// Signal carries something that is not stored to the members' sessions that
 	// have subscribed to the topic and have room for it, except those of one user.
 	// It must not block, nor call back.
@@ -53,7 +56,8 @@ type Roster struct {
 	ConversationID ID
 	Version        int64 // rises with every change of membership
 	Kind           Kind
-	Members        []ID // ascending
+	Members        []ID  // ascending
+	LastSeq        int64 // how far the log reached when this was read
 }
 
 // Has reports whether the user is a member. O(log members).

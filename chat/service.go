@@ -17,6 +17,7 @@ type Service struct {
 	publisher Publisher
 	clock     Clock
 	typing    *Typing
+	doubts    doubts
 	resends   atomic.Uint32
 }
 
@@ -167,7 +168,8 @@ func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64)
 		}
 		select {
 		case <-ctx.Done():
-			return // sessions find the gap at the next event, or when they come back, and read the log
+			s.doubt(e.ConversationID)
+			return
 		case <-time.After(pause):
 		}
 	}
@@ -181,8 +183,12 @@ func (s *Service) CreateConversation(ctx context.Context, n NewConversation) (*C
 	if err := validateNew(&n); err != nil {
 		return nil, err
 	}
+	n.ID = NewID()
 	c, e, err := s.store.CreateConversation(ctx, n, Timestamp(s.clock.Now()))
 	if err != nil {
+		if CodeOf(err) == Unavailable { // it may be there all the same
+			s.doubt(n.ID)
+		}
 		return nil, err
 	}
 	s.Committed(ctx, e, 1)

@@ -310,3 +310,6 @@ func TestValidateNew(t *testing.T) {
 
 // Signal implements chat.Publisher.
 func (p *fakePublisher) Signal(chat.Topic, []byte, *chat.Roster, chat.ID) {}
+
+// Hint implements chat.Publisher.
+func (p *fakePublisher) Hint(chat.ID, int64, *chat.Roster) {}

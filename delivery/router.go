@@ -265,6 +265,16 @@ func (r *Router) Publish(e *chat.Event, roster *chat.Roster) {
 	}
 }
 
+// Hint implements chat.Publisher.
+func (r *Router) Hint(conversation chat.ID, seq int64, roster *chat.Roster) {
+	topic := chat.Topic{Kind: chat.TopicMessages, ID: conversation}
+	for _, user := range roster.Members {
+		for _, s := range r.Sessions(user) {
+			s.hint(topic, seq)
+		}
+	}
+}
+
 // Signal implements chat.Publisher.
 func (r *Router) Signal(t chat.Topic, payload []byte, roster *chat.Roster, except chat.ID) {
 	f := NewSignalFrame(t, payload)

@@ -125,25 +125,44 @@ func (s *Session) Signal(f *Frame) {
 func (s *Session) offer(f *Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	if s.hints != nil {
-		s.hints[f.Topic.ID] = max(s.hints[f.Topic.ID], f.Seq)
-		return
-	}
-	if _, _, ok := s.subs.match(f.Topic); !ok {
-		return
-	}
-	t := s.tails[f.Topic.ID]
+	t := s.heard(f.Topic, f.Seq)
 	if t == nil {
-		t = &tail{conversation: f.Topic.ID, joining: true}
-		s.tails[f.Topic.ID] = t
+		return
 	}
 	next := s.loading == 0 && !s.stalled && !t.joining && f.Seq == t.sent+1
 	if !next || !s.send(t, f) {
 		s.learn(t, f.Seq)
 	}
+}
+
+// hint notes that a log reaches seq, without the event.
+func (s *Session) hint(topic chat.Topic, seq int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.heard(topic, seq); t != nil {
+		s.learn(t, seq)
+	}
+}
+
+// heard returns the session's place in a log that was heard of, or nil if it has
+// nothing to do with it, or notes what is heard for later. mu is held.
+func (s *Session) heard(topic chat.Topic, seq int64) *tail {
+	if s.closed {
+		return nil
+	}
+	if s.hints != nil {
+		s.hints[topic.ID] = max(s.hints[topic.ID], seq)
+		return nil
+	}
+	if _, _, ok := s.subs.match(topic); !ok {
+		return nil
+	}
+	t := s.tails[topic.ID]
+	if t == nil {
+		t = &tail{conversation: topic.ID, joining: true}
+		s.tails[topic.ID] = t
+	}
+	return t
 }
 
 // learn notes that a log reaches seq, and has it read if that is news.

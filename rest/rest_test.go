@@ -258,3 +258,6 @@ func (s *server) counter(name string) float64 {
 	}
 	return sum
 }
+
+// Hint implements chat.Publisher.
+func (silent) Hint(chat.ID, int64, *chat.Roster) {}

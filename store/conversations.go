@@ -148,8 +148,11 @@ func addParticipants(ctx context.Context, q querier, conversations []chat.Conver
 func (s *Store) CreateConversation(ctx context.Context, n chat.NewConversation, now time.Time) (*chat.Conversation, *chat.Event, error) {
 	const op = "store.CreateConversation"
 	users := append([]chat.ID{n.Creator}, n.Users...)
+	if n.ID.IsZero() {
+		n.ID = chat.NewID()
+	}
 	e := &chat.Event{
-		ConversationID: chat.NewID(), Seq: 1, Type: chat.EventConversation, ID: chat.NewID(), SenderID: n.Creator, CreatedAt: now,
+		ConversationID: n.ID, Seq: 1, Type: chat.EventConversation, ID: chat.NewID(), SenderID: n.Creator, CreatedAt: now,
 		EventDetail: chat.EventDetail{Op: "created", Kind: n.Kind, Title: n.Title, UserIDs: users[:min(len(users), chat.MaxEventUsers)]},
 	}
 	var c *chat.Conversation

@@ -816,3 +816,6 @@ func TestWriterClockJumpsBack(t *testing.T) {
 
 // Signal implements chat.Publisher.
 func (r *writerRig) Signal(chat.Topic, []byte, *chat.Roster, chat.ID) {}
+
+// Hint implements chat.Publisher.
+func (r *writerRig) Hint(chat.ID, int64, *chat.Roster) {}
