@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -229,8 +230,7 @@ func (c *Conn) flush() {
 		c.full = false
 		c.mu.Unlock()
 
-		_ = c.Conn.SetWriteDeadline(time.Now().Add(c.limits.WriteTimeout))
-		_, err := c.Conn.Write(b)
+		err := c.writeAll(b)
 		putBuffer(b)
 		if err != nil {
 			c.mu.Lock()
@@ -241,6 +241,47 @@ func (c *Conn) flush() {
 			c.writable()
 		}
 	}
+}
+
+// writePiece is what the peer has WriteTimeout for, where it cannot be seen that it
+// has taken a part. It divides a large buffer, not single packets.
+const writePiece = 16 << 10
+
+// writeAll writes b, until the peer takes nothing for WriteTimeout: one that reads
+// slowly, and reads all the time, may take as long as it likes.
+//
+// A write that runs into its deadline is tried again meanwhile: the kernel calls a
+// socket writable only when a third of its buffer is free, which may be a megabyte,
+// but a new write puts in whatever there is room for. A WebSocket does not recover
+// from a write that ended early; its peer has to take a piece in time.
+func (c *Conn) writeAll(b []byte) error {
+	try := c.limits.WriteTimeout
+	if _, ok := c.Conn.(*wsConn); !ok {
+		try /= 8
+	}
+	for taken := time.Now(); len(b) > 0; {
+		now := time.Now()
+		end := taken.Add(c.limits.WriteTimeout)
+		if soon := now.Add(try); soon.Before(end) {
+			end = soon
+		}
+		c.mu.Lock()
+		if c.broken {
+			c.mu.Unlock()
+			return net.ErrClosed
+		}
+		_ = c.Conn.SetWriteDeadline(end) // under mu: it must not undo breakOff's
+		c.mu.Unlock()
+		n, err := c.Conn.Write(b[:min(len(b), writePiece)])
+		b = b[n:]
+		if n > 0 {
+			taken = time.Now()
+		}
+		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || time.Since(taken) >= c.limits.WriteTimeout) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close implements net.Conn for mochi, which calls it to end the connection: the

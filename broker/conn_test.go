@@ -143,6 +143,94 @@ func TestWriteTimeout(t *testing.T) {
 	})
 }
 
+// Everything in the buffer, up to 384 KiB, used to be written under one deadline: a
+// peer that read all the time, at the pace of a bad mobile line, was cut off after
+// 30 s, came back, and got the same again. What counts is that it takes something.
+func TestSlowPeerThatReadsIsKept(t *testing.T) {
+	t.Parallel()
+	for name, open := range map[string]func(*testing.T, broker.Limits) (*broker.Conn, *peer){
+		"TCP":       func(_ *testing.T, l broker.Limits) (*broker.Conn, *peer) { return pipe(l) },
+		"WebSocket": webSocketPipe,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c, p := open(t, broker.Limits{WriteTimeout: 7 * second})
+				accept(c, 5, nil, nil)
+				f := frame(strings.Repeat("x", 60_000))
+				for range 3 {
+					if c.Publish(f, delivery.Packet{}) != delivery.Written {
+						t.Fatal("not taken")
+					}
+				}
+				buf := make([]byte, 4<<10)
+				start, got := time.Now(), 0
+				for got < 150_000 { // 4 KiB a second
+					time.Sleep(second)
+					n, err := p.Read(buf)
+					if err != nil {
+						t.Fatalf("cut off after %v with %d bytes read: %v", time.Since(start), got, err)
+					}
+					got += n
+				}
+				_ = c.SetDeadline(time.Time{}) // no keepalive
+				start = time.Now()             // and now it stops
+				if _, err := c.Read(make([]byte, 10)); err == nil || time.Since(start) < 6*second || time.Since(start) > 9*second {
+					t.Errorf("the reader ended %v after the peer had stopped, with %v; want about 7 s", time.Since(start), err)
+				}
+				c.Finish()
+				_ = p.Close()
+			})
+		})
+	}
+}
+
+// The kernel calls a socket writable when a third of its buffer is free. A peer that
+// is too slow for that within the limit takes something all the same.
+func TestSlowPeerBehindALargeSocketBuffer(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = server.(*net.TCPConn).SetWriteBuffer(2 << 20)
+	_ = client.(*net.TCPConn).SetReadBuffer(32 << 10)
+	c := broker.NewConn(server, broker.Limits{WriteTimeout: 800 * time.Millisecond, HighWater: 16 << 20, MaxBuffer: 32 << 20})
+	accept(c, 5, nil, nil)
+	f := frame(strings.Repeat("x", 60_000))
+	for range 150 { // 9 MB: more than the sockets hold
+		c.Publish(f, delivery.Packet{})
+	}
+	reader := make(chan error, 1)
+	go func() { _, err := c.Read(make([]byte, 10)); reader <- err }() // ends with the connection
+	buf := make([]byte, 32<<10)
+	tick := time.NewTicker(100 * time.Millisecond) // 320 KB a second: in 800 ms less than a third
+	defer tick.Stop()
+	for range 30 {
+		select {
+		case err := <-reader:
+			t.Fatalf("cut off: %v", err)
+		case <-tick.C:
+		}
+		if _, err := io.ReadFull(client, buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = client.Close()
+	<-reader
+	c.Finish()
+}
+
 func TestFarewellIsLast(t *testing.T) {
 	t.Parallel()
 	for _, version := range []byte{4, 5} {

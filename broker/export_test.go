@@ -3,7 +3,10 @@ package broker
 import (
 	"log/slog"
 	"net"
+	"net/http"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // What the tests call one by one.
@@ -25,6 +28,15 @@ var (
 func NewConn(c net.Conn, l Limits) *Conn {
 	l = l.WithDefaults()
 	return newConn(c, &l, slog.New(slog.DiscardHandler))
+}
+
+// NewWebSocketConn is NewConn over the WebSocket that the request asks for.
+func NewWebSocketConn(w http.ResponseWriter, r *http.Request, l Limits) (*Conn, error) {
+	ws, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	return NewConn(&wsConn{Conn: ws.UnderlyingConn(), ws: ws}, l), nil
 }
 
 // Finish is finish.

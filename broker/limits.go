@@ -10,7 +10,7 @@ type Limits struct {
 	ReceiveMaximum   int           // publishes of one connection that may wait for their commit; advertised [256]
 	ConnectTimeout   time.Duration // from accept to the end of CONNECT [10 s]
 	PacketTimeout    time.Duration // from the first to the last byte of a packet [30 s]
-	WriteTimeout     time.Duration // for the peer to take what is written; then it is cut off [30 s]
+	WriteTimeout     time.Duration // without the peer taking anything (over WebSocket, 16 KiB); then it is cut off [30 s]
 	Linger           time.Duration // for a closing connection's last packets to be taken [1 s]
 	Drain            time.Duration // for the publishes on their way to be stored when the server stops [3 s]
 	HighWater        int           // bytes waiting to be written from which publications wait in the log [128 KiB]

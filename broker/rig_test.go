@@ -1,8 +1,11 @@
 package broker_test
 
 import (
+	"bufio"
+	"errors"
 	"io"
 	"net"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -98,6 +101,32 @@ func (p *peer) ended() error {
 func pipe(l broker.Limits) (*broker.Conn, *peer) {
 	server, client := net.Pipe()
 	return broker.NewConn(server, l), &peer{Conn: client}
+}
+
+// hijacked answers a request on a connection that is given already.
+type hijacked struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
+}
+
+// webSocketPipe is pipe with a WebSocket at the server's end; the peer gets frames.
+func webSocketPipe(t *testing.T, l broker.Limits) (*broker.Conn, *peer) {
+	t.Helper()
+	server, client := net.Pipe()
+	r := &http.Request{Method: http.MethodGet, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
+	}}
+	answered := make(chan error, 1)
+	go func() { _, err := http.ReadResponse(bufio.NewReader(client), r); answered <- err }()
+	c, err := broker.NewWebSocketConn(hijacked{conn: server}, r, l)
+	if err = errors.Join(err, <-answered); err != nil {
+		t.Fatal(err)
+	}
+	return c, &peer{Conn: client}
 }
 
 // finish ends a connection as the server does.
