@@ -113,6 +113,10 @@ func closeListener(l net.Listener) error {
 	return nil
 }
 
+// aloneWait is how long a process waits for the one before it, which may be stopping,
+// or may have died with its line to the database.
+const aloneWait = 20 * time.Second
+
 func (a *App) openDatabase(ctx context.Context) error {
 	db := Database{URL: a.o.DatabaseURL, DataDir: a.o.DataDir, PostgresBin: a.o.PostgresBin, Logger: a.logger}
 	dsn, closeDB, err := db.Serve(ctx)
@@ -141,7 +145,11 @@ func (a *App) openDatabase(ctx context.Context) error {
 	if a.o.ShareDatabase {
 		return nil
 	}
-	alone, err := a.store.TakeAlone(ctx)
+	alone, err := a.store.TakeAlone(ctx, 0)
+	if chat.CodeOf(err) == chat.Conflict {
+		a.logger.Warn("another parley serve is on the database; waiting for it to end", "for", aloneWait)
+		alone, err = a.store.TakeAlone(ctx, aloneWait)
+	}
 	if err != nil {
 		return err
 	}

@@ -13,10 +13,7 @@ import (
 // letters "parley" as a number.
 const aloneKey = 0x7061726c6579
 
-const (
-	aloneWait  = 5 * time.Second // for a predecessor that is just stopping
-	aloneCheck = 2 * time.Second
-)
+const aloneCheck = 2 * time.Second
 
 // Alone holds the place of the only node on a database, by an advisory lock on a
 // connection of its own. Two nodes that do not hear of each other would deliver
@@ -27,10 +24,11 @@ type Alone struct {
 	conn   *pgx.Conn // owned by Run once it is called
 }
 
-// TakeAlone takes the place of the only node. It waits some seconds for another
-// node that is stopping, then answers Conflict. A node that has died without
-// closing its connection is noticed by the database within about 15 s.
-func (s *Store) TakeAlone(ctx context.Context) (*Alone, error) {
+// TakeAlone takes the place of the only node. It waits so long for another node
+// that is stopping, then answers Conflict; at least one attempt is made. A node that
+// has died without closing its connection is noticed by the database within about
+// 15 s.
+func (s *Store) TakeAlone(ctx context.Context, wait time.Duration) (*Alone, error) {
 	config := s.pool.Config().ConnConfig.Copy()
 	name := "parley alone " + chat.NewID().String()
 	config.RuntimeParams["application_name"] = name
@@ -38,15 +36,18 @@ func (s *Store) TakeAlone(ctx context.Context) (*Alone, error) {
 		config.RuntimeParams[name] = value // no effect on a unix socket
 	}
 	a := &Alone{config: config, name: name}
-	ctx, cancel := chat.WithDeadline(ctx, aloneWait, "store.TakeAlone")
-	defer cancel()
-	for {
+	for until := time.Now().Add(wait); ; {
 		err := a.try(ctx)
-		if err == nil || chat.CodeOf(err) != chat.Conflict {
-			return a, err
+		if err == nil {
+			return a, nil
+		}
+		if chat.CodeOf(err) != chat.Conflict || time.Now().After(until) {
+			a.close()
+			return nil, err
 		}
 		select {
 		case <-ctx.Done():
+			a.close()
 			return nil, err
 		case <-time.After(100 * time.Millisecond):
 		}

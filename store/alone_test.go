@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,21 +16,21 @@ func TestAlone(t *testing.T) {
 	t.Parallel()
 	dsn := storetest.DSN(t)
 	first, second := storetest.Open(t, dsn), storetest.Open(t, dsn)
-	a, err := first.TakeAlone(t.Context())
+	a, err := first.TakeAlone(t.Context(), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- a.Run(ctx) }()
-	if _, err := second.TakeAlone(t.Context()); chat.CodeOf(err) != chat.Conflict {
+	if _, err := second.TakeAlone(t.Context(), time.Second); chat.CodeOf(err) != chat.Conflict {
 		t.Errorf("a second node took the place: %v", err)
 	}
 	stop()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	b, err := second.TakeAlone(t.Context())
+	b, err := second.TakeAlone(t.Context(), time.Second)
 	if err != nil {
 		t.Fatalf("the place was not given up: %v", err)
 	}
@@ -44,7 +45,7 @@ func TestAlone(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'parley alone %' AND datname = current_database()"); err != nil {
 		t.Fatal(err)
 	}
-	c, err := first.TakeAlone(t.Context())
+	c, err := first.TakeAlone(t.Context(), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +65,7 @@ func TestAlone(t *testing.T) {
 func TestAloneAfterSilence(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
-	a, err := s.TakeAlone(t.Context())
+	a, err := s.TakeAlone(t.Context(), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
