@@ -37,3 +37,18 @@ func LoseAlone(a *Alone) *pgx.Conn {
 
 // CheckAlone is what Run does at each tick.
 func CheckAlone(ctx context.Context, a *Alone) error { return a.check(ctx) }
+
+// Room is room.
+type Room struct{ r room }
+
+// NewRoom is newRoom.
+func NewRoom(limit int) *Room { return &Room{newRoom(limit)} }
+
+// TryTake is tryTake.
+func (r *Room) TryTake(n int) bool { return r.r.tryTake(n) }
+
+// Take is take.
+func (r *Room) Take(ctx context.Context, n int) bool { return r.r.take(ctx, n) }
+
+// Give is give.
+func (r *Room) Give(n int) { r.r.give(n) }

@@ -20,6 +20,7 @@ type WriterOptions struct {
 	MaxBatch      int           // events in one transaction. 1000
 	MaxBatchBytes int           // bytes of content in one transaction. 1 MiB
 	QueueLen      int           // events waiting for each shard; when full, Append blocks. 4096
+	QueueBytes    int           // bytes of their content; when full, Append blocks. 16 MiB
 	Patience      time.Duration // how long an event waits for a database that is away before it is given up. 10 s
 
 	// Recheck looks again whether an event's sender may write, after the
@@ -39,6 +40,7 @@ func (o *WriterOptions) setDefaults() {
 	setDefault(&o.MaxBatch, 1000)
 	setDefault(&o.MaxBatchBytes, 1<<20)
 	setDefault(&o.QueueLen, 4096)
+	setDefault(&o.QueueBytes, 16<<20)
 	if o.Patience == 0 {
 		o.Patience = 10 * time.Second
 	}
@@ -92,14 +94,10 @@ func (w *Writer) Append(ctx context.Context, a *chat.Append) error {
 		return &chat.Error{Code: chat.Unavailable, Op: "store.Append", Msg: "the server is stopping; send it again"}
 	}
 	s := w.shards[a.Event.ConversationID.Shard(len(w.shards))]
-	select {
-	case s.queue <- a:
-	default:
+	if !s.offer(a) {
 		ctx, cancel := chat.WithDeadline(ctx, w.opts.Patience, "store.Append")
 		defer cancel()
-		select {
-		case s.queue <- a:
-		case <-ctx.Done():
+		if !s.push(ctx, a) {
 			return &chat.Error{Code: chat.Unavailable, Op: "store.Append", Msg: "too much is waiting to be stored; send it again", Err: context.Cause(ctx)}
 		}
 	}
@@ -134,6 +132,7 @@ func (w *Writer) Run(ctx context.Context) error {
 type shard struct {
 	w      *Writer
 	queue  chan *chat.Append // full: Append blocks
+	room   room              // for the content of what is in queue; none: Append blocks
 	stored chan []stored     // full: the next commit waits for publish
 	stmt   statement         // owned by run
 	unsure []unsure          // owned by run
@@ -147,7 +146,37 @@ type stored struct {
 }
 
 func newShard(w *Writer) *shard {
-	return &shard{w: w, queue: make(chan *chat.Append, w.opts.QueueLen), stored: make(chan []stored, 4)}
+	return &shard{w: w, queue: make(chan *chat.Append, w.opts.QueueLen), room: newRoom(w.opts.QueueBytes), stored: make(chan []stored, 4)}
+}
+
+// offer queues an event if there is room at once.
+func (s *shard) offer(a *chat.Append) bool {
+	n := len(a.Event.Content)
+	if !s.room.tryTake(n) {
+		return false
+	}
+	select {
+	case s.queue <- a:
+		return true
+	default:
+		s.room.give(n)
+		return false
+	}
+}
+
+// push waits for room, and reports false when ctx ends first.
+func (s *shard) push(ctx context.Context, a *chat.Append) bool {
+	n := len(a.Event.Content)
+	if !s.room.take(ctx, n) {
+		return false
+	}
+	select {
+	case s.queue <- a:
+		return true
+	case <-ctx.Done():
+		s.room.give(n)
+		return false
+	}
 }
 
 // publish hands stored events on, in order, while run commits the next ones.
@@ -174,22 +203,28 @@ func (s *shard) run(ctx context.Context, pool *pgxpool.Pool) {
 	b := newBatch()
 	for a, ok := s.wait(ctx); ok; a, ok = s.wait(ctx) {
 		b.reset()
-		b.add(a)
-		s.gather(b)
+		s.gather(b, a)
 		s.w.metrics.queued.Set(float64(len(s.queue)))
 		s.commit(ctx, b)
 	}
 }
 
-// gather takes what else is waiting, up to the limits of a batch.
-func (s *shard) gather(b *batch) {
-	for len(b.pending) < s.w.opts.MaxBatch && b.bytes < s.w.opts.MaxBatchBytes {
+// gather makes a batch of the first event and what else is waiting, up to the
+// limits; repeats within the batch count too.
+func (s *shard) gather(b *batch, first *chat.Append) {
+	for a, events, bytes := first, 0, 0; ; {
+		events, bytes = events+1, bytes+len(a.Event.Content)
+		s.room.give(len(a.Event.Content)) // before add: what is answered belongs to its sender again
+		b.add(a)
+		if events >= s.w.opts.MaxBatch || bytes >= s.w.opts.MaxBatchBytes {
+			return
+		}
 		select {
-		case a, ok := <-s.queue:
+		case next, ok := <-s.queue:
 			if !ok {
 				return
 			}
-			b.add(a)
+			a = next
 		default:
 			return
 		}

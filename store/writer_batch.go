@@ -8,7 +8,6 @@ import (
 // its shard's run and is used again for the next one.
 type batch struct {
 	pending   []*chat.Append // not settled yet, in the order of their Append
-	bytes     int
 	hasResent bool
 
 	// The statement's view of pending, made by rank.
@@ -38,7 +37,7 @@ func newBatch() *batch {
 }
 
 func (b *batch) reset() {
-	b.pending, b.bytes, b.hasResent = b.pending[:0], 0, false
+	b.pending, b.hasResent = b.pending[:0], false
 	b.stored = nil
 	clear(b.leaders)
 	clear(b.followers)
@@ -61,7 +60,6 @@ func (b *batch) add(a *chat.Append) {
 	}
 	b.leaders[key] = a
 	b.pending = append(b.pending, a)
-	b.bytes += len(a.Event.Content)
 }
 
 func (b *batch) firstSending(e *chat.Event) *chat.Append {
