@@ -25,23 +25,34 @@ SELECT id, epoch, coalesce(expires_at <= @now, false), subscriptions, inflight,
   CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END, coalesce(parted_at, connected_at)
 FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
+// resumeSessionSQL takes a session that is there, in one statement. Whoever else takes
+// it at the same time waits for the row, and takes what this one leaves.
+const resumeSessionSQL = `
+WITH old AS (
+  SELECT id, subscriptions, inflight, coalesce(parted_at, connected_at) AS since,
+    CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END AS next_packet_id
+  FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL OR expires_at > @now) FOR UPDATE
+)
+UPDATE sessions s SET epoch = s.epoch + 1, node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
+  inflight = '[]', next_packet_id = old.next_packet_id
+FROM old WHERE s.id = old.id
+RETURNING s.id, s.epoch, false, old.subscriptions, old.inflight, old.next_packet_id, old.since`
+
+const forgetSessionSQL = `DELETE FROM sessions WHERE user_id = @user_id AND client_id = @client_id`
+
 const deleteSessionSQL = `DELETE FROM sessions WHERE id = @id`
 
 const createSessionSQL = `
 INSERT INTO sessions (id, user_id, client_id, node, created_at, connected_at, expiry_seconds)
 VALUES (@id, @user_id, @client_id, @node, @now, @now, @expiry) ON CONFLICT ON CONSTRAINT sessions_device DO NOTHING`
 
-const takeSessionSQL = `
-UPDATE sessions SET epoch = epoch + 1, node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
-  inflight = '[]', next_packet_id = @next_packet_id
-WHERE id = @id RETURNING epoch`
-
 // The cursors of a session, with how far each log reaches; what was joined later
 // than it subscribed counts from joining.
 const sessionCursorsSQL = `
 SELECT p.conversation_id, coalesce(s.seq, p.joined_seq - 1), c.last_seq
 FROM participants p JOIN conversations c ON c.id = p.conversation_id
-LEFT JOIN session_cursors s ON s.session_id = @id AND s.conversation_id = p.conversation_id
+LEFT JOIN session_cursors s ON s.conversation_id = p.conversation_id
+  AND s.session_id = (SELECT id FROM sessions WHERE user_id = @user_id AND client_id = @client_id)
 WHERE p.user_id = @user_id`
 
 // Those that have been away for longest go. The second look at expires_at is for
@@ -83,39 +94,68 @@ func (s *Store) TakeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 	return nil, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "the device connects too often at once; try again"}
 }
 
-// errTaken says that another connection of the device made the session just now.
+// errTaken says that another connection of the device has made the session just now.
 var errTaken = errors.New("session made by another connection")
 
 func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.SessionState, error) {
+	args := pgx.NamedArgs{
+		"user_id": t.UserID, "client_id": t.ClientID, "node": t.Node, "now": t.Now, "expiry": int64(t.Expiry / time.Second),
+	}
+	if !t.CleanStart {
+		state, err := s.resumeSession(ctx, args)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return state, err
+		}
+	} else if t.Expiry == 0 {
+		_, err := s.pool.Exec(ctx, forgetSessionSQL, args)
+		return &chat.SessionState{NextPacketID: 1}, err
+	}
 	var state *chat.SessionState
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		args := pgx.NamedArgs{
-			"user_id": t.UserID, "client_id": t.ClientID, "node": t.Node, "now": t.Now, "expiry": int64(t.Expiry / time.Second),
-		}
 		found, err := collectOne(ctx, tx, scanSession, findSessionSQL, args)
-		exists := err == nil
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+		case err != nil:
 			return err
-		}
-		if exists && (t.CleanStart || found.expired) {
+		case !t.CleanStart && !found.expired:
+			return errTaken
+		default:
 			if _, err := tx.Exec(ctx, deleteSessionSQL, pgx.NamedArgs{"id": found.ID}); err != nil {
 				return err
 			}
-			exists = false
 		}
-		if !exists {
-			state, err = createSession(ctx, tx, t, args)
-			return err
-		}
-		state = &found.SessionState
-		state.Present = true
-		args["id"], args["next_packet_id"] = state.ID, int32(state.NextPacketID)
-		if err := tx.QueryRow(ctx, takeSessionSQL, args).Scan(&state.Epoch); err != nil {
-			return err
-		}
-		state.Cursors, err = collect(ctx, tx, scanCursor, sessionCursorsSQL, args)
+		state, err = createSession(ctx, tx, t, args)
 		return err
 	})
+	return state, err
+}
+
+// resumeSession takes a session that is there and has not expired, in one round
+// trip and one transaction; pgx.ErrNoRows if there is none.
+func (s *Store) resumeSession(ctx context.Context, args pgx.NamedArgs) (*chat.SessionState, error) {
+	var b pgx.Batch
+	b.Queue(resumeSessionSQL, args)
+	b.Queue(sessionCursorsSQL, args)
+	results := s.pool.SendBatch(ctx, &b)
+	state, err := readResumed(results)
+	return state, errors.Join(err, results.Close())
+}
+
+func readResumed(results pgx.BatchResults) (*chat.SessionState, error) {
+	rows, err := results.Query()
+	if err != nil {
+		return nil, err
+	}
+	found, err := pgx.CollectOneRow(rows, scanSession)
+	if err != nil {
+		return nil, err
+	}
+	state := &found.SessionState
+	state.Present = true
+	if rows, err = results.Query(); err != nil {
+		return nil, err
+	}
+	state.Cursors, err = pgx.CollectRows(rows, scanCursor)
 	return state, err
 }
 
@@ -296,16 +336,14 @@ func (s *Store) PartSession(ctx context.Context, p chat.SessionPart) error {
 		return parted(op, tag.RowsAffected(), err)
 	}
 	updates := updatesOf(p.ID, p.Epoch, p.Cursors)
-	var rows int64
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, partSessionSQL, args)
-		if rows = tag.RowsAffected(); err != nil || rows == 0 || len(updates) == 0 {
-			return err
-		}
-		_, err = tx.Exec(ctx, saveCursorsSQL, cursorArgs(updates))
-		return err
-	})
-	return parted(op, rows, err)
+	var b pgx.Batch
+	b.Queue(partSessionSQL, args)
+	if len(updates) > 0 {
+		b.Queue(saveCursorsSQL, cursorArgs(updates)) // of this epoch only, too
+	}
+	results := s.pool.SendBatch(ctx, &b) // one round trip, one transaction
+	tag, err := results.Exec()
+	return parted(op, tag.RowsAffected(), errors.Join(err, results.Close()))
 }
 
 func parted(op string, rows int64, err error) error {
