@@ -187,7 +187,7 @@ func (a *App) join(ctx context.Context) error {
 	hook := hooks.New(hooks.Options{
 		Chat: a.chat, Authenticator: a.identity, Logins: a.logins, Router: a.router, Logger: a.logger, Registerer: a.registry,
 	})
-	a.identity.OnRevoked(func(r identity.Revocation) { hook.Revoke(r.UserID, r.LoginID) })
+	a.identity.OnRevoked(func(r identity.Revocation) { hook.Revoke(r.UserID, r.Concerns) })
 	a.broker, err = broker.New(broker.Options{
 		Limits: a.o.Limits, Hook: hook, AllowedOrigins: a.o.AllowedOrigins, Logger: a.logger, Registerer: a.registry,
 	})

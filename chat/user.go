@@ -24,8 +24,11 @@ type User struct {
 type Principal struct {
 	UserID   ID
 	Username string
-	LoginID  ID // the login whose access token was used; zero when a password was
+	LoginID  ID // the login whose access token was used; zero when a password was, or a token that an operator made
 	Admin    bool
+	// CredentialsAt is, without a login, when the password behind the credential had
+	// been set; zero: it was the account's first. Another one ends what p may do.
+	CredentialsAt time.Time
 }
 
 // Authenticator tells who presents a credential. Both doors use it.

@@ -237,11 +237,10 @@ func (h *Hook) Ended(conn *broker.Conn, err error) {
 	h.logger.Debug("disconnected", "client_id", c.clientID, "principal", c.principal.Username, "err", err)
 }
 
-// Revoke cuts the connections that a revocation is about: those of one login, or
-// (login zero) all of a user. It does not block.
-func (h *Hook) Revoke(user, login chat.ID) {
+// Revoke cuts the user's connections that a revocation concerns. It does not block.
+func (h *Hook) Revoke(user chat.ID, concerns func(chat.Principal) bool) {
 	for _, s := range h.o.Router.Sessions(user) {
-		if login.IsZero() || s.Principal.LoginID == login {
+		if concerns(s.Principal) {
 			s.Disconnect(delivery.ErrRevoked)
 		}
 	}

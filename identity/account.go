@@ -80,7 +80,7 @@ func (s *Service) VerifyPassword(ctx context.Context, login, password string) (c
 	if err != nil {
 		return chat.Principal{}, err
 	}
-	return chat.Principal{UserID: a.ID, Username: a.Username, Admin: a.Admin}, nil
+	return chat.Principal{UserID: a.ID, Username: a.Username, Admin: a.Admin, CredentialsAt: a.CredentialsAt}, nil
 }
 
 func (s *Service) verifyPassword(ctx context.Context, login, password string) (*Account, error) {
@@ -184,7 +184,8 @@ type ProfileUpdate struct {
 }
 
 // UpdateProfile changes the caller's own account. A new password ends all their
-// logins but the one that asks. Invalid, Conflict; Forbidden naming
+// logins but the one that asks, and all connections that were made with the old
+// password or with an operator's token, even if that asks. Invalid, Conflict; Forbidden naming
 // currentPassword if that is needed and wrong.
 func (s *Service) UpdateProfile(ctx context.Context, p chat.Principal, u ProfileUpdate) (*chat.User, error) {
 	var change UserUpdate
@@ -219,7 +220,8 @@ func (s *Service) UpdateProfile(ctx context.Context, p chat.Principal, u Profile
 		if err != nil {
 			return nil, err
 		}
-		change.PasswordHash = &hash
+		now := chat.Timestamp(s.clock.Now())
+		change.PasswordHash, change.CredentialsAt = &hash, &now
 	}
 	if change == (UserUpdate{}) {
 		return s.GetUser(ctx, p.UserID)
@@ -229,6 +231,7 @@ func (s *Service) UpdateProfile(ctx context.Context, p chat.Principal, u Profile
 		return nil, err
 	}
 	if u.Password != nil {
+		s.revokeCredentials(a)
 		if err := s.revokeOthers(ctx, p); err != nil {
 			return nil, err
 		}
@@ -266,7 +269,8 @@ func (s *Service) revokeOthers(ctx context.Context, p chat.Principal) error {
 	return nil
 }
 
-// SetPassword gives a user a new password and ends all their logins. NotFound, Invalid.
+// SetPassword gives a user a new password and ends all their logins, their
+// connections made with the old one, and their operators' tokens. NotFound, Invalid.
 func (s *Service) SetPassword(ctx context.Context, login, password string) (*chat.User, error) {
 	if err := ValidatePassword(password); err != nil {
 		return nil, err
@@ -279,9 +283,11 @@ func (s *Service) SetPassword(ctx context.Context, login, password string) (*cha
 	if err != nil {
 		return nil, err
 	}
-	if a, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{PasswordHash: &hash}); err != nil {
+	now := chat.Timestamp(s.clock.Now())
+	if a, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{PasswordHash: &hash, CredentialsAt: &now}); err != nil {
 		return nil, err
 	}
+	s.revokeCredentials(a)
 	return &a.User, s.revokeAll(ctx, a.ID)
 }
 
@@ -308,6 +314,11 @@ func (s *Service) SetDisabled(ctx context.Context, login string, disable bool) (
 	}
 	s.revoked.add(at, []Revocation{{UserID: a.ID, At: at}}, true)
 	return &a.User, s.revokeAll(ctx, a.ID)
+}
+
+// revokeCredentials tells this node of a password that is stored; others poll.
+func (s *Service) revokeCredentials(a *Account) {
+	s.revoked.add(s.clock.Now(), []Revocation{{UserID: a.ID, At: a.CredentialsAt, Credentials: true}}, true)
 }
 
 // revokeAll ends all logins of a user and tells this node at once; others poll.

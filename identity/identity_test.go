@@ -112,14 +112,14 @@ func (f *faultyStore) ListSigningKeys(ctx context.Context) ([]identity.SigningKe
 	return f.Store.ListSigningKeys(ctx)
 }
 
-func (f *faultyStore) ListRevocations(ctx context.Context, since time.Time) ([]identity.Revocation, error) {
+func (f *faultyStore) ListRevocations(ctx context.Context, since, credentialsSince time.Time) ([]identity.Revocation, error) {
 	f.mu.Lock()
 	err := f.revocations
 	f.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	return f.Store.ListRevocations(ctx, since)
+	return f.Store.ListRevocations(ctx, since, credentialsSince)
 }
 
 func (f *faultyStore) CreateLogin(ctx context.Context, l identity.Login, hash []byte) error {

@@ -111,7 +111,7 @@ func (s *Service) Refresh(ctx context.Context, token string) (*Session, error) {
 }
 
 func (s *Service) session(ctx context.Context, u *chat.User, l *Login, refresh string) (*Session, error) {
-	access, err := s.issue(ctx, u, l.ID, s.accessTTL)
+	access, err := s.issue(ctx, u, l.ID, time.Time{}, s.accessTTL)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package identity_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -278,6 +280,99 @@ func TestPasswordChangeEndsOtherLogins(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, s, mine.AccessToken, "after an operator set the password")
+}
+
+// A new password is for those, too, who have no login that could be revoked:
+// connections made with user name and password, and operators' tokens. They once
+// stayed, on every node.
+func TestPasswordChangeEndsWhatHasNoLogin(t *testing.T) {
+	t.Parallel()
+	db, c := storetest.New(t), newClock()
+	behind := &clock{t: begin.Add(-20 * time.Second)} // of a node whose clock is not ours
+	here, there := node(t, db, c), node(t, db, behind)
+	alice := register(t, here, "alice")
+	mine, bobs := logIn(t, here, "alice"), register(t, here, "bob")
+	me, err := here.VerifyToken(t.Context(), mine.AccessToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	current := password
+	for i, how := range []string{"by the user", "by an operator", "again, in the same millisecond"} {
+		p, err := here.VerifyPassword(t.Context(), "alice", current)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, _, err := here.IssueToken(t.Context(), "alice", 30*24*time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bobsToken, _, err := here.IssueToken(t.Context(), "bob", time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		good(t, there, token, how+": before")
+		var told []identity.Revocation
+		there.OnRevoked(func(r identity.Revocation) {
+			if r.Credentials {
+				told = append(told, r)
+			}
+		})
+		next := fmt.Sprintf("a quite different one, %d", i)
+		if i == 0 {
+			_, err = here.UpdateProfile(t.Context(), me, identity.ProfileUpdate{Password: &next, CurrentPassword: current})
+			good(t, here, mine.AccessToken, how+": the login that asked")
+		} else {
+			_, err = there.SetPassword(t.Context(), "alice", next)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		current = next
+		for range 2 {
+			if err := errors.Join(here.Poll(t.Context()), there.Poll(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(told) != 1 || !told[0].Concerns(p) || told[0].Concerns(me) || told[0].Concerns(chat.Principal{UserID: bobs.ID}) {
+			t.Errorf("%s: OnRevoked told of %+v, want one that concerns alice without a login", how, told)
+		}
+		// The nodes' clocks and the seconds in a token decide nothing: what is made
+		// with the new password at the same time is good.
+		young, err := there.VerifyPassword(t.Context(), "alice", next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		youngToken, _, err := here.IssueToken(t.Context(), "alice", time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, s := range map[string]*identity.Service{"here": here, "there": there, "later": node(t, db, c)} {
+			refused(t, s, token, how+": an operator's token, "+name)
+			good(t, s, youngToken, how+": a new one, "+name)
+			good(t, s, bobsToken, how+": another user's, "+name)
+			if !s.Revoked(p) || s.Revoked(young) {
+				t.Errorf("%s, %s: Revoked = %v with the old password and %v with the new one, want true, false", how, name, s.Revoked(p), s.Revoked(young))
+			}
+		}
+	}
+
+	// It is forgotten when no token that stood on the old password can be good.
+	old := chat.Principal{UserID: alice.ID}
+	for _, tt := range []struct {
+		after time.Duration
+		want  bool
+	}{{29 * 24 * time.Hour, true}, {25 * time.Hour, false}} {
+		c.advance(tt.after)
+		late := node(t, db, c)
+		for name, s := range map[string]*identity.Service{"here": here, "started late": late} {
+			if err := s.Poll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if s.Revoked(old) != tt.want {
+				t.Errorf("after %v more, %s: Revoked = %v, want %v", tt.after, name, !tt.want, tt.want)
+			}
+		}
+	}
 }
 
 // A login under way when the password changes must not outlive the change, which

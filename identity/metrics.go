@@ -22,7 +22,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}),
 		logins:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parley_identity_logins_total", Help: "Logins and refreshes by result."}, []string{"kind", "result"}),
 		pollFailures: prometheus.NewCounter(prometheus.CounterOpts{Name: "parley_identity_revocation_poll_failures_total", Help: "Times that revocations could not be read."}),
-		revocations:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "parley_identity_revocations", Help: "Revoked logins and disabled users held in memory."}),
+		revocations:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "parley_identity_revocations", Help: "Revoked logins, disabled users and changed passwords held in memory."}),
 	}
 	if r != nil {
 		r.MustRegister(m.running, m.waiting, m.rejected, m.seconds, m.logins, m.pollFailures, m.revocations)

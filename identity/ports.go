@@ -29,7 +29,8 @@ type SigningKey struct {
 // Account is a user with what only this package may see.
 type Account struct {
 	chat.User
-	PasswordHash string // PHC string format
+	PasswordHash  string    // PHC string format
+	CredentialsAt time.Time // when the password was last changed; zero: never
 }
 
 // UserUpdate is a partial change; nil leaves a field as it is.
@@ -39,14 +40,31 @@ type UserUpdate struct {
 	PasswordHash *string
 	Admin        *bool
 	DisabledAt   *time.Time // pointer to the zero time: enable
+	// CredentialsAt says that PasswordHash is another password. What is stored is
+	// later than what was, even if this is not.
+	CredentialsAt *time.Time
 }
 
 // Revocation says that a login, or (LoginID zero) every connection of a user,
-// is no longer good.
+// is no longer good; or, with Credentials, those that stand on a password of
+// before At and on no login: the logins that end with a password are revoked
+// one by one.
 type Revocation struct {
-	LoginID chat.ID
-	UserID  chat.ID
-	At      time.Time
+	LoginID     chat.ID
+	UserID      chat.ID
+	At          time.Time
+	Credentials bool
+}
+
+// Concerns reports whether p is good no longer.
+func (v Revocation) Concerns(p chat.Principal) bool {
+	switch {
+	case p.UserID != v.UserID:
+		return false
+	case v.Credentials:
+		return p.LoginID.IsZero() && p.CredentialsAt.Before(v.At)
+	}
+	return v.LoginID.IsZero() || p.LoginID == v.LoginID
 }
 
 // Store keeps accounts. All methods block for a round trip and return chat
@@ -84,8 +102,9 @@ type Store interface {
 	// used before, its login is revoked, the transaction committed, and the answer is
 	// Unauthenticated with reused true.
 	RotateRefresh(ctx context.Context, hash, successor []byte, now, expires time.Time) (l *Login, a *Account, reused bool, err error)
-	// ListRevocations returns logins revoked and users disabled at or after since.
-	ListRevocations(ctx context.Context, since time.Time) ([]Revocation, error)
+	// ListRevocations returns logins revoked and users disabled at or after since, and
+	// users whose password was changed at or after credentialsSince.
+	ListRevocations(ctx context.Context, since, credentialsSince time.Time) ([]Revocation, error)
 	// DeleteExpired removes logins that expired or were revoked before the given time, with their refresh tokens.
 	DeleteExpired(ctx context.Context, before time.Time) error
 

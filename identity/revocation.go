@@ -21,17 +21,19 @@ const (
 )
 
 // revocations remembers whose tokens are good no longer although they have not
-// expired: revoked logins and disabled users.
+// expired: revoked logins, disabled users, and users with another password.
 type revocations struct {
 	store   Store
 	clock   chat.Clock
 	keep    time.Duration // an access token's longest life: after this a revoked login is forgotten
+	keepAll time.Duration // an operator's token's longest life: after this a changed password is forgotten
 	metrics *metrics
 	turn    chan struct{} // capacity 1: one poll at a time
 
 	mu        sync.RWMutex
 	logins    map[chat.ID]time.Time // mu guards: revoked when
 	users     map[chat.ID]*disabled // mu guards, with what it points to
+	changed   map[chat.ID]time.Time // mu guards: users by when their password was changed
 	polled    time.Time             // mu guards: when the last poll that succeeded began; zero: none yet
 	pruned    time.Time             // mu guards
 	listeners []func(Revocation)    // mu guards; only ever appended to
@@ -39,10 +41,10 @@ type revocations struct {
 
 type disabled struct{ at, checked time.Time }
 
-func newRevocations(store Store, clock chat.Clock, accessTTL time.Duration, m *metrics) *revocations {
+func newRevocations(store Store, clock chat.Clock, accessTTL, maxTokenTTL time.Duration, m *metrics) *revocations {
 	return &revocations{
-		store: store, clock: clock, keep: accessTTL + 5*time.Minute, metrics: m, turn: make(chan struct{}, 1),
-		logins: map[chat.ID]time.Time{}, users: map[chat.ID]*disabled{},
+		store: store, clock: clock, keep: accessTTL + 5*time.Minute, keepAll: maxTokenTTL + 5*time.Minute, metrics: m, turn: make(chan struct{}, 1),
+		logins: map[chat.ID]time.Time{}, users: map[chat.ID]*disabled{}, changed: map[chat.ID]time.Time{},
 	}
 }
 
@@ -58,18 +60,25 @@ func (s *Service) OnRevoked(f func(Revocation)) {
 	s.revoked.listeners = append(s.revoked.listeners, f)
 }
 
-// Revoked reports whether this node knows that p's login has been revoked or its
-// user disabled. It asks memory only and does not block.
+// Revoked reports whether this node knows that p's login has been revoked, its
+// user disabled, or the password behind it changed. It asks memory only and does not block.
 func (s *Service) Revoked(p chat.Principal) bool {
 	r := s.revoked
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	_, login := r.logins[p.LoginID]
 	_, user := r.users[p.UserID]
-	return login || user
+	return login || user || r.outdated(p)
 }
 
-// check refuses a principal whose login is revoked or whose user is disabled.
+// outdated reports whether p stands on a password that has been changed. mu is held.
+func (r *revocations) outdated(p chat.Principal) bool {
+	at, ok := r.changed[p.UserID]
+	return ok && Revocation{UserID: p.UserID, At: at, Credentials: true}.Concerns(p)
+}
+
+// check refuses a principal whose login is revoked, whose user is disabled or whose
+// password has been changed.
 func (r *revocations) check(ctx context.Context, p chat.Principal) error {
 	if err := r.fresh(ctx); err != nil {
 		return err
@@ -77,6 +86,7 @@ func (r *revocations) check(ctx context.Context, p chat.Principal) error {
 	now := r.clock.Now()
 	r.mu.Lock()
 	_, revoked := r.logins[p.LoginID]
+	outdated := r.outdated(p)
 	d := r.users[p.UserID]
 	var at time.Time
 	ask := false
@@ -90,6 +100,8 @@ func (r *revocations) check(ctx context.Context, p chat.Principal) error {
 	switch {
 	case revoked:
 		return badToken(errors.New("login revoked"))
+	case outdated:
+		return badToken(errors.New("password changed"))
 	case d == nil:
 		return nil
 	case ask:
@@ -129,14 +141,15 @@ func (r *revocations) poll(ctx context.Context, age time.Duration) error {
 	r.mu.RLock()
 	last := r.polled
 	r.mu.RUnlock()
-	since := time.Time{}
+	since, credentialsSince := time.Time{}, now.Add(-r.keepAll)
 	if !last.IsZero() {
 		if now.Sub(last) < age {
 			return nil
 		}
 		since = last.Add(-pollOverlap)
+		credentialsSince = since
 	}
-	list, err := r.store.ListRevocations(ctx, since)
+	list, err := r.store.ListRevocations(ctx, since, credentialsSince)
 	if err != nil {
 		r.metrics.pollFailures.Inc()
 		return err
@@ -155,6 +168,13 @@ func (r *revocations) add(now time.Time, list []Revocation, tell bool) {
 	var news []Revocation
 	r.mu.Lock()
 	for _, v := range list {
+		if v.Credentials {
+			if r.changed[v.UserID].Before(v.At) && now.Sub(v.At) < r.keepAll {
+				r.changed[v.UserID] = v.At
+				news = append(news, v)
+			}
+			continue
+		}
 		if !v.LoginID.IsZero() {
 			if _, ok := r.logins[v.LoginID]; !ok && now.Sub(v.At) < r.keep {
 				r.logins[v.LoginID] = v.At
@@ -168,7 +188,7 @@ func (r *revocations) add(now time.Time, list []Revocation, tell bool) {
 		}
 	}
 	listeners := r.listeners
-	r.metrics.revocations.Set(float64(len(r.logins) + len(r.users)))
+	r.metrics.revocations.Set(float64(len(r.logins) + len(r.users) + len(r.changed)))
 	r.mu.Unlock()
 	if !tell {
 		return
@@ -199,6 +219,11 @@ func (r *revocations) prune(now time.Time) {
 	for id, at := range r.logins {
 		if now.Sub(at) > r.keep {
 			delete(r.logins, id)
+		}
+	}
+	for id, at := range r.changed {
+		if now.Sub(at) > r.keepAll {
+			delete(r.changed, id)
 		}
 	}
 }

@@ -82,7 +82,7 @@ func New(o Options) (*Service, error) {
 	}
 	return &Service{
 		store: o.Store, clock: o.Clock, logger: o.Logger.With("component", "identity"), metrics: m, hasher: h, keys: keys,
-		revoked: newRevocations(o.Store, o.Clock, o.AccessTTL, m),
+		revoked: newRevocations(o.Store, o.Clock, o.AccessTTL, o.MaxTokenTTL, m),
 		parser: jwt.NewParser(jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithIssuer(o.Issuer), jwt.WithAudience(o.Audience),
 			jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(tokenLeeway), jwt.WithStrictDecoding(), jwt.WithTimeFunc(o.Clock.Now)),
 		issuer: o.Issuer, audience: o.Audience, accessTTL: o.AccessTTL, loginTTL: o.LoginTTL, maxTokenTTL: o.MaxTokenTTL,

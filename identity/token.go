@@ -23,22 +23,30 @@ type claims struct {
 	LoginID chat.ID `json:"sid,omitzero"` // absent: made by an operator
 	Name    string  `json:"name"`
 	Admin   bool    `json:"admin,omitempty"`
+	// CredentialsAt is chat.Principal's in milliseconds since 1970, which iat, in
+	// seconds and by another's clock, could not stand for. Absent: zero.
+	CredentialsAt int64 `json:"cred,omitempty"`
 }
 
-// issue signs an access token for the user that is good for ttl.
-func (s *Service) issue(ctx context.Context, u *chat.User, login chat.ID, ttl time.Duration) (string, error) {
+// issue signs an access token for the user that is good for ttl, and stands on a
+// login, or else on the password that was set at the time of credentials.
+func (s *Service) issue(ctx context.Context, u *chat.User, login chat.ID, credentials time.Time, ttl time.Duration) (string, error) {
 	kid, key, err := s.keys.signer(ctx)
 	if err != nil {
 		return "", err
 	}
 	now := s.clock.Now()
-	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
+	c := claims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Issuer: s.issuer, Audience: jwt.ClaimStrings{s.audience}, Subject: u.ID.String(), ID: chat.NewID().String(),
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
 		},
 		LoginID: login, Name: u.Username, Admin: u.Admin,
-	})
+	}
+	if !credentials.IsZero() {
+		c.CredentialsAt = credentials.UnixMilli()
+	}
+	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
 	t.Header["typ"], t.Header["kid"] = tokenType, kid
 	text, err := t.SignedString(key)
 	if err != nil {
@@ -75,6 +83,9 @@ func (s *Service) VerifyToken(ctx context.Context, token string) (chat.Principal
 		return chat.Principal{}, badToken(err)
 	}
 	p := chat.Principal{UserID: user, Username: c.Name, LoginID: c.LoginID, Admin: c.Admin}
+	if c.CredentialsAt != 0 {
+		p.CredentialsAt = time.UnixMilli(c.CredentialsAt).UTC()
+	}
 	if err := s.revoked.check(ctx, p); err != nil {
 		return chat.Principal{}, err
 	}
@@ -88,9 +99,9 @@ func badToken(err error) error {
 }
 
 // IssueToken makes an access token without a login, for operators: it cannot be
-// refreshed, is good for ttl, and is revoked only by disabling the user. user is
-// a user name or email address; ttl is a second to Options.MaxTokenTTL. NotFound;
-// Conflict if the user is disabled.
+// refreshed, is good for ttl, and is revoked only by disabling the user or changing
+// their password. user is a user name or email address; ttl is a second to
+// Options.MaxTokenTTL. NotFound; Conflict if the user is disabled.
 func (s *Service) IssueToken(ctx context.Context, user string, ttl time.Duration) (token string, expires time.Time, err error) {
 	if ttl < time.Second || ttl > s.maxTokenTTL {
 		return "", time.Time{}, invalid("ttl", fmt.Sprintf("must be 1s to %v", s.maxTokenTTL))
@@ -102,6 +113,6 @@ func (s *Service) IssueToken(ctx context.Context, user string, ttl time.Duration
 	if !a.DisabledAt.IsZero() {
 		return "", time.Time{}, &chat.Error{Code: chat.Conflict, Op: "identity.IssueToken", Field: "user", Msg: a.Username + " is disabled"}
 	}
-	token, err = s.issue(ctx, &a.User, chat.ID{}, ttl)
+	token, err = s.issue(ctx, &a.User, chat.ID{}, a.CredentialsAt, ttl)
 	return token, s.clock.Now().Add(ttl).UTC().Truncate(time.Second), err
 }

@@ -11,7 +11,8 @@ CREATE TABLE users (
     password_hash text        NOT NULL,
     admin         boolean     NOT NULL DEFAULT false,
     created_at    timestamptz NOT NULL,
-    disabled_at   timestamptz
+    disabled_at   timestamptz,
+    credentials_changed_at timestamptz -- what stands on a password of before is good no longer
 );
 -- GET /api/users?q= looks for the beginning of a name.
 CREATE INDEX users_username_prefix ON users (username text_pattern_ops);
@@ -30,6 +31,7 @@ CREATE TABLE logins (
 CREATE INDEX logins_user_id ON logins (user_id);
 CREATE INDEX logins_revoked_at ON logins (revoked_at) WHERE revoked_at IS NOT NULL;
 CREATE INDEX users_disabled_at ON users (disabled_at) WHERE disabled_at IS NOT NULL;
+CREATE INDEX users_credentials_changed_at ON users (credentials_changed_at) WHERE credentials_changed_at IS NOT NULL;
 
 CREATE TABLE refresh_tokens (
     hash       bytea       PRIMARY KEY CONSTRAINT refresh_tokens_hash_length CHECK (length(hash) = 32), -- SHA-256

@@ -26,7 +26,7 @@ type ProfileUpdate struct {
 	_               struct{} `additionalProperties:"false"`
 	DisplayName     *string  `json:"displayName,omitempty" doc:"1 to 100 characters." example:"Alice"`
 	Email           *string  `json:"email,omitempty" doc:"Needs currentPassword." example:"alice@example.org"`
-	Password        *string  `json:"password,omitempty" doc:"Needs currentPassword, and ends all other sessions." example:"correct horse battery staple"`
+	Password        *string  `json:"password,omitempty" doc:"Needs currentPassword, and ends all other sessions and every connection made with the old password." example:"correct horse battery staple"`
 	CurrentPassword string   `json:"currentPassword,omitempty" example:"Tr0ub4dor&3"`
 }
 

@@ -169,19 +169,21 @@ func badRefresh(op, msg string) error {
 }
 
 const listRevocationsSQL = `
-SELECT id, user_id, revoked_at AS at FROM logins WHERE revoked_at >= @since
+SELECT id, user_id, revoked_at AS at, false FROM logins WHERE revoked_at >= @since
 UNION ALL
-SELECT NULL, id, disabled_at FROM users WHERE disabled_at >= @since
+SELECT NULL, id, disabled_at, false FROM users WHERE disabled_at >= @since
+UNION ALL
+SELECT NULL, id, credentials_changed_at, true FROM users WHERE credentials_changed_at >= @credentials_since
 ORDER BY at`
 
 // ListRevocations implements identity.Store, in order of time. The times are
 // those that the revoking node wrote down, and a row shows when its transaction
 // commits: whoever polls asks again for the last few seconds.
-func (s *Store) ListRevocations(ctx context.Context, since time.Time) ([]identity.Revocation, error) {
+func (s *Store) ListRevocations(ctx context.Context, since, credentialsSince time.Time) ([]identity.Revocation, error) {
 	all, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (r identity.Revocation, err error) {
-		err = row.Scan(&r.LoginID, &r.UserID, &r.At)
+		err = row.Scan(&r.LoginID, &r.UserID, &r.At, &r.Credentials)
 		return r, err
-	}, listRevocationsSQL, pgx.NamedArgs{"since": since})
+	}, listRevocationsSQL, pgx.NamedArgs{"since": since, "credentials_since": credentialsSince})
 	return all, translate("store.ListRevocations", err)
 }
 

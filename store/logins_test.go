@@ -67,20 +67,24 @@ func TestLogins(t *testing.T) {
 		t.Error(err)
 	}
 	good(now)
-	if _, err := s.UpdateUser(t.Context(), bob, identity.UserUpdate{DisabledAt: &second.RevokedAt}); err != nil {
+	changedAt := now.Add(3 * time.Hour)
+	if _, err := s.UpdateUser(t.Context(), bob, identity.UserUpdate{DisabledAt: &second.RevokedAt, CredentialsAt: &changedAt}); err != nil {
 		t.Fatal(err)
 	}
+	changed := identity.Revocation{UserID: bob, At: changedAt, Credentials: true}
+	never := changedAt.Add(time.Hour)
 	for _, tt := range []struct {
-		since time.Time
-		want  []identity.Revocation
+		since, credentialsSince time.Time
+		want                    []identity.Revocation
 	}{
-		{now, []identity.Revocation{{LoginID: first.ID, UserID: ann, At: first.RevokedAt}, {LoginID: second.ID, UserID: ann, At: second.RevokedAt}, {UserID: bob, At: second.RevokedAt}}},
-		{second.RevokedAt, []identity.Revocation{{LoginID: second.ID, UserID: ann, At: second.RevokedAt}, {UserID: bob, At: second.RevokedAt}}},
-		{second.RevokedAt.Add(time.Millisecond), []identity.Revocation{}},
+		{now, changedAt, []identity.Revocation{{LoginID: first.ID, UserID: ann, At: first.RevokedAt}, {LoginID: second.ID, UserID: ann, At: second.RevokedAt}, {UserID: bob, At: second.RevokedAt}, changed}},
+		{second.RevokedAt, never, []identity.Revocation{{LoginID: second.ID, UserID: ann, At: second.RevokedAt}, {UserID: bob, At: second.RevokedAt}}},
+		{second.RevokedAt.Add(time.Millisecond), now, []identity.Revocation{changed}},
+		{second.RevokedAt.Add(time.Millisecond), changedAt.Add(time.Millisecond), []identity.Revocation{}},
 	} {
-		got, err := s.ListRevocations(t.Context(), tt.since)
+		got, err := s.ListRevocations(t.Context(), tt.since, tt.credentialsSince)
 		if diff := cmp.Diff(tt.want, got); diff != "" || err != nil {
-			t.Errorf("ListRevocations(%v): %v, (-want +got):\n%s", tt.since, err, diff)
+			t.Errorf("ListRevocations(%v, %v): %v, (-want +got):\n%s", tt.since, tt.credentialsSince, err, diff)
 		}
 	}
 

@@ -16,11 +16,11 @@ import (
 
 var _ identity.Store = (*Store)(nil)
 
-const accountColumns = `id, username, email, display_name, password_hash, admin, created_at, disabled_at`
+const accountColumns = `id, username, email, display_name, password_hash, admin, created_at, disabled_at, credentials_changed_at`
 
 func scanAccount(row pgx.CollectableRow) (identity.Account, error) {
 	var a identity.Account
-	err := row.Scan(&a.ID, &a.Username, (*zeronull.Text)(&a.Email), &a.DisplayName, &a.PasswordHash, &a.Admin, &a.CreatedAt, scanTime(&a.DisabledAt))
+	err := row.Scan(&a.ID, &a.Username, (*zeronull.Text)(&a.Email), &a.DisplayName, &a.PasswordHash, &a.Admin, &a.CreatedAt, scanTime(&a.DisabledAt), scanTime(&a.CredentialsAt))
 	return a, err
 }
 
@@ -30,8 +30,8 @@ func scanUser(row pgx.CollectableRow) (chat.User, error) {
 }
 
 const createUserSQL = `
-INSERT INTO users (id, username, email, display_name, password_hash, admin, created_at, disabled_at)
-VALUES (@id, @username, @email, @display_name, @password_hash, @admin, @created_at, @disabled_at)`
+INSERT INTO users (id, username, email, display_name, password_hash, admin, created_at, disabled_at, credentials_changed_at)
+VALUES (@id, @username, @email, @display_name, @password_hash, @admin, @created_at, @disabled_at, @credentials_at)`
 
 // CreateUser implements identity.Store. A repeat after Unavailable may be
 // answered with Conflict by what the first one stored. Invalid if a text is
@@ -40,6 +40,7 @@ func (s *Store) CreateUser(ctx context.Context, a identity.Account) error {
 	_, err := s.pool.Exec(ctx, createUserSQL, pgx.NamedArgs{
 		"id": a.ID, "username": a.Username, "email": zeronull.Text(a.Email), "display_name": a.DisplayName, "password_hash": a.PasswordHash,
 		"admin": a.Admin, "created_at": a.CreatedAt, "disabled_at": nullTime(a.DisabledAt),
+		"credentials_at": nullTime(a.CredentialsAt),
 	})
 	return translate("store.CreateUser", err)
 }
@@ -102,12 +103,15 @@ UPDATE users SET
   email         = CASE WHEN @set_email::boolean THEN @email ELSE email END,
   password_hash = coalesce(@password_hash, password_hash),
   admin         = coalesce(@admin, admin),
-  disabled_at   = CASE WHEN @set_disabled_at::boolean THEN @disabled_at ELSE disabled_at END
+  disabled_at   = CASE WHEN @set_disabled_at::boolean THEN @disabled_at ELSE disabled_at END,
+  credentials_changed_at = CASE WHEN @credentials_at::timestamptz IS NULL THEN credentials_changed_at
+    ELSE greatest(@credentials_at, credentials_changed_at + interval '1 millisecond') END
 WHERE id = @id
 RETURNING ` + accountColumns
 
 // UpdateUser implements identity.Store. It may be repeated. An email address of
-// "" takes it away. Invalid as CreateUser.
+// "" takes it away. The time of the credentials only ever moves forward, whatever
+// the clocks of those who change them say. Invalid as CreateUser.
 func (s *Store) UpdateUser(ctx context.Context, id chat.ID, u identity.UserUpdate) (*identity.Account, error) {
 	var email zeronull.Text
 	if u.Email != nil {
@@ -119,7 +123,7 @@ func (s *Store) UpdateUser(ctx context.Context, id chat.ID, u identity.UserUpdat
 	}
 	a, err := collectOne(ctx, s.pool, scanAccount, updateUserSQL, pgx.NamedArgs{
 		"id": id, "display_name": u.DisplayName, "set_email": u.Email != nil, "email": email, "password_hash": u.PasswordHash,
-		"admin": u.Admin, "set_disabled_at": u.DisabledAt != nil, "disabled_at": nullTime(disabledAt),
+		"admin": u.Admin, "set_disabled_at": u.DisabledAt != nil, "disabled_at": nullTime(disabledAt), "credentials_at": u.CredentialsAt,
 	})
 	return oneAccount("store.UpdateUser", id, &a, err)
 }

@@ -91,6 +91,8 @@ func TestUpdateUser(t *testing.T) {
 		{"email", identity.UserUpdate{Email: ptr("a@example.org")}, func() { want.Email = "a@example.org" }},
 		{"no email", identity.UserUpdate{Email: ptr("")}, func() { want.Email = "" }},
 		{"password", identity.UserUpdate{PasswordHash: ptr("other")}, func() { want.PasswordHash = "other" }},
+		{"another password", identity.UserUpdate{PasswordHash: ptr("third"), CredentialsAt: &later}, func() { want.PasswordHash, want.CredentialsAt = "third", later }},
+		{"by a clock that is behind", identity.UserUpdate{PasswordHash: ptr("fourth"), CredentialsAt: new(now)}, func() { want.PasswordHash, want.CredentialsAt = "fourth", later.Add(time.Millisecond) }},
 		{"admin", identity.UserUpdate{Admin: &yes}, func() { want.Admin = true }},
 		{"disabled", identity.UserUpdate{DisabledAt: &later}, func() { want.DisabledAt = later }},
 		{"still disabled", identity.UserUpdate{Admin: &yes}, func() {}},
