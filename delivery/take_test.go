@@ -68,3 +68,121 @@ func TestEventCommittedWhileTheSessionIsTaken(t *testing.T) {
 		}
 	})
 }
+
+// A kept session that is subscribed to typing was once told who types before its
+// CONNACK was out, which no client expects [MQTT-3.2.0-1].
+func TestNoSignalBeforeConnack(t *testing.T) {
+	t.Parallel()
+	log, sink := newFakeLog(), newFakeSink()
+	store := &oneSession{meantime: func() {}, state: chat.SessionState{
+		ID: chat.NewID(), Epoch: 2, Present: true, NextPacketID: 1, Subscriptions: []chat.SubscriptionState{{Filter: "conv/+/typing"}},
+	}}
+	r := delivery.NewRouter(delivery.Options{Log: log, Sessions: store})
+	defer r.Close()
+	s, _, err := r.Take(t.Context(), delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: "phone", Sink: sink, Expiry: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Detach(s)
+	types := func() {
+		r.Signal(chat.Topic{Kind: chat.TopicTyping, ID: convA}, []byte("{}"), &chat.Roster{ConversationID: convA, Members: []chat.ID{alice, bob}}, bob)
+	}
+	types()
+	if n := len(sink.all()); n > 0 {
+		t.Errorf("%d signals before CONNACK", n)
+	}
+	s.Start()
+	types()
+	if n := len(sink.all()); n != 1 {
+		t.Errorf("%d signals after CONNACK, want 1", n)
+	}
+}
+
+// recorded is a session store that records changes of subscriptions.
+type recorded struct {
+	oneSession
+	changes []chat.SubscriptionChange
+}
+
+func (r *recorded) ChangeSubscriptions(_ context.Context, c chat.SubscriptionChange) ([]chat.Position, error) {
+	r.changes = append(r.changes, c)
+	return nil, nil
+}
+
+func newRecorded(t *testing.T, filters ...string) (*recorded, *delivery.Router, *delivery.Session) {
+	t.Helper()
+	store := &recorded{oneSession: oneSession{meantime: func() {}, state: chat.SessionState{
+		ID: chat.NewID(), Epoch: 2, Present: true, NextPacketID: 1,
+		Cursors: []chat.CursorState{{ConversationID: convA, Acked: 5, LastSeq: 5}, {ConversationID: convB, Acked: 2, LastSeq: 2}},
+	}}}
+	for _, f := range filters {
+		store.state.Subscriptions = append(store.state.Subscriptions, chat.SubscriptionState{Filter: f, QoS: 1})
+	}
+	r := delivery.NewRouter(delivery.Options{Log: newFakeLog(), Sessions: store})
+	t.Cleanup(r.Close)
+	s, _, err := r.Take(t.Context(), delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: "phone", Sink: newFakeSink(), Expiry: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Detach(s) })
+	s.Start()
+	return store, r, s
+}
+
+// The reader of a connection that had just been taken over once went on with its
+// UNSUBSCRIBE, and as the session had been emptied already, removed every cursor
+// that the next connection was about to read.
+func TestNoChangeAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	store, r, s := newRecorded(t, "conv/+/messages")
+	s.Unsubscribe([]string{"conv/+/messages"})
+	r.Detach(s)
+	if err := s.SaveUnsubscribed(t.Context()); chat.CodeOf(err) != chat.Conflict {
+		t.Errorf("SaveUnsubscribed of a connection that has ended: %v, want conflict", err)
+	}
+	if len(store.changes) > 0 {
+		t.Errorf("it stored %+v", store.changes)
+	}
+}
+
+// A client that opens and closes a chat subscribes to its typing and unsubscribes:
+// that once wrote the cursors of all its conversations.
+func TestChangeTouchesWhatItIsAbout(t *testing.T) {
+	t.Parallel()
+	typing := "conv/" + convA.String() + "/typing"
+	messages := "conv/" + convA.String() + "/messages"
+	for _, tt := range []struct {
+		name                 string
+		held                 []string
+		subscribe            string
+		unsubscribe          string
+		all, endAll          bool
+		begin, end, keepings int
+	}{
+		{name: "typing, on and off", held: []string{"conv/+/messages", typing}, subscribe: typing, unsubscribe: typing},
+		{name: "one conversation beside all", held: []string{"conv/+/messages", messages}, subscribe: messages, unsubscribe: messages},
+		{name: "one conversation", subscribe: messages, unsubscribe: messages, begin: 1, end: 1},
+		{name: "all", subscribe: "conv/+/messages", unsubscribe: "conv/+/messages", all: true, endAll: true},
+		{name: "all beside one", held: []string{messages}, subscribe: "conv/+/messages", unsubscribe: "conv/+/messages", all: true, endAll: true, keepings: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			store, _, s := newRecorded(t, tt.held...)
+			if err := s.Subscribe(t.Context(), []delivery.Subscription{sub(t, tt.subscribe, 1)}); err != nil {
+				t.Fatal(err)
+			}
+			c := store.changes[0]
+			if c.All != tt.all || c.EndAll != tt.all || len(c.Begin) != tt.begin || len(c.End) != tt.begin || len(c.Keep) != tt.keepings {
+				t.Errorf("SUBSCRIBE stored %+v", c)
+			}
+			s.Unsubscribe([]string{tt.unsubscribe})
+			if err := s.SaveUnsubscribed(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			c = store.changes[1]
+			if c.All || c.EndAll != tt.endAll || len(c.Begin) > 0 || len(c.End) != tt.end || len(c.Keep) != tt.keepings {
+				t.Errorf("UNSUBSCRIBE stored %+v", c)
+			}
+		})
+	}
+}
