@@ -110,6 +110,9 @@ func (c *Rosters) load(ctx context.Context, conversation ID, share bool) (*Roste
 	}
 }
 
+// put keeps a roster that is known without asking.
+func (c *Rosters) put(r *Roster) { c.keep(r.ConversationID, &rosterGet{r: r}) }
+
 func (c *Rosters) keep(conversation ID, g *rosterGet) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

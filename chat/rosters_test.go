@@ -23,6 +23,7 @@ type fakeStore struct {
 	fail       error
 	gate       chan bool // GetRoster waits for a value, between looking and returning
 	created    []chat.NewConversation
+	committed  func() // called by CreateConversation, if not nil
 }
 
 func newFakeStore() *fakeStore {

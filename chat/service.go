@@ -191,7 +191,10 @@ func (s *Service) CreateConversation(ctx context.Context, n NewConversation) (*C
 		}
 		return nil, err
 	}
-	s.Committed(ctx, e, 1)
+	r := &Roster{ConversationID: e.ConversationID, Version: 1, Kind: n.Kind, Members: append(slices.Clone(n.Users), n.Creator)}
+	slices.SortFunc(r.Members, ID.Compare)
+	s.Rosters.put(r)
+	s.publisher.Publish(e, r) // whatever has become of ctx: it is stored, and asks for nothing
 	return c, nil
 }
 

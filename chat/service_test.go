@@ -30,6 +30,9 @@ func (s *fakeStore) CreateConversation(_ context.Context, n chat.NewConversation
 	if s.fail != nil {
 		return nil, nil, s.fail
 	}
+	if s.committed != nil {
+		s.committed()
+	}
 	s.created = append(s.created, n)
 	s.rosters[room] = chat.Roster{ConversationID: room, Version: 1, Members: append([]chat.ID{n.Creator}, n.Users...)}
 	return &chat.Conversation{ID: room, CreatedAt: now}, &chat.Event{ConversationID: room, Seq: 1, Type: chat.EventConversation, CreatedAt: now}, nil
@@ -271,6 +274,33 @@ func TestCreateConversation(t *testing.T) {
 	st.fail = taken
 	if _, err := s.CreateConversation(t.Context(), chat.NewConversation{Kind: chat.Direct, Creator: ann, Users: []chat.ID{ben}}); !errors.Is(err, taken) {
 		t.Errorf("CreateConversation: %v", err)
+	}
+}
+
+// A new conversation's event was published with the context of the request, and
+// only after the members had been asked for: when the creator went away while the
+// transaction committed, nobody else heard of the conversation until it had a
+// message. Its members are known without asking.
+func TestCreateConversationTellsTheMembersInAnyCase(t *testing.T) {
+	t.Parallel()
+	s, st, log, pub := newService()
+	ctx, cancel := context.WithCancel(t.Context())
+	st.gate = make(chan bool) // nobody is answered who asks for members
+	st.committed = cancel
+	dee := chat.ID{0x0d}
+	if _, err := s.CreateConversation(ctx, chat.NewConversation{Kind: chat.Group, Creator: ben, Users: []chat.ID{dee, ann}}); err != nil {
+		t.Fatal(err)
+	}
+	if len(pub.events) != 1 || pub.events[0].Seq != 1 {
+		t.Fatalf("published: %v", pub.events)
+	}
+	r := pub.rosters[0]
+	if r.ConversationID != room || r.Version != 1 || r.Kind != chat.Group || !slices.Equal(r.Members, []chat.ID{ann, ben, dee}) {
+		t.Errorf("published to %+v", r)
+	}
+	err := s.Submit(t.Context(), dee, room, &chat.Command{Type: chat.EventMessage, Content: "hi"}, chat.Source{}, &chat.Append{})
+	if err != nil || log.appends[0].MembersVersion != 1 || st.times(room) != 0 {
+		t.Errorf("a member's message: %v, after asking %d times for the members", err, st.times(room))
 	}
 }
 
