@@ -81,7 +81,6 @@ type campaign struct {
 	convs      map[*user][]string       // mu guards: where each user writes
 	messages   map[string]*message      // mu guards: by content
 	titles     map[string]time.Duration // mu guards: of groups made in the run, and when they were asked for
-	answered   map[string]bool          // mu guards: those whose making was answered
 	begins     []begun                  // mu guards: where sessions that are gone began
 	counts     map[string]int64         // mu guards
 	violations []Violation              // mu guards
@@ -133,9 +132,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	c := &campaign{
 		o: o, began: time.Now(), out: o.Out, pg: &postgres{dir: o.Dir},
-		convs: map[*user][]string{}, messages: map[string]*message{}, titles: map[string]time.Duration{}, answered: map[string]bool{}, counts: map[string]int64{},
+		convs: map[*user][]string{}, messages: map[string]*message{}, titles: map[string]time.Duration{}, counts: map[string]int64{},
 	}
-	c.check = checker{c: c, logs: map[string][]entry{}, silent: map[string]bool{}}
+	c.check = checker{c: c, logs: map[string][]entry{}}
 	rounds, err := c.run(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -446,7 +445,7 @@ func (c *campaign) post(m *message) (answered <-chan struct{}) {
 }
 
 // writeSeldom writes one message to a conversation that is silent else until the
-// checkpoint, and makes a group that stays silent if its making is not answered.
+// checkpoint, and makes a group, which stays silent if its making is not answered.
 func (c *campaign) writeSeldom(random *rand.Rand, conv string) {
 	u := c.users[random.IntN(len(c.users)-undisturbed)]
 	c.post(c.newMessage(u, conv, "seldom-"+uuid.NewString(), true, random.IntN(100)))
@@ -468,9 +467,6 @@ func (c *campaign) group(random *rand.Rand) {
 			return
 		}
 		c.count("groups made in the run", 1)
-		c.mu.Lock()
-		c.answered[title] = true
-		c.mu.Unlock()
 		c.talk(conv, members)
 	})
 }

@@ -16,7 +16,6 @@ type checker struct {
 	logs    map[string][]entry // by conversation; seq 1 is at 0
 	readers map[string]*user   // a member of each
 	members map[*user][]string // the conversations of each user
-	silent  map[string]bool    // groups whose making was not answered: see behindOf
 }
 
 // entry is one event of a log, as stored.
@@ -165,13 +164,12 @@ func (ch *checker) entryOf(conv string, e *chat.Event) entry {
 	c := ch.c
 	en := entry{id: e.ID.String(), sender: e.SenderID.String(), content: e.Content, asked: -1}
 	c.mu.Lock()
-	m, made, answered := c.messages[e.Content], c.titles[e.Title], c.answered[e.Title]
+	m, made := c.messages[e.Content], c.titles[e.Title]
 	c.mu.Unlock()
 	switch {
 	case e.Type == chat.EventConversation:
 		if made > 0 {
 			en.asked = made
-			ch.silent[conv] = !answered
 		}
 		return en
 	case m == nil || m.conv != conv || m.sender.id != e.SenderID:
@@ -257,9 +255,6 @@ func (ch *checker) behindOf(cl *client) string {
 		}
 		if p != nil {
 			return fmt.Sprintf("%s has event %d of %s, which reaches to %d (connected for %v)", cl.clientID, p.last, conv, len(log), cl.c.now()-cl.conn.since)
-		}
-		if ch.silent[conv] && len(log) == 1 {
-			continue // known and open: docs/reliability.md
 		}
 		for seq, e := range log {
 			if e.asked > cl.subscribedAt {
