@@ -25,9 +25,10 @@ type Options struct {
 	Registerer    prometheus.Registerer // nil: no metrics
 
 	MaxSessionExpiry time.Duration // how long a session is kept at most after its connection [90 days]
+	LineTimeout      time.Duration // for a place among those who take their sessions [30 s]
 	MaxTaking        int           // sessions being taken at once; the other CONNECTs wait in line, so that a storm of them leaves the database to the rest [2 for each CPU]
 	MaxSubscriptions int           // filters of one session [5,000]
-	AuthTimeout      time.Duration // for telling who connects, and taking the session [10 s]
+	AuthTimeout      time.Duration // for telling who connects, and again for taking the session [10 s]
 	SubscribeTimeout time.Duration // for what SUBSCRIBE and UNSUBSCRIBE ask of the store [10 s]
 }
 
@@ -48,6 +49,9 @@ func New(o Options) *Hook {
 	}
 	if o.MaxSessionExpiry == 0 {
 		o.MaxSessionExpiry = 90 * 24 * time.Hour
+	}
+	if o.LineTimeout == 0 {
+		o.LineTimeout = 30 * time.Second
 	}
 	if o.MaxTaking == 0 {
 		o.MaxTaking = 2 * runtime.GOMAXPROCS(0)

@@ -33,9 +33,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		return packets.ErrRejectPacket
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // the connection's life; canceled in Ended
-	opening, opened := chat.WithDeadline(ctx, h.o.AuthTimeout, "hooks.connect")
-	c, err := h.open(opening, conn, cl, &pk)
-	opened()
+	c, err := h.open(ctx, conn, cl, &pk)
 	if err != nil {
 		cancel()
 		h.metrics.connects.WithLabelValues(string(chat.CodeOf(err))).Inc()
@@ -49,7 +47,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		_ = h.server.SendConnack(cl, code)
 		return packets.ErrRejectPacket
 	}
-	c.ctx, c.cancel = ctx, cancel
+	c.cancel = cancel
 	h.metrics.connects.WithLabelValues("accepted").Inc()
 	h.logger.Debug("connected", "client_id", cl.ID, "principal", c.principal.Username, "remote", cl.Net.Remote, "mqtt", pk.ProtocolVersion, "session_present", c.present)
 	cl.ID = strconv.FormatUint(connections.Add(1), 36)
@@ -66,18 +64,18 @@ func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk 
 	if err != nil {
 		return nil, err
 	}
-	c := &connection{Conn: conn, principal: p, clientID: cl.ID, hash: chat.SessionHash(p.UserID, cl.ID)}
+	c := &connection{Conn: conn, principal: p, clientID: cl.ID, hash: chat.SessionHash(p.UserID, cl.ID), ctx: ctx, cancel: func() {}}
 	c.asked, c.expiry = h.expiry(pk)
 	c.intake = broker.NewIntake(conn, c.refused)
 	conn.Accepted(cl, c, func() { c.session.Writable() })
-	select { // first come, first served
-	case h.taking <- struct{}{}:
-		defer func() { <-h.taking }()
-	case <-ctx.Done():
+	if err := h.lineUp(ctx); err != nil {
 		conn.Rejected()
-		return nil, &chat.Error{Code: chat.Unavailable, Op: "hooks.connect", Msg: "too many are connecting; try again", Err: context.Cause(ctx)}
+		return nil, err
 	}
-	c.session, c.present, err = h.o.Router.Take(ctx, delivery.SessionOptions{
+	defer func() { <-h.taking }()
+	taking, taken := chat.WithDeadline(ctx, h.o.AuthTimeout, "hooks.take")
+	defer taken()
+	c.session, c.present, err = h.o.Router.Take(taking, delivery.SessionOptions{
 		Principal: p, ClientID: cl.ID, ReceiveMaximum: int(pk.Properties.ReceiveMaximum), Sink: conn,
 		CleanStart: pk.Connect.Clean, Expiry: c.expiry,
 	})
@@ -91,6 +89,19 @@ func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk 
 		return nil, &chat.Error{Code: chat.Unauthenticated, Msg: "the login was revoked"}
 	}
 	return c, nil
+}
+
+// lineUp waits for a place among those who take their sessions: first come, first
+// served, for as long as clients wait for a CONNACK.
+func (h *Hook) lineUp(ctx context.Context) error {
+	ctx, cancel := chat.WithDeadline(ctx, h.o.LineTimeout, "hooks.lineUp")
+	defer cancel()
+	select {
+	case h.taking <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return &chat.Error{Code: chat.Unavailable, Op: "hooks.connect", Msg: "too many are connecting; try again", Err: context.Cause(ctx)}
+	}
 }
 
 // expiry returns the session expiry that the client asks for, and the one it gets.
@@ -120,6 +131,8 @@ func (h *Hook) admit(ctx context.Context, cl *mqtt.Client, pk *packets.Packet) (
 	if !pk.Connect.PasswordFlag || len(pk.Connect.Password) == 0 {
 		return chat.Principal{}, &chat.Error{Code: chat.Unauthenticated, Msg: "send an access token as the password, or user name and password"}
 	}
+	ctx, cancel := chat.WithDeadline(ctx, h.o.AuthTimeout, "hooks.authenticate")
+	defer cancel()
 	username, password := string(pk.Connect.Username), string(pk.Connect.Password)
 	if !isToken(pk.Connect.Password) {
 		if username == "" {
@@ -219,7 +232,7 @@ func (h *Hook) disconnect(c *connection, pk packets.Packet) (packets.Packet, err
 // was silent for too long, is told so.
 func (h *Hook) Ended(conn *broker.Conn, err error) {
 	c, ok := conn.State.(*connection)
-	if !ok {
+	if !ok || c.session == nil { // it has not come so far
 		return
 	}
 	var code packets.Code
