@@ -168,7 +168,9 @@ func (a *App) join(ctx context.Context) error {
 		return err
 	}
 	a.chat = chat.NewService(a.store, chat.SystemClock{})
-	a.router = delivery.NewRouter(delivery.Options{Log: a.chat, Sessions: a.store, Node: a.o.Node, Logger: a.logger, Registerer: a.registry})
+	a.router = delivery.NewRouter(delivery.Options{
+		Log: a.chat, Sessions: a.store, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions, Logger: a.logger, Registerer: a.registry,
+	})
 	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
 
 	w := a.o.Writer

@@ -31,10 +31,11 @@ type Options struct {
 
 	Identity identity.Options // tokens and passwords; its Store, Clock, Logger and Registerer are set here
 
-	Limits     broker.Limits // of connections
-	Writer     store.WriterOptions
-	SignupRate identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
-	LoginRate  identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate
+	Limits          broker.Limits // of connections
+	MaxUserSessions int           // connections of one user at once; chat.MaxUserSessions
+	Writer          store.WriterOptions
+	SignupRate      identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
+	LoginRate       identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate
 
 	StartTimeout time.Duration // for the database to be there and migrated; 1 minute
 	StopTimeout  time.Duration // for each step of Stop; 5 s

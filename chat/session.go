@@ -129,5 +129,5 @@ type SessionStore interface {
 }
 
 // MaxUserSessions is how many sessions a user may have: beyond that, the one that
-// has been away for longest is forgotten.
+// has been away for longest is forgotten, and if none is, no other is made.
 const MaxUserSessions = 100

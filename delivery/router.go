@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -22,13 +23,14 @@ type Log interface {
 
 // Options configures a Router.
 type Options struct {
-	Log        Log
-	Sessions   chat.SessionStore // keeps sessions between connections; nil: none is kept
-	Node       string            // the name under which sessions are taken
-	SaveEvery  time.Duration     // how often places that moved are saved, so what a crash repeats; 0: 1 s
-	Readers    int               // pages read from the log at once, for all sessions together; 0: 8
-	Logger     *slog.Logger
-	Registerer prometheus.Registerer // nil: no metrics
+	Log         Log
+	Sessions    chat.SessionStore // keeps sessions between connections; nil: none is kept
+	Node        string            // the name under which sessions are taken
+	SaveEvery   time.Duration     // how often places that moved are saved, so what a crash repeats; 0: 1 s
+	MaxSessions int               // connected sessions of one user, beyond which Take refuses; 0: chat.MaxUserSessions
+	Readers     int               // pages read from the log at once, for all sessions together; 0: 8
+	Logger      *slog.Logger
+	Registerer  prometheus.Registerer // nil: no metrics
 }
 
 // Router knows the connected sessions of this process, by user, and hands each
@@ -39,6 +41,7 @@ type Router struct {
 	sessions chat.SessionStore
 	node     string
 	every    time.Duration
+	most     int // connected sessions of one user
 	logger   *slog.Logger
 	metrics  *metrics
 	shards   [64]routerShard
@@ -67,6 +70,9 @@ func NewRouter(o Options) *Router {
 	if o.Readers == 0 {
 		o.Readers = 8
 	}
+	if o.MaxSessions == 0 {
+		o.MaxSessions = chat.MaxUserSessions
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -74,7 +80,7 @@ func NewRouter(o Options) *Router {
 		o.SaveEvery = time.Second
 	}
 	r := &Router{
-		log: o.Log, sessions: o.Sessions, node: o.Node, every: o.SaveEvery,
+		log: o.Log, sessions: o.Sessions, node: o.Node, every: o.SaveEvery, most: o.MaxSessions,
 		parts: map[deviceKey]chat.SessionPart{}, logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background()) // catch-ups belong to the router, not to a caller
@@ -109,14 +115,18 @@ func (r *Router) Sessions(user chat.ID) []*Session {
 // it begins empty, has started, and ends with its connection. If the same device is
 // connected already, the old session is taken out, and returned for the caller to
 // disconnect: the newest connection of a device is the one that stays (MQTT 5.0,
-// 3.1.4).
+// 3.1.4). It does not count the user's sessions.
 func (r *Router) Attach(o SessionOptions) (s, old *Session) {
+	s, old, _ = r.attach(o, math.MaxInt)
+	return s, old
+}
+
+func (r *Router) attach(o SessionOptions, most int) (s, old *Session, err error) {
 	o.Expiry = 0
 	old, _ = r.remove(o.Principal.UserID, func(s *Session) bool { return s.ClientID == o.ClientID })
 	s = r.newSession(o)
 	s.loading, s.started = 0, true
-	r.add(s)
-	return s, old
+	return s, old, r.add(s, most)
 }
 
 // Take makes the session of a connection from what is kept of its device, which is
@@ -124,16 +134,20 @@ func (r *Router) Attach(o SessionOptions) (s, old *Session) {
 // is what that says. Of several connections of one device the last one stays; the
 // others are told so (0x8E). Take asks the store, and so blocks for a few round
 // trips, and for another connection of the same device that is being made;
-// Unavailable if that fails or ctx ends.
+// Unavailable if that fails or ctx ends, Quota if the user has as many connections
+// of other devices as they may.
 func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, present bool, err error) {
 	if r.sessions == nil {
-		s, old := r.Attach(o)
-		s.mu.Lock()
-		s.loading, s.started = 1, false
-		s.mu.Unlock()
+		s, old, err := r.attach(o, r.most)
 		if old != nil {
 			old.Disconnect(ErrTakenOver)
 		}
+		if err != nil {
+			return nil, false, err
+		}
+		s.mu.Lock()
+		s.loading, s.started = 1, false
+		s.mu.Unlock()
 		return s, false, nil
 	}
 	key := deviceKey{o.Principal.UserID, o.ClientID}
@@ -153,7 +167,9 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	// is committed after that answer is heard of.
 	s = r.newSession(o)
 	s.hints = map[chat.ID]int64{}
-	r.add(s)
+	if err := r.add(s, r.most); err != nil {
+		return nil, false, err
+	}
 	st, err := r.sessions.TakeSession(ctx, chat.SessionTake{
 		UserID: o.Principal.UserID, ClientID: o.ClientID, CleanStart: o.CleanStart, Expiry: o.Expiry, Node: r.node, Now: time.Now(),
 	})
@@ -170,13 +186,19 @@ type deviceKey struct {
 	clientID string
 }
 
-func (r *Router) add(s *Session) {
+// add lets the session be found by its user; Quota if they have most already, each
+// of which costs memory and a copy of whatever is sent to them.
+func (r *Router) add(s *Session, most int) error {
 	sh := r.shard(s.Principal.UserID)
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	list := sh.users[s.Principal.UserID]
+	if len(list) >= most {
+		return &chat.Error{Code: chat.Quota, Op: "delivery.Take", Msg: "the user has as many connections as they may"}
+	}
 	sh.users[s.Principal.UserID] = append(list[:len(list):len(list)], s)
-	sh.mu.Unlock()
 	r.metrics.sessions.Inc()
+	return nil
 }
 
 // remove takes the one session of the user that is meant out, closes it, and
