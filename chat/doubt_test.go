@@ -15,7 +15,9 @@ type hints struct {
 	of []chat.ID
 }
 
-func (h *hints) Hint(conversation chat.ID, _ int64, _ *chat.Roster) { h.of = append(h.of, conversation) }
+func (h *hints) Hint(conversation chat.ID, _ int64, _ *chat.Roster) {
+	h.of = append(h.of, conversation)
+}
 
 // lost is a store whose answer to CreateConversation is lost, and which stores it
 // later, or never.

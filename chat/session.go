@@ -40,6 +40,7 @@ type SessionState struct {
 	Cursors       []CursorState   // of all the user's conversations
 	Inflight      []InflightState // in the order they were sent; empty after a crash, which does not lose them: they are beyond the cursors
 	NextPacketID  uint16
+	HeldPacketID  uint16    // QoS 2: around this identifier the client may hold some whose PUBREL it was not sent, because the end of a connection was not saved; 0: none
 	ResendSince   time.Time // a packet that is sent again on this connection was stored after this, if it was; zero: the session is new
 }
 

@@ -16,6 +16,7 @@ type kept struct {
 	expiry time.Duration
 
 	resendSince time.Time // see ResendSince; not changed after load
+	held        uint16    // Session.mu guards: see releaseHeld; 0: nothing is held
 
 	dirty   []*tail       // Session.mu guards: places to be saved
 	saving  []*tail       // Session.mu guards: places that are being saved, which may fail
@@ -47,7 +48,7 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
 	if s.closed {
 		return // the next connection of the device was faster
 	}
-	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry, resendSince: st.ResendSince}
+	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry, resendSince: st.ResendSince, held: st.HeldPacketID}
 	s.window.next = st.NextPacketID
 	for _, sub := range st.Subscriptions {
 		f, err := chat.ParseFilter(sub.Filter)
@@ -109,7 +110,29 @@ func (s *Session) Start() {
 	defer s.mu.Unlock()
 	s.loading--
 	s.started = true
+	s.releaseHeld()
 	s.resume()
+}
+
+// After a crash it is not known which identifiers were on their way. A client that has
+// received one of them at QoS 2 takes whatever comes under it for a repeat, until it
+// is told PUBREL; one that has not answers PUBCOMP (MQTT 5.0, 4.3.3). So all are
+// told that may be: a window before the last identifier that was saved, and as many
+// after it as may have been used until it was to be saved again.
+const (
+	heldBefore = maxWindow
+	heldAfter  = 4096
+)
+
+// releaseHeld sends PUBREL for what the client may hold. mu is held.
+func (s *Session) releaseHeld() {
+	if s.kept.held == 0 || !s.kept.exact {
+		return
+	}
+	for i := -heldBefore; i < heldAfter; i++ {
+		s.sink.Pubrel(uint16((int(s.kept.held)-1+i+2*65535)%65535) + 1)
+	}
+	s.kept.held = 0
 }
 
 // ResendSince returns the time after which a publish was stored that the client

@@ -186,3 +186,36 @@ func TestChangeTouchesWhatItIsAbout(t *testing.T) {
 		})
 	}
 }
+
+// After a crash, a client that reads at QoS 2 may wait for PUBRELs that nobody knows
+// of, and once took new messages under those identifiers for repeats.
+func TestHeldIdentifiersAreReleased(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		qos  byte
+		held uint16
+		want int
+	}{{2, 100, 512 + 4096}, {2, 65535, 512 + 4096}, {2, 0, 0}, {1, 100, 0}} {
+		sink := newFakeSink()
+		store := &oneSession{meantime: func() {}, state: chat.SessionState{
+			ID: chat.NewID(), Epoch: 2, Present: true, NextPacketID: 30_000, HeldPacketID: tt.held,
+			Subscriptions: []chat.SubscriptionState{{Filter: "conv/+/messages", QoS: tt.qos}},
+		}}
+		r := delivery.NewRouter(delivery.Options{Log: newFakeLog(), Sessions: store})
+		s, _, err := r.Take(t.Context(), delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: "phone", Sink: sink, Expiry: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Start()
+		r.Detach(s)
+		r.Close()
+		if len(sink.pubrels) != tt.want {
+			t.Errorf("QoS %d, held %d: %d PUBRELs, want %d", tt.qos, tt.held, len(sink.pubrels), tt.want)
+		}
+		for i, id := range sink.pubrels {
+			if want := uint16((int(tt.held)-1-512+i+65535)%65535) + 1; id != want {
+				t.Fatalf("QoS %d, held %d: PUBREL %d is for %d, want %d", tt.qos, tt.held, i, id, want)
+			}
+		}
+	}
+}

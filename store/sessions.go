@@ -20,9 +20,13 @@ var _ chat.SessionStore = (*Store)(nil)
 // dozen times: 2,200 away). Half the circle would be back after the second time.
 const packetIDAfterCrash = `1 + (next_packet_id + 40501) % 65535`
 
+// heldAfterCrash is where the client may hold identifiers then: those that were on
+// their way have been used, and it waits for their PUBREL.
+const heldAfterCrash = `coalesce(held_packet_id, next_packet_id)`
+
 const findSessionSQL = `
 SELECT id, epoch, coalesce(expires_at <= @now, false), subscriptions, inflight,
-  CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END, coalesce(parted_at, connected_at)
+  CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END, coalesce(parted_at, connected_at), 0
 FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
 // resumeSessionSQL takes a session that is there, in one statement. Whoever else takes
@@ -30,13 +34,14 @@ FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 const resumeSessionSQL = `
 WITH old AS (
   SELECT id, subscriptions, inflight, coalesce(parted_at, connected_at) AS since,
-    CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END AS next_packet_id
+    CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END AS next_packet_id,
+    CASE WHEN expires_at IS NULL THEN ` + heldAfterCrash + ` ELSE held_packet_id END AS held
   FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL OR expires_at > @now) FOR UPDATE
 )
 UPDATE sessions s SET epoch = s.epoch + 1, node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
-  inflight = '[]', next_packet_id = old.next_packet_id
+  inflight = '[]', next_packet_id = old.next_packet_id, held_packet_id = old.held
 FROM old WHERE s.id = old.id
-RETURNING s.id, s.epoch, false, old.subscriptions, old.inflight, old.next_packet_id, old.since`
+RETURNING s.id, s.epoch, false, old.subscriptions, old.inflight, old.next_packet_id, old.since, coalesce(old.held, 0)`
 
 const forgetSessionSQL = `DELETE FROM sessions WHERE user_id = @user_id AND client_id = @client_id`
 
@@ -75,9 +80,9 @@ type foundSession struct {
 }
 
 func scanSession(row pgx.CollectableRow) (f foundSession, err error) {
-	var next int32
-	err = row.Scan(&f.ID, &f.Epoch, &f.expired, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince)
-	f.NextPacketID = uint16(next)
+	var next, held int32
+	err = row.Scan(&f.ID, &f.Epoch, &f.expired, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held)
+	f.NextPacketID, f.HeldPacketID = uint16(next), uint16(held)
 	f.ResendSince = f.ResendSince.Add(-resendGrace)
 	return f, err
 }
@@ -315,7 +320,7 @@ func cursorArgs(updates []chat.CursorUpdate) pgx.NamedArgs {
 }
 
 const partSessionSQL = `
-UPDATE sessions SET expiry_seconds = @expiry, expires_at = @expires_at, parted_at = @now, inflight = @inflight, next_packet_id = @next_packet_id
+UPDATE sessions SET expiry_seconds = @expiry, expires_at = @expires_at, parted_at = @now, inflight = @inflight, next_packet_id = @next_packet_id, held_packet_id = NULL
 WHERE id = @id AND epoch = @epoch`
 
 const endSessionSQL = `DELETE FROM sessions WHERE id = @id AND epoch = @epoch`
@@ -354,7 +359,7 @@ func parted(op string, rows int64, err error) error {
 }
 
 const releaseSessionsSQL = `
-UPDATE sessions SET expires_at = @now::timestamptz + make_interval(secs => expiry_seconds), next_packet_id = ` + packetIDAfterCrash + `
+UPDATE sessions SET expires_at = @now::timestamptz + make_interval(secs => expiry_seconds), next_packet_id = ` + packetIDAfterCrash + `, held_packet_id = ` + heldAfterCrash + `
 WHERE expires_at IS NULL AND (node = @node OR @node = '')`
 
 // ReleaseSessions implements chat.SessionStore.

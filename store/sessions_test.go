@@ -553,6 +553,35 @@ func TestPacketIDsAfterCrashes(t *testing.T) {
 	}
 }
 
+// Where a client may hold identifiers that it was not told PUBREL for is known
+// from the first crash to the next orderly end of a connection.
+func TestHeldPacketID(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 1)
+	st := take(t, s, u[0], "phone")
+	if st.HeldPacketID != 0 {
+		t.Errorf("a new session holds %d", st.HeldPacketID)
+	}
+	if err := s.SaveCursors(t.Context(), nil, []chat.PacketIDUpdate{{SessionID: st.ID, Epoch: st.Epoch, Next: 4711}}); err != nil {
+		t.Fatal(err)
+	}
+	for crash := range 4 {
+		if crash%2 == 0 {
+			if _, err := s.ReleaseSessions(t.Context(), "", now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if st = take(t, s, u[0], "phone"); st.HeldPacketID != 4711 {
+			t.Errorf("after crash %d the client may hold %d, want 4711", crash+1, st.HeldPacketID)
+		}
+	}
+	part(t, s, st)
+	if st = take(t, s, u[0], "phone"); st.HeldPacketID != 0 {
+		t.Errorf("after an orderly end the client may hold %d", st.HeldPacketID)
+	}
+}
+
 // Beyond the limit, the session that has been away for longest is forgotten: not
 // the one whose connection was made first, which may have ended just now.
 func TestMaxUserSessions(t *testing.T) {
