@@ -120,7 +120,10 @@ func (s *Service) verifyPassword(ctx context.Context, login, password string) (*
 func (s *Service) rehash(ctx context.Context, a *Account, password string) {
 	hash, err := s.hasher.hash(ctx, password)
 	if err == nil {
-		_, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{PasswordHash: &hash})
+		_, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{PasswordHash: &hash, IfPasswordHash: &a.PasswordHash})
+	}
+	if chat.CodeOf(err) == chat.NotFound { // the password was changed meanwhile
+		return
 	}
 	if err != nil {
 		s.logger.WarnContext(ctx, "password not hashed again with the new parameters", "user", a.ID, "err", err)

@@ -35,11 +35,12 @@ type Account struct {
 
 // UserUpdate is a partial change; nil leaves a field as it is.
 type UserUpdate struct {
-	DisplayName  *string
-	Email        *string
-	PasswordHash *string
-	Admin        *bool
-	DisabledAt   *time.Time // pointer to the zero time: enable
+	DisplayName    *string
+	Email          *string
+	PasswordHash   *string
+	IfPasswordHash *string // change nothing, and answer NotFound, if the stored hash is another
+	Admin          *bool
+	DisabledAt     *time.Time // pointer to the zero time: enable
 	// CredentialsAt says that PasswordHash is another password. What is stored is
 	// later than what was, even if this is not.
 	CredentialsAt *time.Time

@@ -106,7 +106,7 @@ UPDATE users SET
   disabled_at   = CASE WHEN @set_disabled_at::boolean THEN @disabled_at ELSE disabled_at END,
   credentials_changed_at = CASE WHEN @credentials_at::timestamptz IS NULL THEN credentials_changed_at
     ELSE greatest(@credentials_at, credentials_changed_at + interval '1 millisecond') END
-WHERE id = @id
+WHERE id = @id AND password_hash = coalesce(@if_password_hash, password_hash)
 RETURNING ` + accountColumns
 
 // UpdateUser implements identity.Store. It may be repeated. An email address of
@@ -122,7 +122,7 @@ func (s *Store) UpdateUser(ctx context.Context, id chat.ID, u identity.UserUpdat
 		disabledAt = *u.DisabledAt
 	}
 	a, err := collectOne(ctx, s.pool, scanAccount, updateUserSQL, pgx.NamedArgs{
-		"id": id, "display_name": u.DisplayName, "set_email": u.Email != nil, "email": email, "password_hash": u.PasswordHash,
+		"id": id, "display_name": u.DisplayName, "set_email": u.Email != nil, "email": email, "password_hash": u.PasswordHash, "if_password_hash": u.IfPasswordHash,
 		"admin": u.Admin, "set_disabled_at": u.DisabledAt != nil, "disabled_at": nullTime(disabledAt), "credentials_at": u.CredentialsAt,
 	})
 	return oneAccount("store.UpdateUser", id, &a, err)

@@ -160,3 +160,21 @@ func TestListUsers(t *testing.T) {
 		t.Errorf("ListUsers = %s, want %s", got, want)
 	}
 }
+
+// A login that hashes a password again under new parameters, while the password is
+// being changed, once put the old one back.
+func TestUpdateUserIfPasswordHash(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := user(t, s, "ann")
+	changed, again := "changed", "again"
+	if _, err := s.UpdateUser(t.Context(), u.ID, identity.UserUpdate{PasswordHash: &changed}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.UpdateUser(t.Context(), u.ID, identity.UserUpdate{PasswordHash: &again, IfPasswordHash: &u.PasswordHash}); chat.CodeOf(err) != chat.NotFound {
+		t.Errorf("UpdateUser of a password that was changed: %v, want not_found", err)
+	}
+	if a, err := s.UpdateUser(t.Context(), u.ID, identity.UserUpdate{PasswordHash: &again, IfPasswordHash: &changed}); err != nil || a.PasswordHash != again {
+		t.Errorf("UpdateUser of the password that is there: %v", err)
+	}
+}
