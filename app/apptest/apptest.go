@@ -62,7 +62,7 @@ func StartOn(t testing.TB, dsn string, options ...Option) *App {
 		Identity:   identity.Options{Passwords: identity.PasswordParams{MemoryKiB: 8, Passes: 1, Threads: 1}},
 		SignupRate: identity.Rate{Every: -1}, LoginRate: identity.Rate{Every: -1},
 	}
-	o.Limits.Linger = 200 * time.Millisecond
+	o.Limits.Linger = 500 * time.Millisecond
 	for _, option := range options {
 		option(&o)
 	}
