@@ -40,7 +40,7 @@ type SessionState struct {
 	Cursors       []CursorState   // of all the user's conversations
 	Inflight      []InflightState // in the order they were sent; empty after a crash, which does not lose them: they are beyond the cursors
 	NextPacketID  uint16
-	HeldPacketID  uint16    // QoS 2: around this identifier the client may hold some whose PUBREL it was not sent, because the end of a connection was not saved; 0: none
+	HeldPacketIDs []uint16  // QoS 2: around these the client may hold identifiers whose PUBREL it was not sent, because ends of connections were not saved
 	ResendSince   time.Time // a packet that is sent again on this connection was stored after this, if it was; zero: the session is new
 }
 
@@ -56,13 +56,14 @@ type SessionTake struct {
 
 // SessionPart is the state of a session at the end of its connection.
 type SessionPart struct {
-	ID           ID
-	Epoch        int64
-	Expiry       time.Duration // 0: the session ends now
-	Now          time.Time
-	Cursors      []CursorState // those that moved since they were last saved
-	Inflight     []InflightState
-	NextPacketID uint16
+	ID            ID
+	Epoch         int64
+	Expiry        time.Duration // 0: the session ends now
+	Now           time.Time
+	Cursors       []CursorState // those that moved since they were last saved
+	Inflight      []InflightState
+	NextPacketID  uint16
+	HeldPacketIDs []uint16 // those of SessionState that were not released
 }
 
 // CursorUpdate moves one cursor.
@@ -78,6 +79,7 @@ type PacketIDUpdate struct {
 	SessionID ID
 	Epoch     int64
 	Next      uint16
+	Released  bool // what SessionState.HeldPacketIDs names is held no more
 }
 
 // SubscriptionChange is what SUBSCRIBE or UNSUBSCRIBE does to a session.

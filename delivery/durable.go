@@ -15,8 +15,10 @@ type kept struct {
 	epoch  int64   // of this connection
 	expiry time.Duration
 
-	resendSince time.Time // see ResendSince; not changed after load
-	held        uint16    // Session.mu guards: see releaseHeld; 0: nothing is held
+	resendSince  time.Time // see ResendSince; not changed after load
+	held         []uint16  // Session.mu guards: see releaseHeld; none when the client is known to hold nothing
+	lastReleased uint16    // Session.mu guards: whose PUBCOMP says that all before it were heard
+	released     bool      // Session.mu guards: held was emptied on this connection
 
 	dirty   []*tail       // Session.mu guards: places to be saved
 	saving  []*tail       // Session.mu guards: places that are being saved, which may fail
@@ -48,7 +50,7 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
 	if s.closed {
 		return // the next connection of the device was faster
 	}
-	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry, resendSince: st.ResendSince, held: st.HeldPacketID}
+	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry, resendSince: st.ResendSince, held: st.HeldPacketIDs}
 	s.window.next = st.NextPacketID
 	for _, sub := range st.Subscriptions {
 		f, err := chat.ParseFilter(sub.Filter)
@@ -126,13 +128,24 @@ const (
 
 // releaseHeld sends PUBREL for what the client may hold. mu is held.
 func (s *Session) releaseHeld() {
-	if s.kept.held == 0 || !s.kept.exact {
+	if !s.kept.exact {
 		return
 	}
-	for i := -heldBefore; i < heldAfter; i++ {
-		s.sink.Pubrel(uint16((int(s.kept.held)-1+i+2*65535)%65535) + 1)
+	for _, held := range s.kept.held {
+		for i := -heldBefore; i < heldAfter; i++ {
+			s.kept.lastReleased = uint16((int(held)-1+i+2*65535)%65535) + 1
+			s.sink.Pubrel(s.kept.lastReleased)
+		}
 	}
-	s.kept.held = 0
+}
+
+// noteReleased notes that the client has answered the last of those PUBRELs. mu is held.
+func (s *Session) noteReleased() {
+	s.kept.held, s.kept.released = nil, true
+	if !s.kept.listed {
+		s.kept.listed = true
+		s.router.noteDirty(s)
+	}
 }
 
 // ResendSince returns the time after which a publish was stored that the client
@@ -203,6 +216,9 @@ func (s *Session) sendAgain(ctx context.Context, list []resend) error {
 		}
 		event := events[again.ref]
 		if event == nil {
+			if e.qos == 2 {
+				s.sink.Pubrel(again.packetID) // the client may hold it
+			}
 			s.window.settle(e, s.moved)
 			continue
 		}
@@ -253,7 +269,7 @@ func (s *Session) takeDirty() (updates []chat.CursorUpdate, next chat.PacketIDUp
 	}
 	s.kept.dirty, s.kept.saving = nil, s.kept.dirty
 	if s.kept.exact {
-		next = chat.PacketIDUpdate{SessionID: s.kept.id, Epoch: s.kept.epoch, Next: max(1, s.window.next)}
+		next = chat.PacketIDUpdate{SessionID: s.kept.id, Epoch: s.kept.epoch, Next: max(1, s.window.next), Released: s.kept.released}
 	}
 	return updates, next
 }
@@ -273,7 +289,7 @@ func (s *Session) saved(err error) {
 
 // part returns what is to be kept of a session whose connection ends. mu is held.
 func (s *Session) part(now time.Time) *chat.SessionPart {
-	p := &chat.SessionPart{ID: s.kept.id, Epoch: s.kept.epoch, Expiry: s.kept.expiry, Now: now, NextPacketID: max(1, s.window.next)}
+	p := &chat.SessionPart{ID: s.kept.id, Epoch: s.kept.epoch, Expiry: s.kept.expiry, Now: now, NextPacketID: max(1, s.window.next), HeldPacketIDs: s.kept.held}
 	seen := map[chat.ID]bool{}
 	for _, t := range slices.Concat(s.kept.saving, s.kept.dirty) {
 		if s.tails[t.conversation] != t || seen[t.conversation] {

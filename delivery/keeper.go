@@ -136,7 +136,7 @@ func (r *Router) saveSome(ctx context.Context, dirty []*Session) []*Session {
 			nexts = append(nexts, next)
 		}
 	}
-	if len(updates) == 0 {
+	if len(updates) == 0 && len(nexts) == 0 {
 		return dirty
 	}
 	start := time.Now()

@@ -239,6 +239,9 @@ func (s *Session) Pubrec(packetID uint16, refused bool) (known bool) {
 func (s *Session) Pubcomp(packetID uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.kept.held) > 0 && packetID == s.kept.lastReleased {
+		s.noteReleased()
+	}
 	if e := s.window.find(packetID); e != nil && e.qos == 2 && e.state == received {
 		s.window.settle(e, s.moved)
 		s.resume()

@@ -16,6 +16,7 @@ type oneSession struct {
 	chat.SessionStore
 	state    chat.SessionState
 	meantime func()
+	part     chat.SessionPart
 }
 
 func (o *oneSession) TakeSession(context.Context, chat.SessionTake) (*chat.SessionState, error) {
@@ -24,7 +25,10 @@ func (o *oneSession) TakeSession(context.Context, chat.SessionTake) (*chat.Sessi
 	return &state, nil
 }
 
-func (o *oneSession) PartSession(context.Context, chat.SessionPart) error { return nil }
+func (o *oneSession) PartSession(_ context.Context, p chat.SessionPart) error {
+	o.part = p
+	return nil
+}
 
 // An event that is committed while the session is being taken, after the store
 // has looked how far the logs reach and before it answers, was once not heard of:
@@ -193,12 +197,12 @@ func TestHeldIdentifiersAreReleased(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		qos  byte
-		held uint16
+		held []uint16
 		want int
-	}{{2, 100, 512 + 4096}, {2, 65535, 512 + 4096}, {2, 0, 0}, {1, 100, 0}} {
+	}{{2, []uint16{100}, 512 + 4096}, {2, []uint16{65535, 9000}, 2 * (512 + 4096)}, {2, nil, 0}, {1, []uint16{100}, 0}} {
 		sink := newFakeSink()
 		store := &oneSession{meantime: func() {}, state: chat.SessionState{
-			ID: chat.NewID(), Epoch: 2, Present: true, NextPacketID: 30_000, HeldPacketID: tt.held,
+			ID: chat.NewID(), Epoch: 2, Present: true, NextPacketID: 30_000, HeldPacketIDs: tt.held,
 			Subscriptions: []chat.SubscriptionState{{Filter: "conv/+/messages", QoS: tt.qos}},
 		}}
 		r := delivery.NewRouter(delivery.Options{Log: newFakeLog(), Sessions: store})
@@ -207,13 +211,20 @@ func TestHeldIdentifiersAreReleased(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Start()
+		if n := len(sink.pubrels); n > 0 {
+			s.Pubcomp(sink.pubrels[0])
+			s.Pubcomp(sink.pubrels[n-1])
+		}
 		r.Detach(s)
 		r.Close()
+		if left := store.part.HeldPacketIDs; tt.qos == 2 && len(left) > 0 || tt.qos < 2 && len(left) != len(tt.held) {
+			t.Errorf("QoS %d, held %d: %d are held at the end", tt.qos, tt.held, left)
+		}
 		if len(sink.pubrels) != tt.want {
 			t.Errorf("QoS %d, held %d: %d PUBRELs, want %d", tt.qos, tt.held, len(sink.pubrels), tt.want)
 		}
 		for i, id := range sink.pubrels {
-			if want := uint16((int(tt.held)-1-512+i+65535)%65535) + 1; id != want {
+			if want := uint16((int(tt.held[i/(512+4096)])-1-512+i%(512+4096)+65535)%65535) + 1; id != want {
 				t.Fatalf("QoS %d, held %d: PUBREL %d is for %d, want %d", tt.qos, tt.held, i, id, want)
 			}
 		}

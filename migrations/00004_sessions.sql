@@ -17,7 +17,7 @@ CREATE TABLE sessions (
     subscriptions  jsonb       NOT NULL DEFAULT '[]',
     inflight       jsonb       NOT NULL DEFAULT '[]', -- sent and not acknowledged, at the last orderly end of a connection
     next_packet_id integer     NOT NULL DEFAULT 1 CONSTRAINT sessions_packet_id CHECK (next_packet_id BETWEEN 1 AND 65535),
-    held_packet_id integer,    -- QoS 2: around this identifier the client may hold some that it was not told PUBREL for; NULL: none
+    held_packet_ids integer[]  NOT NULL DEFAULT '{}', -- QoS 2: around these the client may hold identifiers that it was not told PUBREL for
     CONSTRAINT sessions_device UNIQUE (user_id, client_id)
 ) WITH (fillfactor = 80);
 CREATE INDEX sessions_expires_at ON sessions (expires_at) WHERE expires_at IS NOT NULL;

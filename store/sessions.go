@@ -21,12 +21,13 @@ var _ chat.SessionStore = (*Store)(nil)
 const packetIDAfterCrash = `1 + (next_packet_id + 40501) % 65535`
 
 // heldAfterCrash is where the client may hold identifiers then: those that were on
-// their way have been used, and it waits for their PUBREL.
-const heldAfterCrash = `coalesce(held_packet_id, next_packet_id)`
+// their way have been used, and it waits for their PUBREL. At most the last eight
+// crashes count.
+const heldAfterCrash = `(held_packet_ids || next_packet_id)[greatest(1, cardinality(held_packet_ids) - 6):]`
 
 const findSessionSQL = `
 SELECT id, epoch, coalesce(expires_at <= @now, false), subscriptions, inflight,
-  CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END, coalesce(parted_at, connected_at), 0
+  CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END, coalesce(parted_at, connected_at), '{}'::integer[]
 FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
 // resumeSessionSQL takes a session that is there, in one statement. Whoever else takes
@@ -35,13 +36,13 @@ const resumeSessionSQL = `
 WITH old AS (
   SELECT id, subscriptions, inflight, coalesce(parted_at, connected_at) AS since,
     CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END AS next_packet_id,
-    CASE WHEN expires_at IS NULL THEN ` + heldAfterCrash + ` ELSE held_packet_id END AS held
+    CASE WHEN expires_at IS NULL THEN ` + heldAfterCrash + ` ELSE held_packet_ids END AS held
   FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL OR expires_at > @now) FOR UPDATE
 )
 UPDATE sessions s SET epoch = s.epoch + 1, node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
-  inflight = '[]', next_packet_id = old.next_packet_id, held_packet_id = old.held
+  inflight = '[]', next_packet_id = old.next_packet_id, held_packet_ids = old.held
 FROM old WHERE s.id = old.id
-RETURNING s.id, s.epoch, false, old.subscriptions, old.inflight, old.next_packet_id, old.since, coalesce(old.held, 0)`
+RETURNING s.id, s.epoch, false, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held`
 
 const forgetSessionSQL = `DELETE FROM sessions WHERE user_id = @user_id AND client_id = @client_id`
 
@@ -80,9 +81,13 @@ type foundSession struct {
 }
 
 func scanSession(row pgx.CollectableRow) (f foundSession, err error) {
-	var next, held int32
+	var next int32
+	var held []int32
 	err = row.Scan(&f.ID, &f.Epoch, &f.expired, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held)
-	f.NextPacketID, f.HeldPacketID = uint16(next), uint16(held)
+	f.NextPacketID = uint16(next)
+	for _, id := range held {
+		f.HeldPacketIDs = append(f.HeldPacketIDs, uint16(id))
+	}
 	f.ResendSince = f.ResendSince.Add(-resendGrace)
 	return f, err
 }
@@ -287,7 +292,8 @@ ON CONFLICT ON CONSTRAINT session_cursors_key DO UPDATE SET seq = excluded.seq W
 // A connection that has ended has saved its last packet identifier itself: what is
 // still under way from before would take it back.
 const savePacketIDsSQL = `
-UPDATE sessions s SET next_packet_id = u.next FROM unnest(@sessions::uuid[], @epochs::int8[], @nexts::int4[]) AS u (id, epoch, next)
+UPDATE sessions s SET next_packet_id = u.next, held_packet_ids = CASE WHEN u.released THEN '{}' ELSE s.held_packet_ids END
+FROM unnest(@sessions::uuid[], @epochs::int8[], @nexts::int4[], @released::boolean[]) AS u (id, epoch, next, released)
 WHERE s.id = u.id AND s.epoch = u.epoch AND s.expires_at IS NULL`
 
 // SaveCursors implements chat.SessionStore. Of a cursor that is named twice, the
@@ -303,10 +309,11 @@ func (s *Store) SaveCursors(ctx context.Context, updates []chat.CursorUpdate, pa
 		return nil
 	}
 	sessions, epochs, nexts := make([]chat.ID, len(packetIDs)), make([]int64, len(packetIDs)), make([]int32, len(packetIDs))
+	released := make([]bool, len(packetIDs))
 	for i, p := range packetIDs {
-		sessions[i], epochs[i], nexts[i] = p.SessionID, p.Epoch, int32(p.Next)
+		sessions[i], epochs[i], nexts[i], released[i] = p.SessionID, p.Epoch, int32(p.Next), p.Released
 	}
-	_, err := s.pool.Exec(ctx, savePacketIDsSQL, pgx.NamedArgs{"sessions": sessions, "epochs": epochs, "nexts": nexts})
+	_, err := s.pool.Exec(ctx, savePacketIDsSQL, pgx.NamedArgs{"sessions": sessions, "epochs": epochs, "nexts": nexts, "released": released})
 	return translate(op, err)
 }
 
@@ -320,7 +327,7 @@ func cursorArgs(updates []chat.CursorUpdate) pgx.NamedArgs {
 }
 
 const partSessionSQL = `
-UPDATE sessions SET expiry_seconds = @expiry, expires_at = @expires_at, parted_at = @now, inflight = @inflight, next_packet_id = @next_packet_id, held_packet_id = NULL
+UPDATE sessions SET expiry_seconds = @expiry, expires_at = @expires_at, parted_at = @now, inflight = @inflight, next_packet_id = @next_packet_id, held_packet_ids = @held
 WHERE id = @id AND epoch = @epoch`
 
 const endSessionSQL = `DELETE FROM sessions WHERE id = @id AND epoch = @epoch`
@@ -332,9 +339,13 @@ func (s *Store) PartSession(ctx context.Context, p chat.SessionPart) error {
 		p.Inflight = []chat.InflightState{}
 	}
 	seconds := int64(p.Expiry / time.Second)
+	held := make([]int32, len(p.HeldPacketIDs))
+	for i, id := range p.HeldPacketIDs {
+		held[i] = int32(id)
+	}
 	args := pgx.NamedArgs{
 		"id": p.ID, "epoch": p.Epoch, "expiry": seconds, "expires_at": p.Now.Add(p.Expiry), "now": p.Now,
-		"inflight": p.Inflight, "next_packet_id": int32(max(1, p.NextPacketID)),
+		"inflight": p.Inflight, "next_packet_id": int32(max(1, p.NextPacketID)), "held": held,
 	}
 	if seconds == 0 {
 		tag, err := s.pool.Exec(ctx, endSessionSQL, args)
@@ -359,7 +370,7 @@ func parted(op string, rows int64, err error) error {
 }
 
 const releaseSessionsSQL = `
-UPDATE sessions SET expires_at = @now::timestamptz + make_interval(secs => expiry_seconds), next_packet_id = ` + packetIDAfterCrash + `, held_packet_id = ` + heldAfterCrash + `
+UPDATE sessions SET expires_at = @now::timestamptz + make_interval(secs => expiry_seconds), next_packet_id = ` + packetIDAfterCrash + `, held_packet_ids = ` + heldAfterCrash + `
 WHERE expires_at IS NULL AND (node = @node OR @node = '')`
 
 // ReleaseSessions implements chat.SessionStore.

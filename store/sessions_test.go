@@ -554,31 +554,49 @@ func TestPacketIDsAfterCrashes(t *testing.T) {
 }
 
 // Where a client may hold identifiers that it was not told PUBREL for is known
-// from the first crash to the next orderly end of a connection.
-func TestHeldPacketID(t *testing.T) {
+// from a crash until it has answered.
+func TestHeldPacketIDs(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
 	u := users(t, s, 1)
 	st := take(t, s, u[0], "phone")
-	if st.HeldPacketID != 0 {
-		t.Errorf("a new session holds %d", st.HeldPacketID)
+	if len(st.HeldPacketIDs) > 0 {
+		t.Errorf("a new session holds %d", st.HeldPacketIDs)
 	}
-	if err := s.SaveCursors(t.Context(), nil, []chat.PacketIDUpdate{{SessionID: st.ID, Epoch: st.Epoch, Next: 4711}}); err != nil {
-		t.Fatal(err)
+	next := func(id uint16, released bool) {
+		t.Helper()
+		if err := s.SaveCursors(t.Context(), nil, []chat.PacketIDUpdate{{SessionID: st.ID, Epoch: st.Epoch, Next: id, Released: released}}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for crash := range 4 {
-		if crash%2 == 0 {
+	var want []uint16
+	crash := func(id uint16) {
+		t.Helper()
+		if len(want)%2 == 0 {
 			if _, err := s.ReleaseSessions(t.Context(), "", now); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if st = take(t, s, u[0], "phone"); st.HeldPacketID != 4711 {
-			t.Errorf("after crash %d the client may hold %d, want 4711", crash+1, st.HeldPacketID)
+		want = append(want, id)
+		want = want[max(0, len(want)-8):]
+		if st = take(t, s, u[0], "phone"); !slices.Equal(st.HeldPacketIDs, want) {
+			t.Errorf("the client may hold %d, want %d", st.HeldPacketIDs, want)
 		}
 	}
+	for i := range uint16(10) {
+		next(1000*(i+1), false)
+		crash(1000 * (i + 1))
+	}
+	part(t, s, st, func(p *chat.SessionPart) { p.HeldPacketIDs = want })
+	if st = take(t, s, u[0], "phone"); !slices.Equal(st.HeldPacketIDs, want) {
+		t.Errorf("after an orderly end without an answer the client may hold %d, want %d", st.HeldPacketIDs, want)
+	}
+	next(77, true)
+	want = nil
+	crash(77)
 	part(t, s, st)
-	if st = take(t, s, u[0], "phone"); st.HeldPacketID != 0 {
-		t.Errorf("after an orderly end the client may hold %d", st.HeldPacketID)
+	if st = take(t, s, u[0], "phone"); len(st.HeldPacketIDs) > 0 {
+		t.Errorf("after an orderly end the client may hold %d", st.HeldPacketIDs)
 	}
 }
 
