@@ -151,6 +151,8 @@ func TestDatabaseAway(t *testing.T) {
 	idle.AutoAck = true
 	idle.MustSubscribe(1, "conv/+/messages")
 	last := int64(1)
+	watches := a.Device(t, peer, brokertest.Connect{ClientID: "watches"})
+	watches.MustSubscribe(0, "conv/+/typing")
 
 	for i, fault := range []struct {
 		name       string
@@ -205,6 +207,10 @@ func TestDatabaseAway(t *testing.T) {
 			t.Errorf("%s: CONNECT was answered %s", fault.name, brokertest.Describe(pk))
 		}
 		idle.Ping()
+		for _, typing := range []bool{true, false} { // needs no database
+			idle.Client.Send(brokertest.Publish(c.Topic("typing"), 0, 0, fmt.Sprintf(`{"typing":%v}`, typing)))
+			expectTyping(t, watches, c, u, typing)
+		}
 		fault.end()
 
 		apptest.Eventually(t, "the database is used again", func() bool {
