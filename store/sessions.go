@@ -25,10 +25,10 @@ const packetIDAfterCrash = `1 + (next_packet_id + 40501) % 65535`
 // crashes count.
 const heldAfterCrash = `(held_packet_ids || next_packet_id)[greatest(1, cardinality(held_packet_ids) - 6):]`
 
+// findSessionSQL looks at what is in the way of a new session: resumeSessionSQL has
+// taken none, or was not to.
 const findSessionSQL = `
-SELECT id, epoch, coalesce(expires_at <= @now, false), subscriptions, inflight,
-  CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END, coalesce(parted_at, connected_at), '{}'::integer[]
-FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
+SELECT id, coalesce(expires_at <= @now, false) FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
 // resumeSessionSQL takes a session that is there, in one statement. Whoever else takes
 // it at the same time waits for the row, and takes what this one leaves.
@@ -42,7 +42,7 @@ WITH old AS (
 UPDATE sessions s SET epoch = s.epoch + 1, node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
   inflight = '[]', next_packet_id = old.next_packet_id, held_packet_ids = old.held
 FROM old WHERE s.id = old.id
-RETURNING s.id, s.epoch, false, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held`
+RETURNING s.id, s.epoch, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held`
 
 const forgetSessionSQL = `DELETE FROM sessions WHERE user_id = @user_id AND client_id = @client_id`
 
@@ -74,16 +74,11 @@ DELETE FROM sessions WHERE expires_at IS NOT NULL AND id IN (
 // over a few connections in a row that were cut.
 const resendGrace = 10 * time.Minute
 
-// foundSession is a row of findSessionSQL.
-type foundSession struct {
-	chat.SessionState
-	expired bool
-}
-
-func scanSession(row pgx.CollectableRow) (f foundSession, err error) {
+// scanSession reads a row of resumeSessionSQL.
+func scanSession(row pgx.CollectableRow) (f chat.SessionState, err error) {
 	var next int32
 	var held []int32
-	err = row.Scan(&f.ID, &f.Epoch, &f.expired, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held)
+	err = row.Scan(&f.ID, &f.Epoch, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held)
 	f.NextPacketID = uint16(next)
 	for _, id := range held {
 		f.HeldPacketIDs = append(f.HeldPacketIDs, uint16(id))
@@ -122,15 +117,17 @@ func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 	}
 	var state *chat.SessionState
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		found, err := collectOne(ctx, tx, scanSession, findSessionSQL, args)
+		var old chat.ID
+		var expired bool
+		err := tx.QueryRow(ctx, findSessionSQL, args).Scan(&old, &expired)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 		case err != nil:
 			return err
-		case !t.CleanStart && !found.expired:
+		case !t.CleanStart && !expired:
 			return errTaken
 		default:
-			if _, err := tx.Exec(ctx, deleteSessionSQL, pgx.NamedArgs{"id": found.ID}); err != nil {
+			if _, err := tx.Exec(ctx, deleteSessionSQL, pgx.NamedArgs{"id": old}); err != nil {
 				return err
 			}
 		}
@@ -160,7 +157,7 @@ func readResumed(results pgx.BatchResults) (*chat.SessionState, error) {
 	if err != nil {
 		return nil, err
 	}
-	state := &found.SessionState
+	state := &found
 	state.Present = true
 	if rows, err = results.Query(); err != nil {
 		return nil, err
