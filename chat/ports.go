@@ -45,10 +45,10 @@ type Publisher interface {
 	// Hint tells the members' sessions that a conversation's log reaches at least
 	// seq; those that lack something read it. It must not wait for a client.
 	Hint(conversation ID, seq int64, r *Roster)
-	// Signal carries something that is not stored to the members' sessions that
-	// have subscribed to the topic and have room for it, except those of one user.
-	// It must not block, nor call back.
-	Signal(t Topic, payload []byte, r *Roster, except ID)
+	// Signal carries something that is not stored to those sessions of the users
+	// that have subscribed to the topic and have room for it. except may be nil; a
+	// user for whom it is true is passed over. It must not block, nor call back.
+	Signal(t Topic, payload []byte, users []ID, except func(ID) bool)
 }
 
 // Roster is who may read and write a conversation, at one version.

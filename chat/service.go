@@ -26,7 +26,7 @@ type Service struct {
 func NewService(store Store, clock Clock) *Service {
 	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock}
 	s.typing = newTyping(clock, func(conversation ID, payload []byte, r *Roster, from ID) {
-		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, r, from)
+		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, r.Members, func(user ID) bool { return user == from })
 	})
 	return s
 }

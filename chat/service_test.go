@@ -339,7 +339,7 @@ func TestValidateNew(t *testing.T) {
 }
 
 // Signal implements chat.Publisher.
-func (p *fakePublisher) Signal(chat.Topic, []byte, *chat.Roster, chat.ID) {}
+func (p *fakePublisher) Signal(chat.Topic, []byte, []chat.ID, func(chat.ID) bool) {}
 
 // Hint implements chat.Publisher.
 func (p *fakePublisher) Hint(chat.ID, int64, *chat.Roster) {}

@@ -27,7 +27,7 @@ func (s *signals) list() []string {
 	return slices.Clone(s.heard)
 }
 
-func (s *signals) Signal(t chat.Topic, payload []byte, r *chat.Roster, except chat.ID) {
+func (s *signals) Signal(t chat.Topic, payload []byte, users []chat.ID, except func(chat.ID) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var p struct {
@@ -35,7 +35,7 @@ func (s *signals) Signal(t chat.Topic, payload []byte, r *chat.Roster, except ch
 		Typing                 bool
 		ExpiresAt              time.Time
 	}
-	if err := json.Unmarshal(payload, &p); err != nil || p.UserID != except || t != (chat.Topic{Kind: chat.TopicTyping, ID: p.ConversationID}) || !r.Has(p.UserID) {
+	if err := json.Unmarshal(payload, &p); err != nil || !except(p.UserID) || t != (chat.Topic{Kind: chat.TopicTyping, ID: p.ConversationID}) || !slices.Contains(users, p.UserID) {
 		s.heard = append(s.heard, "malformed: "+string(payload))
 		return
 	}
@@ -221,7 +221,7 @@ type slowSignals struct {
 	began, let chan struct{}
 }
 
-func (s *slowSignals) Signal(chat.Topic, []byte, *chat.Roster, chat.ID) {
+func (s *slowSignals) Signal(chat.Topic, []byte, []chat.ID, func(chat.ID) bool) {
 	s.began <- struct{}{}
 	<-s.let
 }
@@ -328,7 +328,8 @@ type turns struct {
 	n     int
 }
 
-func (p *turns) Signal(topic chat.Topic, payload []byte, _ *chat.Roster, user chat.ID) {
+func (p *turns) Signal(topic chat.Topic, payload []byte, users []chat.ID, except func(chat.ID) bool) {
+	user := users[slices.IndexFunc(users, except)]
 	typing := strings.Contains(string(payload), `"typing":true`)
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -298,13 +298,14 @@ func (r *Router) Hint(conversation chat.ID, seq int64, roster *chat.Roster) {
 }
 
 // Signal implements chat.Publisher.
-func (r *Router) Signal(t chat.Topic, payload []byte, roster *chat.Roster, except chat.ID) {
+func (r *Router) Signal(t chat.Topic, payload []byte, users []chat.ID, except func(chat.ID) bool) {
 	f := NewSignalFrame(t, payload)
-	for _, user := range roster.Members {
-		if user == except {
+	for _, user := range users {
+		sessions := r.Sessions(user)
+		if len(sessions) == 0 || except != nil && except(user) {
 			continue
 		}
-		for _, s := range r.Sessions(user) {
+		for _, s := range sessions {
 			s.Signal(f)
 		}
 	}

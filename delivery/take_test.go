@@ -89,7 +89,7 @@ func TestNoSignalBeforeConnack(t *testing.T) {
 	}
 	defer r.Detach(s)
 	types := func() {
-		r.Signal(chat.Topic{Kind: chat.TopicTyping, ID: convA}, []byte("{}"), &chat.Roster{ConversationID: convA, Members: []chat.ID{alice, bob}}, bob)
+		r.Signal(chat.Topic{Kind: chat.TopicTyping, ID: convA}, []byte("{}"), []chat.ID{alice, bob}, func(user chat.ID) bool { return user == bob })
 	}
 	types()
 	if n := len(sink.all()); n > 0 {

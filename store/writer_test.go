@@ -815,7 +815,7 @@ func TestWriterClockJumpsBack(t *testing.T) {
 }
 
 // Signal implements chat.Publisher.
-func (r *writerRig) Signal(chat.Topic, []byte, *chat.Roster, chat.ID) {}
+func (r *writerRig) Signal(chat.Topic, []byte, []chat.ID, func(chat.ID) bool) {}
 
 // Hint implements chat.Publisher.
 func (r *writerRig) Hint(chat.ID, int64, *chat.Roster) {}
