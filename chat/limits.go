@@ -8,6 +8,7 @@ const (
 	MaxGroupMembers   = 10_000
 	MaxListedMembers  = 20  // of each conversation in a list of conversations
 	MaxEventUsers     = 100 // named in one event of the log; a larger group is listed by REST
+	MaxContactMembers = 500 // of a conversation that makes its members contacts
 	MaxTyping         = 20  // conversations in which a device types at once
 	MaxTitleRunes     = 200
 	MaxPageSize       = 100
