@@ -13,12 +13,12 @@ import (
 type Command struct {
 	Type        EventType // message, edit, delete or reaction
 	Content     string    // message, edit
-	ClientMsgID ID        // message; zero: the client sent none
+	ClientMsgID ID        // zero: the client sent none
 	ReplyTo     ID        // message; zero: none
 	Attachments []ID      // message
 	MessageID   ID        // edit, delete, reaction
 	Emoji       string    // reaction
-	Op          string    // reaction: "add" or "remove"
+	Op          string    // reaction: OpAdd or OpRemove
 }
 
 // ParseCommand reads the payload of a publish. A payload that does not begin
@@ -131,6 +131,9 @@ func (c *Command) Validate() error {
 	if !utf8.ValidString(c.Content) || strings.IndexByte(c.Content, 0) >= 0 {
 		return invalid("content", "must be valid UTF-8 without NUL")
 	}
+	if isResendKey(c.ClientMsgID) {
+		return invalid("clientMsgId", "must be a UUID of version 1 to 7")
+	}
 	switch c.Type {
 	case EventMessage:
 		return c.validateMessage()
@@ -142,14 +145,11 @@ func (c *Command) Validate() error {
 	case EventDelete:
 		return c.needMessageID()
 	case EventReaction:
-		if c.Op != "add" && c.Op != "remove" {
+		if c.Op != OpAdd && c.Op != OpRemove {
 			return invalid("op", `must be "add" or "remove"`)
 		}
-		if c.Emoji == "" || len(c.Emoji) > 64 {
-			return invalid("emoji", "must have 1 to 64 bytes")
-		}
-		if !utf8.ValidString(c.Emoji) || strings.IndexByte(c.Emoji, 0) >= 0 {
-			return invalid("emoji", "must be valid UTF-8 without NUL")
+		if !isEmoji(c.Emoji) {
+			return invalid("emoji", "must be one emoji, of at most "+itoa(MaxEmojiBytes)+" bytes")
 		}
 		return c.needMessageID()
 	case EventConversation:
@@ -163,8 +163,6 @@ func (c *Command) validateMessage() error {
 		return invalid("content", "must not be empty")
 	case len(c.Attachments) > MaxAttachments:
 		return invalid("attachments", "has "+itoa(len(c.Attachments))+" ids, limit "+itoa(MaxAttachments))
-	case isResendKey(c.ClientMsgID):
-		return invalid("clientMsgId", "must be a UUID of version 1 to 7")
 	}
 	return nil
 }

@@ -83,10 +83,10 @@ func TestParseCommandRefuses(t *testing.T) {
 		{`{"type":"delete"}`, chat.Invalid, "messageId: must be the id of a message"},
 		{`{"type":"delete","messageId":"00000000-0000-0000-0000-000000000000"}`, chat.Invalid, "messageId: must be the id of a message"},
 		{`{"type":"reaction","messageId":"` + anID + `","emoji":"x","op":"toggle"}`, chat.Invalid, `op: must be "add" or "remove"`},
-		{`{"type":"reaction","messageId":"` + anID + `","op":"add"}`, chat.Invalid, "emoji: must have 1 to 64 bytes"},
-		{`{"type":"reaction","messageId":"` + anID + `","op":"add","emoji":"\u0000"}`, chat.Invalid, "emoji: must be valid UTF-8 without NUL"},
-		{`{"type":"reaction","messageId":"` + anID + `","op":"add","emoji":"` + strings.Repeat("x", 65) + `"}`, chat.Invalid, "emoji: must have 1 to 64 bytes"},
-		{`{"type":"reaction","op":"add","emoji":"x"}`, chat.Invalid, "messageId: must be the id of a message"},
+		{`{"type":"reaction","messageId":"` + anID + `","op":"add"}`, chat.Invalid, "emoji: must be one emoji, of at most 64 bytes"},
+		{`{"type":"reaction","messageId":"` + anID + `","op":"add","emoji":"\u0000"}`, chat.Invalid, "emoji: must be one emoji, of at most 64 bytes"},
+		{`{"type":"reaction","messageId":"` + anID + `","op":"add","emoji":"` + strings.Repeat("👍", 2) + `"}`, chat.Invalid, "emoji: must be one emoji, of at most 64 bytes"},
+		{`{"type":"reaction","op":"add","emoji":"👍"}`, chat.Invalid, "messageId: must be the id of a message"},
 	} {
 		name := test.payload[:min(60, len(test.payload))]
 		_, err := chat.ParseCommand([]byte(test.payload), "")

@@ -24,11 +24,11 @@ type Event struct {
 	Type           EventType
 	ID             ID // of the message, for EventMessage; of the event otherwise
 	SenderID       ID // who did it
-	ClientMsgID    ID // EventMessage: the sender's idempotency key
+	ClientMsgID    ID // the sender's idempotency key; zero for EventConversation
 	CreatedAt      time.Time
 	Content        string // EventMessage, EventEdit
 	EditedAt       time.Time
-	DeletedAt      time.Time // EventMessage: a tombstone, Content is empty
+	DeletedAt      time.Time // EventMessage: a tombstone; EventEdit: its message is one. Content is empty
 	EventDetail
 }
 
@@ -37,6 +37,7 @@ type Event struct {
 type EventDetail struct {
 	ReplyTo     ID     `json:"replyTo,omitzero"`
 	Attachments []ID   `json:"attachments,omitempty"`
+	Mentions    []ID   `json:"mentions,omitempty"` // message, edit: members whose names the content mentions
 	MessageID   ID     `json:"messageId,omitzero"` // edit, delete, reaction
 	Emoji       string `json:"emoji,omitempty"`    // reaction
 	Op          string `json:"op,omitempty"`       // reaction: add, remove; conversation: created, renamed, joined, left, role
@@ -46,13 +47,20 @@ type EventDetail struct {
 	Role        Role   `json:"role,omitempty"`     // conversation role
 }
 
+// What EventDetail.Op says of a reaction.
+const (
+	OpAdd    = "add"
+	OpRemove = "remove"
+)
+
 // IsZero reports whether the event has no details.
 func (d *EventDetail) IsZero() bool {
-	return d.ReplyTo.IsZero() && len(d.Attachments) == 0 && d.MessageID.IsZero() && d.Emoji == "" &&
+	return d.ReplyTo.IsZero() && len(d.Attachments) == 0 && len(d.Mentions) == 0 && d.MessageID.IsZero() && d.Emoji == "" &&
 		d.Op == "" && d.Kind == "" && d.Title == "" && len(d.UserIDs) == 0 && d.Role == ""
 }
 
-// Equal reports whether both hold the same details.
+// Equal reports whether both hold the same details, but for the mentions: they follow
+// from the content, and from who was a member.
 func (d *EventDetail) Equal(o *EventDetail) bool {
 	return d.ReplyTo == o.ReplyTo && equalIDs(d.Attachments, o.Attachments) && d.MessageID == o.MessageID &&
 		d.Emoji == o.Emoji && d.Op == o.Op && d.Kind == o.Kind && d.Title == o.Title && equalIDs(d.UserIDs, o.UserIDs) && d.Role == o.Role
@@ -97,6 +105,7 @@ func (e *Event) AppendJSON(b []byte) []byte {
 	case EventEdit:
 		b = append(b, `,"content":`...)
 		b = appendString(b, e.Content)
+		b = appendTime(b, `,"deletedAt":"`, e.DeletedAt)
 	case EventDelete, EventReaction, EventConversation:
 	}
 	return append(e.appendDetail(b), '}')
@@ -105,6 +114,7 @@ func (e *Event) AppendJSON(b []byte) []byte {
 func (d *EventDetail) appendDetail(b []byte) []byte {
 	b = appendID(b, `,"replyTo":"`, d.ReplyTo)
 	b = appendIDs(b, `,"attachments":[`, d.Attachments)
+	b = appendIDs(b, `,"mentions":[`, d.Mentions)
 	b = appendID(b, `,"messageId":"`, d.MessageID)
 	b = appendText(b, `,"emoji":`, d.Emoji)
 	b = appendText(b, `,"op":`, d.Op)

@@ -117,7 +117,7 @@ func TestEventJSON(t *testing.T) {
 func TestEventDetail(t *testing.T) {
 	t.Parallel()
 	full := chat.EventDetail{
-		ReplyTo: chat.ID{1}, Attachments: []chat.ID{{2}, {3}}, MessageID: chat.ID{4}, Emoji: "e", Op: "o", Kind: chat.Group, Title: "t", UserIDs: []chat.ID{{5}}, Role: chat.Owner,
+		ReplyTo: chat.ID{1}, Attachments: []chat.ID{{2}, {3}}, Mentions: []chat.ID{{6}}, MessageID: chat.ID{4}, Emoji: "e", Op: "o", Kind: chat.Group, Title: "t", UserIDs: []chat.ID{{5}}, Role: chat.Owner,
 	}
 	var zero chat.EventDetail
 	if !zero.IsZero() || full.IsZero() || !full.Equal(&full) || zero.Equal(&full) {
@@ -133,8 +133,8 @@ func TestEventDetail(t *testing.T) {
 		if one.IsZero() {
 			t.Errorf("IsZero overlooks %s", name)
 		}
-		if one.Equal(&zero) || rest.Equal(&full) {
-			t.Errorf("Equal overlooks %s", name)
+		if follows := name == "Mentions"; one.Equal(&zero) != follows || rest.Equal(&full) != follows {
+			t.Errorf("Equal is wrong about %s", name)
 		}
 	}
 	other := full

@@ -18,3 +18,9 @@ func TypingKept(s *Service) (typists, devices int) {
 	}
 	return typists, devices
 }
+
+// IsEmoji is isEmoji.
+func IsEmoji(s string) bool { return isEmoji(s) }
+
+// MentionCandidates is mentionCandidates.
+func MentionCandidates(text string) [][]string { return mentionCandidates(text) }

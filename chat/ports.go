@@ -11,7 +11,7 @@ type Append struct {
 	Event  Event     // Seq and CreatedAt are set by the commit; for a repeat, also ID: the first one's
 	Resent bool      // the packet is sent again and its ClientMsgID is a ResendKey: look before storing
 	Since  time.Time // Resent: the first sending was stored after this, if it was
-	Repeat bool      // outcome: the event was stored before, under the same key
+	Repeat bool      // outcome: the event was stored before, under the same key; or, without a Seq, there was nothing to do
 	Done   Waiter    // told the outcome
 
 	// MembersVersion is the version of the roster the sender was checked
@@ -94,6 +94,9 @@ type MessagePage struct {
 // for a round trip and return chat errors; a database that is away is
 // Unavailable, and a call may be repeated then.
 type Store interface {
+	NameStore
+	MessageStore
+
 	// GetRoster returns a conversation's members, or NotFound.
 	GetRoster(ctx context.Context, conversation ID) (*Roster, error)
 	// CreateConversation stores a conversation, its participants and its first

@@ -19,6 +19,7 @@ type Service struct {
 	typing    *Typing
 	doubts    doubts
 	resends   atomic.Uint32
+	names     names
 }
 
 // NewService joins the rules to their ports. log and publisher may be set later
@@ -56,34 +57,57 @@ func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Comman
 	if err != nil {
 		return err
 	}
-	if c.Type != EventMessage {
-		return &Error{Code: Unsupported, Field: "type", Msg: string(c.Type) + " is not offered yet"}
-	}
-	if len(c.Attachments) > 0 {
-		return &Error{Code: Invalid, Field: "attachments", Msg: "there is no attachment " + c.Attachments[0].String()}
-	}
-	if err := s.checkReply(ctx, sender, conversation, c.ReplyTo); err != nil {
+	e, err := s.eventOf(ctx, sender, r, c)
+	if err != nil {
 		return err
 	}
-	id := NewID()
 	key := c.ClientMsgID
 	if key.IsZero() && src.PacketID != 0 {
 		key = ResendKey(src.Session, src.PacketID, s.clock.Now(), uint8(s.resends.Add(1)))
 		a.Resent, a.Since = src.Resent && !src.Since.IsZero(), src.Since
 	}
 	if key.IsZero() {
-		key = id
+		key = e.ID
 	}
-	a.MembersVersion = r.Version
-	a.Event = Event{
-		ConversationID: conversation, Type: EventMessage, ID: id, SenderID: sender, ClientMsgID: key, Content: c.Content,
-		EventDetail: EventDetail{ReplyTo: c.ReplyTo, Attachments: c.Attachments},
-	}
+	e.ClientMsgID = key
+	a.MembersVersion, a.Event = r.Version, e
 	if err := s.log.Append(ctx, a); err != nil {
 		return err
 	}
-	s.typing.sent(conversation, sender)
+	if c.Type == EventMessage {
+		s.typing.sent(conversation, sender)
+	}
 	return nil
+}
+
+// eventOf returns the event that a command is to become, with what of the command
+// concerns its type. It checks what can be checked before the command's turn in the
+// log has come.
+func (s *Service) eventOf(ctx context.Context, sender ID, r *Roster, c *Command) (Event, error) {
+	e := Event{ConversationID: r.ConversationID, Type: c.Type, ID: NewID(), SenderID: sender}
+	switch c.Type {
+	case EventMessage:
+		if len(c.Attachments) > 0 {
+			return e, invalid("attachments", "there is no attachment "+c.Attachments[0].String())
+		}
+		if err := s.checkReply(ctx, sender, r.ConversationID, c.ReplyTo); err != nil {
+			return e, err
+		}
+		e.ReplyTo = c.ReplyTo
+	case EventReaction:
+		e.Emoji, e.Op = c.Emoji, c.Op
+	case EventEdit, EventDelete, EventConversation:
+	}
+	if c.Type != EventMessage {
+		e.MessageID = c.MessageID
+	}
+	if c.Type != EventMessage && c.Type != EventEdit {
+		return e, nil
+	}
+	var err error
+	e.Content = c.Content
+	e.Mentions, err = s.mentioned(ctx, c.Content, r)
+	return e, err
 }
 
 func (s *Service) checkReply(ctx context.Context, user, conversation, message ID) error {

@@ -117,7 +117,19 @@ func TestSubmit(t *testing.T) {
 	if err != nil || err2 != nil || !a.Resent || b.Resent || b.Event.ClientMsgID.Compare(a.Event.ClientMsgID) <= 0 {
 		t.Errorf("without key, in a packet: %+v, %v, and %+v, %v", a, err, b, err2)
 	}
-	if len(log.appends) != 4 {
+	full := chat.Command{Content: "x", ReplyTo: question, MessageID: question, Emoji: "👍", Op: chat.OpAdd}
+	for kind, want := range map[chat.EventType]chat.Event{
+		chat.EventEdit:     {Content: "x", EventDetail: chat.EventDetail{MessageID: question}},
+		chat.EventDelete:   {EventDetail: chat.EventDetail{MessageID: question}},
+		chat.EventReaction: {EventDetail: chat.EventDetail{MessageID: question, Emoji: "👍", Op: chat.OpAdd}},
+	} {
+		full.Type = kind
+		a, err := submit(full, chat.Source{})
+		if e := a.Event; err != nil || e.Type != kind || e.Content != want.Content || !e.EventDetail.Equal(&want.EventDetail) || e.ClientMsgID != e.ID {
+			t.Errorf("%s: %+v, %v: want what concerns it, and no more", kind, e, err)
+		}
+	}
+	if len(log.appends) != 7 {
 		t.Errorf("%d events were appended", len(log.appends))
 	}
 
@@ -126,7 +138,6 @@ func TestSubmit(t *testing.T) {
 		code  chat.Code
 		field string
 	}{
-		"an edit":                         {chat.Command{Type: chat.EventEdit, Content: "x", MessageID: question}, chat.Unsupported, "type"},
 		"an attachment":                   {chat.Command{Type: chat.EventMessage, Attachments: []chat.ID{unknown}}, chat.Invalid, "attachments"},
 		"a reply to nothing":              {chat.Command{Type: chat.EventMessage, Content: "x", ReplyTo: unknown}, chat.Invalid, "replyTo"},
 		"a reply to another conversation": {chat.Command{Type: chat.EventMessage, Content: "x", ReplyTo: elsewhere}, chat.Invalid, "replyTo"},
@@ -149,7 +160,7 @@ func TestSubmit(t *testing.T) {
 	if _, err := submit(chat.Command{Type: chat.EventMessage, Content: "x"}, chat.Source{}); chat.PublicMessage(err) != "full" {
 		t.Errorf("a full queue: %v", err)
 	}
-	if len(log.appends) != 4 {
+	if len(log.appends) != 7 {
 		t.Error("something that was refused was appended")
 	}
 }

@@ -94,6 +94,22 @@ func (s *Store) FindUser(ctx context.Context, login string) (*identity.Account, 
 	return &a, nil
 }
 
+const findUsernamesSQL = `SELECT username, id FROM users WHERE username = ANY(@usernames)`
+
+// FindUsernames implements chat.NameStore.
+func (s *Store) FindUsernames(ctx context.Context, usernames []string) (map[string]chat.ID, error) {
+	const op = "store.FindUsernames"
+	rows, err := s.pool.Query(ctx, findUsernamesSQL, pgx.NamedArgs{"usernames": usernames})
+	if err != nil {
+		return nil, translate(op, err)
+	}
+	found := make(map[string]chat.ID, len(usernames))
+	var name string
+	var id chat.ID
+	_, err = pgx.ForEachRow(rows, []any{&name, &id}, func() error { found[name] = id; return nil })
+	return found, translate(op, err)
+}
+
 // storable reports whether PostgreSQL can hold s as text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 

@@ -65,8 +65,36 @@ WHERE r.id IS NOT NULL AND NOT EXISTS (
   SELECT FROM events m WHERE m.id = r.id::uuid AND m.conversation_id = e.conversation_id AND m.type = 'message' AND m.seq < e.seq
 )`},
 	{"tombstone", `
-SELECT conversation_id, format('message %s is deleted and still has content', seq) FROM events
-WHERE type = 'message' AND deleted_at IS NOT NULL AND content <> ''`},
+SELECT conversation_id, format('%s %s is of a deleted message and still has content', type, seq) FROM events
+WHERE deleted_at IS NOT NULL AND content <> ''`},
+	{"deleted", `
+SELECT e.conversation_id, format('event %s deletes message %s, which is there', e.seq, m.seq)
+FROM events e JOIN events m ON m.id = (e.detail ->> 'messageId')::uuid AND m.conversation_id = e.conversation_id
+WHERE e.type = 'delete' AND m.deleted_at IS NULL`},
+	{"edited", `
+SELECT m.conversation_id, format('message %s says %s characters, its last edit %s', m.seq, length(m.content), length(e.content))
+FROM events m CROSS JOIN LATERAL (
+  SELECT content FROM events x WHERE x.conversation_id = m.conversation_id AND x.type = 'edit' AND x.detail ->> 'messageId' = m.id::text
+  ORDER BY seq DESC LIMIT 1
+) e
+WHERE m.type = 'message' AND m.edited_at IS NOT NULL AND m.content <> e.content`},
+	{"original", `
+SELECT o.conversation_id, format('the first text of message %s is kept, which is not edited, or deleted, or not there', o.message_id)
+FROM message_originals o
+WHERE NOT EXISTS (SELECT FROM events m WHERE m.id = o.message_id AND m.conversation_id = o.conversation_id AND m.edited_at IS NOT NULL AND m.deleted_at IS NULL)`},
+	{"no-original", `
+SELECT m.conversation_id, format('message %s is edited, and its first text is gone', m.seq) FROM events m
+WHERE m.type = 'message' AND m.edited_at IS NOT NULL AND m.deleted_at IS NULL
+AND NOT EXISTS (SELECT FROM message_originals o WHERE o.conversation_id = m.conversation_id AND o.message_id = m.id)`},
+	{"reaction", `
+SELECT conversation_id, format('user %s reacts to message %s with %s: %s, and the last event about it says %s', user_id, message_id, emoji, a.n, b.op)
+FROM (SELECT conversation_id, message_id, emoji, user_id, 1 AS n FROM reactions) a
+FULL JOIN (
+  SELECT DISTINCT ON (conversation_id, 2, 3, sender_id) conversation_id, (detail ->> 'messageId')::uuid, detail ->> 'emoji', sender_id, detail ->> 'op'
+  FROM events e WHERE type = 'reaction' ORDER BY conversation_id, 2, 3, sender_id, seq DESC
+) b (conversation_id, message_id, emoji, user_id, op) USING (conversation_id, message_id, emoji, user_id)
+WHERE (a.n IS NOT NULL) <> (coalesce(b.op, 'remove') = 'add')
+AND NOT EXISTS (SELECT FROM events m WHERE m.id = message_id AND m.deleted_at IS NOT NULL AND a.n IS NULL)`},
 	{"participant", `
 SELECT p.conversation_id, format('user %s takes part and %s does not exist', p.user_id, CASE WHEN c.id IS NULL THEN 'the conversation' ELSE 'the user' END)
 FROM participants p LEFT JOIN conversations c ON c.id = p.conversation_id LEFT JOIN users u ON u.id = p.user_id

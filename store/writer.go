@@ -305,13 +305,24 @@ func (s *shard) round(ctx context.Context, b *batch) error {
 // was the one they were checked against; the senders of the others are checked again.
 func (s *shard) insert(ctx context.Context, b *batch) error {
 	now := chat.Timestamp(time.Now())
-	b.rank()
-	bases, err := s.stmt.insert(ctx, b, now)
+	clear(b.decided)
+	var bases map[chat.ID]place
+	var err error
+	if b.commands {
+		bases, err = s.stmt.insertCommands(ctx, b, now)
+	} else {
+		b.rank()
+		bases, err = s.stmt.insert(ctx, b, now)
+	}
 	if err != nil {
 		return err
 	}
 	stale := b.pending[:0:0]
 	for i, a := range b.pending {
+		if d, ok := b.decided[a]; ok {
+			b.settleDecision(a, d, s.w.metrics)
+			continue
+		}
 		base, ok := bases[a.Event.ConversationID]
 		if !ok || !b.ranked[i] {
 			stale = append(stale, a)

@@ -9,13 +9,15 @@ import (
 type batch struct {
 	pending   []*chat.Append // not settled yet, in the order of their Append
 	hasResent bool
+	commands  bool // some are no messages: see storeCommands
 
 	// The statement's view of pending, made by rank.
 	ranks   []int32            // place among the pending events of its conversation, from 1
-	ranked  []bool             // false: checked against another roster than the first of its conversation
+	ranked  []bool             // false: checked against another roster than the first of its conversation, or decided
 	index   map[chat.ID]int    // conversation → index in convs
 	convs   []conversationPart // in order of first appearance
 	leaders map[eventKey]*chat.Append
+	decided map[*chat.Append]decision // commands that are not to be stored, and why
 
 	followers map[*chat.Append][]*chat.Append // repeats within the batch, told with their leader
 	stored    []stored                        // given away after the commit
@@ -33,11 +35,11 @@ type eventKey struct{ conversation, sender, clientMsgID chat.ID }
 func keyOf(e *chat.Event) eventKey { return eventKey{e.ConversationID, e.SenderID, e.ClientMsgID} }
 
 func newBatch() *batch {
-	return &batch{index: map[chat.ID]int{}, leaders: map[eventKey]*chat.Append{}, followers: map[*chat.Append][]*chat.Append{}}
+	return &batch{index: map[chat.ID]int{}, leaders: map[eventKey]*chat.Append{}, followers: map[*chat.Append][]*chat.Append{}, decided: map[*chat.Append]decision{}}
 }
 
 func (b *batch) reset() {
-	b.pending, b.hasResent = b.pending[:0], false
+	b.pending, b.hasResent, b.commands = b.pending[:0], false, false
 	b.stored = nil
 	clear(b.leaders)
 	clear(b.followers)
@@ -58,6 +60,7 @@ func (b *batch) add(a *chat.Append) {
 		b.followers[leader] = append(b.followers[leader], a)
 		return
 	}
+	b.commands = b.commands || a.Event.Type != chat.EventMessage
 	b.leaders[key] = a
 	b.pending = append(b.pending, a)
 }
@@ -78,6 +81,10 @@ func (b *batch) rank() {
 	clear(b.index)
 	b.convs, b.ranks, b.ranked = b.convs[:0], b.ranks[:0], b.ranked[:0]
 	for _, a := range b.pending {
+		if _, decided := b.decided[a]; decided {
+			b.ranks, b.ranked = append(b.ranks, 0), append(b.ranked, false)
+			continue
+		}
 		i, ok := b.index[a.Event.ConversationID]
 		if !ok {
 			i = len(b.convs)
@@ -119,6 +126,21 @@ func (b *batch) settleRepeat(a *chat.Append, first *chat.Event, m *writerMetrics
 	}
 }
 
+// settleDecision answers a command that was not stored.
+func (b *batch) settleDecision(a *chat.Append, d decision, m *writerMetrics) {
+	switch {
+	case d.first != nil:
+		b.settleRepeat(a, d.first, m)
+	case d.err != nil:
+		b.refuse(a, d.err)
+	default: // nothing to do
+		for _, c := range append([]*chat.Append{a}, b.followers[a]...) {
+			c.Repeat = true
+			c.Done.Committed(c, nil)
+		}
+	}
+}
+
 func answerRepeat(a *chat.Append, first *chat.Event) {
 	if !sameContent(&a.Event, first) {
 		a.Done.Committed(a, &chat.Error{
@@ -132,9 +154,12 @@ func answerRepeat(a *chat.Append, first *chat.Event) {
 	a.Done.Committed(a, nil)
 }
 
-// sameContent reports whether two messages say the same. A message that was
-// edited or deleted since is taken to have said it: its first text is gone.
+// sameContent reports whether two events say the same. A message that was edited or
+// deleted since is taken to have said it: its first text is gone.
 func sameContent(a, b *chat.Event) bool {
+	if a.Type != b.Type {
+		return false
+	}
 	if !a.EditedAt.IsZero() || !b.EditedAt.IsZero() || !a.DeletedAt.IsZero() || !b.DeletedAt.IsZero() {
 		return true
 	}

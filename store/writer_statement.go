@@ -16,7 +16,7 @@ import (
 )
 
 // appendSQL stores a batch: conversations $1 with $2 events each, checked against
-// roster version $3, at time $4; events $5 … $11. It locks the conversations in
+// roster version $3, at time $4; events $5 … $12. It locks the conversations in
 // order of id, so that two batches never wait for each other in a circle; moves
 // their last_seq; and numbers the events from there by their rank $6. A
 // conversation that is not in the answer does not exist or has changed its
@@ -34,9 +34,9 @@ WITH locked AS MATERIALIZED (
   RETURNING c.id, c.last_seq - n.events AS base, c.last_event_at
 ), stored AS (
   INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content, detail)
-  SELECT m.id, m.base + e.rank, e.id, e.sender_id, e.client_msg_id, m.last_event_at, 'message', e.content, e.detail
-  FROM unnest($5::uuid[], $6::int4[], $7::uuid[], $8::uuid[], $9::uuid[], $10::text[], $11::jsonb[])
-    AS e(conversation_id, rank, id, sender_id, client_msg_id, content, detail)
+  SELECT m.id, m.base + e.rank, e.id, e.sender_id, e.client_msg_id, m.last_event_at, e.type, e.content, e.detail
+  FROM unnest($5::uuid[], $6::int4[], $7::uuid[], $8::uuid[], $9::uuid[], $10::text[], $11::jsonb[], $12::text[])
+    AS e(conversation_id, rank, id, sender_id, client_msg_id, content, detail, type)
   JOIN moved m ON m.id = e.conversation_id
 )
 SELECT id, base, last_event_at FROM moved`
@@ -79,13 +79,13 @@ type place struct {
 }
 
 const (
-	appendParams = 11
+	appendParams = 12
 	appendName   = "parley_append"
 )
 
 var (
-	appendOIDs    = []uint32{pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.Int8ArrayOID, pgtype.TimestamptzOID, pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.TextArrayOID, pgtype.JSONBArrayOID}
-	appendFormats = []int16{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
+	appendOIDs    = []uint32{pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.Int8ArrayOID, pgtype.TimestamptzOID, pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.TextArrayOID, pgtype.JSONBArrayOID, pgtype.TextArrayOID}
+	appendFormats = []int16{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
 	resultFormats = []int16{1, 1, 1}
 )
 
@@ -203,13 +203,7 @@ func (s *statement) encode(b *batch, now time.Time) error {
 	done()
 	s.uuids(b, rows, func(e *chat.Event) chat.ID { return e.ClientMsgID })
 	done()
-	s.array(pgtype.TextOID, rows)
-	for i, ok := range b.ranked {
-		if ok {
-			s.length(len(b.pending[i].Event.Content))
-			s.buf = append(s.buf, b.pending[i].Event.Content...)
-		}
-	}
+	s.texts(b, rows, func(e *chat.Event) string { return e.Content })
 	done()
 	s.array(pgtype.JSONBOID, rows)
 	for i, ok := range b.ranked {
@@ -219,6 +213,8 @@ func (s *statement) encode(b *batch, now time.Time) error {
 			}
 		}
 	}
+	done()
+	s.texts(b, rows, func(e *chat.Event) string { return string(e.Type) })
 	done()
 	start := 0
 	for i, end := range s.ends {
@@ -253,6 +249,17 @@ func (s *statement) uuids(b *batch, rows int, of func(*chat.Event) chat.ID) {
 	for i, ok := range b.ranked {
 		if ok {
 			s.uuid(of(&b.pending[i].Event))
+		}
+	}
+}
+
+func (s *statement) texts(b *batch, rows int, of func(*chat.Event) string) {
+	s.array(pgtype.TextOID, rows)
+	for i, ok := range b.ranked {
+		if ok {
+			text := of(&b.pending[i].Event)
+			s.length(len(text))
+			s.buf = append(s.buf, text...)
 		}
 	}
 }

@@ -355,7 +355,9 @@ func TestWriterRepeats(t *testing.T) {
 			t.Errorf("the same key for something else: %v, want conflict", err)
 		}
 	}
-	exec(t, r.s, `UPDATE events SET content = 'edited', edited_at = now() WHERE client_msg_id = $1 AND sender_id = $2`, key, r.members[0])
+	change := r.edit(r.members[0], first.Event.ID, "edited")
+	r.append(change)
+	r.stored(change)
 	edited := r.message(r.members[0], key, "hello") // whose first text is not known any more
 	r.append(edited)
 	r.stored(edited)
