@@ -94,7 +94,7 @@ func TestBadPublish(t *testing.T) {
 		invalid("delete of nothing", `{"type":"delete"}`, "messageId: must be the id of a message"),
 		invalid("reaction without op", `{"type":"reaction","messageId":"`+id+`","emoji":"👍"}`, `op: must be "add" or "remove"`),
 		invalid("reaction with a number", `{"type":"reaction","messageId":"`+id+`","emoji":1,"op":"add"}`, "emoji: must be a string, not a number"),
-		invalid("reaction without emoji", `{"type":"reaction","messageId":"`+id+`","op":"add"}`, "emoji: must have 1 to 64 bytes"),
+		invalid("reaction without emoji", `{"type":"reaction","messageId":"`+id+`","op":"add"}`, "emoji: must be one emoji, of at most 64 bytes"),
 
 		invalid("NUL in text", "a\x00b", "content: must be valid UTF-8 without NUL"),
 		invalid("NUL in JSON", `{"content":"a\u0000b"}`, "content: must be valid UTF-8 without NUL"),

@@ -27,10 +27,12 @@ const (
 	conversationsCursor cursorKind = 'c' // key: time of the last event, id
 	olderCursor         cursorKind = 'm' // key: seq; scope: conversation
 	newerCursor         cursorKind = 'n' // key: seq; scope: conversation
+	editsCursor         cursorKind = 'e' // key: seq; scope: message
+	reactionsCursor     cursorKind = 'r' // key: user, emoji; scope: message
 
 	cursorVersion = 1
 	cursorHead    = 10
-	maxCursorKey  = 64
+	maxCursorKey  = 80
 )
 
 func encodeCursor(kind cursorKind, user chat.ID, scope string, key []byte) string {

@@ -91,9 +91,9 @@ func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[Page
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Message, 0, len(page.Items))
-	for i := range page.Items {
-		out = append(out, messageOf(&page.Items[i]))
+	out, err := s.messagesOf(ctx, me.UserID, in.ConversationID.chatID(), page.Items)
+	if err != nil {
+		return nil, err
 	}
 	var next string
 	if page.More && len(out) > 0 {
@@ -138,5 +138,28 @@ func (s *server) getMessage(ctx context.Context, in *byID) (*body[Message], erro
 	if err != nil {
 		return nil, err
 	}
-	return &body[Message]{messageOf(e)}, nil
+	out, err := s.messagesOf(ctx, principal(ctx).UserID, e.ConversationID, []chat.Event{*e})
+	if err != nil {
+		return nil, err
+	}
+	return &body[Message]{out[0]}, nil
+}
+
+// messagesOf returns messages of one conversation with their reactions.
+func (s *server) messagesOf(ctx context.Context, user, conversation chat.ID, events []chat.Event) ([]Message, error) {
+	ids := make([]chat.ID, 0, len(events))
+	for i := range events {
+		ids = append(ids, events[i].ID)
+	}
+	reactions, err := s.chat.CountReactions(ctx, user, conversation, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Message, 0, len(events))
+	for i := range events {
+		m := messageOf(&events[i])
+		m.Reactions = reactionsOf(reactions[events[i].ID])
+		out = append(out, m)
+	}
+	return out, nil
 }

@@ -80,6 +80,7 @@ func New(o Options) http.Handler {
 	s.sessions(o.Logins)
 	s.conversations()
 	s.messages()
+	s.commands()
 	s.operations(router, o.Metrics)
 	return router
 }

@@ -122,15 +122,33 @@ type Message struct {
 	Content        string `json:"content" doc:"Empty for a deleted message." example:"hello"`
 	ReplyTo        ID     `json:"replyTo,omitempty" doc:"The message it answers."`
 	Attachments    []ID   `json:"attachments,omitempty"`
+	Mentions       []ID   `json:"mentions,omitempty" doc:"Members whose names the content mentions, as @username."`
 	CreatedAt      Time   `json:"createdAt"`
 	EditedAt       *Time  `json:"editedAt,omitempty"`
 	DeletedAt      *Time  `json:"deletedAt,omitempty" doc:"Set: the message has been taken back."`
+
+	Reactions []ReactionCount `json:"reactions,omitempty" doc:"In the order in which the emojis were used first."`
+}
+
+// ReactionCount is how many react to a message with an emoji.
+type ReactionCount struct {
+	Emoji string `json:"emoji" example:"👍"`
+	Count int    `json:"count" doc:"How many users." example:"3"`
+	Mine  bool   `json:"mine" doc:"Whether oneself is among them."`
+}
+
+func reactionsOf(counts []chat.ReactionCount) []ReactionCount {
+	var out []ReactionCount
+	for _, c := range counts {
+		out = append(out, ReactionCount{Emoji: c.Emoji, Count: c.Users, Mine: c.Mine})
+	}
+	return out
 }
 
 func messageOf(e *chat.Event) Message {
 	return Message{
 		ID: idOf(e.ID), ConversationID: idOf(e.ConversationID), Seq: e.Seq, SenderID: idOf(e.SenderID), ClientMsgID: idOf(e.ClientMsgID),
-		Content: e.Content, ReplyTo: idOf(e.ReplyTo), Attachments: idsOf(e.Attachments),
+		Content: e.Content, ReplyTo: idOf(e.ReplyTo), Attachments: idsOf(e.Attachments), Mentions: idsOf(e.Mentions),
 		CreatedAt: Time(e.CreatedAt), EditedAt: timeOf(e.EditedAt), DeletedAt: timeOf(e.DeletedAt),
 	}
 }

@@ -301,6 +301,11 @@ type Event struct {
 	ClientMsgID    string
 	Content        string
 	ReplyTo        string
+	Mentions       []string
+	EditedAt       string
+	DeletedAt      string
+	MessageID      string
+	Emoji          string
 	Op             string
 	UserIDs        []string
 
