@@ -44,7 +44,7 @@ type server struct {
 
 type silent struct{}
 
-func (silent) Publish(*chat.Event, *chat.Roster)                {}
+func (silent) Publish(*chat.Event, *chat.Roster)                        {}
 func (silent) Signal(chat.Topic, []byte, []chat.ID, func(chat.ID) bool) {}
 
 func newServer(t *testing.T, change ...func(*rest.Options)) *server {

@@ -74,8 +74,8 @@ func TestWriterEdits(t *testing.T) {
 	t.Parallel()
 	r := newWriterRig(t, store.WriterOptions{})
 	ann, ben := r.members[0], r.members[1]
-	id := r.sent(ann, "teh cat")
-	if got := r.texts(ben, id); !slices.Equal(got, []string{"teh cat"}) {
+	id := r.sent(ann, "a cta")
+	if got := r.texts(ben, id); !slices.Equal(got, []string{"a cta"}) {
 		t.Errorf("an unedited message says %q", got)
 	}
 	first, second := r.edit(ann, id, "the cat"), r.edit(ann, id, "the cat!")
@@ -83,7 +83,7 @@ func TestWriterEdits(t *testing.T) {
 	r.append(first, second)
 	release()
 	r.stored(first, second)
-	if got := r.texts(ben, id); !slices.Equal(got, []string{"teh cat", "the cat", "the cat!"}) {
+	if got := r.texts(ben, id); !slices.Equal(got, []string{"a cta", "the cat", "the cat!"}) {
 		t.Errorf("the texts of an edited message are %q", got)
 	}
 	m, err := r.s.GetMessage(t.Context(), ben, id)
