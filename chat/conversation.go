@@ -39,6 +39,7 @@ type Conversation struct {
 	ID               ID
 	Kind             Kind
 	Title            string // groups only
+	History          History
 	CreatedBy        ID
 	CreatedAt        time.Time
 	LastSeq          int64         // seq of the newest event

@@ -77,7 +77,12 @@ func (s *Service) Run(ctx context.Context) error {
 func (s *Service) reload(ctx context.Context, conversation ID) (*Roster, error) {
 	ctx, cancel := WithDeadline(ctx, storePatience, "chat.doubt")
 	defer cancel()
-	return s.Rosters.Reload(ctx, conversation)
+	r, err := s.store.AwaitRoster(ctx, conversation) // a change whose commit hangs is decided when this returns
+	if err != nil {
+		return nil, err
+	}
+	s.Rosters.put(r)
+	return r, nil
 }
 
 // doubt has a conversation looked at until it is there, or long enough.

@@ -40,11 +40,13 @@ type EventDetail struct {
 	Mentions    []ID   `json:"mentions,omitempty"` // message, edit: members whose names the content mentions
 	MessageID   ID     `json:"messageId,omitzero"` // edit, delete, reaction
 	Emoji       string `json:"emoji,omitempty"`    // reaction
-	Op          string `json:"op,omitempty"`       // reaction: add, remove; conversation: created, renamed, joined, left, role
+	Op          string `json:"op,omitempty"`       // reaction: add, remove; conversation: created, renamed, history, joined, left, role
 	Kind        Kind   `json:"kind,omitempty"`     // conversation created
 	Title       string `json:"title,omitempty"`    // conversation created, renamed
 	UserIDs     []ID   `json:"userIds,omitempty"`  // conversation created (the first MaxEventUsers), joined, left, role
-	Role        Role   `json:"role,omitempty"`     // conversation role
+	Role        Role   `json:"role,omitempty"`     // conversation joined (unless member), role
+
+	History History `json:"history,omitempty"` // conversation history
 }
 
 // What EventDetail.Op says of a reaction.
@@ -56,14 +58,15 @@ const (
 // IsZero reports whether the event has no details.
 func (d *EventDetail) IsZero() bool {
 	return d.ReplyTo.IsZero() && len(d.Attachments) == 0 && len(d.Mentions) == 0 && d.MessageID.IsZero() && d.Emoji == "" &&
-		d.Op == "" && d.Kind == "" && d.Title == "" && len(d.UserIDs) == 0 && d.Role == ""
+		d.Op == "" && d.Kind == "" && d.Title == "" && len(d.UserIDs) == 0 && d.Role == "" && d.History == ""
 }
 
 // Equal reports whether both hold the same details, but for the mentions: they follow
 // from the content, and from who was a member.
 func (d *EventDetail) Equal(o *EventDetail) bool {
 	return d.ReplyTo == o.ReplyTo && equalIDs(d.Attachments, o.Attachments) && d.MessageID == o.MessageID &&
-		d.Emoji == o.Emoji && d.Op == o.Op && d.Kind == o.Kind && d.Title == o.Title && equalIDs(d.UserIDs, o.UserIDs) && d.Role == o.Role
+		d.Emoji == o.Emoji && d.Op == o.Op && d.Kind == o.Kind && d.Title == o.Title && equalIDs(d.UserIDs, o.UserIDs) && d.Role == o.Role &&
+		d.History == o.History
 }
 
 func equalIDs(a, b []ID) bool {
@@ -121,7 +124,8 @@ func (d *EventDetail) appendDetail(b []byte) []byte {
 	b = appendText(b, `,"kind":`, string(d.Kind))
 	b = appendText(b, `,"title":`, d.Title)
 	b = appendIDs(b, `,"userIds":[`, d.UserIDs)
-	return appendText(b, `,"role":`, string(d.Role))
+	b = appendText(b, `,"role":`, string(d.Role))
+	return appendText(b, `,"history":`, string(d.History))
 }
 
 func appendID(b []byte, key string, id ID) []byte {

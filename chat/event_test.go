@@ -118,6 +118,7 @@ func TestEventDetail(t *testing.T) {
 	t.Parallel()
 	full := chat.EventDetail{
 		ReplyTo: chat.ID{1}, Attachments: []chat.ID{{2}, {3}}, Mentions: []chat.ID{{6}}, MessageID: chat.ID{4}, Emoji: "e", Op: "o", Kind: chat.Group, Title: "t", UserIDs: []chat.ID{{5}}, Role: chat.Owner,
+		History: chat.HistoryAll,
 	}
 	var zero chat.EventDetail
 	if !zero.IsZero() || full.IsZero() || !full.Equal(&full) || zero.Equal(&full) {

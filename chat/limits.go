@@ -6,6 +6,8 @@ const (
 	MaxCommandBytes   = 192 << 10
 	MaxAttachments    = 20
 	MaxGroupMembers   = 10_000
+	MaxBlockedUsers   = 10_000
+	MaxAddedMembers   = 100 // added to a group at once
 	MaxListedMembers  = 20  // of each conversation in a list of conversations
 	MaxEventUsers     = 100 // named in one event of the log; a larger group is listed by REST
 	MaxContactMembers = 500 // of a conversation that makes its members contacts

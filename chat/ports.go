@@ -17,6 +17,8 @@ type Append struct {
 	// MembersVersion is the version of the roster the sender was checked
 	// against. The commit happens only if it is still the current one.
 	MembersVersion int64
+
+	passed int64 // the MembersVersion that Recheck let pass without asking
 }
 
 // Waiter is told what became of an Append.
@@ -58,6 +60,9 @@ type Roster struct {
 	Kind           Kind
 	Members        []ID  // ascending
 	LastSeq        int64 // how far the log reached when this was read
+	Blocked        bool  // direct conversations: one of the two has blocked the other
+
+	before *Roster // the one of the version before, if it was cached; see Rosters.keep
 }
 
 // Has reports whether the user is a member. O(log members).
@@ -119,4 +124,7 @@ type Store interface {
 	ReadLog(ctx context.Context, user, conversation ID, after int64, limit int) ([]Event, error)
 	// ListPositions returns how far the log of each of the user's conversations reaches.
 	ListPositions(ctx context.Context, user ID) ([]Position, error)
+
+	GroupStore
+	BlockStore
 }

@@ -16,6 +16,7 @@ import (
 type Rosters struct {
 	store      Store
 	maxMembers int
+	changed    func(*Roster) // told of each roster that is new to the cache; may be nil, and is called without locks
 
 	mu      sync.RWMutex
 	entries map[ID]*Roster    // mu guards
@@ -113,7 +114,17 @@ func (c *Rosters) load(ctx context.Context, conversation ID, share bool) (*Roste
 // put keeps a roster that is known without asking.
 func (c *Rosters) put(r *Roster) { c.keep(r.ConversationID, &rosterGet{r: r}) }
 
+// keep puts what was found into the cache, unless that knows better.
 func (c *Rosters) keep(conversation ID, g *rosterGet) {
+	if c.exchange(conversation, g) && c.changed != nil {
+		c.changed(g.r)
+	}
+}
+
+// exchange reports whether the roster is of another version than the one that was
+// cached. That is kept beside it if it is of the version before, for the events that
+// were stored at that one and are still on their way.
+func (c *Rosters) exchange(conversation ID, g *rosterGet) (kept bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.loading[conversation] == g {
@@ -122,13 +133,23 @@ func (c *Rosters) keep(conversation ID, g *rosterGet) {
 	old := c.entries[conversation]
 	switch {
 	case g.err == nil && (old == nil || old.Version <= g.r.Version):
+		kept = old == nil || old.Version < g.r.Version
 		if old != nil {
-			c.members -= len(old.Members)
+			c.members -= old.size()
+			g.r.before = old.before
+		}
+		if kept {
+			g.r.before = nil
+			if old != nil && old.Version+1 == g.r.Version {
+				before := *old
+				before.before = nil
+				g.r.before = &before
+			}
 		}
 		c.entries[conversation] = g.r
-		c.members += len(g.r.Members)
+		c.members += g.r.size()
 	case CodeOf(g.err) == NotFound && old != nil:
-		c.members -= len(old.Members)
+		c.members -= old.size()
 		delete(c.entries, conversation)
 	}
 	for id, r := range c.entries { // map order is as good as random
@@ -138,7 +159,32 @@ func (c *Rosters) keep(conversation ID, g *rosterGet) {
 		if id == conversation {
 			continue
 		}
-		c.members -= len(r.Members)
+		c.members -= r.size()
 		delete(c.entries, id)
 	}
+	return kept
+}
+
+// size is what the roster counts for in the cache.
+func (r *Roster) size() int {
+	if r.before == nil {
+		return len(r.Members)
+	}
+	return len(r.Members) + len(r.before.Members)
+}
+
+// remaining returns r with those only who were members at the version before, too.
+func (r *Roster) remaining() *Roster {
+	out := *r
+	out.before, out.Members = nil, make([]ID, 0, min(len(r.Members), len(r.before.Members)))
+	old := r.before.Members
+	for _, user := range r.Members {
+		for len(old) > 0 && old[0].Compare(user) < 0 {
+			old = old[1:]
+		}
+		if len(old) > 0 && old[0] == user {
+			out.Members = append(out.Members, user)
+		}
+	}
+	return &out
 }

@@ -24,6 +24,9 @@ type fakeStore struct {
 	gate       chan bool // GetRoster waits for a value, between looking and returning
 	created    []chat.NewConversation
 	committed  func() // called by CreateConversation, if not nil
+
+	hidden      map[chat.ID][]chat.ID // by user: whom ListHidden returns
+	hiddenAsked int
 }
 
 func newFakeStore() *fakeStore {

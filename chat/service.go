@@ -17,6 +17,8 @@ type Service struct {
 	publisher Publisher
 	clock     Clock
 	typing    *Typing
+	hidden    *hidden
+	contacts  contactsListeners
 	doubts    doubts
 	resends   atomic.Uint32
 	names     names
@@ -26,9 +28,11 @@ type Service struct {
 // with Use, before the first call; all others are needed now.
 func NewService(store Store, clock Clock) *Service {
 	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock}
-	s.typing = newTyping(clock, func(conversation ID, payload []byte, r *Roster, from ID) {
-		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, r.Members, func(user ID) bool { return user == from })
+	s.hidden = newHidden(store, clock)
+	s.typing = newTyping(clock, s.Rosters.cached, s.hidden.current, func(conversation ID, payload []byte, users []ID, except func(ID) bool) {
+		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, users, except)
 	})
+	s.Rosters.changed = s.typing.sync
 	return s
 }
 
@@ -56,6 +60,9 @@ func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Comman
 	r, err := s.Rosters.Require(ctx, conversation, sender)
 	if err != nil {
 		return err
+	}
+	if r.Blocked && c.Type != EventDelete { // one's own may still be taken back
+		return Blocked()
 	}
 	e, err := s.eventOf(ctx, sender, r, c)
 	if err != nil {
@@ -151,29 +158,42 @@ type waitChan chan error
 
 func (w waitChan) Committed(_ *Append, err error) { w <- err }
 
-// Recheck looks again whether a's sender is a member, after the log has found
-// that the roster it was checked against is no longer current. It sets the new
-// MembersVersion, or returns Forbidden.
+// Recheck looks again whether a's sender is a member and may write, after the log
+// has not stored it at its MembersVersion. It sets the new one, or returns Forbidden.
+//
+// The cache is enough where it is newer than what a was checked against. Where it is
+// as old, a is let pass once: it may have shared a batch with older ones, and was not
+// tried. So a change in a large group that is written to does not cost a query for
+// each event on its way.
 func (s *Service) Recheck(ctx context.Context, a *Append) error {
-	r, err := s.Rosters.Reload(ctx, a.Event.ConversationID)
-	if CodeOf(err) == NotFound || err == nil && !r.Has(a.Event.SenderID) {
+	r := s.Rosters.cached(a.Event.ConversationID)
+	if r == nil || r.Version < a.MembersVersion || r.Version == a.MembersVersion && a.passed == r.Version {
+		var err error
+		r, err = s.Rosters.Reload(ctx, a.Event.ConversationID)
+		if CodeOf(err) == NotFound {
+			return NotParticipant(a.Event.ConversationID)
+		} else if err != nil {
+			return err
+		}
+	}
+	switch {
+	case !r.Has(a.Event.SenderID):
 		return NotParticipant(a.Event.ConversationID)
+	case r.Blocked && a.Event.Type != EventDelete: // one's own may still be taken back
+		return Blocked()
 	}
-	if err != nil {
-		return err
-	}
-	a.MembersVersion = r.Version
+	a.MembersVersion, a.passed = r.Version, r.Version
 	return nil
 }
 
 // Committed carries an event that the log has stored at membersVersion to those
-// who are members at that version. The log calls it once for each event, in seq
+// who were members at that version and still are. The log calls it once for each event, in seq
 // order for each conversation. It blocks while the members are not known and the
 // store is away, for at most committedPatience: an event that is the last of its
 // conversation for a while must not wait for the next one to be found.
 func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64) {
 	if r := s.Rosters.cached(e.ConversationID); r != nil && r.Version >= membersVersion { // all but a few
-		s.publisher.Publish(e, r)
+		s.publish(e, r, membersVersion)
 		return
 	}
 	ctx, cancel := WithDeadline(ctx, committedPatience, "chat.Committed")
@@ -184,7 +204,7 @@ func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64)
 			r, err = s.Rosters.Reload(ctx, e.ConversationID)
 		}
 		if err == nil {
-			s.publisher.Publish(e, r)
+			s.publish(e, r, membersVersion)
 			return
 		}
 		if CodeOf(err) == NotFound {
@@ -201,8 +221,24 @@ func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64)
 
 const committedPatience = 30 * time.Second
 
+// publish hands an event out to those of the roster who were members at its version,
+// which may be an older one: live delivery does not ask the log what somebody may see
+// who has left and come back since. Where it is not known who was, sessions are told
+// to read the log, which knows.
+func (s *Service) publish(e *Event, r *Roster, membersVersion int64) {
+	switch {
+	case r.Version == membersVersion:
+		s.publisher.Publish(e, r)
+	case r.before != nil && r.before.Version == membersVersion:
+		s.publisher.Publish(e, r.remaining())
+	default:
+		s.publisher.Hint(e.ConversationID, e.Seq, r)
+	}
+}
+
 // CreateConversation makes a direct conversation or a group. Conflict with
-// Existing set if the two users share a direct conversation already.
+// Existing set if the two users share a direct conversation already; Forbidden for
+// users who are blocked, whoever has blocked whom.
 func (s *Service) CreateConversation(ctx context.Context, n NewConversation) (*Conversation, error) {
 	if err := validateNew(&n); err != nil {
 		return nil, err
@@ -219,6 +255,9 @@ func (s *Service) CreateConversation(ctx context.Context, n NewConversation) (*C
 	slices.SortFunc(r.Members, ID.Compare)
 	s.Rosters.put(r)
 	s.publisher.Publish(e, r) // whatever has become of ctx: it is stored, and asks for nothing
+	if len(r.Members) <= MaxContactMembers {
+		s.contactsChanged(r.Members, r.Members)
+	}
 	return c, nil
 }
 

@@ -199,23 +199,37 @@ func TestSend(t *testing.T) {
 func TestRecheck(t *testing.T) {
 	t.Parallel()
 	s, st, _, _ := newService()
-	a := &chat.Append{Event: chat.Event{ConversationID: room, SenderID: ben}, MembersVersion: 1}
+	at := func(version int64) *chat.Append {
+		return &chat.Append{Event: chat.Event{ConversationID: room, SenderID: ben, Type: chat.EventMessage}, MembersVersion: version}
+	}
+	recheck := func(what string, a *chat.Append, code chat.Code, version int64, asked int) {
+		t.Helper()
+		before := st.times(room)
+		if err := s.Recheck(t.Context(), a); chat.CodeOf(err) != code || a.MembersVersion != version {
+			t.Errorf("%s: %v, version %d, want %q and %d", what, err, a.MembersVersion, code, version)
+		}
+		if n := st.times(room) - before; n != asked {
+			t.Errorf("%s: the store was asked %d times, want %d", what, n, asked)
+		}
+	}
 	st.put(room, ann, ben)
-	if err := s.Recheck(t.Context(), a); err != nil || a.MembersVersion != 2 {
-		t.Errorf("who stays: %v, version %d", err, a.MembersVersion)
-	}
+	recheck("who stays", at(1), "", 2, 1)
+	recheck("who stays, as the cache knows", at(1), "", 2, 0)
+	twice := at(2)
+	recheck("as new as the cache", twice, "", 2, 0) // it may have been in a batch with older ones
+	recheck("as new as the cache, again", twice, "", 2, 1)
 	st.put(room, ann)
-	if err := s.Recheck(t.Context(), a); chat.CodeOf(err) != chat.Forbidden {
-		t.Errorf("who was removed: %v", err)
-	}
+	recheck("who was removed", twice, chat.Forbidden, 2, 1)
+	recheck("who was removed, as the cache knows", at(1), chat.Forbidden, 1, 0)
+	st.set(func() { r := st.rosters[room]; r.Members, r.Blocked, r.Version = []chat.ID{ann, ben}, true, 4; st.rosters[room] = r })
+	recheck("who was blocked", at(5), chat.Forbidden, 5, 1)
+	deletes := at(3)
+	deletes.Event.Type = chat.EventDelete
+	recheck("who was blocked, and deletes", deletes, "", 4, 0)
 	st.set(func() { delete(st.rosters, room) })
-	if err := s.Recheck(t.Context(), a); chat.CodeOf(err) != chat.Forbidden {
-		t.Errorf("where the conversation is gone: %v", err)
-	}
+	recheck("where the conversation is gone", at(5), chat.Forbidden, 5, 1)
 	st.set(func() { st.fail = &chat.Error{Code: chat.Unavailable} })
-	if err := s.Recheck(t.Context(), a); chat.CodeOf(err) != chat.Unavailable {
-		t.Errorf("without a database: %v", err)
-	}
+	recheck("without a database", at(5), chat.Unavailable, 5, 1)
 }
 
 func TestCommitted(t *testing.T) {
@@ -236,6 +250,35 @@ func TestCommitted(t *testing.T) {
 	}
 	if !slices.Equal(versions, []int64{1, 1, 2, 2}) {
 		t.Errorf("published to the members of versions %v", versions)
+	}
+}
+
+// An event that was stored at an older version goes to those who were members then
+// and are now; if it is not known who was, the log tells.
+func TestCommittedAtAnOlderVersion(t *testing.T) {
+	t.Parallel()
+	carl := chat.ID{0xca}
+	store := newFakeStore()
+	store.put(room, ann, ben)
+	pub := &hints{}
+	s := chat.NewService(store, fixedClock{noon})
+	s.Use(&fakeLog{}, pub)
+	e := &chat.Event{ConversationID: room, Seq: 2}
+	s.Committed(t.Context(), e, 1)
+	store.put(room, ann, carl)
+	s.Committed(t.Context(), e, 2)
+	s.Committed(t.Context(), e, 1)
+	store.put(room, ann, ben, carl)
+	s.Committed(t.Context(), e, 3)
+	s.Committed(t.Context(), e, 2)
+	for i, want := range [][]chat.ID{{ann, ben}, {ann, carl}, {ann}, {ann, ben, carl}, {ann, carl}} {
+		if len(pub.rosters) <= i || !slices.Equal(pub.rosters[i].Members, want) {
+			t.Fatalf("event %d was published to %v, want %v", i, pub.rosters[i].Members, want)
+		}
+	}
+	s.Committed(t.Context(), e, 1) // two versions ago: ben has been away in between
+	if len(pub.rosters) != 5 || !slices.Equal(pub.of, []chat.ID{room}) {
+		t.Errorf("published %d times, and %v were hinted at", len(pub.rosters), pub.of)
 	}
 }
 

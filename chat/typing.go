@@ -33,9 +33,14 @@ type Device struct {
 // Members hear that somebody types at most every typingRepeat, however often that
 // person stops and begins; what comes too early is told later, if it still holds.
 // They hear that somebody has stopped only if they were told the contrary last.
+//
+// Who is hidden from whom by a block is asked for when somebody begins, and kept
+// with them: a block or a change of members takes effect at once, in sync and hide.
 type Typing struct {
 	clock   Clock
-	signal  func(conversation ID, payload []byte, roster *Roster, from ID)
+	roster  func(conversation ID) *Roster // the newest that is cached, or nil
+	blocks  func() uint64                 // changes with every block, see hidden
+	signal  func(conversation ID, payload []byte, users []ID, except func(ID) bool)
 	shards  [typingShards]typingShard   // by conversation
 	devices [typingShards]typingDevices // by user
 }
@@ -62,7 +67,10 @@ type typingDevices struct {
 type typist struct {
 	conversation, user ID
 
-	roster  *Roster         // of when they last said so
+	roster  *Roster         // the newest that was heard of
+	known   *Roster         // of when they last said so: hidden is about its members
+	hidden  []ID            // ascending: members who do not see them type
+	ended   []ID            // who saw them type, and do not any more; not told yet
 	devices map[Device]bool // true: it types; false: it has stopped
 	typing  int             // how many do
 	expires time.Time
@@ -72,8 +80,8 @@ type typist struct {
 	timer   *time.Timer // ends the typing, has told what came too early, or forgets
 }
 
-func newTyping(clock Clock, signal func(ID, []byte, *Roster, ID)) *Typing {
-	t := &Typing{clock: clock, signal: signal}
+func newTyping(clock Clock, roster func(ID) *Roster, blocks func() uint64, signal func(ID, []byte, []ID, func(ID) bool)) *Typing {
+	t := &Typing{clock: clock, roster: roster, blocks: blocks, signal: signal}
 	for i := range typingShards {
 		t.shards[i].typists = map[ID]map[ID]*typist{}
 		t.devices[i].of = map[Device]map[ID]struct{}{}
@@ -97,12 +105,28 @@ func ParseTyping(payload []byte) (bool, error) {
 	return *in.Typing, nil
 }
 
-// set notes that a device types, or has stopped. Quota if it types in as many
-// conversations as it may.
-func (t *Typing) set(d Device, roster *Roster, typing bool) error {
+// errBlocksChanged says that who is hidden has to be asked for again.
+var errBlocksChanged = &Error{Code: Unavailable, Op: "chat.Typing", Msg: "blocks change all the time; try again"}
+
+// set notes that a device types, or has stopped; h says which members are hidden
+// from its user, and may be nil for one who stops. Quota if it types in as many
+// conversations as it may; errBlocksChanged if h is not true any more.
+func (t *Typing) set(d Device, roster *Roster, h *hiddenFrom, typing bool) error {
 	sh := t.shard(roster.ConversationID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	newest := roster
+	if r := t.roster(roster.ConversationID); r != nil && r.Version > roster.Version { // from here on sync finds who is noted
+		newest = r
+	}
+	switch {
+	case !newest.Has(d.UserID):
+		return NotParticipant(roster.ConversationID)
+	case typing && newest.Blocked:
+		return nil
+	case typing && h.at != t.blocks():
+		return errBlocksChanged
+	}
 	who := sh.typists[roster.ConversationID][d.UserID]
 	if !typing {
 		if who != nil && who.devices[d] {
@@ -134,7 +158,7 @@ func (t *Typing) set(d Device, roster *Roster, typing bool) error {
 		}
 	}
 	now := t.clock.Now()
-	who.roster, who.expires = roster, now.Add(TypingLasts)
+	who.roster, who.known, who.hidden, who.expires = newest, roster, h.users, now.Add(TypingLasts)
 	t.changed(sh, who, now)
 	return nil
 }
@@ -171,7 +195,7 @@ func (t *Typing) changed(sh *typingShard, who *typist, now time.Time) {
 	switch {
 	case who.queued:
 		return
-	case who.typing > 0 && !early, who.typing == 0 && who.shown:
+	case who.typing > 0 && !early, who.typing == 0 && who.shown, len(who.ended) > 0:
 		who.queued = true
 		who.timer.Stop()
 		sh.queue = append(sh.queue, who)
@@ -234,18 +258,25 @@ func (t *Typing) tell(sh *typingShard) {
 		}
 		for _, who := range batch {
 			sh.mu.Lock()
-			payload, roster := t.news(sh, who)
+			news := t.news(sh, who)
 			sh.mu.Unlock()
-			if payload != nil {
-				t.signal(who.conversation, payload, roster, who.user)
+			for _, n := range news {
+				t.signal(who.conversation, n.payload, n.users, n.except)
 			}
 		}
 	}
 }
 
-// news takes a typist out of the queue and returns what the members are to hear, or
-// nil if it is what they know. sh.mu is held.
-func (t *Typing) news(sh *typingShard, who *typist) ([]byte, *Roster) {
+// typingNews is what some members are to hear.
+type typingNews struct {
+	payload []byte
+	users   []ID
+	except  func(ID) bool
+}
+
+// news takes a typist out of the queue and returns what members are to hear, unless
+// it is what they know. sh.mu is held.
+func (t *Typing) news(sh *typingShard, who *typist) (news []typingNews) {
 	now := t.clock.Now()
 	who.queued = false
 	var payload []byte
@@ -257,8 +288,66 @@ func (t *Typing) news(sh *typingShard, who *typist) ([]byte, *Roster) {
 		who.shown = false
 		payload = typingPayload(who.conversation, who.user, false, now)
 	}
+	if len(who.ended) > 0 {
+		news = append(news, typingNews{typingPayload(who.conversation, who.user, false, now), who.ended, func(user ID) bool { return user == who.user }})
+		who.ended = nil
+	}
+	if payload != nil {
+		news = append(news, typingNews{payload, who.roster.Members, who.unseen()})
+	}
 	t.changed(sh, who, now)
-	return payload, who.roster
+	return news
+}
+
+// unseen tells which users do not see them type; it may be asked without sh.mu.
+func (w *typist) unseen() func(ID) bool {
+	self, roster, known, hidden := w.user, w.roster, w.known, w.hidden
+	return func(user ID) bool {
+		return user == self || roster != known && !known.Has(user) || hasID(hidden, user)
+	}
+}
+
+func hasID(sorted []ID, id ID) bool {
+	_, ok := slices.BinarySearchFunc(sorted, id, ID.Compare)
+	return ok
+}
+
+// sync is told of a roster that is newer than what was known: who is no member any
+// more, or was blocked, types no more, and only its members hear of the others.
+func (t *Typing) sync(r *Roster) {
+	sh := t.shard(r.ConversationID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for _, who := range sh.typists[r.ConversationID] {
+		if who.roster.Version >= r.Version {
+			continue
+		}
+		who.roster = r
+		if !r.Has(who.user) || r.Blocked {
+			t.stop(sh, who)
+		}
+	}
+}
+
+// hide is told that a and b do not see each other any more. In their direct
+// conversation sync has seen to it.
+func (t *Typing) hide(a, b ID) {
+	for _, p := range [2][2]ID{{a, b}, {b, a}} {
+		user, other := p[0], p[1]
+		for conversation := range t.devices[user.Shard(typingShards)].ofUser(user) {
+			sh := t.shard(conversation)
+			sh.mu.Lock()
+			if who := sh.typists[conversation][user]; who != nil && who.known.Kind != Direct && !hasID(who.hidden, other) {
+				if who.shown && who.roster.Has(other) && !who.unseen()(other) {
+					who.ended = append(who.ended, other)
+				}
+				place, _ := slices.BinarySearchFunc(who.hidden, other, ID.Compare)
+				who.hidden = slices.Insert(slices.Clone(who.hidden), place, other)
+				t.changed(sh, who, t.clock.Now())
+			}
+			sh.mu.Unlock()
+		}
+	}
 }
 
 // sent ends the typing of a user who has sent a message.
@@ -298,7 +387,7 @@ func (t *Typing) left(d Device) {
 func (t *Typing) each(user ID, conversations []ID, f func(conversation ID, payload []byte)) {
 	look := func(typists map[ID]*typist) {
 		for _, who := range typists {
-			if who.user != user && who.shown && who.typing > 0 && who.roster.Has(user) {
+			if who.shown && who.typing > 0 && who.roster.Has(user) && !who.unseen()(user) {
 				f(who.conversation, typingPayload(who.conversation, who.user, true, who.expires))
 			}
 		}
@@ -348,6 +437,19 @@ func (t *typingDevices) remove(d Device, conversation ID) {
 	}
 }
 
+// ofUser returns where the user's devices type.
+func (t *typingDevices) ofUser(user ID) map[ID]struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := map[ID]struct{}{}
+	for d, conversations := range t.of {
+		if d.UserID == user {
+			maps.Copy(all, conversations)
+		}
+	}
+	return all
+}
+
 func (t *typingDevices) list(d Device) []ID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -367,15 +469,28 @@ func typingPayload(conversation, user ID, typing bool, expires time.Time) []byte
 }
 
 // SetTyping tells the other members that the user of a device types, or has
-// stopped. Forbidden if they are not a member; Quota if the device types in
-// MaxTyping conversations already. It may wait for the store, if the members are
-// not cached.
+// stopped, except those who have blocked them, or whom they have. Forbidden if they
+// are not a member; Quota if the device types in MaxTyping conversations already. It
+// may wait for the store, if the members are not cached, or for at most
+// hiddenPatience, if it is not known who in the group is hidden: nothing is shown if
+// that cannot be known.
 func (s *Service) SetTyping(ctx context.Context, d Device, conversation ID, typing bool) error {
-	r, err := s.Rosters.Require(ctx, conversation, d.UserID)
-	if err != nil {
-		return err
+	for range 3 {
+		r, err := s.Rosters.Require(ctx, conversation, d.UserID)
+		if err != nil {
+			return err
+		}
+		var h *hiddenFrom
+		if typing {
+			if h = s.hidden.get(ctx, r, d.UserID); h == nil {
+				return nil
+			}
+		}
+		if err := s.typing.set(d, r, h, typing); err != errBlocksChanged {
+			return err
+		}
 	}
-	return s.typing.set(d, r, typing)
+	return nil
 }
 
 // DeviceLeft ends what a device was typing. It does not block.

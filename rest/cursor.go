@@ -29,6 +29,8 @@ const (
 	newerCursor         cursorKind = 'n' // key: seq; scope: conversation
 	editsCursor         cursorKind = 'e' // key: seq; scope: message
 	reactionsCursor     cursorKind = 'r' // key: user, emoji; scope: message
+	participantsCursor  cursorKind = 'p' // key: user id; scope: conversation
+	blocksCursor        cursorKind = 'b' // key: user id
 
 	cursorVersion = 1
 	cursorHead    = 10

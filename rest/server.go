@@ -79,6 +79,8 @@ func New(o Options) http.Handler {
 	s.users(identity.NewLimiter(o.SignupRate, identity.DefaultSignupRate, o.Clock))
 	s.sessions(o.Logins)
 	s.conversations()
+	s.groups()
+	s.blocks()
 	s.messages()
 	s.commands()
 	s.operations(router, o.Metrics)

@@ -182,6 +182,7 @@ type Conversation struct {
 	ID           ID            `json:"id"`
 	Kind         chat.Kind     `json:"kind" enum:"direct,group"`
 	Title        string        `json:"title,omitempty" doc:"Groups only." example:"Rowing"`
+	History      chat.History  `json:"history,omitempty" enum:"joined,all" doc:"Groups only: what those who join may see, what comes after or everything."`
 	CreatedAt    Time          `json:"createdAt"`
 	Participants []Participant `json:"participants" nullable:"false" doc:"In a list only the first 20."`
 	MemberCount  int           `json:"participantCount" doc:"How many there are." example:"2"`
@@ -197,15 +198,28 @@ type Participant struct {
 	Username    string    `json:"username" example:"alice"`
 	DisplayName string    `json:"displayName" example:"Alice"`
 	Role        chat.Role `json:"role" enum:"owner,admin,member"`
+	JoinedAt    Time      `json:"joinedAt"`
+}
+
+func participantOf(p *chat.Participant) Participant {
+	return Participant{UserID: idOf(p.UserID), Username: p.Username, DisplayName: p.DisplayName, Role: p.Role, JoinedAt: Time(p.JoinedAt)}
+}
+
+func participantsOf(list []chat.Participant) []Participant {
+	out := make([]Participant, 0, len(list))
+	for i := range list {
+		out = append(out, participantOf(&list[i]))
+	}
+	return out
 }
 
 func conversationOf(c *chat.Conversation) Conversation {
 	out := Conversation{
-		ID: idOf(c.ID), Kind: c.Kind, Title: c.Title, CreatedAt: Time(c.CreatedAt), Participants: []Participant{}, MemberCount: c.ParticipantCount,
+		ID: idOf(c.ID), Kind: c.Kind, Title: c.Title, CreatedAt: Time(c.CreatedAt), Participants: participantsOf(c.Participants), MemberCount: c.ParticipantCount,
 		UnreadCount: c.UnreadCount, HasUnread: c.UnreadCount > 0, LastReadAt: maybeTime{timeOf(c.LastReadAt)},
 	}
-	for _, p := range c.Participants {
-		out.Participants = append(out.Participants, Participant{UserID: idOf(p.UserID), Username: p.Username, DisplayName: p.DisplayName, Role: p.Role})
+	if c.Kind == chat.Group {
+		out.History = c.History
 	}
 	if c.LastMessage != nil {
 		m := messageOf(c.LastMessage)

@@ -14,7 +14,7 @@ var _ chat.Store = (*Store)(nil)
 // conversationSQL follows a "page" of conversations with the asking member's own
 // row: it adds what that member sees. What is unread is counted in the log.
 const conversationSQL = `
-SELECT page.id, page.kind, page.title, page.created_by, page.created_at, page.last_seq, page.last_event_at, page.read_at,
+SELECT page.id, page.kind, page.title, page.history, page.created_by, page.created_at, page.last_seq, page.last_event_at, page.read_at,
   (SELECT count(*) FROM participants p WHERE p.conversation_id = page.id),
   (SELECT count(*) FROM events u
    WHERE u.conversation_id = page.id AND u.seq > page.read_seq AND u.seq >= page.joined_seq
@@ -59,7 +59,7 @@ func scanConversation(row pgx.CollectableRow) (chat.Conversation, error) {
 	var c chat.Conversation
 	var last eventRow
 	err := row.Scan(append([]any{
-		&c.ID, &c.Kind, &c.Title, &c.CreatedBy, &c.CreatedAt, &c.LastSeq, &c.LastEventAt, scanTime(&c.LastReadAt), &c.ParticipantCount, &c.UnreadCount,
+		&c.ID, &c.Kind, &c.Title, &c.History, &c.CreatedBy, &c.CreatedAt, &c.LastSeq, &c.LastEventAt, scanTime(&c.LastReadAt), &c.ParticipantCount, &c.UnreadCount,
 	}, last.targets()...)...)
 	if err != nil || last.event.Seq == 0 {
 		return c, err
@@ -142,7 +142,9 @@ func addParticipants(ctx context.Context, q querier, conversations []chat.Conver
 
 // CreateConversation implements chat.Store. The users must be enabled; the first
 // in the order of n.Users who is not there, or disabled, is named by NotFound
-// with Field "otherUserId" or "userIds". Unauthenticated if that is the creator.
+// with Field "otherUserId" or "userIds"; of the others, the first whom the creator
+// has blocked, or who has blocked the creator, by Forbidden. Unauthenticated if the
+// creator is not there.
 // After Unavailable it may have been stored: a repeat finds a direct conversation
 // (Conflict), and makes a second group.
 func (s *Store) CreateConversation(ctx context.Context, n chat.NewConversation, now time.Time) (*chat.Conversation, *chat.Event, error) {
@@ -192,11 +194,11 @@ func claimPair(ctx context.Context, tx pgx.Tx, op string, n chat.NewConversation
 	if len(n.Users) != 1 {
 		return &chat.Error{Code: chat.Invalid, Op: op, Field: "otherUserId", Msg: "must be one user"}
 	}
-	low, high := n.Creator, n.Users[0]
-	if low.Compare(high) > 0 {
-		low, high = high, low
+	pair := pairArgs(n.Creator, n.Users[0])
+	pair["id"] = id
+	if _, err := tx.Exec(ctx, lockPairSQL, pair); err != nil {
+		return err
 	}
-	pair := pgx.NamedArgs{"low": low, "high": high, "id": id}
 	tag, err := tx.Exec(ctx, claimPairSQL, pair)
 	if err != nil || tag.RowsAffected() == 1 {
 		return err
@@ -216,18 +218,18 @@ WHERE (SELECT u.disabled_at IS NULL FROM users u WHERE u.id = wanted.id) IS NOT 
 ORDER BY wanted.place LIMIT 1`
 
 func requireUsers(ctx context.Context, tx pgx.Tx, op string, n chat.NewConversation) error {
-	missing, err := collect(ctx, tx, pgx.RowTo[chat.ID], missingUserSQL, pgx.NamedArgs{"ids": append(n.Users[:len(n.Users):len(n.Users)], n.Creator)})
-	switch {
-	case err != nil:
-		return err
-	case len(missing) == 0:
-		return nil
-	case missing[0] == n.Creator:
-		return &chat.Error{Code: chat.Unauthenticated, Op: op, Msg: "there is no user " + n.Creator.String()}
-	case n.Kind == chat.Direct:
-		return notFound(op, "otherUserId", "user", missing[0])
+	field := "userIds"
+	if n.Kind == chat.Direct {
+		field = "otherUserId"
 	}
-	return notFound(op, "userIds", "user", missing[0])
+	if err := requireReachable(ctx, tx, op, n.Creator, n.Users, field); err != nil {
+		return err
+	}
+	missing, err := collect(ctx, tx, pgx.RowTo[chat.ID], missingUserSQL, pgx.NamedArgs{"ids": []chat.ID{n.Creator}})
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	return &chat.Error{Code: chat.Unauthenticated, Op: op, Msg: "there is no user " + n.Creator.String()}
 }
 
 const (

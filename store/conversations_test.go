@@ -57,6 +57,7 @@ func TestCreateConversation(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			tt.want.History = chat.HistoryJoined
 			tt.want.ID, tt.want.CreatedAt, tt.want.LastSeq, tt.want.LastEventAt = c.ID, now, 1, now
 			if diff := cmp.Diff(&tt.want, c); diff != "" {
 				t.Errorf("conversation (-want +got):\n%s", diff)

@@ -12,20 +12,29 @@ import (
 // One statement, one snapshot: the members are those of that version. uuid sorts
 // by its bytes, as chat.ID.Compare does, and participants_key gives that order.
 const getRosterSQL = `
-SELECT id, members_version, kind, last_seq, ARRAY(SELECT user_id FROM participants WHERE conversation_id = c.id ORDER BY user_id)
-FROM conversations c WHERE id = @id`
+SELECT c.id, c.members_version, c.kind, c.last_seq, m.users, c.kind = 'direct' AND EXISTS (
+  SELECT FROM blocks b WHERE (b.user_id, b.blocked_id) IN ((m.users[1], m.users[2]), (m.users[2], m.users[1]))
+)
+FROM conversations c
+CROSS JOIN LATERAL (SELECT ARRAY(SELECT user_id FROM participants WHERE conversation_id = c.id ORDER BY user_id) AS users) m
+WHERE c.id = @id`
 
 // GetRoster implements chat.Store.
 func (s *Store) GetRoster(ctx context.Context, conversation chat.ID) (*chat.Roster, error) {
 	const op = "store.GetRoster"
-	r, err := collectOne(ctx, s.pool, func(row pgx.CollectableRow) (r chat.Roster, err error) {
-		err = row.Scan(&r.ConversationID, &r.Version, &r.Kind, &r.LastSeq, &r.Members)
+	r, err := getRoster(ctx, s.pool, op, conversation)
+	return r, translate(op, err)
+}
+
+func getRoster(ctx context.Context, q querier, op string, conversation chat.ID) (*chat.Roster, error) {
+	r, err := collectOne(ctx, q, func(row pgx.CollectableRow) (r chat.Roster, err error) {
+		err = row.Scan(&r.ConversationID, &r.Version, &r.Kind, &r.LastSeq, &r.Members, &r.Blocked)
 		return r, err
 	}, getRosterSQL, pgx.NamedArgs{"id": conversation})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, noConversation(op, conversation)
 	} else if err != nil {
-		return nil, translate(op, err)
+		return nil, err
 	}
 	return &r, nil
 }

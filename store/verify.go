@@ -111,6 +111,26 @@ LEFT JOIN (
   SELECT conversation_id, count(*) AS n, min(ARRAY[low_user_id, high_user_id]) AS users FROM direct_conversations GROUP BY conversation_id
 ) d ON d.conversation_id = c.id
 WHERE c.kind = 'direct' AND (p.users, d.n) IS DISTINCT FROM (d.users, 1::bigint)`},
+	{"owner", `
+SELECT p.conversation_id, format('has %s members and %s owners', count(*), count(*) FILTER (WHERE p.role = 'owner'))
+FROM participants p JOIN conversations c ON c.id = p.conversation_id
+WHERE c.kind = 'group'
+GROUP BY p.conversation_id HAVING count(*) FILTER (WHERE p.role = 'owner') <> 1`},
+	{"direct-role", `
+SELECT c.id, format('is direct, and user %s is its %s', p.user_id, p.role) FROM participants p JOIN conversations c ON c.id = p.conversation_id
+WHERE c.kind = 'direct' AND p.role <> 'member'`},
+	{"departure", `
+SELECT d.conversation_id, format('user %s has left, and %s', d.user_id, CASE WHEN p.user_id IS NULL THEN 'there is no such group' ELSE 'takes part' END)
+FROM departures d LEFT JOIN conversations c ON c.id = d.conversation_id AND c.kind = 'group'
+LEFT JOIN participants p ON p.conversation_id = d.conversation_id AND p.user_id = d.user_id
+WHERE c.id IS NULL OR p.user_id IS NOT NULL`},
+	{"joined", `
+SELECT p.conversation_id, format('user %s joined at %s, and event %s is of type %s (%s)', p.user_id, p.joined_seq, e.seq, e.type, e.detail ->> 'op')
+FROM participants p JOIN events e ON e.conversation_id = p.conversation_id AND e.seq = p.joined_seq
+WHERE (e.type, e.detail ->> 'op') NOT IN (('conversation', 'created'), ('conversation', 'joined'))`},
+	{"block", `
+SELECT NULL::uuid, format('user %s has blocked user %s, and one of the two does not exist', b.user_id, b.blocked_id) FROM blocks b
+WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = b.user_id) OR NOT EXISTS (SELECT FROM users u WHERE u.id = b.blocked_id)`},
 	{"pair", `
 SELECT d.conversation_id, format('is that of users %s and %s, and there is no such direct conversation', d.low_user_id, d.high_user_id)
 FROM direct_conversations d
@@ -141,7 +161,8 @@ FROM sessions s WHERE EXISTS (
 // Verify reads the whole database in one snapshot and returns what contradicts
 // Parley's promises: each log is numbered 1 … last_seq without gaps, in order of
 // time; a clientMsgId is stored once; what is referred to exists; a pair of users
-// has one direct conversation; a session has acknowledged no more than there is,
+// has one direct conversation; a group has one owner; nobody has left and takes part;
+// a session has acknowledged no more than there is,
 // and its packets on their way are numbered in a row. None is an empty slice.
 //
 // It may run beside writers, takes as long as reading every event, and returns at
