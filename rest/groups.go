@@ -63,7 +63,7 @@ func (s *server) groups() {
 }
 
 func (s *server) updateConversation(ctx context.Context, in *struct {
-	byID
+	ID   ID `path:"id"`
 	Body ConversationUpdate
 },
 ) (*body[Conversation], error) {
@@ -115,7 +115,7 @@ func (p *Paging) after(user chat.ID, scope string, kind cursorKind) (chat.ID, er
 }
 
 func (s *server) addParticipants(ctx context.Context, in *struct {
-	byID
+	ID   ID `path:"id"`
 	Body NewParticipants
 },
 ) (*body[Page[Participant]], error) {
@@ -129,8 +129,9 @@ func (s *server) addParticipants(ctx context.Context, in *struct {
 }
 
 func (s *server) updateParticipant(ctx context.Context, in *struct {
-	byParticipant
-	Body ParticipantUpdate
+	ID     ID `path:"id"`
+	UserID ID `path:"userId"`
+	Body   ParticipantUpdate
 },
 ) (*body[Participant], error) {
 	p, err := s.chat.SetParticipantRole(ctx, chat.ParticipantChange{
