@@ -24,3 +24,6 @@ func IsEmoji(s string) bool { return isEmoji(s) }
 
 // MentionCandidates is mentionCandidates.
 func MentionCandidates(text string) [][]string { return mentionCandidates(text) }
+
+// OnContactsChanged is Service.onContactsChanged.
+func OnContactsChanged(s *Service, f func(a, b []ID)) { s.onContactsChanged(f) }

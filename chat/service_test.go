@@ -221,7 +221,11 @@ func TestRecheck(t *testing.T) {
 	st.put(room, ann)
 	recheck("who was removed", twice, chat.Forbidden, 2, 1)
 	recheck("who was removed, as the cache knows", at(1), chat.Forbidden, 1, 0)
-	st.set(func() { r := st.rosters[room]; r.Members, r.Blocked, r.Version = []chat.ID{ann, ben}, true, 4; st.rosters[room] = r })
+	st.set(func() {
+		r := st.rosters[room]
+		r.Members, r.Blocked, r.Version = []chat.ID{ann, ben}, true, 4
+		st.rosters[room] = r
+	})
 	recheck("who was blocked", at(5), chat.Forbidden, 5, 1)
 	deletes := at(3)
 	deletes.Event.Type = chat.EventDelete

@@ -124,10 +124,6 @@ SELECT d.conversation_id, format('user %s has left, and %s', d.user_id, CASE WHE
 FROM departures d LEFT JOIN conversations c ON c.id = d.conversation_id AND c.kind = 'group'
 LEFT JOIN participants p ON p.conversation_id = d.conversation_id AND p.user_id = d.user_id
 WHERE c.id IS NULL OR p.user_id IS NOT NULL`},
-	{"joined", `
-SELECT p.conversation_id, format('user %s joined at %s, and event %s is of type %s (%s)', p.user_id, p.joined_seq, e.seq, e.type, e.detail ->> 'op')
-FROM participants p JOIN events e ON e.conversation_id = p.conversation_id AND e.seq = p.joined_seq
-WHERE (e.type, e.detail ->> 'op') NOT IN (('conversation', 'created'), ('conversation', 'joined'))`},
 	{"block", `
 SELECT NULL::uuid, format('user %s has blocked user %s, and one of the two does not exist', b.user_id, b.blocked_id) FROM blocks b
 WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = b.user_id) OR NOT EXISTS (SELECT FROM users u WHERE u.id = b.blocked_id)`},

@@ -40,6 +40,13 @@ func TestVerify(t *testing.T) {
 		{"direct", "direct", `INSERT INTO participants SELECT @direct, id, 'member', now(), 1 FROM users WHERE username = 'user2'`, nil},
 		{"direct", "direct", `DELETE FROM direct_conversations`, nil},
 		{"direct", "direct", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, conversation_id FROM direct_conversations`, nil},
+		{"owner", "group", `UPDATE participants SET role = 'owner' WHERE conversation_id = @group`, nil},
+		{"owner", "group", `UPDATE participants SET role = 'admin' WHERE conversation_id = @group`, nil},
+		{"direct-role", "direct", `UPDATE participants SET role = 'owner' WHERE conversation_id = @direct`, nil},
+		{"departure", "group", `INSERT INTO departures SELECT user_id, conversation_id, now() FROM participants WHERE conversation_id = @group`, nil},
+		{"departure", "direct", `INSERT INTO departures SELECT id, @direct, now() FROM users WHERE username = 'user2'`, nil},
+		{"departure", "other", `INSERT INTO departures SELECT id, @other, now() FROM users`, nil},
+		{"block", "none", `INSERT INTO blocks SELECT id, @other, now() FROM users`, nil},
 		{"pair", "group", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, @group FROM direct_conversations`, nil},
 		{"pair", "other", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, @other FROM direct_conversations`, nil},
 	} {
