@@ -46,7 +46,7 @@ func TestBlocks(t *testing.T) {
 			}
 			da, db := devices["ann"], devices["bob"]
 			da.Send(direct, "2")
-			da.ExpectEvent(direct, 2)
+			said := "/api/messages/" + da.ExpectEvent(direct, 2).ID
 			db.ExpectEvent(direct, 2)
 
 			block(t, a, http.MethodPut, ann, bob)
@@ -60,6 +60,11 @@ func TestBlocks(t *testing.T) {
 					t.Errorf("what was written before is gone: %s", r)
 				}
 			}
+			want(t, 403, a.REST(t, ann, http.MethodPatch, said, `{"content":"hi"}`))
+			want(t, 403, a.REST(t, bob, http.MethodPut, said+"/reactions/👍", nil))
+			want(t, 204, a.REST(t, ann, http.MethodDelete, said, nil)) // taking back is no speaking
+			da.ExpectEvent(direct, 3)
+			db.ExpectEvent(direct, 3)
 			da.Send(group, "2") // where there are others, both may write
 			da.ExpectEvent(group, 2)
 			db.ExpectEvent(group, 2)
@@ -71,9 +76,9 @@ func TestBlocks(t *testing.T) {
 			refused(db)
 			block(t, a, http.MethodDelete, bob, ann)
 			block(t, a, http.MethodDelete, bob, ann)
-			db.Send(direct, "3")
-			da.ExpectEvent(direct, 3)
-			db.ExpectEvent(direct, 3)
+			db.Send(direct, "4")
+			da.ExpectEvent(direct, 4)
+			db.ExpectEvent(direct, 4)
 			da.Ping()
 		})
 	}

@@ -456,7 +456,7 @@ func TestEveryOperationIsGuarded(t *testing.T) {
 			}
 		}
 	}
-	if seen != 25 {
-		t.Errorf("%d operations in the document, want 25", seen)
+	if seen != 31 {
+		t.Errorf("%d operations in the document, want 31", seen)
 	}
 }
