@@ -234,10 +234,10 @@ func TestMembersChangeWhileMessagesFlow(t *testing.T) {
 			visible := map[int64]bool{}
 			member, joined := true, int64(0)
 			for _, e := range log {
-				switch {
-				case e.Op == "left":
+				switch e.Op {
+				case "left":
 					member = false
-				case e.Op == "joined":
+				case "joined":
 					member, joined = true, e.Seq
 				}
 				visible[e.Seq] = member

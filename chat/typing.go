@@ -3,6 +3,7 @@ package chat
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -486,7 +487,7 @@ func (s *Service) SetTyping(ctx context.Context, d Device, conversation ID, typi
 				return nil
 			}
 		}
-		if err := s.typing.set(d, r, h, typing); err != errBlocksChanged {
+		if err := s.typing.set(d, r, h, typing); !errors.Is(err, errBlocksChanged) {
 			return err
 		}
 	}

@@ -292,3 +292,48 @@ func TestGroupChangeAnswerIsLost(t *testing.T) {
 	}
 	r.finish()
 }
+
+// The answer to a commit is lost, and its sender removed before it is tried again:
+// the message was once refused although it was stored. What is refused is not there,
+// and what is there was acknowledged.
+func TestRemovedAfterTheAnswerWasLost(t *testing.T) {
+	t.Parallel()
+	r := newWriterRig(t, store.WriterOptions{Shards: 1})
+	owner, goes := r.members[0], r.members[2]
+	outcomes := map[bool]int{}
+	for range 4 {
+		if _, err := add(t.Context(), r.s, owner, r.conv, goes); err != nil {
+			t.Fatal(err)
+		}
+		roster, err := r.rules.Rosters.Reload(t.Context(), r.conv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release := r.hold()
+		m, followed := r.message(goes, chat.ID{}, "goes"), r.message(goes, chat.ID{}, "goes too")
+		m.MembersVersion, followed.MembersVersion = roster.Version, roster.Version
+		r.append(m, followed)
+		var wg sync.WaitGroup
+		r.line.loseAnswer(2) // of the one in front, and then theirs
+		release()
+		wg.Go(func() {
+			for n := 0; n == 0; { // as soon as they are stored
+				n, _ = r.rows(m.Event.ClientMsgID)
+			}
+			if _, err := remove(t.Context(), r.s, owner, r.conv, goes); err != nil {
+				t.Error(err)
+			}
+		})
+		for _, o := range []*outcome{m, followed} {
+			err := r.wait(o)
+			n, seq := r.rows(o.Event.ClientMsgID)
+			if (err == nil) != (n == 1) || n > 1 || err == nil && seq != o.Event.Seq {
+				t.Errorf("told %v about event %d, and %d are stored, as %d", err, o.Event.Seq, n, seq)
+			}
+			outcomes[err == nil]++
+		}
+		wg.Wait()
+	}
+	t.Logf("%d acknowledged, %d refused", outcomes[true], outcomes[false])
+	r.finish()
+}

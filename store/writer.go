@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -255,6 +256,7 @@ func (s *shard) store(ctx context.Context, b *batch) {
 		}
 		away := chat.CodeOf(err) == chat.Unavailable
 		if away {
+			b.unclear = true
 			s.stmt.release()
 		}
 		switch {
@@ -335,21 +337,48 @@ func (s *shard) insert(ctx context.Context, b *batch) error {
 	return s.recheck(ctx, b)
 }
 
+// recheck asks again whether those may write whose conversations have changed since
+// they were checked.
 func (s *shard) recheck(ctx context.Context, b *batch) error {
-	keep := b.pending[:0]
+	var keep, refused []*chat.Append
+	var why []error
 	for i, a := range b.pending {
 		err := s.w.opts.Recheck(ctx, a)
 		switch {
 		case err == nil:
 			keep = append(keep, a)
 		case chat.CodeOf(err) == chat.Unavailable:
-			b.pending = append(keep, b.pending[i:]...)
+			b.pending = slices.Concat(keep, refused, b.pending[i:])
 			return err
 		default:
-			b.refuse(a, err)
+			refused, why = append(refused, a), append(why, err)
 		}
 	}
+	if err := s.refuse(ctx, b, refused, why); err != nil {
+		b.pending = append(keep, refused...)
+		return err
+	}
 	b.pending = keep
+	return nil
+}
+
+// refuse tells the waiters of events that these are refused, and why; except those
+// that an attempt whose answer was lost has stored, while their senders still might.
+func (s *shard) refuse(ctx context.Context, b *batch, refused []*chat.Append, why []error) error {
+	var found map[eventKey]chat.Event
+	if b.unclear && len(refused) > 0 {
+		var err error
+		if found, err = s.stmt.lookup(ctx, refused); err != nil {
+			return err
+		}
+	}
+	for i, a := range refused {
+		if first, ok := found[keyOf(&a.Event)]; ok && first.ID == a.Event.ID {
+			b.settleRepeat(a, &first, s.w.metrics)
+			continue
+		}
+		b.refuse(a, why[i])
+	}
 	return nil
 }
 

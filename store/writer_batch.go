@@ -10,6 +10,7 @@ type batch struct {
 	pending   []*chat.Append // not settled yet, in the order of their Append
 	hasResent bool
 	commands  bool // some are no messages: see storeCommands
+	unclear   bool // an attempt was not answered: some may be stored
 
 	// The statement's view of pending, made by rank.
 	ranks   []int32            // place among the pending events of its conversation, from 1
@@ -39,7 +40,7 @@ func newBatch() *batch {
 }
 
 func (b *batch) reset() {
-	b.pending, b.hasResent, b.commands = b.pending[:0], false, false
+	b.pending, b.hasResent, b.commands, b.unclear = b.pending[:0], false, false, false
 	b.stored = nil
 	clear(b.leaders)
 	clear(b.followers)
