@@ -35,9 +35,11 @@ var folders = []folder{
 	{"cluster", []string{"chat"}, "what nodes tell each other, in chat's words"},
 	{"broker", []string{"chat", "delivery"}, "carries packets, and is what delivery hands events to"},
 
+	{"asyncapi", []string{"chat"}, "describes what goes over MQTT, in chat's words; it carries nothing"},
+
 	// The doors do not know each other.
 	{"hooks", []string{"chat", "broker", "delivery"}, "a door: the host's callbacks as calls on chat and delivery"},
-	{"rest", []string{"chat", "identity"}, "a door: HTTP as calls on chat, and accounts for clients"},
+	{"rest", []string{"chat", "identity", "asyncapi"}, "a door: HTTP as calls on chat, and accounts for clients; it serves the documents of both doors"},
 	{"mosquitto-compat", []string{"chat"}, "a door: mosquitto's files in chat's words"},
 
 	{"migrations", nil, "SQL and nothing else"},
@@ -46,7 +48,7 @@ var folders = []folder{
 	{"web", nil, "files for the browser: the contract is all they share with the server"},
 
 	{"app", []string{
-		"chat", "identity", "delivery", "store", "cluster", "broker", "hooks", "rest",
+		"chat", "identity", "delivery", "store", "cluster", "broker", "hooks", "rest", "asyncapi",
 		"mosquitto-compat", "migrations", "pgchild", "web",
 	}, "puts everything together, outside of main so that tests may start it too"},
 	{"bench", nil, "load over the network: the contract is all it shares with the server"},
