@@ -332,6 +332,7 @@ func TestOddPublish(t *testing.T) {
 	a := apptest.Start(t)
 	r := newRig(t, a)
 	d := a.Device(t, r.eve, brokertest.Connect{ClientID: "eve"})
+	d.Check = nil // the server takes more than the document says: unknown fields, and null
 	cases := []struct{ payload, content string }{
 		{"hello", "hello"},
 		{" ", " "},

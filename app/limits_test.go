@@ -39,7 +39,7 @@ func TestConnectTimeout(t *testing.T) {
 		for _, dial := range []struct {
 			name string
 			dial func(testing.TB) *brokertest.Client
-		}{{"TCP", a.Dial}, {"WebSocket", func(t testing.TB) *brokertest.Client { return brokertest.DialWebSocket(t, a.WebSocketURL()) }}} {
+		}{{"TCP", a.Dial}, {"WebSocket", a.DialWebSocket}} {
 			t.Run(name+"/"+dial.name, func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, a)
@@ -190,7 +190,7 @@ func TestStop(t *testing.T) {
 	a := apptest.Start(t)
 	r := newRig(t, a)
 	old := a.Device(t, r.eve, brokertest.Connect{ClientID: "old", Version: 4})
-	web := brokertest.DialWebSocket(t, a.WebSocketURL())
+	web := a.DialWebSocket(t)
 	web.MustConnect(r.eve.As(brokertest.Connect{ClientID: "web"}))
 	silent, half := a.Dial(t), a.Dial(t)
 	half.SendBytes([]byte{0x10})

@@ -54,7 +54,7 @@ func TestPasswordsAreLimitedAtBothDoors(t *testing.T) {
 			t.Errorf("MQTT 3.1.1 beyond the limit: %#x, want 3", code)
 		}
 	}
-	ws := brokertest.DialWebSocket(t, a.WebSocketURL())
+	ws := a.DialWebSocket(t)
 	if ack := ws.Connect(brokertest.Connect{ClientID: "a", Username: u.Username, Password: apptest.Password}); ack.ReasonCode != 0x97 {
 		t.Errorf("WebSocket beyond the limit: %#x, want 0x97", ack.ReasonCode)
 	}

@@ -20,7 +20,7 @@ func TestWebSocket(t *testing.T) {
 	a := apptest.Start(t)
 	r := newRig(t, a)
 	for _, v := range versions {
-		c := brokertest.DialWebSocket(t, a.WebSocketURL())
+		c := a.DialWebSocket(t)
 		c.MustConnect(r.eve.As(brokertest.Connect{ClientID: "web", Version: v}))
 		c.AutoAck = true
 		c.MustSubscribe(1, "conv/#")

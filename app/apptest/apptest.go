@@ -265,7 +265,8 @@ func (u User) As(o brokertest.Connect) brokertest.Connect {
 // Device connects as the user over TCP, with AutoAck.
 func (a *App) Device(t testing.TB, u User, o brokertest.Connect) *Device {
 	t.Helper()
-	c := brokertest.Open(t, a.MQTTAddr(), u.As(o))
+	c := a.Dial(t)
+	c.MustConnect(u.As(o))
 	c.AutoAck = true
 	return &Device{Client: c, User: u, t: t}
 }
@@ -273,7 +274,13 @@ func (a *App) Device(t testing.TB, u User, o brokertest.Connect) *Device {
 // Dial opens a TCP connection and sends nothing.
 func (a *App) Dial(t testing.TB) *brokertest.Client {
 	t.Helper()
-	return brokertest.Dial(t, a.MQTTAddr())
+	return checked(t, brokertest.Dial(t, a.MQTTAddr()))
+}
+
+// DialWebSocket opens MQTT over WebSocket and sends nothing.
+func (a *App) DialWebSocket(t testing.TB) *brokertest.Client {
+	t.Helper()
+	return checked(t, brokertest.DialWebSocket(t, a.WebSocketURL()))
 }
 
 // WebSocketURL is where MQTT over WebSocket is.

@@ -38,12 +38,17 @@ type Client struct {
 	// AutoAck acknowledges each PUBLISH as it is received: PUBACK at QoS 1, and
 	// PUBREC and PUBCOMP at QoS 2, where PUBREL is not shown then.
 	AutoAck bool
+	// Check is asked about each PUBLISH that is received, and each one sent that the
+	// server has accepted by name: in MQTT 5, at QoS 1 and 2. What it finds wrong
+	// fails the test. nil: nothing is asked.
+	Check func(received bool, pk packets.Packet) error
 
 	t      testing.TB
 	conn   net.Conn
 	in     []byte           // read, and not decoded yet
 	held   []packets.Packet // decoded, and passed over by Await
 	lastID uint16
+	sent   map[uint16]packets.Packet // for Check: by Send, and not acknowledged yet
 }
 
 // Dial opens a TCP connection, which is closed when the test ends.
@@ -205,6 +210,12 @@ func (c *Client) Encode(pk packets.Packet) []byte {
 // Send sends a packet.
 func (c *Client) Send(pk packets.Packet) {
 	c.t.Helper()
+	if c.Check != nil && pk.FixedHeader.Type == packets.Publish && pk.FixedHeader.Qos > 0 {
+		if c.sent == nil {
+			c.sent = map[uint16]packets.Packet{}
+		}
+		c.sent[pk.PacketID] = pk
+	}
 	c.SendBytes(c.Encode(pk))
 }
 
@@ -246,9 +257,31 @@ func (c *Client) read(deadline time.Time) (packets.Packet, error) {
 		if err != nil {
 			return pk, err
 		}
+		c.check(pk)
 		if !c.AutoAck || !c.acknowledge(pk) {
 			return pk, nil
 		}
+	}
+}
+
+// check has what was received, or is acknowledged with it, looked at by Check.
+func (c *Client) check(pk packets.Packet) {
+	if c.Check == nil {
+		return
+	}
+	var err error
+	switch pk.FixedHeader.Type {
+	case packets.Publish:
+		err = c.Check(true, pk)
+	case packets.Puback, packets.Pubrec:
+		sent, ok := c.sent[pk.PacketID]
+		delete(c.sent, pk.PacketID)
+		if ok && c.Version == 5 && pk.ReasonCode < packets.ErrUnspecifiedError.Code { // 3.1.1 acknowledges refusals, too
+			err = c.Check(false, sent)
+		}
+	}
+	if err != nil {
+		c.t.Errorf("brokertest: %v", err)
 	}
 }
 
