@@ -8,6 +8,7 @@ const (
 	exampleMessage      ID = "0198c0df-1a2b-7e55-8000-00000000001d"
 	exampleReply        ID = "0198c0df-4c00-7e55-8000-00000000002d"
 	exampleAttachment   ID = "0198c0df-0f00-7f11-8000-0000000f11e5"
+	exampleSession      ID = "0198c0de-0c00-7e5e-8000-00000005e551"
 	exampleKey          ID = "5f0e6c1e-8d7e-4b57-9a64-3f1a0c2d9b11"
 
 	exampleTime  Time = "2026-02-03T04:05:06.789Z"
@@ -30,10 +31,25 @@ func ExampleID(field string) ID {
 		return exampleReply
 	case "attachments":
 		return exampleAttachment
+	case "sessionId":
+		return exampleSession
 	case "clientMsgId":
 		return exampleKey
 	}
 	return exampleMessage
+}
+
+// IDField returns the name under which others refer to the id of a thing of that type.
+func IDField(typeName string) string {
+	switch typeName {
+	case "User", "Me":
+		return "userId"
+	case "Conversation":
+		return "conversationId"
+	case "Session":
+		return "sessionId"
+	}
+	return "messageId"
 }
 
 func head(seq Seq) eventHead {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/parleymq/parley/asyncapi"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -16,6 +17,10 @@ type NewConversation struct {
 	OtherUserID ID       `json:"otherUserId,omitempty" doc:"A direct conversation with this user."`
 	UserIDs     []ID     `json:"userIds,omitempty" maxItems:"9999" doc:"A group with these users beside oneself, who owns it; may be empty."`
 	Title       string   `json:"title,omitempty" doc:"Groups: at most 200 characters." example:"Rowing"`
+}
+
+func (NewConversation) example() any {
+	return NewConversation{OtherUserID: ID(asyncapi.ExampleID("otherUserId"))}
 }
 
 type located[T any] struct {

@@ -64,7 +64,7 @@ func TestEveryCodeHasAStatus(t *testing.T) {
 func TestRouter(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, func(o *rest.Options) { o.Version = "1.2.3" })
-	for _, path := range []string{"/", "/api", "/api/", "/api/nothing", "/api/users/", "/api/users/me/", "/api/messages/a/b", "/docs", "/schemas/User", "/openapi.yaml", "/metrics"} {
+	for _, path := range []string{"/", "/api", "/api/", "/api/nothing", "/api/users/", "/api/users/me/", "/api/messages/a/b", "/schemas/User", "/openapi.yaml", "/metrics"} {
 		s.problem(404, chat.NotFound, "", "GET", path, "", nil)
 	}
 	r := s.problem(405, "method_not_allowed", "", "PUT", "/api/messages", "", "{}")

@@ -18,6 +18,7 @@ import (
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
 	"github.com/parleymq/parley/rest"
+	"github.com/parleymq/parley/rest/openapitest"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
 )
@@ -40,6 +41,7 @@ type server struct {
 	identity *identity.Service
 	metrics  *prometheus.Registry
 	client   *http.Client
+	document *openapitest.Checker // its own; nil: not read yet
 }
 
 type silent struct{}
@@ -78,6 +80,11 @@ func newServer(t *testing.T, change ...func(*rest.Options)) *server {
 	h := httptest.NewServer(rest.New(o))
 	t.Cleanup(h.Close)
 	s.url, s.client = h.URL, h.Client()
+	document, err := openapitest.New(s.want(200, "GET", "/openapi.json", "", nil).raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.document = document
 	return s
 }
 
@@ -166,7 +173,29 @@ func (s *server) send(r *http.Request) reply {
 			s.t.Fatalf("%s %s: %v: %s", r.Method, r.URL, err, raw)
 		}
 	}
+	s.check(r, out)
 	return out
+}
+
+// check compares an answer, and the request if it was successful, with the OpenAPI document.
+func (s *server) check(r *http.Request, a reply) {
+	s.t.Helper()
+	if s.document == nil || r.Method == http.MethodHead || r.Method == http.MethodOptions {
+		return
+	}
+	var sent []byte
+	if r.GetBody != nil {
+		body, err := r.GetBody()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if sent, err = io.ReadAll(body); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	if err := s.document.Check(r.Method, r.URL.String(), sent, a.status, a.header.Get("Content-Type"), a.raw); err != nil {
+		s.t.Error(err)
+	}
 }
 
 // want is do for a request that must succeed with the status.

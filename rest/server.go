@@ -44,7 +44,6 @@ const (
 	readyTime        = 2 * time.Second
 	bearer           = "bearer"
 	jsonType         = "application/json"
-	openAPIType      = "application/vnd.oai.openapi+json;version=3.1"
 	publicCacheValue = "public, max-age=300"
 )
 
@@ -60,7 +59,7 @@ type server struct {
 }
 
 // New returns the handler of everything under /api, and of /healthz, /readyz,
-// /metrics, /openapi.json and /.well-known/jwks.json; any other path is 404. It
+// /metrics, /openapi.json, /asyncapi.json, /docs and /.well-known/jwks.json; any other path is 404. It
 // starts nothing. What it expects of the http.Server is in the package comment.
 func New(o Options) http.Handler {
 	o.setDefaults()
@@ -84,6 +83,7 @@ func New(o Options) http.Handler {
 	s.messages()
 	s.commands()
 	s.operations(router, o.Metrics)
+	s.documents(router, o.Version)
 	return router
 }
 

@@ -21,6 +21,10 @@ type NewSession struct {
 	Device   string   `json:"device,omitempty" doc:"What the user calls it, at most 100 characters." example:"Alice's phone"`
 }
 
+func (NewSession) example() any {
+	return NewSession{Username: "alice", Password: "correct horse battery staple", Device: "Alice's phone"}
+}
+
 // RefreshRequest is the body of POST /api/sessions/refresh.
 type RefreshRequest struct {
 	_            struct{} `additionalProperties:"false"`

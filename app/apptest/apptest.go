@@ -23,6 +23,7 @@ import (
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
+	"github.com/parleymq/parley/rest/openapitest"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
 )
@@ -44,6 +45,9 @@ type App struct {
 
 	t     testing.TB
 	names atomic.Int64
+
+	document     sync.Once
+	documentedBy *openapitest.Checker // document guards; nil: nothing is checked
 }
 
 // Start starts a server on a new database.
@@ -216,6 +220,7 @@ func (a *App) REST(t testing.TB, u User, method, path string, body any) *Respons
 		t.Fatalf("apptest: read the answer to %s %s: %v", method, path, err)
 	}
 	_ = json.Unmarshal(r.Body, &r.JSON)
+	a.check(t, req, r)
 	return r
 }
 
