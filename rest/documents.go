@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
 
 	"github.com/parleymq/parley/asyncapi"
@@ -27,6 +28,10 @@ func (s *server) documents(router chi.Router, version string) {
 		return json.Marshal(s.api.OpenAPI())
 	})))
 	router.Get("/asyncapi.json", serveDocument(asyncAPIType, sync.OnceValues(func() ([]byte, error) { return mqtt().JSON() })))
+	s.docs(router, func() (*huma.OpenAPI, *asyncapi.Document) {
+		examples()
+		return s.api.OpenAPI(), mqtt()
+	})
 }
 
 func serveDocument(contentType string, document func() ([]byte, error)) http.HandlerFunc {

@@ -180,7 +180,7 @@ func (m maybeTime) MarshalJSON() ([]byte, error) { return json.Marshal(m.t) }
 // Conversation is a conversation as one of its members sees it.
 type Conversation struct {
 	ID           ID            `json:"id"`
-	Kind         chat.Kind     `json:"kind" enum:"direct,group"`
+	Kind         chat.Kind     `json:"kind" enum:"direct,group" example:"group"`
 	Title        string        `json:"title,omitempty" doc:"Groups only." example:"Rowing"`
 	History      chat.History  `json:"history,omitempty" enum:"joined,all" doc:"Groups only: what those who join may see, what comes after or everything."`
 	CreatedAt    Time          `json:"createdAt"`

@@ -121,7 +121,7 @@ func banner(w io.Writer, a *app.App) {
     MQTT        mqtt://%s
     WebSocket   ws://%s/mqtt
     REST        %s/api
-                (described in /openapi.json)
+    All of it   %s/docs
 
   Try it:
 
@@ -136,7 +136,7 @@ func banner(w io.Writer, a *app.App) {
 
   Ctrl-C stops it.
 
-`, net.JoinHostPort(mqttHost, mqttPort), net.JoinHostPort(webHost, webPort), api, api, mosquitto)
+`, net.JoinHostPort(mqttHost, mqttPort), net.JoinHostPort(webHost, webPort), api, api, api, mosquitto)
 }
 
 // dialable returns a bound address as a client on this machine would write it.

@@ -1,0 +1,556 @@
+package rest
+
+import (
+	"bytes"
+	"cmp"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/parleymq/parley/asyncapi"
+)
+
+//go:embed docs
+var docsFiles embed.FS
+
+// docsPolicy lets the page load its own style and script, and nothing else.
+const docsPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// docsPage is what the page shows, taken from both documents.
+type docsPage struct {
+	Version  string
+	About    template.HTML
+	MQTT     template.HTML
+	Groups   []docsGroup
+	Problems []docsProblem
+	Channels []docsChannel
+	Servers  []docsServer
+	Security []docsSecurity
+	Reasons  []asyncapi.ReasonCode
+	Schemas  []docsSchema
+}
+
+type docsGroup struct {
+	Name       string
+	About      template.HTML
+	Operations []docsOperation
+}
+
+type docsOperation struct {
+	ID, Method, Path string
+	Summary          string
+	About            template.HTML
+	Secured          bool
+	Parameters       []docsField
+	Body             []docsField
+	Answers          []docsAnswer
+	Problems         []docsProblem
+	Curl             string
+	Examples         []docsExample
+}
+
+type docsField struct {
+	Name, In string
+	Type     docsType
+	Mark     string // "required" of what is sent, "optional" of what is answered
+	About    template.HTML
+	Limits   []template.HTML
+}
+
+// mark says of a field what is not what one expects: of a request that it must be there,
+// of an answer that it may be missing.
+func mark(sent, required bool) string {
+	switch {
+	case sent && required:
+		return "required"
+	case !sent && !required:
+		return "optional"
+	}
+	return ""
+}
+
+// docsType is a type in words; Link names the schema that it is, or consists of.
+type docsType struct{ Before, Link, After string }
+
+type docsAnswer struct {
+	Status, About string
+	Type          docsType
+}
+
+type docsExample struct {
+	Title string
+	Code  template.HTML
+}
+
+type docsProblem struct {
+	Code, Status, Title, Detail string
+	Headers                     []string
+}
+
+type docsSchema struct {
+	Name   string
+	About  template.HTML
+	Fields []docsField
+}
+
+type docsServer struct{ Name, URL, Title string }
+
+type docsSecurity struct {
+	Name  string
+	About template.HTML
+}
+
+type docsChannel struct {
+	Name, Address, Title string
+	About                template.HTML
+	Operations           []docsMQTT
+}
+
+type docsMQTT struct {
+	ID, Title, Summary string
+	About              template.HTML
+	Publish            bool
+	QoS                int
+	Filters            []string
+	Command            string
+	Stored             []docsField
+	Messages           []docsMessage
+}
+
+type docsMessage struct {
+	ID, Title string
+	About     template.HTML
+	Fields    []docsField
+	Examples  []docsExample
+}
+
+// docs serves the page. It is made once, when it is first asked for.
+func (s *server) docs(router chi.Router, both func() (*huma.OpenAPI, *asyncapi.Document)) {
+	page := sync.OnceValues(func() ([]byte, error) {
+		t, err := template.New("page.html").ParseFS(docsFiles, "docs/page.html")
+		if err != nil {
+			return nil, err
+		}
+		var b bytes.Buffer
+		err = t.Execute(&b, newDocsPage(both()))
+		return b.Bytes(), err
+	})
+	serve := serveDocument("text/html; charset=utf-8", page)
+	router.Get("/docs", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", docsPolicy)
+		serve(w, r)
+	})
+	for name, contentType := range map[string]string{"style.css": "text/css; charset=utf-8", "script.js": "text/javascript; charset=utf-8"} {
+		router.Get("/docs/"+name, serveDocument(contentType, func() ([]byte, error) { return fs.ReadFile(docsFiles, "docs/"+name) }))
+	}
+}
+
+func newDocsPage(api *huma.OpenAPI, mqtt *asyncapi.Document) *docsPage {
+	p := &docsPage{
+		Version: api.Info.Version, About: prose(api.Info.Description), MQTT: prose(mqtt.Info.Description), Reasons: asyncapi.ReasonCodes(),
+	}
+	d := docsBuilder{api}
+	for _, tag := range api.Tags {
+		g := docsGroup{Name: tag.Name, About: prose(tag.Description)}
+		each(api, func(method, path string, op *huma.Operation) {
+			if slices.Contains(op.Tags, tag.Name) {
+				g.Operations = append(g.Operations, d.operation(method, path, op))
+			}
+		})
+		if len(g.Operations) > 0 {
+			p.Groups = append(p.Groups, g)
+		}
+	}
+	for name := range api.Components.Responses {
+		p.Problems = append(p.Problems, d.problem(name))
+	}
+	slices.SortFunc(p.Problems, func(a, b docsProblem) int {
+		return cmp.Or(cmp.Compare(a.Status, b.Status), cmp.Compare(a.Code, b.Code))
+	})
+	for _, name := range sortedKeys(api.Components.Schemas.Map()) {
+		ref := &huma.Schema{Ref: schemaRef + name}
+		p.Schemas = append(p.Schemas, docsSchema{Name: name, About: prose(api.Components.Schemas.SchemaFromRef(ref.Ref).Description), Fields: d.fields(ref)})
+	}
+	for _, server := range mqtt.Servers {
+		address := server.Value.Protocol + "://" + server.Value.Host + server.Value.Pathname
+		for _, v := range server.Value.Variables {
+			address = strings.ReplaceAll(address, "{"+v.Name+"}", v.Value.Default)
+		}
+		p.Servers = append(p.Servers, docsServer{server.Name, address, server.Value.Title})
+	}
+	for _, scheme := range mqtt.Components.SecuritySchemes {
+		p.Security = append(p.Security, docsSecurity{scheme.Name, prose(scheme.Value.Description)})
+	}
+	for _, c := range mqtt.Channels {
+		p.Channels = append(p.Channels, docsChannelOf(mqtt, c.Name, c.Value))
+	}
+	return p
+}
+
+const schemaRef = "#/components/schemas/"
+
+// docsBuilder reads the OpenAPI document.
+type docsBuilder struct{ api *huma.OpenAPI }
+
+func (d docsBuilder) operation(method, path string, op *huma.Operation) docsOperation {
+	out := docsOperation{
+		ID: op.OperationID, Method: method, Path: path, Summary: op.Summary, About: prose(op.Description), Secured: op.Security != nil,
+	}
+	for _, p := range op.Parameters {
+		f := d.field(p.Name, p.Schema)
+		f.In, f.Mark = p.In, mark(true, p.Required)
+		f.About = prose(cmp.Or(p.Description, p.Schema.Description))
+		out.Parameters = append(out.Parameters, f)
+	}
+	var body json.RawMessage
+	if op.RequestBody != nil {
+		if m := op.RequestBody.Content[jsonType]; m != nil {
+			out.Body = d.fields(m.Schema)
+			body, _ = m.Example.(json.RawMessage)
+		}
+	}
+	out.Curl = curl(method, path, op, body)
+	for _, status := range sortedKeys(op.Responses) {
+		r := op.Responses[status]
+		if code, ok := strings.CutPrefix(r.Ref, "#/components/responses/"); ok {
+			out.Problems = append(out.Problems, d.problem(code))
+			continue
+		}
+		a := docsAnswer{Status: status, About: r.Description}
+		if m := r.Content[jsonType]; m != nil {
+			a.Type = d.typeOf(m.Schema)
+			if text, ok := m.Example.(json.RawMessage); ok {
+				out.Examples = append(out.Examples, docsExample{status + " " + r.Description, highlight(text)})
+			}
+		}
+		out.Answers = append(out.Answers, a)
+	}
+	return out
+}
+
+// problem describes one of the ways in which operations fail.
+func (d docsBuilder) problem(name string) docsProblem {
+	r := d.api.Components.Responses[name]
+	p, ok := r.Content[problemType].Example.(*Problem)
+	if !ok {
+		return docsProblem{Code: name, Title: r.Description}
+	}
+	return docsProblem{Code: name, Status: strconv.Itoa(p.Status), Title: p.Title, Detail: p.Detail, Headers: sortedKeys(r.Headers)}
+}
+
+// fields lists the fields of an object, in the order of its Go type.
+func (d docsBuilder) fields(s *huma.Schema) []docsField {
+	var order []string
+	if s.Ref != "" {
+		order = jsonFields(d.api.Components.Schemas.TypeFromRef(s.Ref))
+		s = d.api.Components.Schemas.SchemaFromRef(s.Ref)
+	}
+	if len(order) == 0 {
+		order = sortedKeys(s.Properties)
+	}
+	var out []docsField
+	for _, name := range order {
+		if p := s.Properties[name]; p != nil {
+			f := d.field(name, p)
+			f.Mark = mark(s.AdditionalProperties == false, slices.Contains(s.Required, name)) // only requests are closed
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func (d docsBuilder) field(name string, s *huma.Schema) docsField {
+	f := docsField{Name: name, Type: d.typeOf(s), About: prose(s.Description)}
+	limit := func(format string, args ...any) { f.Limits = append(f.Limits, prose(fmt.Sprintf(format, args...))) }
+	values := s
+	if s.Items != nil {
+		values = s.Items
+	}
+	if len(values.Enum) > 0 {
+		var words []string
+		for _, v := range values.Enum {
+			words = append(words, fmt.Sprintf("`%v`", v))
+		}
+		limit("one of %s", strings.Join(words, ", "))
+	}
+	between(limit, "length", s.MinLength, s.MaxLength)
+	between(limit, "items", s.MinItems, s.MaxItems)
+	between(limit, "value", s.Minimum, s.Maximum)
+	if s.Default != nil {
+		limit("default `%v`", s.Default)
+	}
+	return f
+}
+
+func between[T int | float64](limit func(string, ...any), what string, least, most *T) {
+	switch {
+	case least != nil && most != nil:
+		limit("%s %v to %v", what, *least, *most)
+	case least != nil:
+		limit("%s at least %v", what, *least)
+	case most != nil:
+		limit("%s at most %v", what, *most)
+	}
+}
+
+func (d docsBuilder) typeOf(s *huma.Schema) docsType {
+	var t docsType
+	switch {
+	case s.Ref != "":
+		t.Link = strings.TrimPrefix(s.Ref, schemaRef)
+	case len(s.AnyOf) > 0:
+		t = d.typeOf(s.AnyOf[0])
+		if s.AnyOf[len(s.AnyOf)-1].Type == "null" {
+			t.After += " or null"
+		}
+	case isIDSchema(s):
+		t.Before = "id"
+	case s.Format == "date-time":
+		t.Before = "time"
+	case s.Items != nil:
+		t = d.typeOf(s.Items)
+		t.Before = "array of " + t.Before
+	case s.Type == huma.TypeInteger:
+		t.Before = "integer"
+	default:
+		t.Before = cmp.Or(s.Type, "any")
+	}
+	if s.Nullable {
+		t.After += " or null"
+	}
+	return t
+}
+
+// curl is a request as it can be pasted into a terminal.
+func curl(method, path string, op *huma.Operation, body json.RawMessage) string {
+	query := url.Values{}
+	for _, p := range op.Parameters {
+		var example any = p.Example
+		if example == nil && p.Schema != nil {
+			example = json.RawMessage(exampleBuilder{}.of(p.Schema, p.Name))
+			if text := ""; json.Unmarshal(example.(json.RawMessage), &text) == nil {
+				example = text
+			} else {
+				example = string(example.(json.RawMessage))
+			}
+		}
+		switch text := fmt.Sprint(example); {
+		case p.In == "path":
+			if p.Name == "id" {
+				text = string(asyncapi.ExampleID(pathID(path)))
+			}
+			path = strings.ReplaceAll(path, "{"+p.Name+"}", url.PathEscape(text))
+		case p.In == "query" && p.Required:
+			query.Set(p.Name, text)
+		}
+	}
+	address := "http://localhost:8080" + path
+	if len(query) > 0 {
+		address += "?" + query.Encode()
+	}
+	lines := []string{"curl -s"}
+	if method != http.MethodGet {
+		lines[0] += " -X " + method
+	}
+	lines[0] += " " + shell(address)
+	if op.Security != nil {
+		lines = append(lines, `-H "Authorization: Bearer $TOKEN"`)
+	}
+	if body != nil {
+		lines = append(lines, "-H 'Content-Type: application/json'", "-d "+shell(wrapped(body)))
+	}
+	return strings.Join(lines, " \\\n  ")
+}
+
+// wrapped is JSON in one line if that is short.
+func wrapped(text json.RawMessage) string {
+	if len(text) <= 52 {
+		return string(text)
+	}
+	return indented(text)
+}
+
+func indented(text json.RawMessage) string {
+	var b bytes.Buffer
+	if err := json.Indent(&b, text, "", "  "); err != nil {
+		panic("rest: an example: " + err.Error()) // a bug, found by the first test
+	}
+	return b.String()
+}
+
+// pathID names whose id {id} is in a path, such as conversationId in /api/conversations/{id}.
+func pathID(path string) string {
+	before, _, _ := strings.Cut(path, "/{id}")
+	return strings.TrimSuffix(before[strings.LastIndexByte(before, '/')+1:], "s") + "Id"
+}
+
+var plainWord = regexp.MustCompile(`^[\w:/.@%+-]+$`)
+
+// shell quotes a word for a shell, if it must be.
+func shell(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func docsChannelOf(doc *asyncapi.Document, name string, c *asyncapi.Channel) docsChannel {
+	out := docsChannel{Name: name, Address: c.Address, Title: c.Title, About: prose(c.Description)}
+	for _, o := range doc.Operations {
+		if o.Value.Channel.Name() == name {
+			out.Operations = append(out.Operations, docsMQTTOf(doc, o.Name, o.Value, c))
+		}
+	}
+	return out
+}
+
+func docsMQTTOf(doc *asyncapi.Document, name string, o *asyncapi.Operation, c *asyncapi.Channel) docsMQTT {
+	m := docsMQTT{ID: name, Title: o.Title, Summary: o.Summary, About: prose(o.Description), Publish: o.Action == asyncapi.Publish, QoS: *o.Bindings.MQTT.QoS, Filters: o.Filters}
+	if o.Reply != nil {
+		m.Stored = mqttFields(o.Reply)
+	}
+	topic := c.Address
+	for _, p := range c.Parameters {
+		topic = strings.ReplaceAll(topic, "{"+p.Name+"}", p.Value.Examples[0])
+	}
+	var first json.RawMessage
+	for _, ref := range o.Messages {
+		message := doc.Components.Messages.Get(ref.Name())
+		d := docsMessage{ID: message.Name, Title: message.Title, About: prose(message.Summary), Fields: mqttFields(doc.Components.Schemas.Get(message.Payload.Name()))}
+		for _, e := range message.Examples {
+			text, plain := e.Payload.(string)
+			example := docsExample{Title: e.Summary, Code: template.HTML(template.HTMLEscapeString(text))} // escaped
+			if !plain {
+				payload := raw(e.Payload)
+				if first == nil {
+					first = payload
+				}
+				example.Code = highlight(payload)
+			}
+			d.Examples = append(d.Examples, example)
+		}
+		m.Messages = append(m.Messages, d)
+	}
+	const login = ` -V 5 -u alice -P "$TOKEN" -q `
+	if m.Publish {
+		m.Command = "mosquitto_pub" + login + strconv.Itoa(m.QoS) + " \\\n  -t " + shell(topic) + " \\\n  -m " + shell(wrapped(first))
+	} else {
+		filter := o.Filters[0]
+		if i := slices.IndexFunc(o.Filters, func(f string) bool { return strings.Contains(f, "/+/") }); i >= 0 {
+			filter = o.Filters[i]
+		}
+		if strings.Contains(filter, "{") {
+			filter = topic
+		}
+		m.Command = "mosquitto_sub" + login + strconv.Itoa(m.QoS) + " \\\n  -t " + shell(filter)
+	}
+	return m
+}
+
+func mqttFields(s *asyncapi.Schema) []docsField {
+	var out []docsField
+	for _, p := range s.Properties {
+		f := docsField{
+			Name: p.Name, Mark: mark(s.AdditionalProperties != nil, slices.Contains(s.Required, p.Name)),
+			About: prose(p.Schema.Description), Type: docsType{Before: mqttType(p.Schema)},
+		}
+		if p.Schema.Const != "" {
+			f.Limits = append(f.Limits, prose("always `"+p.Schema.Const+"`"))
+		}
+		if len(p.Schema.Enum) > 0 {
+			f.Limits = append(f.Limits, prose("one of `"+strings.Join(p.Schema.Enum, "`, `")+"`"))
+		}
+		if p.Schema.MaxItems > 0 {
+			f.Limits = append(f.Limits, prose("items at most "+strconv.Itoa(p.Schema.MaxItems)))
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+func mqttType(s *asyncapi.Schema) string {
+	var text string
+	switch {
+	case s.Pattern == asyncapi.IDPattern:
+		text = "id"
+	case s.Format == "date-time":
+		text = "time"
+	case s.Items != nil:
+		text = "array of " + mqttType(s.Items)
+	default:
+		text = s.Type[0]
+	}
+	if slices.Contains(s.Type, "null") {
+		text += " or null"
+	}
+	return text
+}
+
+var (
+	codeMark   = regexp.MustCompile("`([^`]+)`")
+	strongMark = regexp.MustCompile(`\*\*([^*]+)\*\*`)
+	emMark     = regexp.MustCompile(`\*([^*\s][^*]*)\*`)
+)
+
+// prose turns the little Markdown that descriptions use into HTML: code, strong,
+// emphasis and paragraphs. Everything else is text.
+func prose(s string) template.HTML {
+	var out []string
+	for _, p := range strings.Split(strings.TrimSpace(s), "\n\n") {
+		p = template.HTMLEscapeString(p)
+		p = codeMark.ReplaceAllString(p, "<code>$1</code>")
+		p = strongMark.ReplaceAllString(p, "<strong>$1</strong>")
+		out = append(out, emMark.ReplaceAllString(p, "<em>$1</em>"))
+	}
+	if len(out) == 1 {
+		return template.HTML(out[0]) // escaped above
+	}
+	return template.HTML("<p>" + strings.Join(out, "</p>\n<p>") + "</p>") // escaped above
+}
+
+var jsonToken = regexp.MustCompile(`("(?:[^"\\]|\\.)*")(\s*:)?|\b(true|false|null)\b|-?\d+(?:\.\d+)?`)
+
+// highlight is JSON with its parts marked for the style sheet.
+func highlight(text json.RawMessage) template.HTML {
+	source := indented(text)
+	var b strings.Builder
+	last := 0
+	for _, m := range jsonToken.FindAllStringSubmatchIndex(source, -1) {
+		b.WriteString(template.HTMLEscapeString(source[last:m[0]]))
+		class := "n"
+		switch {
+		case m[2] >= 0 && m[4] >= 0:
+			class = "k"
+		case m[2] >= 0:
+			class = "s"
+		}
+		end := m[1]
+		if class == "k" {
+			end = m[3]
+		}
+		b.WriteString(`<span class="` + class + `">` + template.HTMLEscapeString(source[m[0]:end]) + `</span>`)
+		last = end
+	}
+	b.WriteString(template.HTMLEscapeString(source[last:]))
+	return template.HTML(b.String()) // escaped above
+}
+
+// Hex is a reason code as MQTT writes it.
+func (p *docsPage) Hex(code int) string {
+	if code == 0 {
+		return "0x00"
+	}
+	return fmt.Sprintf("0x%02X", code)
+}
