@@ -337,16 +337,8 @@ func (d docsBuilder) typeOf(s *huma.Schema) docsType {
 func curl(method, path string, op *huma.Operation, body json.RawMessage) string {
 	query := url.Values{}
 	for _, p := range op.Parameters {
-		var example any = p.Example
-		if example == nil && p.Schema != nil {
-			example = json.RawMessage(exampleBuilder{}.of(p.Schema, p.Name))
-			if text := ""; json.Unmarshal(example.(json.RawMessage), &text) == nil {
-				example = text
-			} else {
-				example = string(example.(json.RawMessage))
-			}
-		}
-		switch text := fmt.Sprint(example); {
+		text := parameterExample(p)
+		switch {
 		case p.In == "path":
 			if p.Name == "id" {
 				text = string(asyncapi.ExampleID(pathID(path)))
@@ -372,6 +364,23 @@ func curl(method, path string, op *huma.Operation, body json.RawMessage) string 
 		lines = append(lines, "-H 'Content-Type: application/json'", "-d "+shell(wrapped(body)))
 	}
 	return strings.Join(lines, " \\\n  ")
+}
+
+// parameterExample is how a parameter could look in a URL, before it is escaped.
+func parameterExample(p *huma.Param) string {
+	if p.Example != nil || p.Schema == nil {
+		return fmt.Sprint(p.Example)
+	}
+	example := exampleBuilder{}.of(p.Schema, p.Name)
+	var text string
+	if json.Unmarshal(example, &text) == nil {
+		return text
+	}
+	var list []any
+	if json.Unmarshal(example, &list) == nil && len(list) > 0 {
+		return fmt.Sprint(list[0])
+	}
+	return string(example)
 }
 
 // wrapped is JSON in one line if that is short.
