@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"strconv"
 	"sync"
 	"time"
@@ -237,6 +238,9 @@ func (c *Conn) writeOutcome(kind byte, p *Publish, code byte) {
 	if c.version == 5 && !c.noInfo { // [MQTT-3.1.2-29]
 		if p.Err != nil {
 			props = appendStringProp(props, propReasonString, chat.PublicMessage(p.Err))
+			if more := appendCode(props, p.Err); c.maxPacket == 0 || len(more)+8 <= c.maxPacket {
+				props = more
+			}
 		} else if p.Event.Seq > 0 {
 			props = appendStored(props, &p.Event)
 		}
@@ -250,6 +254,17 @@ func (c *Conn) writeOutcome(kind byte, p *Publish, code byte) {
 		c.out = appendAck(c.buffer(), kind, p.PacketID, code, c.version, props)
 		_ = c.kick()
 	}
+}
+
+// appendCode appends the user properties code and field of a refusal: several codes
+// of ours share one of MQTT's.
+func appendCode(b []byte, err error) []byte {
+	b = appendUserProp(b, "code", []byte(chat.CodeOf(err)))
+	var e *chat.Error
+	if errors.As(err, &e) && e.Field != "" && e.Code != chat.Internal {
+		b = appendUserProp(b, "field", []byte(e.Field))
+	}
+	return b
 }
 
 // appendStored appends the user properties id, seq and createdAt.

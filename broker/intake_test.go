@@ -106,11 +106,13 @@ func TestAnswerSaysWhatWasStored(t *testing.T) {
 		version byte
 		change  func(*mqtt.Client)
 		props   int
+		refused int
 	}{
-		"MQTT 5":                 {version: 5, props: 3},
+		"MQTT 5":                 {version: 5, props: 3, refused: 2},
 		"MQTT 3.1.1":             {version: 4},
 		"no problem information": {version: 5, change: func(cl *mqtt.Client) { cl.Properties.Props.RequestProblemInfoFlag = true }},
-		"small packets":          {version: 5, change: func(cl *mqtt.Client) { cl.Properties.Props.MaximumPacketSize = 100 }},
+		"small packets":          {version: 5, change: func(cl *mqtt.Client) { cl.Properties.Props.MaximumPacketSize = 100 }, refused: 2},
+		"smaller packets":        {version: 5, change: func(cl *mqtt.Client) { cl.Properties.Props.MaximumPacketSize = 20 }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -119,7 +121,7 @@ func TestAnswerSaysWhatWasStored(t *testing.T) {
 				p := w.begin(1, 1)
 				p.Event = chat.Event{ID: conversation, Seq: 1 << 40, CreatedAt: time.Date(2026, 3, 4, 5, 6, 7, 89e6, time.UTC)}
 				p.Settle(nil)
-				w.begin(2, 1).Settle(&chat.Error{Code: chat.Forbidden, Msg: "no"})
+				w.begin(2, 1).Settle(&chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "no"})
 				synctest.Wait()
 				all, _ := w.peer.packets()
 				ack, refusal := decodeAck(t, all[0], test.version), decodeAck(t, all[1], test.version)
@@ -132,8 +134,11 @@ func TestAnswerSaysWhatWasStored(t *testing.T) {
 						t.Errorf("PUBACK has the user properties %v", u)
 					}
 				}
-				if reason := refusal.Properties.ReasonString; test.version == 5 && refusal.ReasonCode != 0x87 || (reason == "no") == (test.change != nil && name == "no problem information" || test.version < 5) {
+				if reason := refusal.Properties.ReasonString; test.version == 5 && refusal.ReasonCode != 0x87 || (reason == "topic: no") == (test.change != nil && name == "no problem information" || test.version < 5) {
 					t.Errorf("the refusal says %#x %q", refusal.ReasonCode, reason)
+				}
+				if u := refusal.Properties.User; len(u) != test.refused || len(u) == 2 && (u[0] != (packets.UserProperty{Key: "code", Val: "forbidden"}) || u[1] != (packets.UserProperty{Key: "field", Val: "topic"})) {
+					t.Errorf("the refusal has the user properties %v", u)
 				}
 			})
 		})

@@ -22,11 +22,11 @@ import (
 // Main is for TestMain: it runs the tests, stops the private server, and fails if
 // a goroutine is left. It exits. Without it the server is stopped by the end of
 // the process, and leaves its folder in the temp directory to the next run.
-func Main(m *testing.M, options ...goleak.Option) {
+func Main(m goleak.TestingM, options ...goleak.Option) {
 	goleak.VerifyTestMain(stopAfter{m}, options...)
 }
 
-type stopAfter struct{ m *testing.M }
+type stopAfter struct{ m goleak.TestingM }
 
 // Run implements goleak.TestingM.
 func (s stopAfter) Run() int {
