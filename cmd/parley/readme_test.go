@@ -15,7 +15,7 @@ import (
 
 // What README.md tells a newcomer to type is typed here, letter by letter, against
 // a server on other ports: the clients learn of those from their own configuration
-// files. Then its program is run.
+// files. Then its programs are run.
 func TestREADME(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"bash", "curl", "mosquitto_pub", "mosquitto_sub", "stdbuf"} {
@@ -80,17 +80,23 @@ func TestREADME(t *testing.T) {
 	}
 
 	programs := fenced(string(readme), "go")
-	if len(programs) != 1 {
-		t.Fatalf("README.md has %d programs", len(programs))
+	if len(programs) != 2 {
+		t.Fatalf("README.md has %d programs, want the client's and paho's", len(programs))
 	}
 	for range 2 { // and runs it twice
-		out := runProgram(t, strings.Replace(programs[0], `"localhost:1883"`, `"`+s.MQTT+`"`, 1), conv)
+		out := runProgram(t, strings.Replace(programs[1], `"localhost:1883"`, `"`+s.MQTT+`"`, 1), conv)
 		if !regexp.MustCompile(`^stored as number 4 with id [0-9a-f-]{36}\n$`).MatchString(out) {
 			t.Errorf("the program printed %q", out)
 		}
 	}
 	if history := s.history(t, token, conv); len(history) != 3 || history[2].Content != "Hello from Go." {
 		t.Errorf("the history is %+v", history)
+	}
+	for n := range 2 {
+		out := runProgram(t, strings.Replace(programs[0], `"http://localhost:8080"`, `"http://`+s.HTTP+`"`, 1), conv)
+		if want := fmt.Sprintf("stored as number %d\nheard: Hello from the client.\n", 5+n); out != want {
+			t.Errorf("the client's program printed %q, want %q", out, want)
+		}
 	}
 }
 

@@ -1,0 +1,93 @@
+package client
+
+import (
+	"context"
+	"time"
+
+	"github.com/eclipse/paho.golang/paho"
+)
+
+// received takes a publication from paho, which reads no further until it returns.
+func (c *Client) received(r paho.PublishReceived) (bool, error) {
+	p := r.Packet
+	if p.QoS == 0 {
+		if err := c.signals.read(&c.o, p.Topic, p.Payload); err != nil {
+			c.logger.Warn("a signal could not be read", "topic", p.Topic, "err", err)
+		}
+		return true, nil
+	}
+	_, life := c.session.present() // of this connection: paho ends one before it begins another
+	e, err := parseEvent(p.Payload)
+	if err != nil { // of a server that is none of ours; it must not stop the rest
+		c.logger.Error("an event could not be read", "topic", p.Topic, "err", err)
+		c.session.acknowledge(life, p.PacketID)
+		return true, nil
+	}
+	c.inbox.put(e, life, p.PacketID)
+	return true, nil
+}
+
+// maxPositions bounds the conversations whose last event is remembered. Of those
+// beyond it, some are forgotten, and an event may come twice.
+const maxPositions = 100_000
+
+// handle hands events to the program, one after the other, until the client closes.
+func (c *Client) handle() {
+	last := map[ID]int64{}
+	for {
+		a := c.inbox.take(c.handling)
+		if a == nil {
+			return
+		}
+		e := a.event
+		seq, known := last[e.ConversationID]
+		for n := 0; ; n++ {
+			var err error
+			if !known && c.o.Positions != nil {
+				if seq, err = c.o.Positions.Load(c.ctx, e.ConversationID); err == nil {
+					known = true
+				}
+			}
+			if err == nil && e.Seq > seq {
+				err = c.o.OnEvent(c.ctx, e)
+				if c.ctx.Err() != nil {
+					return // whatever it says: perhaps only that it was interrupted
+				}
+			}
+			if err == nil && e.Seq > seq && c.o.Positions != nil {
+				err = c.o.Positions.Save(c.ctx, e.ConversationID, e.Seq)
+			}
+			if err == nil {
+				break
+			}
+			if c.handling.Err() != nil {
+				return // not acknowledged: it comes again
+			}
+			pause := c.backoff(n)
+			c.logger.Warn("an event was not handled; it is tried again", "conversation", e.ConversationID, "seq", e.Seq, "pause", pause, "err", err)
+			if sleep(c.handling, pause) != nil {
+				return
+			}
+		}
+		if len(last) >= maxPositions {
+			for id := range last {
+				delete(last, id)
+				break
+			}
+		}
+		last[e.ConversationID] = max(seq, e.Seq)
+		c.session.acknowledge(c.inbox.done(a))
+	}
+}
+
+// sleep waits; the error is that of ctx, if it ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
