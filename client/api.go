@@ -63,21 +63,21 @@ type call struct {
 	out    any // where the answer goes; nil: it has none
 }
 
-// do makes a request as the user, once more with a fresh token if the first is
-// refused.
-func (a *API) do(ctx context.Context, c call) error {
-	token, err := a.tokens.get(ctx, "")
-	if err != nil {
-		return err
+// do makes a request as the user: again with a fresh token if the first is refused,
+// and once more if that was of the same login, by another call's doing.
+func (a *API) do(ctx context.Context, c call) (err error) {
+	var refused string
+	for range 3 {
+		token, tokenErr := a.tokens.get(ctx, refused)
+		if tokenErr != nil {
+			return tokenErr
+		}
+		if err = a.request(ctx, c, token); !errors.Is(err, Unauthenticated) {
+			return err
+		}
+		refused = token
 	}
-	err = a.request(ctx, c, token)
-	if !errors.Is(err, Unauthenticated) {
-		return err
-	}
-	if token, err = a.tokens.get(ctx, token); err != nil {
-		return err
-	}
-	return a.request(ctx, c, token)
+	return err
 }
 
 // request makes a request with a token; "": as nobody.

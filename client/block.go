@@ -9,8 +9,10 @@ import (
 
 // Block is somebody whom one has blocked.
 type Block struct {
-	UserID    ID        `json:"userId"`
-	CreatedAt time.Time `json:"createdAt"`
+	UserID      ID        `json:"userId"`
+	Username    string    `json:"username"`
+	DisplayName string    `json:"displayName"`
+	CreatedAt   time.Time `json:"createdAt"`
 }
 
 // Block blocks a user: neither of the two can write to the other, or sees that the

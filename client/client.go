@@ -43,9 +43,8 @@ type Client struct {
 	status Status        // mu guards: what SetPresence said last
 
 	// Owned by autopaho's goroutine.
-	token    string // which the last CONNECT showed
-	refused  int    // how often in succession the server has refused one
-	flaps    int    // connections in succession that ended soon
+	refused  int // how often in succession the server has refused a token
+	flaps    int // connections in succession that ended soon
 	connects int
 	upSince  time.Time
 }
@@ -161,15 +160,10 @@ func (c *Client) config() (autopaho.ClientConfig, error) {
 func (c *Client) connectPacket(p *paho.Connect, _ *url.URL) (*paho.Connect, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, requestTimeout)
 	defer cancel()
-	refused := ""
-	if c.refused > 0 {
-		refused = c.token
-	}
-	token, err := c.tokens.fresh(ctx, refused)
+	token, err := c.tokens.fresh(ctx, c.refused > 0)
 	if err != nil {
 		return nil, err
 	}
-	c.token = token
 	p.Password, p.PasswordFlag = []byte(token), true
 	expiry, maximum := uint32(c.o.SessionExpiry/time.Second), uint16(receiveMaximum)
 	p.Properties = &paho.ConnectProperties{SessionExpiryInterval: &expiry, ReceiveMaximum: &maximum, RequestProblemInfo: true}
@@ -248,7 +242,7 @@ func (c *Client) disconnected() bool {
 			reasonMalformed, reasonProtocolError, reasonTakenOver, reasonReceiveExceeded, reasonTooLarge,
 		}, d.ReasonCode)
 		if d.ReasonCode == reasonNotAuthorized {
-			c.refused = 1 // the login was revoked: this token is of no use any more
+			c.refused = 1 // the login was revoked, and its tokens with it
 		}
 	}
 	if time.Since(c.upSince) < soon {

@@ -327,7 +327,7 @@ func TestClosedBeforeHandled(t *testing.T) {
 	shut(t, c)
 
 	// What was handled does not come again.
-	c = dial(t, o)
+	dial(t, o)
 	if _, err := sender.Send(patient(t), conv, client.Message{Content: "three"}); err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +367,6 @@ func TestHandlerFails(t *testing.T) {
 		}
 	}
 	apptest.Eventually(t, "the position is saved", func() bool { seq, _ := kept.Load(t.Context(), conv); return seq == 3 })
-
 }
 
 type positions struct {

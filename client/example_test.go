@@ -141,8 +141,13 @@ func ExampleNewAPI() {
 			fmt.Println(err)
 			return
 		}
-		for range api.History(ctx, id) {
-			break // the newest message first
+		for m, err := range api.History(ctx, id) {
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			_ = m // the newest message
+			break
 		}
 		fmt.Println("found:", u.Username)
 	}

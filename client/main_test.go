@@ -37,7 +37,7 @@ func (w withServer) Run() int {
 		os.Setenv("PARLEY_URL", "http://"+a.HTTPAddr())
 		t.accounts(a)
 	} else {
-		flag.Set("test.run", "^Test") // without PostgreSQL tests skip; examples cannot
+		_ = flag.Set("test.run", "^Test") // without PostgreSQL tests skip; examples cannot
 	}
 	return w.m.Run()
 }

@@ -9,7 +9,7 @@ import (
 
 // Search says what to look for in the messages of one's conversations.
 type Search struct {
-	Q            string    // words that must all occur, the last one perhaps unfinished: 1 to 256 bytes, at most 16 words
+	Q            string    // words that must all occur, perhaps longer ones that begin with them: 1 to 256 bytes, at most 16 words
 	Conversation ID        // this one only; empty: all
 	From         ID        // sent by this user only
 	Before       time.Time // sent before
@@ -20,6 +20,7 @@ type Search struct {
 type SearchResult struct {
 	Message Message   `json:"message"`
 	Excerpt []Segment `json:"excerpt"` // of its content, about the first matches
+	Rank    float64   `json:"rank"`    // ByRank: how well it fits, to compare with others of the same search
 }
 
 // Segment is a part of an excerpt.

@@ -25,6 +25,7 @@ type Change struct {
 	Type           ChangeType    `json:"type"`
 	User           *User         `json:"user"`
 	Conversation   *Conversation `json:"conversation"`
+	JoinedSeq      int64         `json:"joinedSeq"` // ChangeConversation: not 0: one has come into it, perhaps again: forget what you hold of it; its events follow from this seq on
 	Event          *Event        `json:"event"`
 	ConversationID ID            `json:"conversationId"`
 	UserID         ID            `json:"userId"`

@@ -63,9 +63,10 @@ func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 	return t.access, nil
 }
 
-// fresh is get for a connection: Options.Token is asked each time.
-func (t *tokens) fresh(ctx context.Context, refused string) (string, error) {
-	if t.o.Token != nil {
+// fresh is get for a connection: Options.Token is asked each time, and with renew no
+// token is used that was there before, since all of a login are refused together.
+func (t *tokens) fresh(ctx context.Context, renew bool) (string, error) {
+	if t.o.Token != nil || renew {
 		select {
 		case t.turn <- struct{}{}:
 			t.access = ""
@@ -74,7 +75,7 @@ func (t *tokens) fresh(ctx context.Context, refused string) (string, error) {
 			return "", contextError(ctx, "get a token", "")
 		}
 	}
-	return t.get(ctx, refused)
+	return t.get(ctx, "")
 }
 
 // renew gets new tokens. The caller has its turn.
