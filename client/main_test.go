@@ -153,13 +153,13 @@ func events(to chan<- *client.Event) func(context.Context, *client.Event) error 
 	}
 }
 
-// line is a TCP proxy before a server, whose connections can be cut, and which may
-// lead to another server later.
+// line is a TCP proxy before a server, whose connections can be cut.
 type line struct {
 	l net.Listener
 
 	mu    sync.Mutex
 	to    string
+	down  bool // whoever comes is sent away
 	conns map[net.Conn]struct{}
 	wg    sync.WaitGroup
 }
@@ -187,8 +187,12 @@ func (p *line) serve() {
 			return
 		}
 		p.mu.Lock()
-		to := p.to
+		to, down := p.to, p.down
 		p.mu.Unlock()
+		if down {
+			near.Close()
+			continue
+		}
 		far, err := net.Dial("tcp", to)
 		if err != nil {
 			near.Close()
@@ -230,4 +234,12 @@ func (p *line) cut() {
 	for c := range p.conns {
 		c.Close()
 	}
+}
+
+// takeDown sends whoever comes away, until it is called with false.
+func (p *line) takeDown(down bool) {
+	p.mu.Lock()
+	p.down = down
+	p.mu.Unlock()
+	p.cut()
 }
