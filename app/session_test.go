@@ -75,7 +75,7 @@ func fill(t testing.TB, a *apptest.App, c apptest.Conv, sender apptest.User, n i
 	t.Helper()
 	sql(t, a, `
 WITH moved AS (
-  UPDATE conversations SET last_seq = last_seq + $3, last_event_at = greatest(last_event_at, clock_timestamp()) WHERE id = $1
+  UPDATE conversations SET last_seq = last_seq + $3, last_xid = pg_current_xact_id(), last_event_at = greatest(last_event_at, clock_timestamp()) WHERE id = $1
   RETURNING id, last_seq - $3 AS base, last_event_at AS at
 )
 INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content)

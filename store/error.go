@@ -16,22 +16,24 @@ import (
 // SQLSTATEs (PostgreSQL's manual, appendix A). Class 08 is a lost connection, 53
 // too little of something (disk, memory, connections), 57P an operator's doing.
 const (
-	stateForeignKey     = "23503"
-	stateUnique         = "23505"
-	stateCheck          = "23514"
-	stateBadCharacter   = "22021" // NUL, or not UTF-8
-	stateUntranslatable = "22P05" // \u0000 in jsonb
-	stateReadOnly       = "25006"
-	stateIdleInTx       = "25P03"
-	stateSerialization  = "40001"
-	stateDeadlock       = "40P01"
-	stateUndefinedTable = "42P01"
-	stateLockNotFree    = "55P03"
-	stateQueryCanceled  = "57014"
-	stateIO             = "58030"
-	classConnection     = "08"
-	classResources      = "53"
-	classOperator       = "57"
+	stateForeignKey        = "23503"
+	stateUnique            = "23505"
+	stateCheck             = "23514"
+	stateBadCharacter      = "22021" // NUL, or not UTF-8
+	stateUntranslatable    = "22P05" // \u0000 in jsonb
+	stateReadOnly          = "25006"
+	stateIdleInTx          = "25P03"
+	stateSerialization     = "40001"
+	stateDeadlock          = "40P01"
+	statePrivilege         = "42501"
+	stateUndefinedTable    = "42P01"
+	stateUndefinedFunction = "42883"
+	stateLockNotFree       = "55P03"
+	stateQueryCanceled     = "57014"
+	stateIO                = "58030"
+	classConnection        = "08"
+	classResources         = "53"
+	classOperator          = "57"
 )
 
 // constraintErrors says what a violated constraint means to a peer, by its name.

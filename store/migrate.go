@@ -37,8 +37,8 @@ func SchemaVersion() int64 {
 }
 
 // Migrate brings the database's schema to SchemaVersion and returns the versions
-// before and after. When there is nothing to do it costs one connection and one
-// query. Of several nodes that start at once, one migrates and the others wait
+// before and after. When there is nothing to do it costs one connection and three
+// queries. Of several nodes that start at once, one migrates and the others wait
 // for it; a step that fails leaves the database at the step before, and Migrate
 // may be repeated.
 //
@@ -55,19 +55,29 @@ func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int
 		return 0, 0, err
 	}
 	to = SchemaVersion()
-	if from, err = versionOf(ctx, config.ConnConfig); err != nil {
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	if err != nil {
 		return 0, 0, translate(op, err)
 	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	from, current, err := stateOf(ctx, conn, to)
 	switch {
-	case from == to:
+	case err != nil:
+		return 0, 0, translate(op, err)
+	case current:
 		return from, to, nil
 	case from > to:
 		return from, from, newerSchema(op, from, to)
+	case from == to:
+		return from, to, translate(op, settleOrigin(ctx, conn, logger))
 	}
 	logger.Info("migrating the database", "component", "store", "from", from, "to", to)
 	start := time.Now()
 	if err := up(ctx, config.ConnConfig); err != nil {
 		return from, from, translate(op, err)
+	}
+	if err := settleOrigin(ctx, conn, logger); err != nil {
+		return from, to, translate(op, err)
 	}
 	logger.Info("migrated the database", "component", "store", "from", from, "to", to, "elapsed_ms", time.Since(start).Milliseconds())
 	return from, to, nil
@@ -107,16 +117,22 @@ func newerSchema(op string, have, want int64) error {
 	}
 }
 
-func versionOf(ctx context.Context, config *pgx.ConnConfig) (int64, error) {
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
+// stateOf returns the version of the schema, and whether there is nothing to do to
+// make it wanted's.
+func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (version int64, current bool, err error) {
 	if err := checkServer(conn); err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	return schemaVersion(ctx, conn)
+	version, err = schemaVersion(ctx, conn)
+	if err != nil || version != wanted {
+		return version, false, err
+	}
+	system, err := systemIdentifier(ctx, conn)
+	if err != nil {
+		return version, false, err
+	}
+	current, err = settled(ctx, conn, system)
+	return version, current, err
 }
 
 // goose keeps one row for each step that is applied, and a row 0.

@@ -80,7 +80,7 @@ func post(t testing.TB, s *store.Store, conversation, sender chat.ID, n int) int
 	var last int64
 	err := s.Pool().QueryRow(t.Context(), `
 WITH moved AS (
-  UPDATE conversations SET last_seq = last_seq + $3, last_event_at = last_event_at + $3 * interval '1 s' WHERE id = $1
+  UPDATE conversations SET last_seq = last_seq + $3, last_xid = pg_current_xact_id(), last_event_at = last_event_at + $3 * interval '1 s' WHERE id = $1
   RETURNING id, last_seq - $3 AS base, last_event_at - $3 * interval '1 s' AS base_at, last_seq
 ), stored AS (
   INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content)

@@ -116,6 +116,7 @@ func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRu
 const updateUserSQL = `
 UPDATE users SET
   display_name  = coalesce(@display_name, display_name),
+  profile_xid   = CASE WHEN @display_name <> display_name THEN pg_current_xact_id() ELSE profile_xid END,
   email         = CASE WHEN @set_email::boolean THEN @email ELSE email END,
   password_hash = coalesce(@password_hash, password_hash),
   admin         = coalesce(@admin, admin),

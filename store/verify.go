@@ -54,6 +54,22 @@ WHERE created_at < before`},
 SELECT c.id, format('last_event_at is %s, and event %s is of %s', c.last_event_at, e.seq, e.created_at)
 FROM conversations c JOIN events e ON e.conversation_id = c.id AND e.seq = c.last_seq
 WHERE c.last_event_at <> e.created_at`},
+	{"last-xid", `
+SELECT c.id, format('last_xid is %s, and event %s is of %s', c.last_xid, e.seq, e.xid)
+FROM conversations c JOIN events e ON e.conversation_id = c.id AND e.seq = c.last_seq
+WHERE c.last_xid <> e.xid`},
+	{"departure", `
+SELECT d.conversation_id, format('user %s has left it and takes part', d.user_id)
+FROM departures d JOIN participants p ON p.conversation_id = d.conversation_id AND p.user_id = d.user_id`},
+	{"stamp", `
+SELECT w.conversation_id, format('%s of it is stamped %s, and that transaction is still to come', w.what, w.xid)
+FROM (
+  SELECT 'an event', conversation_id, xid FROM events
+  UNION ALL SELECT 'a participant', conversation_id, greatest(xid, joined_xid, read_xid) FROM participants
+  UNION ALL SELECT 'a departure', conversation_id, xid FROM departures
+  UNION ALL SELECT 'a user', NULL, profile_xid FROM users
+) w (what, conversation_id, xid), (SELECT pg_current_snapshot() AS snapshot OFFSET 0) s
+WHERE NOT pg_visible_in_snapshot(w.xid, s.snapshot)`},
 	{"sender", `
 SELECT e.conversation_id, format('%s events are by user %s, who does not exist', count(*), e.sender_id) FROM events e
 WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = e.sender_id)

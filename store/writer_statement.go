@@ -28,7 +28,7 @@ const appendSQL = `
 WITH locked AS MATERIALIZED (
   SELECT c.id FROM conversations c WHERE c.id = ANY($1::uuid[]) ORDER BY c.id FOR UPDATE
 ), moved AS (
-  UPDATE conversations c SET last_seq = c.last_seq + n.events, last_event_at = greatest(c.last_event_at, $4::timestamptz)
+  UPDATE conversations c SET last_seq = c.last_seq + n.events, last_event_at = greatest(c.last_event_at, $4::timestamptz), last_xid = pg_current_xact_id()
   FROM unnest($1::uuid[], $2::int4[], $3::int8[]) AS n(id, events, members_version), (SELECT count(*) FROM locked) l
   WHERE c.id = n.id AND c.members_version = n.members_version
   RETURNING c.id, c.last_seq - n.events AS base, c.last_event_at

@@ -1,0 +1,102 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// The numbers of transactions that rows carry (xid and its like) are those of one
+// cluster. In another one, into which a dump is restored, they may lie in the
+// future, where no snapshot sees them. So the database notes whose they are, and
+// settleOrigin, at every start, renews them when it finds itself elsewhere.
+
+// stamps are the columns with numbers of transactions. One that may be NULL says
+// nothing then; each of the others names the transaction that renews it.
+var stamps = []struct{ table, column, definition, index string }{
+	{"events", "xid", stampedAlways, ""},
+	{"conversations", "last_xid", stampedAlways, ""},
+	{"participants", "joined_xid", stampedAlways, ""},
+	{"participants", "xid", stampedAlways, ""},
+	{"participants", "read_xid", "", ""},
+	{"users", "profile_xid", stampedAlways, "CREATE INDEX users_profile_xid ON users (profile_xid)"},
+	{"departures", "xid", stampedAlways, ""},
+}
+
+const stampedAlways = ` NOT NULL DEFAULT pg_current_xact_id()`
+
+const (
+	systemIdentifierSQL = `SELECT system_identifier FROM pg_control_system()`
+
+	hasOriginSQL = `SELECT EXISTS (SELECT FROM sync_origin)`
+
+	// A cluster whose identifier is not shown to us is trusted to be the one it was.
+	settledSQL = `SELECT EXISTS (SELECT FROM sync_origin WHERE @system::bigint = 0 OR system_identifier IN (0, @system))`
+
+	putOriginSQL = `
+INSERT INTO sync_origin (id, system_identifier) VALUES (@id, @system)
+ON CONFLICT ON CONSTRAINT sync_origin_pkey DO UPDATE SET id = excluded.id, system_identifier = excluded.system_identifier`
+
+	lockOriginSQL = `LOCK TABLE sync_origin IN EXCLUSIVE MODE`
+)
+
+// systemIdentifier tells one cluster from all others; 0 if we may not know.
+func systemIdentifier(ctx context.Context, q querier) (int64, error) {
+	id, err := collectOne(ctx, q, pgx.RowTo[int64], systemIdentifierSQL)
+	switch sqlState(err) {
+	case statePrivilege, stateUndefinedFunction:
+		return 0, nil
+	}
+	return id, err
+}
+
+// settled reports whether the stamps are those of the cluster.
+func settled(ctx context.Context, q querier, system int64) (bool, error) {
+	return collectOne(ctx, q, pgx.RowTo[bool], settledSQL, pgx.NamedArgs{"system": system})
+}
+
+// settleOrigin notes which cluster the stamps are of, and renews them if that is not
+// this one: as new columns with a default, which does not touch the rows, so that it
+// takes a moment for any number of them. Cursors made before are refused from then
+// on. Of several at once one does it and the others wait.
+func settleOrigin(ctx context.Context, conn *pgx.Conn, logger *slog.Logger) error {
+	system, err := systemIdentifier(ctx, conn)
+	if err != nil {
+		return err
+	}
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, lockOriginSQL); err != nil {
+			return err
+		}
+		if ok, err := settled(ctx, tx, system); ok || err != nil {
+			return err
+		}
+		foreign, err := collectOne(ctx, tx, pgx.RowTo[bool], hasOriginSQL)
+		if err != nil {
+			return err
+		}
+		if foreign {
+			logger.Warn("this database comes from another PostgreSQL cluster: clients that sync begin anew", "component", "store")
+			if err := renewStamps(ctx, tx); err != nil {
+				return err
+			}
+		}
+		_, err = tx.Exec(ctx, putOriginSQL, pgx.NamedArgs{"id": chat.NewID(), "system": system})
+		return err
+	})
+}
+
+func renewStamps(ctx context.Context, tx pgx.Tx) error {
+	for _, s := range stamps {
+		column := "ALTER TABLE " + s.table + " DROP COLUMN " + s.column + ", ADD COLUMN " + s.column + " xid8" + s.definition
+		for _, sql := range []string{column, s.index} { // the index went with the column
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
