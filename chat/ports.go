@@ -101,6 +101,7 @@ type MessagePage struct {
 type Store interface {
 	NameStore
 	MessageStore
+	SyncStore
 
 	// GetRoster returns a conversation's members, or NotFound.
 	GetRoster(ctx context.Context, conversation ID) (*Roster, error)

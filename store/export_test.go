@@ -52,3 +52,22 @@ func (r *Room) Take(ctx context.Context, n int) bool { return r.r.take(ctx, n) }
 
 // Give is give.
 func (r *Room) Give(n int) { r.r.give(n) }
+
+// ParseSnapshot returns the snapshot's text again.
+func ParseSnapshot(text string) (string, bool) {
+	s, ok := parseSnapshot(text)
+	return s.String(), ok
+}
+
+// ParseSyncCursor returns the cursor's bytes again, and its snapshots.
+func ParseSyncCursor(b []byte) ([]byte, []string, bool) {
+	c, ok := parseSyncCursor(b)
+	if !ok {
+		return nil, nil, false
+	}
+	snapshots := []string{c.seen.String()}
+	if c.section != syncDone {
+		snapshots = append(snapshots, c.until.String())
+	}
+	return c.encode(), snapshots, true
+}

@@ -43,7 +43,10 @@ type Options struct {
 
 // Store is a database of Parley's. It implements chat.Store and identity.Store,
 // and is safe for concurrent use.
-type Store struct{ pool *pgxpool.Pool }
+type Store struct {
+	pool    *pgxpool.Pool
+	flushed *flushed
+}
 
 // Open connects to a database and returns when it has answered. It does not
 // migrate: see Migrate.
@@ -82,7 +85,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	return &Store{pool}, nil
+	return &Store{pool: pool, flushed: newFlushed()}, nil
 }
 
 // Close ends all connections, once the calls under way have returned.

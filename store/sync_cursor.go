@@ -1,0 +1,216 @@
+package store
+
+import (
+	"encoding/binary"
+	"strconv"
+	"strings"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// A snapshot is what pg_snapshot says: which transactions had ended at a moment, by
+// their numbers. It sees those below xmin, and below xmax all but those in running.
+type snapshot struct {
+	xmin, xmax uint64
+	running    []uint64 // ascending, of xmin … xmax-1
+}
+
+// nothing is the snapshot that sees no transaction.
+var nothing = snapshot{xmin: 1, xmax: 1}
+
+// maxRunning is how many transactions may be running in a snapshot: as many as there
+// are connections to the whole cluster that write at this moment.
+const maxRunning = 1024
+
+// parseSnapshot reads the text of a pg_snapshot, such as 10:20:10,14,15, as PostgreSQL
+// writes it.
+func parseSnapshot(text string) (s snapshot, ok bool) {
+	low, rest, ok1 := strings.Cut(text, ":")
+	high, list, ok2 := strings.Cut(rest, ":")
+	if !ok1 || !ok2 {
+		return s, false
+	}
+	if s.xmin, ok = parseXID(low); !ok {
+		return s, false
+	}
+	if s.xmax, ok = parseXID(high); !ok {
+		return s, false
+	}
+	for list != "" {
+		var one string
+		one, list, _ = strings.Cut(list, ",")
+		xid, ok := parseXID(one)
+		if !ok {
+			return s, false
+		}
+		s.running = append(s.running, xid)
+	}
+	return s, s.valid() && s.String() == text
+}
+
+func parseXID(text string) (uint64, bool) {
+	xid, err := strconv.ParseUint(text, 10, 63)
+	return xid, err == nil
+}
+
+func (s *snapshot) valid() bool {
+	if s.xmin < 1 || s.xmax < s.xmin || s.xmax >= 1<<63 || len(s.running) > maxRunning {
+		return false
+	}
+	for i, xid := range s.running {
+		if xid < s.xmin || xid >= s.xmax || i > 0 && xid <= s.running[i-1] {
+			return false
+		}
+	}
+	return true
+}
+
+// String is the text of the pg_snapshot.
+func (s *snapshot) String() string {
+	b := strconv.AppendUint(nil, s.xmin, 10)
+	b = strconv.AppendUint(append(b, ':'), s.xmax, 10)
+	b = append(b, ':')
+	for i, xid := range s.running {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendUint(b, xid, 10)
+	}
+	return string(b)
+}
+
+// A syncSection is one kind of items of a run.
+type syncSection byte
+
+// The sections, in their order.
+const (
+	syncDone syncSection = iota // the run is over
+	syncProfiles
+	syncDepartures
+	syncConversations
+	syncEvents
+	syncReads
+	syncEnd
+)
+
+// A syncCursor says which changes a client has: those that seen sees, and, within a
+// run to until, those before a place. Its bytes are
+//
+//	bytes 0–15  the origin
+//	…           seen: xmin, xmax - xmin, how many are running, the first less xmin,
+//	            the others less the one before; each a varint
+//	one byte    the section; 0: there is no run, and this is all
+//	…           until, as seen
+//	…           the place: id; for events, seq (varint); for reads, another id
+//
+// and there is one text for each cursor.
+type syncCursor struct {
+	origin  chat.ID
+	seen    snapshot
+	section syncSection
+	until   snapshot
+	id      chat.ID // the last user or conversation; zero: none yet
+	seq     int64   // events: the last of this conversation
+	reader  chat.ID // reads: the last of this conversation
+}
+
+func (c *syncCursor) encode() []byte {
+	b := append([]byte(nil), c.origin[:]...)
+	b = appendSnapshot(b, &c.seen)
+	b = append(b, byte(c.section))
+	if c.section == syncDone {
+		return b
+	}
+	b = append(appendSnapshot(b, &c.until), c.id[:]...)
+	switch c.section {
+	case syncEvents:
+		b = binary.AppendUvarint(b, uint64(c.seq))
+	case syncReads:
+		b = append(b, c.reader[:]...)
+	}
+	return b
+}
+
+func appendSnapshot(b []byte, s *snapshot) []byte {
+	b = binary.AppendUvarint(b, s.xmin)
+	b = binary.AppendUvarint(b, s.xmax-s.xmin)
+	b = binary.AppendUvarint(b, uint64(len(s.running)))
+	last := s.xmin
+	for _, xid := range s.running {
+		b = binary.AppendUvarint(b, xid-last)
+		last = xid
+	}
+	return b
+}
+
+// parseSyncCursor takes what encode has made, and nothing else.
+func parseSyncCursor(b []byte) (c syncCursor, ok bool) {
+	if len(b) > chat.MaxSyncCursorBytes {
+		return c, false
+	}
+	r := cursorReader{rest: b}
+	c.origin = r.id()
+	c.seen = r.snapshot()
+	c.section = syncSection(r.byte())
+	if c.section != syncDone {
+		c.until, c.id = r.snapshot(), r.id()
+	}
+	switch c.section {
+	case syncEvents:
+		c.seq = int64(r.uvarint())
+	case syncReads:
+		c.reader = r.id()
+	}
+	if r.failed || len(r.rest) > 0 || c.section >= syncEnd || c.seq < 0 {
+		return c, false
+	}
+	return c, string(c.encode()) == string(b) // a varint has longer forms
+}
+
+// A cursorReader takes bytes from the front; failed once they don't suffice.
+type cursorReader struct {
+	rest   []byte
+	failed bool
+}
+
+func (r *cursorReader) take(n int) []byte {
+	if len(r.rest) < n {
+		r.failed, r.rest = true, nil
+		return make([]byte, n)
+	}
+	b := r.rest[:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
+func (r *cursorReader) byte() byte  { return r.take(1)[0] }
+func (r *cursorReader) id() chat.ID { return chat.ID(r.take(len(chat.ID{}))) }
+
+func (r *cursorReader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.rest)
+	if n <= 0 {
+		r.failed, r.rest = true, nil
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+func (r *cursorReader) snapshot() snapshot {
+	s := snapshot{xmin: r.uvarint()}
+	s.xmax = s.xmin + r.uvarint()
+	n := r.uvarint()
+	if n > maxRunning {
+		r.failed = true
+		return s
+	}
+	last := s.xmin
+	for range n {
+		last += r.uvarint()
+		s.running = append(s.running, last)
+	}
+	if !s.valid() {
+		r.failed = true
+	}
+	return s
+}
