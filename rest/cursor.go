@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/parleymq/parley/chat"
@@ -31,6 +32,7 @@ const (
 	reactionsCursor     cursorKind = 'r' // key: user, emoji; scope: message
 	participantsCursor  cursorKind = 'p' // key: user id; scope: conversation
 	blocksCursor        cursorKind = 'b' // key: user id
+	syncCursor          cursorKind = 'y' // key: the store's
 
 	cursorVersion = 1
 	cursorHead    = 10
@@ -48,7 +50,11 @@ func encodeCursor(kind cursorKind, user chat.ID, scope string, key []byte) strin
 // and scope.
 func decodeCursor(text string, user chat.ID, scope string, kinds ...cursorKind) (cursorKind, []byte, error) {
 	bad := badCursor()
-	if len(text) > base64.RawURLEncoding.EncodedLen(cursorHead+maxCursorKey) {
+	longest := maxCursorKey
+	if slices.Contains(kinds, syncCursor) {
+		longest = chat.MaxSyncCursorBytes
+	}
+	if len(text) > base64.RawURLEncoding.EncodedLen(cursorHead+longest) {
 		return 0, nil, bad
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)

@@ -10,7 +10,7 @@ import (
 	"github.com/parleymq/parley/rest"
 )
 
-const kinds = "uscmn"
+const kinds = "uscmny"
 
 // A cursor is good for its own list, user and scope, unchanged, and for nothing else.
 func TestCursor(t *testing.T) {

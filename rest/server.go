@@ -82,6 +82,7 @@ func New(o Options) http.Handler {
 	s.blocks()
 	s.messages()
 	s.commands()
+	s.sync()
 	s.operations(router, o.Metrics)
 	s.documents(router, o.Version)
 	return router

@@ -1,0 +1,107 @@
+package rest
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/parleymq/parley/chat"
+)
+
+type syncQuery struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"100" doc:"How many items at most; large ones come in smaller pages."`
+	Cursor string `query:"cursor" doc:"nextCursor of the answer before; none: everything, from the beginning."`
+	From   string `query:"from" enum:"now" doc:"now: no items, only a cursor to begin with. Not together with cursor."`
+}
+
+// SyncPage is a part of what has changed.
+type SyncPage struct {
+	Data       []SyncItem `json:"data" nullable:"false"`
+	NextCursor string     `json:"nextCursor" doc:"Keep it, once the items are applied, and ask with it the next time." example:"AXkB"`
+	HasMore    bool       `json:"hasMore" doc:"There is more: ask again at once."`
+}
+
+// SyncItem is one thing that has changed.
+type SyncItem struct {
+	Type           chat.SyncItemType `json:"type" enum:"profile,left,conversation,event,read" doc:"Says which of the other fields are there."`
+	User           *User             `json:"user,omitempty" doc:"profile: of oneself or of somebody one shares a conversation of up to 500 with."`
+	Conversation   *Conversation     `json:"conversation,omitempty" doc:"conversation: as it is now, with its first 20 participants."`
+	JoinedSeq      int64             `json:"joinedSeq,omitempty" doc:"conversation: one has come into it (again). Forget what you hold of it; its events follow, from this seq on. Without it one was in it before, and has got another role." example:"1"`
+	Event          *syncEvent        `json:"event,omitempty" doc:"event: an entry of a conversation's log, as conv/{id}/messages has it."`
+	ConversationID ID                `json:"conversationId,omitempty" doc:"left, read."`
+	UserID         ID                `json:"userId,omitempty" doc:"read: who."`
+	UpTo           int64             `json:"upTo,omitempty" doc:"read: the seq of the last event that they have read." example:"42"`
+	At             *Time             `json:"at,omitempty" doc:"left, read: when."`
+}
+
+// syncEvent is an event in the JSON that MQTT has for it.
+type syncEvent struct{ e *chat.Event }
+
+// MarshalJSON implements json.Marshaler.
+func (e syncEvent) MarshalJSON() ([]byte, error) { return e.e.AppendJSON(nil), nil }
+
+// Schema implements huma.SchemaProvider. It says what all events have; the rest
+// depends on their type.
+func (syncEvent) Schema(r huma.Registry) *huma.Schema {
+	id, at := ID("").Schema(r), Time{}.Schema(r)
+	return &huma.Schema{
+		Type: huma.TypeObject, Required: []string{"type", "conversationId", "seq", "senderId", "createdAt"}, AdditionalProperties: true,
+		Properties: map[string]*huma.Schema{
+			"type":           {Type: huma.TypeString, Enum: []any{"message", "edit", "delete", "reaction", "conversation"}},
+			"conversationId": id, "senderId": id, "createdAt": at,
+			"seq": {Type: huma.TypeInteger, Format: "int64", Examples: []any{42}},
+		},
+	}
+}
+
+func (s *server) sync() {
+	register(s, s.secured(huma.Operation{
+		OperationID: "sync", Method: http.MethodGet, Path: "/api/sync", Tags: []string{"messages"}, Summary: "Read everything that has changed for oneself",
+		Description: "Ask, apply the items one after the other, keep `nextCursor`, and ask with it: at once while `hasMore` is true, later to learn what has changed since. " +
+			"Nothing is left out, whatever is committed meanwhile, and each event comes once, in the order of its log; other items say how something is now, and may come again.\n\n" +
+			"What has changed up to one moment comes in this order, in one page or several: profiles; conversations left; conversations that one has come into, or has another role in; " +
+			"events; how far members have read (others in conversations of up to 500). Edits, deletions, reactions and changes of a group are events.\n\n" +
+			"A cursor that is refused (`invalid`, field `cursor`) belongs to another user, or to a database that was replaced: begin again without one.",
+	}), s.readSync)
+}
+
+func (s *server) readSync(ctx context.Context, in *syncQuery) (*body[SyncPage], error) {
+	me := principal(ctx)
+	q := chat.SyncQuery{UserID: me.UserID, Limit: in.Limit, Now: in.From == "now"}
+	if in.Cursor != "" {
+		_, key, err := decodeCursor(in.Cursor, me.UserID, "", syncCursor)
+		if err != nil {
+			return nil, err
+		}
+		if len(key) == 0 {
+			return nil, badCursor()
+		}
+		q.Cursor = key
+	}
+	page, err := s.chat.Sync(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	out := SyncPage{Data: make([]SyncItem, 0, len(page.Items)), HasMore: page.More, NextCursor: encodeCursor(syncCursor, me.UserID, "", page.Next)}
+	for i := range page.Items {
+		out.Data = append(out.Data, syncItemOf(&page.Items[i]))
+	}
+	return &body[SyncPage]{out}, nil
+}
+
+func syncItemOf(i *chat.SyncItem) SyncItem {
+	out := SyncItem{Type: i.Type, JoinedSeq: i.JoinedSeq, ConversationID: idOf(i.ConversationID), UserID: idOf(i.UserID), UpTo: i.UpTo, At: timeOf(i.At)}
+	if i.User != nil {
+		u := userOf(i.User)
+		out.User = &u
+	}
+	if i.Conversation != nil {
+		c := conversationOf(i.Conversation)
+		out.Conversation = &c
+	}
+	if i.Event != nil {
+		out.Event = &syncEvent{i.Event}
+	}
+	return out
+}
