@@ -72,6 +72,30 @@ func TestSync(t *testing.T) {
 	}
 }
 
+// What becomes of a message is told as events, in the order of the log.
+func TestSyncCommands(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	alice, bob := a.User(t, "alice"), a.User(t, "bob")
+	c := a.Direct(t, alice, bob)
+	cursor := syncAs(t, a, alice, "from=now").NextCursor
+	d := a.Device(t, bob, brokertest.Connect{ClientID: "phone"})
+	id := d.Send(c, "hello").ID
+	d.Send(c, `{"type":"edit","messageId":"`+id+`","content":"hullo"}`)
+	d.Send(c, `{"type":"reaction","messageId":"`+id+`","emoji":"👍","op":"add"}`)
+	d.Send(c, `{"type":"delete","messageId":"`+id+`"}`)
+	got := syncAs(t, a, alice, "cursor="+cursor)
+	var types []string
+	for n, i := range got.Data {
+		if types = append(types, i.Event.Type); i.Type != "event" || i.Event.Seq != int64(2+n) {
+			t.Errorf("item %d is %+v", n, i)
+		}
+	}
+	if fmt.Sprint(types) != "[message edit reaction delete]" || got.HasMore {
+		t.Errorf("told of %v: %+v", types, got)
+	}
+}
+
 // PostgreSQL that is killed may give the numbers of transactions out again which were
 // rolled back just before. A cursor that has counted them as seen would leave out what
 // they are used for next (see store/flushed.go).

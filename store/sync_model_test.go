@@ -260,6 +260,11 @@ func (m *syncModel) decide(ctx context.Context, r *rand.Rand, tx pgx.Tx, conv, u
 			return err
 		}
 		text := fmt.Sprintf("edited %d", r.IntN(1000))
+		if _, err := tx.Exec(ctx, `
+INSERT INTO message_originals (conversation_id, message_id, content) SELECT conversation_id, id, content FROM events WHERE conversation_id = $1 AND id = $2
+ON CONFLICT DO NOTHING`, conv, message); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, `UPDATE events SET content = $3, edited_at = created_at WHERE conversation_id = $1 AND id = $2`, conv, message, text); err != nil {
 			return err
 		}
