@@ -125,13 +125,14 @@ CROSS JOIN LATERAL (
 ORDER BY e.conversation_id, e.seq`
 
 	// One's own, and in small conversations those of others. Who has come into one is told
-	// how far everybody is.
+	// how far everybody is. Where somebody came into a log whose past counts as read, they
+	// have read nothing that others should hear of.
 	syncReadsSQL = `
 SELECT p.conversation_id, p.user_id, p.read_seq, p.read_at
 FROM participants me JOIN participants p ON p.conversation_id = me.conversation_id
 WHERE ` + isMine("me") + ` AND me.conversation_id >= @id AND (p.conversation_id, p.user_id) > (@id, @reader)
   AND p.read_seq > 0 AND (` + isNew("p.read_xid") + ` OR ` + isNew("me.joined_xid") + `)
-  AND (p.user_id = me.user_id OR ` + isSmall("me.conversation_id") + `)
+  AND (p.user_id = me.user_id OR p.read_at IS NOT NULL AND ` + isSmall("me.conversation_id") + `)
 ORDER BY p.conversation_id, p.user_id LIMIT @limit`
 )
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -93,7 +94,9 @@ func (r *replica) applyEvent(e *chat.Event) error {
 	case e.Op == "renamed":
 		c.Title = e.Title
 	case e.Op == "joined":
-		delete(c.Reads, e.UserIDs[0]) // they begin anew
+		for _, user := range e.UserIDs { // they begin anew
+			delete(c.Reads, user)
+		}
 	}
 	return nil
 }
@@ -122,7 +125,7 @@ func naive(t *testing.T, s *store.Store, me chat.ID) *replica {
 		})
 	query(`SELECT e.conversation_id, e.id, e.content FROM participants p JOIN events e ON e.conversation_id = p.conversation_id AND e.seq >= p.joined_seq WHERE p.user_id = @me AND e.type = 'message'`,
 		[]any{&id, &other, &text}, func() { r.Conversations[id].Messages[other] = text })
-	query(`SELECT them.conversation_id, them.user_id, them.read_seq, u.display_name FROM participants p JOIN participants them ON them.conversation_id = p.conversation_id JOIN users u ON u.id = them.user_id WHERE p.user_id = @me`,
+	query(`SELECT them.conversation_id, them.user_id, CASE WHEN them.user_id = @me OR them.read_at IS NOT NULL THEN them.read_seq ELSE 0 END, u.display_name FROM participants p JOIN participants them ON them.conversation_id = p.conversation_id JOIN users u ON u.id = them.user_id WHERE p.user_id = @me`,
 		[]any{&id, &other, &n, &text}, func() {
 			if r.Names[other] = text; n > 0 {
 				r.Conversations[id].Reads[other] = n
@@ -212,11 +215,12 @@ func (m *syncModel) change(ctx context.Context, r *rand.Rand) error {
 }
 
 func (m *syncModel) decide(ctx context.Context, r *rand.Rand, tx pgx.Tx, conv, user chat.ID, event func(kind, detail, content string) (int64, error)) error {
-	var isMember bool
+	var role string // of the user
 	var last int64
-	if err := tx.QueryRow(ctx, `SELECT last_seq, EXISTS (SELECT FROM participants WHERE conversation_id = $1 AND user_id = $2) FROM conversations WHERE id = $1`, conv, user).Scan(&last, &isMember); err != nil {
+	if err := tx.QueryRow(ctx, `SELECT last_seq, coalesce((SELECT role FROM participants WHERE conversation_id = $1 AND user_id = $2), '') FROM conversations WHERE id = $1`, conv, user).Scan(&last, &role); err != nil {
 		return err
 	}
+	isMember := role != "" && role != "owner" // who stays for once
 	names := fmt.Sprintf(`"userIds": [%q]`, user)
 	switch op := r.IntN(10); {
 	case op < 2 && isMember:
@@ -225,7 +229,7 @@ func (m *syncModel) decide(ctx context.Context, r *rand.Rand, tx pgx.Tx, conv, u
 		}
 		_, err := tx.Exec(ctx, leaveSQL, conv, user)
 		return err
-	case op < 5 && !isMember:
+	case op < 5 && role == "":
 		seq, err := event("conversation", `{"op": "joined", `+names+`}`, "")
 		if err != nil {
 			return err
@@ -239,7 +243,7 @@ func (m *syncModel) decide(ctx context.Context, r *rand.Rand, tx pgx.Tx, conv, u
 		_, err = tx.Exec(ctx, `INSERT INTO participants (conversation_id, user_id, role, joined_at, joined_seq) VALUES ($1, $2, 'member', now(), $3)`, conv, user, seq)
 		return err
 	case op < 6 && isMember:
-		role := []string{"member", "admin"}[r.IntN(2)]
+		role = []string{"member", "admin"}[r.IntN(2)]
 		if _, err := event("conversation", `{"op": "role", "role": "`+role+`", `+names+`}`, ""); err != nil {
 			return err
 		}
@@ -283,6 +287,29 @@ func (m *syncModel) say(ctx context.Context, r *rand.Rand) error {
 	return err
 }
 
+// regroup changes a group as the store does, as whoever may.
+func (m *syncModel) regroup(ctx context.Context, r *rand.Rand) error {
+	conv, actor, user := m.convs[r.IntN(len(m.convs))], m.users[r.IntN(len(m.users))], m.users[r.IntN(len(m.users))]
+	var err error
+	switch r.IntN(5) {
+	case 0:
+		_, err = m.s.RemoveParticipant(ctx, chat.ParticipantChange{ConversationID: conv, Actor: actor, UserID: user}, time.Now())
+	case 1:
+		title, history := fmt.Sprintf("title %d", r.IntN(1000)), []chat.History{chat.HistoryAll, chat.HistoryJoined}[r.IntN(2)]
+		_, err = m.s.UpdateConversation(ctx, chat.ConversationUpdate{ConversationID: conv, Actor: actor, Title: &title, History: &history}, time.Now())
+	case 2:
+		role := []chat.Role{chat.Owner, chat.GroupAdmin, chat.GroupMember}[r.IntN(3)]
+		_, err = m.s.SetParticipantRole(ctx, chat.ParticipantChange{ConversationID: conv, Actor: actor, UserID: user, Role: role}, time.Now())
+	default:
+		_, err = m.s.AddParticipants(ctx, chat.NewParticipants{ConversationID: conv, Actor: actor, Users: []chat.ID{user}, Role: chat.GroupMember}, time.Now())
+	}
+	switch chat.CodeOf(err) {
+	case chat.Forbidden, chat.NotFound, chat.Invalid:
+		return nil
+	}
+	return err
+}
+
 func (m *syncModel) rename(ctx context.Context, r *rand.Rand) error {
 	name := fmt.Sprintf("name %d", r.IntN(1000))
 	_, err := m.s.UpdateUser(ctx, m.users[r.IntN(len(m.users))], identity.UserUpdate{DisplayName: &name})
@@ -312,7 +339,7 @@ func TestSyncModel(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, uint64(w)))
 		writing.Go(func() {
 			for range changes {
-				do := []func(context.Context, *rand.Rand) error{m.change, m.change, m.change, m.say, m.say, m.rename}[r.IntN(6)]
+				do := []func(context.Context, *rand.Rand) error{m.change, m.change, m.change, m.say, m.say, m.rename, m.regroup, m.regroup}[r.IntN(8)]
 				if err := do(t.Context(), r); err != nil {
 					t.Error("change:", err)
 				}

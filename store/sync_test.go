@@ -98,7 +98,7 @@ func TestSync(t *testing.T) {
 	s := storetest.New(t)
 	u := users(t, s, 3)
 	names := map[chat.ID]string{u[0]: "ann", u[1]: "bob", u[2]: "cid"}
-	a := group(t, s, now, u...)
+	a := group(t, s, now, u[1], u[0], u[2])
 	b := group(t, s, now, u[:2]...)
 	names[a.ID], names[b.ID] = "a", "b"
 	post(t, s, a.ID, u[1], 2)
@@ -295,7 +295,7 @@ func TestSyncAfterRestore(t *testing.T) {
 	u := users(t, s, 2)
 	g := group(t, s, now, u...)
 	post(t, s, g.ID, u[1], 2)
-	exec(t, s, leaveSQL, group(t, s, now, u...).ID, u[0])
+	exec(t, s, leaveSQL, group(t, s, now, u[1], u[0]).ID, u[0])
 	exec(t, s, readSQL, g.ID, u[1], 2)
 	names := map[chat.ID]string{u[0]: "ann", u[1]: "bob", g.ID: "g"}
 	old := &syncer{s: s, user: u[0]}
