@@ -94,6 +94,7 @@ var borders = []border{
 	{"go.opentelemetry.io/otel", []string{"*"}, "tracing.go", "each package opens its spans through one file"},
 	{"go.opentelemetry.io/otel", []string{"app", "cmd"}, "", "and so is the exporter"},
 	{"golang.org/x/sync", []string{"*"}, "", "errgroup and semaphore, as good as standard"},
+	{"golang.org/x/text", []string{"store"}, "", "what a text is found by is made in one place, for index and query alike"},
 	{"golang.org/x/time/rate", []string{"*"}, "", "limits per node"},
 	{"golang.org/x/sys", []string{"pgchild", "cmd"}, "", "processes and terminals, where syscall is frozen"},
 	{"golang.org/x/term", []string{"cmd"}, "", "a password typed is not shown"},
