@@ -19,6 +19,7 @@ type Service struct {
 	typing    *Typing
 	hidden    *hidden
 	contacts  contactsListeners
+	searches  *searches
 	doubts    doubts
 	resends   atomic.Uint32
 	names     names
@@ -27,7 +28,7 @@ type Service struct {
 // NewService joins the rules to their ports. log and publisher may be set later
 // with Use, before the first call; all others are needed now.
 func NewService(store Store, clock Clock) *Service {
-	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock}
+	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, searches: newSearches()}
 	s.hidden = newHidden(store, clock)
 	s.typing = newTyping(clock, s.Rosters.cached, s.hidden.current, func(conversation ID, payload []byte, users []ID, except func(ID) bool) {
 		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, users, except)

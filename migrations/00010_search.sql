@@ -4,7 +4,8 @@
 -- +goose Up
 
 -- One row for each message that can be found. Each lexeme begins with its
--- conversation, so that a search reads the terms of one's own conversations only.
+-- conversation and a stretch of its log (store/terms.go), so that a search reads the
+-- terms of one's own conversations only, and may stop before the oldest.
 CREATE TABLE message_terms (
     conversation_id uuid        NOT NULL,
     seq             bigint      NOT NULL,
@@ -14,7 +15,8 @@ CREATE TABLE message_terms (
     terms           tsvector    NOT NULL,
     CONSTRAINT message_terms_key PRIMARY KEY (conversation_id, seq)
 );
-CREATE INDEX message_terms_terms ON message_terms USING gin (terms);
+-- No list of what is pending: each of the many look-ups of a search would read it all.
+CREATE INDEX message_terms_terms ON message_terms USING gin (terms) WITH (fastupdate = off);
 
 -- How far the index has followed each log; none: not at all.
 CREATE TABLE search_positions (

@@ -5,6 +5,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/parleymq/parley/chat"
 )
 
 // Pool lets tests run statements of their own.
@@ -71,3 +73,32 @@ func ParseSyncCursor(b []byte) ([]byte, []string, bool) {
 	}
 	return c.encode(), snapshots, true
 }
+
+// Index follows all logs to their end, as Run does a moment after each event. It looks
+// at all conversations first.
+func Index(ctx context.Context, x *Indexer) error {
+	x.looking, x.look = true, chat.ID{}
+	for {
+		worked, err := x.work(ctx)
+		if err != nil || !worked && !x.looking {
+			return err
+		}
+	}
+}
+
+// Waiting is how many events are known to wait for the index.
+func Waiting(x *Indexer) int64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.waiting
+}
+
+// Statements of the search whose plans are tested.
+const (
+	SearchedSQL      = searchedSQL
+	NewestMatchesSQL = newestMatchesSQL
+	Stretch          = stretch
+)
+
+// Qualifier is qualifier.
+func Qualifier(conversation chat.ID, stretch int64) string { return qualifier(conversation, stretch) }

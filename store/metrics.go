@@ -31,3 +31,23 @@ func newWriterMetrics(r prometheus.Registerer) *writerMetrics {
 		queued:  f.NewGauge(prometheus.GaugeOpts{Name: "parley_log_queued_events", Help: "Events waiting for their commit in the shard that committed last."}),
 	}
 }
+
+type indexerMetrics struct {
+	waiting  prometheus.Gauge
+	indexed  prometheus.Counter
+	failures prometheus.Counter
+	step     prometheus.Histogram
+}
+
+// newIndexerMetrics registers the indexer's metrics; a nil Registerer discards them.
+func newIndexerMetrics(r prometheus.Registerer) *indexerMetrics {
+	f := promauto.With(r)
+	return &indexerMetrics{
+		waiting:  f.NewGauge(prometheus.GaugeOpts{Name: "parley_search_waiting_events", Help: "Events of the log that the search index has not followed yet, as far as they are known."}),
+		indexed:  f.NewCounter(prometheus.CounterOpts{Name: "parley_search_followed_events_total", Help: "Events of the log that the search index has followed."}),
+		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_search_failures_total", Help: "Steps of the search index that failed; each is tried again."}),
+		step: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "parley_search_step_seconds", Help: "Time to follow the logs by up to 500 events.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+		}),
+	}
+}

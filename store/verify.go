@@ -147,6 +147,25 @@ WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = b.user_id) OR NOT EXISTS (SEL
 SELECT d.conversation_id, format('is that of users %s and %s, and there is no such direct conversation', d.low_user_id, d.high_user_id)
 FROM direct_conversations d
 WHERE NOT EXISTS (SELECT FROM conversations c WHERE c.id = d.conversation_id AND c.kind = 'direct')`},
+	{"search-position", `
+SELECT i.conversation_id, format('the search index has followed it to %s, and the log ends at %s', i.seq, c.last_seq)
+FROM search_positions i LEFT JOIN conversations c ON c.id = i.conversation_id
+WHERE c.id IS NULL OR i.seq NOT BETWEEN 0 AND c.last_seq`},
+	{"search-terms", `
+SELECT t.conversation_id, format('message %s is in the search index, and is deleted, another, or not followed yet', t.seq)
+FROM message_terms t
+LEFT JOIN search_positions i ON i.conversation_id = t.conversation_id
+LEFT JOIN events e ON e.conversation_id = t.conversation_id AND e.seq = t.seq AND e.type = 'message'
+WHERE (t.message_id, t.sender_id, t.created_at) IS DISTINCT FROM (e.id, e.sender_id, e.created_at) OR t.seq > coalesce(i.seq, 0)
+  OR e.deleted_at IS NOT NULL AND NOT EXISTS (
+    SELECT FROM events d WHERE d.conversation_id = e.conversation_id AND d.type = 'delete' AND d.detail ->> 'messageId' = e.id::text AND d.seq > i.seq
+  )`},
+	// Whether a text has words in it, SQL can tell of some only.
+	{"search-missing", `
+SELECT e.conversation_id, format('message %s is not in the search index, which has followed the log to %s', e.seq, i.seq)
+FROM search_positions i JOIN events e ON e.conversation_id = i.conversation_id AND e.seq <= i.seq
+WHERE e.type = 'message' AND e.deleted_at IS NULL AND e.edited_at IS NULL AND e.content ~ '[0-9A-Za-z]'
+  AND NOT EXISTS (SELECT FROM message_terms t WHERE t.conversation_id = e.conversation_id AND t.seq = e.seq)`},
 	{"session-user", `
 SELECT NULL::uuid, format('session %s is of user %s, who does not exist', s.id, s.user_id) FROM sessions s
 WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = s.user_id)`},

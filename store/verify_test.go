@@ -50,6 +50,12 @@ func TestVerify(t *testing.T) {
 		{"departure", "direct", `INSERT INTO departures SELECT id, @direct, now() FROM users WHERE username = 'user2'`, nil},
 		{"departure", "other", `INSERT INTO departures SELECT id, @other, now() FROM users`, nil},
 		{"block", "none", `INSERT INTO blocks SELECT id, @other, now() FROM users`, nil},
+		{"search-position", "group", `UPDATE search_positions SET seq = 4 WHERE conversation_id = @group`, nil},
+		{"search-position", "other", `INSERT INTO search_positions VALUES (@other, 0)`, nil},
+		{"search-terms", "group", `UPDATE message_terms SET message_id = @other WHERE conversation_id = @group AND seq = 2`, nil},
+		{"search-terms", "group", `UPDATE search_positions SET seq = 2 WHERE conversation_id = @group`, nil},
+		{"search-terms", "group", `UPDATE events SET deleted_at = created_at, content = '' WHERE conversation_id = @group AND seq = 2`, nil},
+		{"search-missing", "group", `DELETE FROM message_terms WHERE conversation_id = @group AND seq = 2`, nil},
 		{"pair", "group", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, @group FROM direct_conversations`, nil},
 		{"pair", "other", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, @other FROM direct_conversations`, nil},
 	} {
@@ -64,6 +70,9 @@ func TestVerify(t *testing.T) {
 			g := group(t, s, now, u[:2]...)
 			post(t, s, direct.ID, u[0], 2)
 			post(t, s, g.ID, u[1], 2)
+			if strings.HasPrefix(tt.rule, "search-") {
+				index(t, s)
+			}
 			storetest.Check(t, s)
 
 			places := map[string]chat.ID{"direct": direct.ID, "group": g.ID, "other": chat.NewID()}

@@ -1,0 +1,525 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// IndexerOptions configures an Indexer. Zero values mean the defaults.
+type IndexerOptions struct {
+	Gather    time.Duration // how long events gather before they are indexed together. 50 ms
+	LookEvery time.Duration // how often all conversations are looked at. 5 min
+	MaxQueue  int           // conversations known to have something new; beyond that, all are looked at. 50,000
+	Busy      int           // events stored in a second from which on the indexer holds back. 1,000 for each CPU
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+func (o *IndexerOptions) setDefaults() {
+	if o.Gather == 0 {
+		o.Gather = 50 * time.Millisecond
+	}
+	if o.LookEvery == 0 {
+		o.LookEvery = 5 * time.Minute
+	}
+	setDefault(&o.MaxQueue, 50_000)
+	setDefault(&o.Busy, 1000*runtime.GOMAXPROCS(0))
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+const (
+	stepConversations = 64      // followed in one transaction
+	stepEvents        = 500     // read in it
+	stepBytes         = 1 << 20 // of their content
+	stepPatience      = 30 * time.Second
+	lookConversations = 1000 // of a look at all, in one statement
+	lookBelow         = 2000 // queued: no more are looked for above that
+
+	// The indexer rests in proportion to what it has worked, so that it takes at most
+	// half of the time of one connection, and a tenth while much is being stored.
+	restQuiet, restBusy = 1, 9
+	maxRest             = 2 * time.Second
+)
+
+// Indexer makes what messages are found by, from the log and behind it: storing a
+// message waits for none of this. It follows each log from where it was left, which
+// is kept with the terms in one transaction; so a crash loses nothing, nothing is
+// done twice, and a database from before there was an index gets one. Several may
+// run on one database: a log is followed by whoever has locked its place.
+type Indexer struct {
+	store   *Store
+	opts    IndexerOptions
+	metrics *indexerMetrics
+	wake    chan struct{} // something is queued; one is enough
+
+	mu       sync.Mutex
+	behind   map[chat.ID]logSpan // mu guards: what is still to be followed, as far as we have heard
+	waiting  int64               // mu guards: events in all of them
+	queue    []chat.ID           // mu guards: the keys of behind, each once, but those of a step
+	overflow bool                // mu guards: not all could be queued
+	noted    int                 // mu guards: events since the rate was taken last
+
+	look      chat.ID   // owned by Run: the look at all goes on behind this one
+	looking   bool      // owned by Run
+	nextLook  time.Time // owned by Run
+	rateSince time.Time // owned by Run
+	rate      float64   // owned by Run: events a second, lately
+}
+
+// logSpan is what of a log is still to be followed: the events after from, up to to.
+type logSpan struct{ from, to int64 }
+
+// NewIndexer returns an indexer on s's database. It starts nothing; Run does.
+func NewIndexer(s *Store, opts IndexerOptions) *Indexer {
+	opts.setDefaults()
+	return &Indexer{
+		store: s, opts: opts, metrics: newIndexerMetrics(opts.Registerer), wake: make(chan struct{}, 1), behind: map[chat.ID]logSpan{},
+	}
+}
+
+// Note tells that a conversation's log reaches at least seq. It does not block, and
+// may be called before Run.
+func (x *Indexer) Note(conversation chat.ID, seq int64) {
+	x.mu.Lock()
+	x.noted++
+	x.note(conversation, seq-1, seq)
+	x.mu.Unlock()
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
+}
+
+// note is Note without the counting; the log is known to have been followed up to
+// from, or not further. x.mu is held.
+func (x *Indexer) note(conversation chat.ID, from, to int64) {
+	known, ok := x.behind[conversation]
+	switch {
+	case !ok && len(x.behind) >= x.opts.MaxQueue:
+		x.overflow = true
+		return
+	case !ok:
+		known = logSpan{from, from}
+		x.queue = append(x.queue, conversation)
+	case to <= known.to:
+		return
+	}
+	x.waiting += to - known.to
+	x.behind[conversation] = logSpan{known.from, to}
+	x.metrics.waiting.Set(float64(x.waiting))
+}
+
+// Run follows the logs until ctx ends. Whatever fails is tried again, with pauses.
+func (x *Indexer) Run(ctx context.Context) error {
+	x.looking, x.rateSince = true, time.Now()
+	pause := 100 * time.Millisecond
+	for ctx.Err() == nil {
+		start := time.Now()
+		worked, err := x.work(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			x.metrics.failures.Inc()
+			x.opts.Logger.Warn("indexing failed; trying again", "component", "indexer", "err", err)
+			x.sleep(ctx, pause/2+rand.N(pause))
+			pause = min(2*pause, 10*time.Second)
+		default:
+			pause = 100 * time.Millisecond
+			x.rest(ctx, worked, time.Since(start))
+		}
+	}
+	return nil
+}
+
+// work does one step, or what is next of a look at all, or nothing: then it reports
+// false.
+func (x *Indexer) work(ctx context.Context) (bool, error) {
+	ctx, cancel := chat.WithDeadline(ctx, stepPatience, "store.Indexer")
+	defer cancel()
+	x.mu.Lock()
+	queued := len(x.behind)
+	if x.overflow && !x.looking {
+		x.overflow, x.looking, x.look = false, true, chat.ID{}
+	}
+	x.mu.Unlock()
+	if !x.looking && time.Now().After(x.nextLook) {
+		x.looking, x.look = true, chat.ID{}
+	}
+	looked := false
+	if x.looking && queued < lookBelow {
+		if err := x.lookOn(ctx); err != nil {
+			return false, err
+		}
+		looked = true
+	}
+	ids := x.take()
+	if len(ids) == 0 {
+		return looked, nil
+	}
+	start := time.Now()
+	reached, indexed, err := x.step(ctx, ids)
+	x.settle(ids, reached)
+	if err != nil {
+		return false, translate("store.Indexer", err)
+	}
+	x.metrics.step.Observe(time.Since(start).Seconds())
+	x.metrics.indexed.Add(float64(indexed))
+	return len(reached) > 0, nil // another node may have them all
+}
+
+// take takes the conversations of the next step out of the queue.
+func (x *Indexer) take() []chat.ID {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := min(len(x.queue), stepConversations)
+	ids := slices.Clone(x.queue[:n])
+	x.queue = x.queue[n:]
+	if len(x.queue) == 0 {
+		x.queue = nil // and the room of those before
+	}
+	return ids
+}
+
+// settle puts those conversations of a step back into the queue that are still behind.
+func (x *Indexer) settle(ids []chat.ID, reached map[chat.ID]int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, id := range ids {
+		left := x.behind[id]
+		if seq, ok := reached[id]; ok {
+			seq = min(max(seq, left.from), left.to)
+			x.waiting -= seq - left.from
+			left.from = seq
+		}
+		if left.from == left.to {
+			delete(x.behind, id)
+			continue
+		}
+		x.behind[id] = left
+		x.queue = append(x.queue, id)
+	}
+	x.metrics.waiting.Set(float64(x.waiting))
+}
+
+// rest waits: in proportion to the time that was worked, and if there was nothing to
+// do, until there is, and then a little for more of it.
+func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
+	now := time.Now()
+	if d := now.Sub(x.rateSince); d >= time.Second {
+		x.mu.Lock()
+		x.rate, x.noted = float64(x.noted)/d.Seconds(), 0
+		x.mu.Unlock()
+		x.rateSince = now
+	}
+	if worked {
+		factor := time.Duration(restQuiet)
+		if x.rate > float64(x.opts.Busy) {
+			factor = restBusy
+		}
+		x.sleep(ctx, min(max(factor*took, x.opts.Gather/2), maxRest))
+		return
+	}
+	wait := time.Until(x.nextLook)
+	x.mu.Lock()
+	if len(x.queue) > 0 { // with somebody else
+		wait = 4 * x.opts.Gather
+	}
+	x.mu.Unlock()
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-t.C:
+	case <-x.wake:
+	}
+	x.sleep(ctx, x.opts.Gather)
+}
+
+func (x *Indexer) sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+const lookBehindSQL = `
+SELECT c.id, c.last_seq, coalesce(p.seq, 0)
+FROM (SELECT id, last_seq FROM conversations WHERE id > @after ORDER BY id LIMIT @limit) c
+LEFT JOIN search_positions p ON p.conversation_id = c.id
+ORDER BY c.id`
+
+// lookOn looks at the next conversations and queues those whose log goes on behind
+// where it was followed to.
+func (x *Indexer) lookOn(ctx context.Context) error {
+	type place struct {
+		id        chat.ID
+		last, seq int64
+	}
+	after := x.look
+	if after.IsZero() {
+		after = chat.ID{15: 1} // zero would be NULL; nobody's id is below this
+	}
+	found, err := collect(ctx, x.store.pool, func(row pgx.CollectableRow) (p place, err error) {
+		err = row.Scan(&p.id, &p.last, &p.seq)
+		return p, err
+	}, lookBehindSQL, pgx.NamedArgs{"after": after, "limit": lookConversations})
+	if err != nil {
+		return translate("store.Indexer", err)
+	}
+	x.mu.Lock()
+	for _, p := range found {
+		if p.last > p.seq {
+			x.note(p.id, p.seq, p.last)
+		}
+	}
+	x.mu.Unlock()
+	if len(found) < lookConversations {
+		x.looking, x.nextLook = false, time.Now().Add(x.opts.LookEvery)
+		return nil
+	}
+	x.look = found[len(found)-1].id
+	return nil
+}
+
+const (
+	makePlacesSQL = `
+INSERT INTO search_positions (conversation_id, seq) SELECT id, 0 FROM unnest(@ids::uuid[]) AS behind (id)
+WHERE EXISTS (SELECT FROM conversations c WHERE c.id = behind.id) ORDER BY id
+ON CONFLICT ON CONSTRAINT search_positions_key DO NOTHING`
+
+	// What is read of a log is its beginning behind the place: followed checks that.
+	// The content of an edit is that of the message by now, or was.
+	followSQL = `
+WITH place AS MATERIALIZED (
+  SELECT conversation_id, seq FROM search_positions WHERE conversation_id = ANY (@ids)
+  ORDER BY conversation_id FOR UPDATE SKIP LOCKED
+), next AS (
+  SELECT p.conversation_id, p.seq AS place, e.*, sum(octet_length(e.content)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(e.content) AS bytes
+  FROM place p LEFT JOIN LATERAL (
+    SELECT seq, type, id, sender_id, created_at, deleted_at, (detail ->> 'messageId')::uuid AS message_id, content
+    FROM events WHERE conversation_id = p.conversation_id AND seq > p.seq ORDER BY seq LIMIT @limit
+  ) e ON true
+  LIMIT @limit + @conversations
+)
+SELECT conversation_id, place, seq, type, id, sender_id, created_at, deleted_at, message_id, CASE WHEN type = 'message' THEN content END
+FROM next WHERE bytes IS NULL OR bytes < @bytes`
+
+	getTargetsSQL = `
+SELECT e.conversation_id, 0::bigint, e.seq, e.type, e.id, e.sender_id, e.created_at, e.deleted_at, NULL::uuid, e.content
+FROM unnest(@conversation_ids::uuid[], @ids::uuid[]) AS target (conversation_id, id)
+JOIN events e ON e.id = target.id AND e.conversation_id = target.conversation_id AND e.type = 'message'`
+
+	putTermsSQL = `
+INSERT INTO message_terms (conversation_id, seq, message_id, sender_id, created_at, terms)
+SELECT conversation_id, seq, message_id, sender_id, created_at, terms::tsvector
+FROM unnest(@conversation_ids::uuid[], @seqs::bigint[], @ids::uuid[], @sender_ids::uuid[], @created_ats::timestamptz[], @terms::text[])
+  AS t (conversation_id, seq, message_id, sender_id, created_at, terms)
+ON CONFLICT ON CONSTRAINT message_terms_key DO UPDATE SET terms = excluded.terms`
+
+	deleteTermsSQL = `
+DELETE FROM message_terms t USING unnest(@conversation_ids::uuid[], @seqs::bigint[]) AS gone (conversation_id, seq)
+WHERE t.conversation_id = gone.conversation_id AND t.seq = gone.seq`
+
+	movePlacesSQL = `
+UPDATE search_positions p SET seq = moved.seq FROM unnest(@conversation_ids::uuid[], @seqs::bigint[]) AS moved (conversation_id, seq)
+WHERE p.conversation_id = moved.conversation_id`
+)
+
+// logged is what the indexer reads of an event.
+type logged struct {
+	conversation         chat.ID
+	place, seq           int64 // seq 0: there is nothing behind the place
+	kind                 chat.EventType
+	id, sender, target   chat.ID
+	createdAt, deletedAt time.Time
+	content              string
+}
+
+func scanLogged(row pgx.CollectableRow) (e logged, err error) {
+	var seq *int64
+	var kind, content *string
+	err = row.Scan(&e.conversation, &e.place, &seq, &kind, &e.id, &e.sender, scanTime(&e.createdAt), scanTime(&e.deletedAt), &e.target, &content)
+	if seq != nil {
+		e.seq, e.kind = *seq, chat.EventType(*kind)
+	}
+	if content != nil {
+		e.content = *content
+	}
+	return e, err
+}
+
+// step follows the logs of some conversations a little way, in one transaction, and
+// returns where those that nobody else follows at the moment were left. It does not
+// wait for the disk: after a crash the place is as old as the terms are.
+func (x *Indexer) step(ctx context.Context, ids []chat.ID) (reached map[chat.ID]int64, indexed int, err error) {
+	slices.SortFunc(ids, chat.ID.Compare)
+	err = pgx.BeginFunc(ctx, x.store.pool, func(tx pgx.Tx) error {
+		reached, indexed = map[chat.ID]int64{}, 0
+		if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = off`); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, makePlacesSQL, pgx.NamedArgs{"ids": ids}); err != nil {
+			return err
+		}
+		events, err := collect(ctx, tx, scanLogged, followSQL, pgx.NamedArgs{
+			"ids": ids, "limit": stepEvents, "conversations": stepConversations, "bytes": stepBytes,
+		})
+		if err != nil {
+			return err
+		}
+		ch := newChanges()
+		for _, e := range followed(events, reached) {
+			indexed++
+			ch.add(e)
+		}
+		if err := ch.apply(ctx, tx); err != nil {
+			return err
+		}
+		return movePlaces(ctx, tx, reached, events)
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return reached, indexed, nil
+}
+
+// followed returns the events that go on without a gap from their place, and notes
+// how far each log is followed by them.
+func followed(events []logged, reached map[chat.ID]int64) []logged {
+	keep := events[:0:0]
+	for _, e := range events {
+		if _, ok := reached[e.conversation]; !ok {
+			reached[e.conversation] = e.place
+		}
+		if e.seq == reached[e.conversation]+1 {
+			reached[e.conversation] = e.seq
+			keep = append(keep, e)
+		}
+	}
+	return keep
+}
+
+func movePlaces(ctx context.Context, tx pgx.Tx, reached map[chat.ID]int64, events []logged) error {
+	var ids []chat.ID
+	var seqs []int64
+	for _, e := range events {
+		if seq := reached[e.conversation]; seq > e.place && (len(ids) == 0 || !slices.Contains(ids, e.conversation)) {
+			ids, seqs = append(ids, e.conversation), append(seqs, seq)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	_, err := tx.Exec(ctx, movePlacesSQL, pgx.NamedArgs{"conversation_ids": ids, "seqs": seqs})
+	return err
+}
+
+// message names a message of a conversation.
+type messageKey struct{ conversation, id chat.ID }
+
+// changes is what a step changes of the index: each message is there once, with what
+// it says now, however often it was changed.
+type changes struct {
+	put     map[messageKey]logged
+	targets map[messageKey]struct{} // edited or deleted: what they say is still to be read
+}
+
+func newChanges() *changes {
+	return &changes{put: map[messageKey]logged{}, targets: map[messageKey]struct{}{}}
+}
+
+func (c *changes) add(e logged) {
+	switch e.kind {
+	case chat.EventMessage:
+		c.put[messageKey{e.conversation, e.id}] = e // its row says what it says now
+	case chat.EventEdit, chat.EventDelete:
+		c.targets[messageKey{e.conversation, e.target}] = struct{}{}
+	case chat.EventReaction, chat.EventConversation:
+	}
+}
+
+const targetsAtOnce = 32 // of up to 64 KiB
+
+func (c *changes) apply(ctx context.Context, tx pgx.Tx) error {
+	all := make([]logged, 0, len(c.put))
+	for key, e := range c.put {
+		delete(c.targets, key) // read by the same statement
+		all = append(all, e)
+	}
+	if err := put(ctx, tx, all); err != nil {
+		return err
+	}
+	var conversations, ids []chat.ID
+	for key := range c.targets {
+		conversations, ids = append(conversations, key.conversation), append(ids, key.id)
+	}
+	for len(ids) > 0 {
+		n := min(len(ids), targetsAtOnce)
+		changed, err := collect(ctx, tx, scanLogged, getTargetsSQL, pgx.NamedArgs{"conversation_ids": conversations[:n], "ids": ids[:n]})
+		if err != nil {
+			return err
+		}
+		if err := put(ctx, tx, changed); err != nil {
+			return err
+		}
+		conversations, ids = conversations[n:], ids[n:]
+	}
+	return nil
+}
+
+// put makes the index say of the messages what they say. Those that say nothing, or
+// are deleted, are taken out.
+func put(ctx context.Context, tx pgx.Tx, messages []logged) error {
+	slices.SortFunc(messages, func(a, b logged) int {
+		if c := a.conversation.Compare(b.conversation); c != 0 {
+			return c
+		}
+		return int(a.seq - b.seq)
+	})
+	var conversations, ids, senders, goneFrom []chat.ID
+	var seqs, gone []int64
+	var at []time.Time
+	var vectors []string
+	for i := range messages {
+		m := &messages[i]
+		var vector []byte
+		if m.deletedAt.IsZero() {
+			vector = appendVector(nil, m.conversation, m.seq, m.content)
+		}
+		if len(vector) == 0 {
+			goneFrom, gone = append(goneFrom, m.conversation), append(gone, m.seq)
+			continue
+		}
+		conversations, seqs, ids, senders = append(conversations, m.conversation), append(seqs, m.seq), append(ids, m.id), append(senders, m.sender)
+		at, vectors = append(at, m.createdAt), append(vectors, string(vector))
+	}
+	if len(seqs) > 0 {
+		_, err := tx.Exec(ctx, putTermsSQL, pgx.NamedArgs{
+			"conversation_ids": conversations, "seqs": seqs, "ids": ids, "sender_ids": senders, "created_ats": at, "terms": vectors,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	_, err := tx.Exec(ctx, deleteTermsSQL, pgx.NamedArgs{"conversation_ids": goneFrom, "seqs": gone})
+	return err
+}

@@ -1,0 +1,434 @@
+package store_test
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store"
+	"github.com/parleymq/parley/store/storetest"
+	"github.com/parleymq/parley/store/words"
+)
+
+// say appends a message, a second after the last event.
+func say(t testing.TB, s *store.Store, conversation, sender chat.ID, content string) chat.Event {
+	t.Helper()
+	e := chat.Event{ConversationID: conversation, Type: chat.EventMessage, ID: chat.NewID(), SenderID: sender, Content: content}
+	err := s.Pool().QueryRow(t.Context(), `
+WITH moved AS (
+  UPDATE conversations SET last_seq = last_seq + 1, last_event_at = last_event_at + interval '1 s' WHERE id = $1 RETURNING last_seq, last_event_at
+), stored AS (
+  INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content)
+  SELECT $1, last_seq, $2, $3, $2, last_event_at, 'message', $4 FROM moved
+)
+SELECT last_seq, last_event_at FROM moved`, conversation, e.ID, sender, content).Scan(&e.Seq, &e.CreatedAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// edit makes a message say something else, or with "" deletes it.
+func edit(t testing.TB, s *store.Store, e chat.Event, content string) {
+	t.Helper()
+	kind, column := "edit", "edited_at"
+	if content == "" {
+		kind, column = "delete", "deleted_at"
+	}
+	_, err := s.Pool().Exec(t.Context(), `
+WITH moved AS (
+  UPDATE conversations SET last_seq = last_seq + 1, last_event_at = last_event_at + interval '1 s' WHERE id = $1 RETURNING last_seq, last_event_at
+), changed AS (
+  UPDATE events SET content = $4, `+column+` = last_event_at FROM moved WHERE conversation_id = $1 AND seq = $5
+)
+INSERT INTO events (conversation_id, seq, id, sender_id, created_at, type, content, detail)
+SELECT $1, last_seq, gen_random_uuid(), $3, last_event_at, '`+kind+`', $4, jsonb_build_object('messageId', $2::uuid) FROM moved`,
+		e.ConversationID, e.ID, e.SenderID, content, e.Seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// index brings the index up to date.
+func index(t testing.TB, s *store.Store) {
+	t.Helper()
+	if err := store.Index(t.Context(), store.NewIndexer(s, store.IndexerOptions{})); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// searchAll returns all pages of a search.
+func searchAll(t testing.TB, s *store.Store, q chat.MessageSearch) []chat.SearchHit {
+	t.Helper()
+	var all []chat.SearchHit
+	if q.ByRank {
+		q.After.Until = now.Add(1000 * time.Hour)
+	}
+	for {
+		p, err := s.SearchMessages(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Items) > max(q.Limit, 1) {
+			t.Fatalf("a page of %d has %d", q.Limit, len(p.Items))
+		}
+		all = append(all, p.Items...)
+		if p.Next.IsZero() {
+			return all
+		}
+		q.After = p.Next
+	}
+}
+
+func texts(hits []chat.SearchHit) string {
+	var all []string
+	for i := range hits {
+		all = append(all, hits[i].Message.Content)
+	}
+	return strings.Join(all, "|")
+}
+
+func wantFound(t testing.TB, s *store.Store, user chat.ID, text, want string) {
+	t.Helper()
+	for _, limit := range []int{1, 100} {
+		if got := texts(searchAll(t, s, chat.MessageSearch{UserID: user, Text: text, Limit: limit})); got != want {
+			t.Errorf("%q finds %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestSearchMessages(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 4)
+	c := group(t, s, now, u[:3]...)
+	apart := group(t, s, now, u[3])
+	say(t, s, c.ID, u[0], "before you came: apples")
+	exec(t, s, `UPDATE participants SET joined_seq = 3 WHERE conversation_id = $1 AND user_id = $2`, c.ID, u[1])
+	first := say(t, s, c.ID, u[0], "Äpfel und Birnen")
+	second := say(t, s, c.ID, u[1], "apples, pears")
+	say(t, s, c.ID, u[1], "don't pair, e-mail me")
+	say(t, s, apart.ID, u[3], "apples of mine")
+	say(t, s, c.ID, u[1], "東京都に行く")
+	say(t, s, c.ID, u[1], "...")
+
+	wantFound(t, s, u[0], "apples", "") // nothing is indexed yet
+	index(t, s)
+	wantFound(t, s, u[0], "apples", "apples, pears|before you came: apples")
+	wantFound(t, s, u[1], "apples", "apples, pears")
+	wantFound(t, s, u[3], "apples", "apples of mine")
+	wantFound(t, s, u[0], "p app", "apples, pears") // any order
+	wantFound(t, s, u[0], "apfel", "Äpfel und Birnen")
+	wantFound(t, s, u[0], `"pears apples"`, "")
+	wantFound(t, s, u[0], `"apples pears"`, "apples, pears")
+	wantFound(t, s, u[0], `"apple"`, "")
+	wantFound(t, s, u[0], "don't", "don't pair, e-mail me")
+	wantFound(t, s, u[0], "e-m", "don't pair, e-mail me")
+	wantFound(t, s, u[0], "京都", "東京都に行く")
+	wantFound(t, s, u[0], "京に", "")
+
+	edit(t, s, first, "cherries")
+	wantFound(t, s, u[0], "apfel", "") // by what it says now, though the index is late
+	index(t, s)
+	wantFound(t, s, u[0], "cherr", "cherries")
+	edit(t, s, second, "")
+	wantFound(t, s, u[0], "pears", "")
+	index(t, s)
+	edit(t, s, first, "?!")
+	index(t, s)
+	var left int
+	if err := s.Pool().QueryRow(t.Context(), `SELECT count(*) FROM message_terms WHERE conversation_id = $1`, c.ID).Scan(&left); err != nil || left != 3 {
+		t.Errorf("%d messages are in the index, %v; want 3", left, err)
+	}
+	exec(t, s, `DELETE FROM participants WHERE conversation_id = $1 AND user_id = $2`, c.ID, u[2])
+	wantFound(t, s, u[2], "don", "")
+	_, err := s.SearchMessages(t.Context(), chat.MessageSearch{UserID: u[2], Text: "don", ConversationID: c.ID, Limit: 10})
+	wantError(t, err, chat.NotFound, "conversationId")
+	storetest.Check(t, s)
+}
+
+// The longest messages there may be, of the most awkward kinds, are indexed and found.
+func TestSearchLongMessages(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 1)
+	c := group(t, s, now, u...)
+	var distinct strings.Builder
+	for i := 0; distinct.Len() < chat.MaxContentBytes-16; i++ {
+		fmt.Fprintf(&distinct, "%x ", i+0xa000)
+	}
+	for _, text := range []string{
+		distinct.String(), strings.Repeat("a ", chat.MaxContentBytes/2), strings.Repeat("a", chat.MaxContentBytes),
+		strings.Repeat("あ", chat.MaxContentBytes/3), strings.Repeat("a\u0301\u0302", 13_000), strings.Repeat("ﷺ", chat.MaxContentBytes/3),
+		"'\\':*&|!()<-> \\' \"' {\"a\":'1'}", strings.Repeat("😀", chat.MaxContentBytes/4), strings.Repeat("👨\u200d", 9000),
+	} {
+		say(t, s, c.ID, u[0], text)
+	}
+	say(t, s, c.ID, u[0], "the end")
+	start := time.Now()
+	index(t, s)
+	t.Log("indexed in", time.Since(start))
+	for text, n := range map[string]int{"a000": 1, "a ": 5, "あああ": 1, "😀": 1, "👨": 1, "end": 1, `"a 1"`: 1, "صلى": 1, "'": 0} {
+		if n == 0 {
+			continue
+		}
+		hits := searchAll(t, s, chat.MessageSearch{UserID: u[0], Text: text, Limit: 3})
+		if len(hits) != n {
+			t.Errorf("%q finds %d messages, want %d", text, len(hits), n)
+		}
+		for _, h := range hits {
+			n := 0
+			for _, p := range h.Excerpt {
+				n += len(p.Text)
+			}
+			if n == 0 || n > words.MaxExcerptBytes {
+				t.Errorf("%q: an excerpt of %d bytes", text, n)
+			}
+		}
+	}
+	storetest.Check(t, s)
+}
+
+// model is what a search must find, by reading everything.
+type model struct {
+	messages []chat.Event
+	deleted  map[chat.ID]bool
+	joined   map[[2]chat.ID]int64 // conversation and user: from which seq; none: not a member
+}
+
+func (m *model) search(q chat.MessageSearch) []chat.ID {
+	query, err := words.ParseQuery(q.Text)
+	if err != nil {
+		panic(err)
+	}
+	var found []chat.Event
+	for _, e := range m.messages {
+		joined, member := m.joined[[2]chat.ID{e.ConversationID, q.UserID}]
+		if !member || e.Seq < joined || m.deleted[e.ID] || !q.ConversationID.IsZero() && q.ConversationID != e.ConversationID ||
+			!q.SenderID.IsZero() && q.SenderID != e.SenderID || !q.Before.IsZero() && !e.CreatedAt.Before(q.Before) {
+			continue
+		}
+		if _, ok := query.Excerpt(e.Content); ok {
+			found = append(found, e)
+		}
+	}
+	slices.SortFunc(found, func(a, b chat.Event) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), b.ID.Compare(a.ID))
+	})
+	ids := []chat.ID{}
+	for _, e := range found {
+		ids = append(ids, e.ID)
+	}
+	return ids
+}
+
+// Searches of all kinds, page by page, find what reading everything finds: over
+// conversations of several stretches, with edits, deletes and late members, many
+// messages of one time, and an index that follows with every kind of delay.
+func TestSearchAgainstModel(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	s := storetest.New(t)
+	u := users(t, s, 3)
+	vocabulary := strings.Fields("apple apples Äpfel pear pearl peer plum 東京 京都 🍐 a an ant don't e-mail x")
+	text := func() string {
+		all := make([]string, 1+rnd.IntN(4))
+		for i := range all {
+			all[i] = vocabulary[rnd.IntN(len(vocabulary))]
+		}
+		return strings.Join(all, []string{" ", ", ", "  "}[rnd.IntN(3)])
+	}
+	m := &model{deleted: map[chat.ID]bool{}, joined: map[[2]chat.ID]int64{}}
+	var conversations []chat.ID
+	for i := range 6 {
+		c := group(t, s, now.Add(time.Duration(rnd.IntN(100))*time.Minute), u...)
+		conversations = append(conversations, c.ID)
+		n := []int{0, 3, 40, 400, store.Stretch, 2*store.Stretch + 300}[i]
+		fill(t, s, rnd, m, c.ID, u, n, text)
+		for k, user := range u {
+			joined := int64(1)
+			if k > 0 && rnd.IntN(2) == 0 {
+				joined = 1 + rnd.Int64N(int64(n)+2)
+				exec(t, s, `UPDATE participants SET joined_seq = $1 WHERE conversation_id = $2 AND user_id = $3`, joined, c.ID, user)
+			}
+			m.joined[[2]chat.ID{c.ID, user}] = joined
+		}
+	}
+	index(t, s)
+	check := func(rounds int, late bool) {
+		for range rounds {
+			q := chat.MessageSearch{UserID: u[rnd.IntN(3)], Text: vocabulary[rnd.IntN(len(vocabulary))], Limit: 1 + rnd.IntN(100), ByRank: rnd.IntN(3) == 0}
+			if rnd.IntN(2) == 0 {
+				q.Text += " " + vocabulary[rnd.IntN(len(vocabulary))]
+			}
+			if rnd.IntN(4) == 0 {
+				q.Text = `"` + q.Text + `"`
+			}
+			if rnd.IntN(3) == 0 {
+				q.ConversationID = conversations[rnd.IntN(len(conversations))]
+			}
+			if rnd.IntN(3) == 0 {
+				q.SenderID = u[rnd.IntN(3)]
+			}
+			if rnd.IntN(3) == 0 {
+				q.Before = m.messages[rnd.IntN(len(m.messages))].CreatedAt
+			}
+			hits := searchAll(t, s, q)
+			got := []chat.ID{}
+			for i, h := range hits {
+				got = append(got, h.Message.ID)
+				if q.ByRank && i > 0 && hits[i-1].Rank < h.Rank {
+					t.Fatalf("%+v: rank %v comes before %v", q, hits[i-1].Rank, h.Rank)
+				}
+			}
+			want := m.search(q)
+			if q.ByRank {
+				slices.SortFunc(got, chat.ID.Compare)
+				slices.SortFunc(want, chat.ID.Compare)
+			}
+			if late { // what was edited meanwhile may be missing, and nothing else be there
+				got = slices.DeleteFunc(got, func(id chat.ID) bool { return slices.Contains(want, id) })
+				want = nil
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("%+v found %d, want %d:\n%v\n%v", q, len(got), len(want), got, want)
+			}
+		}
+	}
+	check(150, false)
+	for range 200 {
+		i := rnd.IntN(len(m.messages))
+		e := &m.messages[i]
+		if m.deleted[e.ID] {
+			continue
+		}
+		e.Content = ""
+		if rnd.IntN(3) > 0 {
+			e.Content = text()
+		}
+		m.deleted[e.ID] = e.Content == ""
+		edit(t, s, *e, e.Content)
+	}
+	check(50, true)
+	index(t, s)
+	check(100, false)
+	storetest.Check(t, s)
+}
+
+// fill appends n messages, some of them of one time.
+func fill(t testing.TB, s *store.Store, rnd *rand.Rand, m *model, c chat.ID, u []chat.ID, n int, text func() string) {
+	t.Helper()
+	at := now.Add(2 * time.Hour)
+	rows := make([][]any, n)
+	for i := range rows {
+		if rnd.IntN(3) == 0 {
+			at = at.Add(time.Duration(rnd.IntN(2000)) * time.Millisecond)
+		}
+		e := chat.Event{ConversationID: c, Seq: int64(i) + 2, ID: chat.NewID(), SenderID: u[rnd.IntN(len(u))], CreatedAt: at, Content: text()}
+		m.messages = append(m.messages, e)
+		rows[i] = []any{c, e.Seq, e.ID, e.SenderID, chat.NewID(), at, "message", e.Content}
+	}
+	copyEvents(t, s, c, rows, at)
+}
+
+// copyEvents stores events of a conversation that has its first one only.
+func copyEvents(t testing.TB, s *store.Store, c chat.ID, rows [][]any, at time.Time) {
+	t.Helper()
+	if len(rows) == 0 {
+		return
+	}
+	columns := []string{"conversation_id", "seq", "id", "sender_id", "client_msg_id", "created_at", "type", "content"}
+	if _, err := s.Pool().CopyFrom(t.Context(), pgx.Identifier{"events"}, columns, pgx.CopyFromRows(rows)); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, s, `UPDATE conversations SET last_seq = $2, last_event_at = $3 WHERE id = $1`, c, len(rows)+1, at)
+}
+
+// A log is followed by one indexer at a time, and by any of them.
+func TestIndexersTogether(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 2)
+	var conversations []chat.ID
+	for range 20 {
+		c := group(t, s, now, u...)
+		conversations = append(conversations, c.ID)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var all []*store.Indexer
+	done := make(chan error)
+	for range 3 {
+		x := store.NewIndexer(s, store.IndexerOptions{Gather: time.Millisecond})
+		all = append(all, x)
+		go func() { done <- x.Run(ctx) }() // ends with ctx, below
+	}
+	const rounds = 20
+	for i := range rounds {
+		for _, c := range conversations {
+			e := say(t, s, c, u[0], fmt.Sprintf("round%d", i))
+			all[i%len(all)].Note(c, e.Seq)
+		}
+	}
+	eventually(t, "all are found", func() bool {
+		hits := searchAll(t, s, chat.MessageSearch{UserID: u[1], Text: "round", Limit: 100})
+		return len(hits) == rounds*len(conversations)
+	})
+	eventually(t, "nothing waits", func() bool { return store.Waiting(all[0])+store.Waiting(all[1])+store.Waiting(all[2]) == 0 })
+	cancel()
+	for range all {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	storetest.Check(t, s)
+}
+
+// What there was no room to remember is found by looking at all conversations.
+func TestIndexerOverflow(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 1)
+	var conversations []chat.ID
+	for range 30 {
+		conversations = append(conversations, group(t, s, now, u...).ID)
+	}
+	index(t, s)
+	x := store.NewIndexer(s, store.IndexerOptions{Gather: time.Millisecond, MaxQueue: 3})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- x.Run(ctx) }() // ends with ctx, below
+	for _, c := range conversations {
+		x.Note(c, say(t, s, c, u[0], "hello").Seq)
+	}
+	eventually(t, "all are found", func() bool {
+		return len(searchAll(t, s, chat.MessageSearch{UserID: u[0], Text: "hello", Limit: 100})) == len(conversations)
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	storetest.Check(t, s)
+}
+
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		if <-tick.C; time.Now().After(deadline) {
+			t.Fatalf("gave up waiting until %s", what)
+		}
+	}
+}

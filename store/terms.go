@@ -1,0 +1,83 @@
+package store
+
+import (
+	"encoding/base64"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store/words"
+)
+
+const (
+	// stretch is how many events of a log share their lexemes. A search looks at one
+	// stretch after the other, from the newest, until it has enough: its cost does not
+	// rise with how often a word was used. What it costs is a look-up for each stretch
+	// when a word is rare.
+	stretch = 1024
+
+	maxTerms     = 4096 // different ones of a message; words after that are not found
+	maxPositions = 255  // of a term in a message: PostgreSQL's limit
+)
+
+// qualifier begins the lexemes of a stretch of a conversation's log. Of the id it has
+// the last 48 bits, which are random: two conversations that share them cost each other
+// time, and no more, because a search compares the whole id too.
+func qualifier(conversation chat.ID, stretch int64) string {
+	b := base64.RawURLEncoding.AppendEncode(make([]byte, 0, 16), conversation[len(conversation)-6:])
+	return string(append(strconv.AppendInt(b, stretch, 36), '.'))
+}
+
+// appendVector appends a message's terms as the text of a tsvector, or nothing if there
+// are none.
+func appendVector(b []byte, conversation chat.ID, seq int64, content string) []byte {
+	positions := map[string][]int{}
+	var order []string
+	n := 0
+	for w := range words.Of(content) {
+		n++
+		at, ok := positions[w.Term]
+		if !ok {
+			if len(order) == maxTerms {
+				continue
+			}
+			order = append(order, w.Term)
+		}
+		if len(at) < maxPositions {
+			positions[w.Term] = append(at, n)
+		}
+	}
+	slices.Sort(order) // neighbours in the index are put there together
+	q := qualifier(conversation, seq/stretch)
+	for _, term := range order {
+		b = append(append(append(append(b, '\''), q...), term...), '\'', ':') // neither has a quote or a backslash in it
+		for i, at := range positions[term] {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = strconv.AppendInt(b, int64(at), 10)
+		}
+		b = append(b, ' ')
+	}
+	return b
+}
+
+// vectorQuery returns a query as the text of a tsquery for one stretch.
+func vectorQuery(q *words.Query, qualifier string) string {
+	var b strings.Builder
+	for i, phrase := range q.Phrases {
+		if i > 0 {
+			b.WriteString(" & ")
+		}
+		for j, term := range phrase {
+			b.WriteString([]string{"(", " <-> "}[min(j, 1)])
+			b.WriteString("'" + qualifier + term.Text + "'")
+			if term.Prefix {
+				b.WriteString(":*")
+			}
+		}
+		b.WriteByte(')')
+	}
+	return b.String()
+}
