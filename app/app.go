@@ -173,8 +173,14 @@ func (a *App) join(ctx context.Context) error {
 	})
 	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
 
+	indexer := store.NewIndexer(a.store, store.IndexerOptions{Logger: a.logger, Registerer: a.registry})
+	a.run("search index", indexer.Run)
 	w := a.o.Writer
-	w.Recheck, w.Committed, w.Logger, w.Registerer = a.chat.Recheck, a.chat.Committed, a.logger, a.registry
+	w.Recheck, w.Logger, w.Registerer = a.chat.Recheck, a.logger, a.registry
+	w.Committed = func(ctx context.Context, e *chat.Event, membersVersion int64) {
+		indexer.Note(e.ConversationID, e.Seq)
+		a.chat.Committed(ctx, e, membersVersion)
+	}
 	writer := store.NewWriter(a.store.WriterConfig(), w)
 	a.chat.Use(writer, a.router)
 	a.run("store what is queued", writer.Run)

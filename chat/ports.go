@@ -104,6 +104,7 @@ type Store interface {
 	SyncStore
 
 	SearchStore
+
 	// GetRoster returns a conversation's members, or NotFound.
 	GetRoster(ctx context.Context, conversation ID) (*Roster, error)
 	// CreateConversation stores a conversation, its participants and its first

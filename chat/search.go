@@ -46,9 +46,10 @@ func (c SearchCursor) IsZero() bool { return c.ID.IsZero() }
 
 // SearchHit is a message that was found.
 type SearchHit struct {
-	Message Event
-	Excerpt []ExcerptPart // a piece of the message's content, in parts
-	Rank    float32       // by rank: how well it fits; comparable within one search
+	Message   Event
+	Reactions []ReactionCount // to it, those used first before others
+	Excerpt   []ExcerptPart   // a piece of the message's content, in parts
+	Rank      float32         // by rank: how well it fits; comparable within one search
 }
 
 // ExcerptPart is a part of an excerpt.

@@ -33,6 +33,8 @@ const (
 	participantsCursor  cursorKind = 'p' // key: user id; scope: conversation
 	blocksCursor        cursorKind = 'b' // key: user id
 	syncCursor          cursorKind = 'y' // key: the store's
+	foundCursor         cursorKind = 'f' // key: time, id; scope: what is looked for
+	rankedCursor        cursorKind = 'b' // key: time, id, rank, time of the search; scope: what is looked for
 
 	cursorVersion = 1
 	cursorHead    = 10

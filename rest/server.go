@@ -83,6 +83,7 @@ func New(o Options) http.Handler {
 	s.messages()
 	s.commands()
 	s.sync()
+	s.search()
 	s.operations(router, o.Metrics)
 	s.documents(router, o.Version)
 	return router

@@ -69,6 +69,12 @@ CROSS JOIN LATERAL (
   WHERE conversation_id = found.conversation_id AND seq = found.seq AND type = 'message' AND deleted_at IS NULL
 ) e
 ORDER BY found.place`
+
+	countFoundReactionsSQL = `
+SELECT found.place - 1, r.emoji, count(*), bool_or(r.user_id = @user_id)
+FROM unnest(@conversation_ids::uuid[], @ids::uuid[]) WITH ORDINALITY AS found (conversation_id, id, place)
+JOIN reactions r ON r.conversation_id = found.conversation_id AND r.message_id = found.id
+GROUP BY found.place, r.emoji ORDER BY found.place, min(r.created_at), r.emoji`
 )
 
 const (
@@ -108,10 +114,14 @@ func (s *Store) SearchMessages(ctx context.Context, q chat.MessageSearch) (*chat
 	} else if err == nil {
 		err = r.newest(ctx)
 	}
+	p := r.page()
+	if err == nil {
+		err = r.addReactions(ctx, p.Items)
+	}
 	if err != nil {
 		return nil, translate("store.SearchMessages", err)
 	}
-	return r.page(), nil
+	return p, nil
 }
 
 // search is one search on its way.
@@ -349,6 +359,27 @@ func (r *search) page() *chat.SearchPage {
 		p.Next = chat.SearchCursor{CreatedAt: last.Message.CreatedAt, ID: last.Message.ID, Rank: last.Rank, Until: r.q.After.Until}
 	}
 	return p
+}
+
+func (r *search) addReactions(ctx context.Context, hits []chat.SearchHit) error {
+	if len(hits) == 0 {
+		return nil
+	}
+	var conversations, ids []chat.ID
+	for i := range hits {
+		conversations, ids = append(conversations, hits[i].Message.ConversationID), append(ids, hits[i].Message.ID)
+	}
+	rows, err := r.store.pool.Query(ctx, countFoundReactionsSQL, pgx.NamedArgs{"conversation_ids": conversations, "ids": ids, "user_id": r.q.UserID})
+	if err != nil {
+		return err
+	}
+	var place int
+	var c chat.ReactionCount
+	_, err = pgx.ForEachRow(rows, []any{&place, &c.Emoji, &c.Users, &c.Mine}, func() error {
+		hits[place].Reactions = append(hits[place].Reactions, c)
+		return nil
+	})
+	return err
 }
 
 // stretches is a heap of what is still to be looked at, by how new it may be.

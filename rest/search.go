@@ -1,0 +1,122 @@
+package rest
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/parleymq/parley/chat"
+)
+
+type searchQuery struct {
+	Q              string    `query:"q" required:"true" doc:"Words, at most 16 of them and 256 bytes: all must be there. Each finds the words that begin with it, whatever their case and accents; \"in double quotes\" only complete words that follow each other." example:"rowing clu"`
+	ConversationID ID        `query:"conversationId" doc:"Only in this conversation."`
+	From           ID        `query:"from" doc:"Only what this user has sent."`
+	Before         time.Time `query:"before" doc:"Only what is older."`
+	Sort           string    `query:"sort" enum:"newest,rank" default:"newest" doc:"newest first, or the best first of the newest 10000 that match."`
+	Paging
+}
+
+// Hit is a message that was found.
+type Hit struct {
+	Message Message       `json:"message"`
+	Excerpt []ExcerptPart `json:"excerpt" nullable:"false" doc:"A piece of the content, of about 160 characters, in parts: joined, they are as it was written."`
+	Rank    float32       `json:"rank,omitempty" doc:"With sort=rank: how well it fits, to compare with others of the same search." example:"0.06"`
+}
+
+// ExcerptPart is a part of an excerpt.
+type ExcerptPart struct {
+	Text  string `json:"text" example:"Rowing"`
+	Match bool   `json:"match,omitempty" doc:"It is what was looked for."`
+}
+
+func (s *server) search() {
+	register(s, s.secured(huma.Operation{
+		OperationID: "searchMessages", Method: http.MethodGet, Path: "/api/messages/search", Tags: []string{"messages"}, Summary: "Find messages by their words",
+		Description: "In one's own conversations, among what one may read there. A message is found a moment after it was sent, by what it says now; " +
+			"deleted ones are not found. Two searches of a user may be under way at once.",
+	}), s.searchMessages, chat.NotFound, chat.Quota)
+}
+
+func (s *server) searchMessages(ctx context.Context, in *searchQuery) (*body[Page[Hit]], error) {
+	me := principal(ctx)
+	q := chat.MessageSearch{
+		UserID: me.UserID, Text: in.Q, ConversationID: in.ConversationID.chatID(), SenderID: in.From.chatID(), Before: in.Before,
+		ByRank: in.Sort == "rank", Limit: in.Limit,
+	}
+	if y := in.Before.UTC().Year(); !in.Before.IsZero() && (y < 1 || y > 9999) {
+		return nil, &chat.Error{Code: chat.Invalid, Field: "before", Msg: "must be of the years 1 to 9999"}
+	}
+	kind := foundCursor
+	if q.ByRank {
+		kind = rankedCursor
+	}
+	scope := strings.Join([]string{string(in.ConversationID), string(in.From), in.Before.UTC().Format(time.RFC3339Nano), in.Q}, "\x00")
+	if in.Cursor != "" {
+		_, key, err := decodeCursor(in.Cursor, me.UserID, scope, kind)
+		if err != nil {
+			return nil, err
+		}
+		var ok bool
+		if q.After, ok = parseSearchKey(key, q.ByRank); !ok {
+			return nil, badCursor()
+		}
+	}
+	page, err := s.chat.SearchMessages(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	var next string
+	if !page.Next.IsZero() {
+		next = encodeCursor(kind, me.UserID, scope, searchKey(page.Next, q.ByRank))
+	}
+	out := make([]Hit, 0, len(page.Items))
+	for i := range page.Items {
+		out = append(out, hitOf(&page.Items[i]))
+	}
+	return &body[Page[Hit]]{newPage(out, next)}, nil
+}
+
+func hitOf(h *chat.SearchHit) Hit {
+	out := Hit{Message: messageOf(&h.Message), Excerpt: make([]ExcerptPart, 0, len(h.Excerpt)), Rank: h.Rank}
+	out.Message.Reactions = reactionsOf(h.Reactions)
+	for _, p := range h.Excerpt {
+		out.Excerpt = append(out.Excerpt, ExcerptPart(p))
+	}
+	return out
+}
+
+// searchKey is the time and id of the last message, and by rank also its rank and the
+// time up to which the search looks.
+func searchKey(c chat.SearchCursor, byRank bool) []byte {
+	b := conversationKey(chat.ConversationCursor{LastEventAt: c.CreatedAt, ID: c.ID})
+	if byRank {
+		b = binary.BigEndian.AppendUint32(b, math.Float32bits(c.Rank))
+		b = binary.BigEndian.AppendUint64(b, uint64(c.Until.UnixMilli()))
+	}
+	return b
+}
+
+func parseSearchKey(key []byte, byRank bool) (c chat.SearchCursor, ok bool) {
+	const tail = 4 + 8
+	if byRank {
+		if len(key) < tail {
+			return c, false
+		}
+		rest := key[len(key)-tail:]
+		key = key[:len(key)-tail]
+		c.Rank = math.Float32frombits(binary.BigEndian.Uint32(rest))
+		c.Until = time.UnixMilli(int64(binary.BigEndian.Uint64(rest[4:]))).UTC()
+		if y := c.Until.Year(); y < 1 || y > 9999 || c.Rank != c.Rank { // NaN
+			return c, false
+		}
+	}
+	at, ok := parseConversationKey(key)
+	c.CreatedAt, c.ID = at.LastEventAt, at.ID
+	return c, ok
+}
