@@ -123,6 +123,7 @@ func TestSearch(t *testing.T) {
 		{ann, []string{"q", "a\xff"}, 400, "q", "UTF-8"},
 		{ann, []string{"q", "a\x00"}, 400, "q", "NUL"},
 		{ann, []string{"q", "x", "before", "yesterday"}, 400, "before", ""},
+		{ann, []string{"q", "x", "before", "0001-01-01T00:00:00Z"}, 400, "before", "1970"},
 		{ann, []string{"q", "x", "sort", "oldest"}, 400, "sort", ""},
 		{ann, []string{"q", "x", "from", "ann"}, 400, "from", ""},
 		{ann, []string{"q", "x", "limit", "101"}, 400, "limit", ""},

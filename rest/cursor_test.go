@@ -11,6 +11,7 @@ import (
 )
 
 const kinds = "uscmny"
+const kinds = "uscmnfb"
 
 // A cursor is good for its own list, user and scope, unchanged, and for nothing else.
 func TestCursor(t *testing.T) {
@@ -51,6 +52,14 @@ func TestCursor(t *testing.T) {
 	if got, ok := rest.ParseConversationKey(rest.ConversationKey(c)); !ok || got != c {
 		t.Errorf("ParseConversationKey = %+v, %v, want %+v", got, ok, c)
 	}
+	f := chat.SearchCursor{CreatedAt: c.LastEventAt, ID: alice}
+	if got, ok := rest.ParseSearchKey(rest.SearchKey(f, false), false); !ok || got != f {
+		t.Errorf("ParseSearchKey = %+v, %v, want %+v", got, ok, f)
+	}
+	f.Rank, f.Until = 0.1, c.LastEventAt.Truncate(time.Millisecond)
+	if got, ok := rest.ParseSearchKey(rest.SearchKey(f, true), true); !ok || got != f {
+		t.Errorf("ParseSearchKey = %+v, %v, want %+v", got, ok, f)
+	}
 }
 
 // Whatever text comes, the parsers do not panic, and what they take is what the
@@ -78,6 +87,11 @@ func FuzzCursor(f *testing.F) {
 			}
 			if c, ok := rest.ParseConversationKey(key); ok && (c.ID.IsZero() || c.LastEventAt.Year() < 1 || c.LastEventAt.Year() > 9999) {
 				t.Errorf("ParseConversationKey(%x) = %+v", key, c)
+			}
+			for _, byRank := range []bool{false, true} {
+				if c, ok := rest.ParseSearchKey(key, byRank); ok && (c.ID.IsZero() || c.CreatedAt.Year() < 1 || c.CreatedAt.Year() > 9999 || c.Rank != c.Rank) {
+					t.Errorf("ParseSearchKey(%x) = %+v", key, c)
+				}
 			}
 		}
 	})

@@ -24,4 +24,6 @@ var (
 	ParseConversationKey = parseConversationKey
 	SeqKey               = seqKey
 	ParseSeqKey          = parseSeqKey
+	SearchKey            = searchKey
+	ParseSearchKey       = parseSearchKey
 )

@@ -14,11 +14,11 @@ import (
 )
 
 type searchQuery struct {
-	Q              string    `query:"q" required:"true" doc:"Words, at most 16 of them and 256 bytes: all must be there. Each finds the words that begin with it, whatever their case and accents; \"in double quotes\" only complete words that follow each other." example:"rowing clu"`
-	ConversationID ID        `query:"conversationId" doc:"Only in this conversation."`
-	From           ID        `query:"from" doc:"Only what this user has sent."`
-	Before         time.Time `query:"before" doc:"Only what is older."`
-	Sort           string    `query:"sort" enum:"newest,rank" default:"newest" doc:"newest first, or the best first of the newest 10000 that match."`
+	Q              string              `query:"q" required:"true" doc:"Words, at most 16 of them and 256 bytes: all must be there. Each finds the words that begin with it, whatever their case and accents; \"in double quotes\" only complete words that follow each other." example:"rowing clu"`
+	ConversationID ID                  `query:"conversationId" doc:"Only in this conversation."`
+	From           ID                  `query:"from" doc:"Only what this user has sent."`
+	Before         optional[time.Time] `query:"before" doc:"Only what is older."`
+	Sort           string              `query:"sort" enum:"newest,rank" default:"newest" doc:"newest first, or the best first of the newest 10000 that match."`
 	Paging
 }
 
@@ -46,17 +46,17 @@ func (s *server) search() {
 func (s *server) searchMessages(ctx context.Context, in *searchQuery) (*body[Page[Hit]], error) {
 	me := principal(ctx)
 	q := chat.MessageSearch{
-		UserID: me.UserID, Text: in.Q, ConversationID: in.ConversationID.chatID(), SenderID: in.From.chatID(), Before: in.Before,
+		UserID: me.UserID, Text: in.Q, ConversationID: in.ConversationID.chatID(), SenderID: in.From.chatID(), Before: in.Before.Value,
 		ByRank: in.Sort == "rank", Limit: in.Limit,
 	}
-	if y := in.Before.UTC().Year(); !in.Before.IsZero() && (y < 1 || y > 9999) {
-		return nil, &chat.Error{Code: chat.Invalid, Field: "before", Msg: "must be of the years 1 to 9999"}
+	if y := q.Before.UTC().Year(); in.Before.Set && (y < 1970 || y > 9999) {
+		return nil, &chat.Error{Code: chat.Invalid, Field: "before", Msg: "must be of the years 1970 to 9999"}
 	}
 	kind := foundCursor
 	if q.ByRank {
 		kind = rankedCursor
 	}
-	scope := strings.Join([]string{string(in.ConversationID), string(in.From), in.Before.UTC().Format(time.RFC3339Nano), in.Q}, "\x00")
+	scope := strings.Join([]string{string(in.ConversationID), string(in.From), q.Before.UTC().Format(time.RFC3339Nano), in.Q}, "\x00")
 	if in.Cursor != "" {
 		_, key, err := decodeCursor(in.Cursor, me.UserID, scope, kind)
 		if err != nil {

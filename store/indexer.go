@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -171,13 +173,31 @@ func (x *Indexer) work(ctx context.Context) (bool, error) {
 	}
 	start := time.Now()
 	reached, indexed, err := x.step(ctx, ids)
+	if err != nil && len(ids) > 1 && chat.CodeOf(translate("store.Indexer", err)) != chat.Unavailable {
+		reached, indexed, err = x.oneByOne(ctx, ids)
+	}
 	x.settle(ids, reached)
+	x.metrics.indexed.Add(float64(indexed))
 	if err != nil {
 		return false, translate("store.Indexer", err)
 	}
 	x.metrics.step.Observe(time.Since(start).Seconds())
-	x.metrics.indexed.Add(float64(indexed))
 	return len(reached) > 0, nil // another node may have them all
+}
+
+// oneByOne finds the conversation that the database refuses to follow, so that the
+// others go on.
+func (x *Indexer) oneByOne(ctx context.Context, ids []chat.ID) (reached map[chat.ID]int64, indexed int, err error) {
+	reached = map[chat.ID]int64{}
+	for _, id := range ids {
+		r, n, refused := x.step(ctx, []chat.ID{id})
+		if refused != nil {
+			err = fmt.Errorf("follow conversation %s: %w", id, refused)
+		}
+		maps.Copy(reached, r)
+		indexed += n
+	}
+	return reached, indexed, err
 }
 
 // take takes the conversations of the next step out of the queue.
@@ -218,7 +238,7 @@ func (x *Indexer) settle(ids []chat.ID, reached map[chat.ID]int64) {
 // do, until there is, and then a little for more of it.
 func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 	now := time.Now()
-	if d := now.Sub(x.rateSince); d >= time.Second {
+	if d := now.Sub(x.rateSince); d >= 200*time.Millisecond {
 		x.mu.Lock()
 		x.rate, x.noted = float64(x.noted)/d.Seconds(), 0
 		x.mu.Unlock()

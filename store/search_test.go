@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/store"
@@ -430,5 +431,88 @@ func eventually(t testing.TB, what string, cond func() bool) {
 		if <-tick.C; time.Now().After(deadline) {
 			t.Fatalf("gave up waiting until %s", what)
 		}
+	}
+}
+
+// A search reads what matches, by the words, whether or not the planner has statistics
+// and sees the arguments; and where it begins costs a look at the ends of stretches.
+func TestSearchUsesTheIndex(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 2)
+	rnd := rand.New(rand.NewPCG(1, 1))
+	m := &model{}
+	var ids, queries, ones, nulls []string
+	for range 30 {
+		c := group(t, s, now, u...)
+		fill(t, s, rnd, m, c.ID, u, 500, func() string { return fmt.Sprintf("w%d w%d", rnd.IntN(100), rnd.IntN(100)) })
+		ids, queries = append(ids, c.ID.String()), append(queries, `"(''`+store.Qualifier(c.ID, 0)+`w7'')"`)
+		ones, nulls = append(ones, "1"), append(nulls, "NULL")
+	}
+	index(t, s)
+	array := func(of []string) string { return "{" + strings.Join(of, ",") + "}" }
+	for _, analyzed := range []bool{false, true} {
+		if analyzed {
+			exec(t, s, `ANALYZE`)
+		}
+		for _, generic := range []bool{false, true} {
+			p := explain(t, s, generic, store.NewestMatchesSQL, pgx.NamedArgs{
+				"conversation_ids": array(ids), "queries": array(queries), "joined": array(ones), "before_ats": array(nulls), "before_ids": array(nulls),
+				"sender_id": chat.ID{}, "limit": 52,
+			})
+			if rows, by := p.read("message_terms"); rows > 30*500/20 || !strings.Contains(by, "Bitmap Heap Scan") {
+				t.Errorf("analyzed %v, generic %v: reads %v rows by %s", analyzed, generic, rows, by)
+			}
+			p = explain(t, s, generic, store.SearchedSQL, pgx.NamedArgs{"user_id": u[0], "conversation_id": ids[0], "before": now.Add(3 * time.Hour).Format(time.RFC3339), "stretch": store.Stretch})
+			if rows, by := p.read("events"); rows > 1 {
+				t.Errorf("analyzed %v, generic %v: reads %v events by %s", analyzed, generic, rows, by)
+			}
+		}
+	}
+}
+
+// A conversation that the database refuses to index, for whatever reason, holds nobody
+// else up, and is indexed when it may be.
+func TestIndexerRefused(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 1)
+	bad, good := group(t, s, now, u...), group(t, s, now, u...)
+	exec(t, s, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF NEW.conversation_id = '`+bad.ID.String()+`' THEN RAISE 'refused'; END IF; RETURN NEW;
+END $$`)
+	exec(t, s, `CREATE TRIGGER refuse BEFORE INSERT ON message_terms FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	registry := prometheus.NewRegistry()
+	x := store.NewIndexer(s, store.IndexerOptions{Gather: time.Millisecond, Registerer: registry})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- x.Run(ctx) }() // ends with ctx, below
+	for _, c := range []chat.ID{bad.ID, good.ID} {
+		x.Note(c, say(t, s, c, u[0], "hello").Seq)
+	}
+	find := func(n int) func() bool {
+		return func() bool {
+			return len(searchAll(t, s, chat.MessageSearch{UserID: u[0], Text: "hello", Limit: 100})) == n
+		}
+	}
+	eventually(t, "the good one is found", find(1))
+	exec(t, s, `DROP TRIGGER refuse ON message_terms`)
+	eventually(t, "both are found", find(2))
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	storetest.Check(t, s)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		m := f.GetMetric()[0]
+		got[f.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+	}
+	if got["parley_search_waiting_events"] != 0 || got["parley_search_failures_total"] == 0 || got["parley_search_followed_events_total"] != 4 {
+		t.Errorf("metrics say %v", got)
 	}
 }
