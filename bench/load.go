@@ -84,11 +84,14 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	return res, err
 }
 
-// text is filler; its first bytes are overwritten with who sends and when.
+// text is filler, in words, for a server that looks at them; its first bytes are
+// overwritten with who sends and when.
 func text(size int) []byte {
 	b := make([]byte, max(size, stampLen))
 	for i := range b {
-		b[i] = 'a' + byte(i%26)
+		if b[i] = 'a' + byte(i%26); i%7 == 6 {
+			b[i] = ' '
+		}
 	}
 	return b
 }

@@ -51,9 +51,13 @@ const (
 	lookBelow         = 2000 // queued: no more are looked for above that
 
 	// The indexer rests in proportion to what it has worked, so that it takes at most
-	// half of the time of one connection, and a tenth while much is being stored.
-	restQuiet, restBusy = 1, 9
-	maxRest             = 2 * time.Second
+	// half of the time of one connection. While much is being stored it takes a
+	// twentieth, which nobody notices, and catches up after the peak; when that does
+	// not end, a quarter, so that it need not fall behind for ever.
+	restQuiet, restBusy, restLong = 1, 19, 3
+
+	peak    = time.Minute
+	maxRest = 5 * time.Second
 )
 
 // Indexer makes what messages are found by, from the log and behind it: storing a
@@ -79,6 +83,7 @@ type Indexer struct {
 	nextLook  time.Time // owned by Run
 	rateSince time.Time // owned by Run
 	rate      float64   // owned by Run: events a second, lately
+	busySince time.Time // owned by Run: when the rate went above Busy; zero: it is not
 }
 
 // logSpan is what of a log is still to be followed: the events after from, up to to.
@@ -243,11 +248,21 @@ func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 		x.rate, x.noted = float64(x.noted)/d.Seconds(), 0
 		x.mu.Unlock()
 		x.rateSince = now
+		switch {
+		case x.rate <= float64(x.opts.Busy):
+			x.busySince = time.Time{}
+		case x.busySince.IsZero():
+			x.busySince = now
+		}
 	}
 	if worked {
 		factor := time.Duration(restQuiet)
-		if x.rate > float64(x.opts.Busy) {
+		switch {
+		case x.busySince.IsZero():
+		case now.Sub(x.busySince) < peak:
 			factor = restBusy
+		default:
+			factor = restLong
 		}
 		x.sleep(ctx, min(max(factor*took, x.opts.Gather/2), maxRest))
 		return
