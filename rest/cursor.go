@@ -34,7 +34,7 @@ const (
 	blocksCursor        cursorKind = 'b' // key: user id
 	syncCursor          cursorKind = 'y' // key: the store's
 	foundCursor         cursorKind = 'f' // key: time, id; scope: what is looked for
-	rankedCursor        cursorKind = 'b' // key: time, id, rank, time of the search; scope: what is looked for
+	rankedCursor        cursorKind = 'k' // key: time, id, rank, time of the search; scope: what is looked for
 
 	cursorVersion = 1
 	cursorHead    = 10

@@ -12,6 +12,7 @@ import (
 
 const kinds = "uscmny"
 const kinds = "uscmnfb"
+const kinds = "uscmnfk"
 
 // A cursor is good for its own list, user and scope, unchanged, and for nothing else.
 func TestCursor(t *testing.T) {
