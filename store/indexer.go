@@ -256,7 +256,7 @@ func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 		}
 	}
 	if worked {
-		factor := time.Duration(restQuiet)
+		factor := restQuiet
 		switch {
 		case x.busySince.IsZero():
 		case now.Sub(x.busySince) < peak:
@@ -264,7 +264,7 @@ func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 		default:
 			factor = restLong
 		}
-		x.sleep(ctx, min(max(factor*took, x.opts.Gather/2), maxRest))
+		x.sleep(ctx, min(max(time.Duration(factor)*took, x.opts.Gather/2), maxRest))
 		return
 	}
 	wait := time.Until(x.nextLook)

@@ -1,6 +1,7 @@
 package words_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -113,16 +114,10 @@ func TestParseQuery(t *testing.T) {
 	} {
 		_, err := words.ParseQuery(text)
 		var e *chat.Error
-		if !asError(err, &e) || e.Code != chat.Invalid || e.Field != "q" || e.Msg != want {
+		if !errors.As(err, &e) || e.Code != chat.Invalid || e.Field != "q" || e.Msg != want {
 			t.Errorf("ParseQuery(%q) = %v, want invalid q: %s", text, err, want)
 		}
 	}
-}
-
-func asError(err error, e **chat.Error) bool {
-	var ok bool
-	*e, ok = err.(*chat.Error)
-	return ok
 }
 
 // show is an excerpt with its marks in brackets.
