@@ -10,9 +10,7 @@ import (
 	"github.com/parleymq/parley/rest"
 )
 
-const kinds = "uscmny"
-const kinds = "uscmnfb"
-const kinds = "uscmnfk"
+const kinds = "uscmnerpbyfk"
 
 // A cursor is good for its own list, user and scope, unchanged, and for nothing else.
 func TestCursor(t *testing.T) {

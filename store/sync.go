@@ -359,18 +359,18 @@ func (r *syncRun) conversations(ctx context.Context, args pgx.NamedArgs) (int, e
 	return len(found), nil
 }
 
-// A stretch of a conversation's log: what is behind after, up to last.
-type stretch struct {
+// logPart is a stretch of a conversation's log: what is behind after, up to last.
+type logPart struct {
 	id          chat.ID
 	after, last int64
 }
 
-func (s *stretch) events() int64 { return max(s.last-s.after, 0) }
+func (s *logPart) events() int64 { return max(s.last-s.after, 0) }
 
 func (r *syncRun) events(ctx context.Context, args pgx.NamedArgs) (int, error) {
 	limit := args["limit"].(int)
 	args["limit"] = limit + 1 // the one that the last page ended in may have nothing left
-	stretches, err := collect(ctx, r.tx, func(row pgx.CollectableRow) (s stretch, err error) {
+	stretches, err := collect(ctx, r.tx, func(row pgx.CollectableRow) (s logPart, err error) {
 		err = row.Scan(&s.id, &s.after, &s.last)
 		return s, err
 	}, syncStretchesSQL, args)
@@ -396,7 +396,7 @@ func (r *syncRun) events(ctx context.Context, args pgx.NamedArgs) (int, error) {
 
 // readEvents reads up to limit events of the stretches, and returns what is left of
 // these and how many it has read.
-func (r *syncRun) readEvents(ctx context.Context, stretches []stretch, limit int) ([]stretch, int, error) {
+func (r *syncRun) readEvents(ctx context.Context, stretches []logPart, limit int) ([]logPart, int, error) {
 	var ids []chat.ID
 	var after, last []int64
 	wanted := 0
