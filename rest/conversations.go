@@ -35,7 +35,7 @@ func (s *server) conversations() {
 		OperationID: "createConversation", Method: http.MethodPost, Path: "/api/conversations", Tags: tags, DefaultStatus: http.StatusCreated,
 		Summary: "Begin a conversation", MaxBodyBytes: maxBigBodyBytes + 1,
 		Description: "Two users have one direct conversation at most: if it exists, the answer is a conflict that carries its `conversationId`.",
-	}), s.createConversation, chat.NotFound, chat.Conflict)
+	}), s.createConversation, chat.Forbidden, chat.NotFound, chat.Conflict)
 	register(s, s.secured(huma.Operation{
 		OperationID: "listConversations", Method: http.MethodGet, Path: "/api/conversations", Tags: tags,
 		Summary: "List one's own conversations, latest activity first",
