@@ -104,6 +104,8 @@ type Store interface {
 	SyncStore
 
 	SearchStore
+	ReadStore
+	DeliveredStore
 
 	// GetRoster returns a conversation's members, or NotFound.
 	GetRoster(ctx context.Context, conversation ID) (*Roster, error)

@@ -20,6 +20,7 @@ type Service struct {
 	hidden    *hidden
 	contacts  contactsListeners
 	searches  *searches
+	reads     *reads
 	doubts    doubts
 	resends   atomic.Uint32
 	names     names
@@ -29,6 +30,7 @@ type Service struct {
 // with Use, before the first call; all others are needed now.
 func NewService(store Store, clock Clock) *Service {
 	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, searches: newSearches()}
+	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, reads: newReads(store, clock)}
 	s.hidden = newHidden(store, clock)
 	s.typing = newTyping(clock, s.Rosters.cached, s.hidden.current, func(conversation ID, payload []byte, users []ID, except func(ID) bool) {
 		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, users, except)

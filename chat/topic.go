@@ -7,11 +7,12 @@ type TopicKind uint8
 
 // The kinds of topic; a Filter holds a set of them.
 const (
-	TopicMessages TopicKind = 1 << iota // conv/{id}/messages
-	TopicTyping                         // conv/{id}/typing
-	TopicReads                          // conv/{id}/reads
-	TopicPresence                       // user/{id}/presence
-	TopicErrors                         // user/{id}/errors
+	TopicMessages  TopicKind = 1 << iota // conv/{id}/messages
+	TopicTyping                          // conv/{id}/typing
+	TopicReads                           // conv/{id}/reads
+	TopicPresence                        // user/{id}/presence
+	TopicErrors                          // user/{id}/errors
+	TopicDelivered                       // conv/{id}/delivered, for those who name it: a wildcard in its place does not ask for it
 
 	convTopics = TopicMessages | TopicTyping | TopicReads
 	userTopics = TopicPresence | TopicErrors
@@ -28,7 +29,7 @@ func (t Topic) String() string { return string(t.Append(nil)) }
 
 // Append appends the topic name.
 func (t Topic) Append(b []byte) []byte {
-	if t.Kind&convTopics != 0 {
+	if t.Kind&(convTopics|TopicDelivered) != 0 {
 		b = append(b, "conv/"...)
 	} else {
 		b = append(b, "user/"...)
@@ -39,6 +40,7 @@ func (t Topic) Append(b []byte) []byte {
 
 var kindNames = map[TopicKind]string{
 	TopicMessages: "messages", TopicTyping: "typing", TopicReads: "reads", TopicPresence: "presence", TopicErrors: "errors",
+	TopicDelivered: "delivered",
 }
 
 // ParseTopic reads a topic name. Anything that is not exactly one of the
@@ -59,6 +61,8 @@ func ParseTopic(name string) (Topic, error) {
 			t.Kind = TopicTyping
 		case conv && rest == "reads":
 			t.Kind = TopicReads
+		case conv && rest == "delivered":
+			t.Kind = TopicDelivered
 		case !conv && rest == "presence":
 			t.Kind = TopicPresence
 		case !conv && rest == "errors":
@@ -84,7 +88,7 @@ func IsFilter(s string) bool {
 	return strings.HasPrefix(s, "conv/") || strings.HasPrefix(s, "user/")
 }
 
-// ParseFilter reads a topic filter: the exact topics, conv/+/messages|typing|reads,
+// ParseFilter reads a topic filter: the exact topics, conv/+/messages|typing|reads|delivered,
 // conv/{id}/+, conv/{id}/#, conv/+/+, conv/+/#, conv/#, user/{id}/presence|errors,
 // user/+/presence, user/{id}/+ and user/{id}/#. $share is Unsupported, everything
 // else Invalid. It is O(length of at most three levels).
@@ -93,7 +97,7 @@ func ParseFilter(s string) (Filter, error) {
 		return Filter{}, &Error{Code: Unsupported, Field: "filter", Msg: "shared subscriptions are not offered on conv/ and user/"}
 	}
 	bad := invalid("filter", "must be a topic of Parley's, with + for the id or the last level, or # at the end")
-	if !IsFilter(s) || len(s) > len("conv/")+36+len("/messages") {
+	if !IsFilter(s) || len(s) > len("conv/")+36+len("/delivered") {
 		return Filter{}, bad
 	}
 	conv, rest := s[0] == 'c', s[5:]
@@ -108,12 +112,12 @@ func ParseFilter(s string) (Filter, error) {
 	if who != "+" && (!f.ID.parse(who) || f.ID.IsZero()) { // the zero id is nobody's, and means all of mine here
 		return Filter{}, bad
 	}
-	all := convTopics
+	all, named := convTopics, convTopics|TopicDelivered
 	if !conv {
-		all = userTopics
+		all, named = userTopics, userTopics
 	}
 	for kind, name := range kindNames {
-		if kind&all != 0 && name == what {
+		if kind&named != 0 && name == what {
 			f.Kinds = kind
 		}
 	}

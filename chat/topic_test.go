@@ -9,12 +9,12 @@ import (
 
 const nobody = "00000000-0000-0000-0000-000000000000"
 
-var allTopics = []chat.TopicKind{chat.TopicMessages, chat.TopicTyping, chat.TopicReads, chat.TopicPresence, chat.TopicErrors}
+var allTopics = []chat.TopicKind{chat.TopicMessages, chat.TopicTyping, chat.TopicReads, chat.TopicPresence, chat.TopicErrors, chat.TopicDelivered}
 
 func TestParseTopic(t *testing.T) {
 	t.Parallel()
 	for name, kind := range map[string]chat.TopicKind{
-		"conv/" + anID + "/messages": chat.TopicMessages, "conv/" + anID + "/typing": chat.TopicTyping, "conv/" + anID + "/reads": chat.TopicReads,
+		"conv/" + anID + "/messages": chat.TopicMessages, "conv/" + anID + "/typing": chat.TopicTyping, "conv/" + anID + "/reads": chat.TopicReads, "conv/" + anID + "/delivered": chat.TopicDelivered,
 		"user/" + anID + "/presence": chat.TopicPresence, "user/" + anID + "/errors": chat.TopicErrors,
 	} {
 		got, err := chat.ParseTopic(name)
@@ -67,6 +67,7 @@ func TestParseTopicDoesNotAllocate(t *testing.T) { // not parallel: it counts
 var filters = map[string]chat.TopicKind{
 	"conv/ID/messages": chat.TopicMessages, "conv/ID/typing": chat.TopicTyping, "conv/ID/reads": chat.TopicReads,
 	"conv/+/messages": chat.TopicMessages, "conv/+/typing": chat.TopicTyping, "conv/+/reads": chat.TopicReads,
+	"conv/ID/delivered": chat.TopicDelivered, "conv/+/delivered": chat.TopicDelivered, // no wildcard in their place covers them
 	"conv/ID/+": chat.TopicMessages | chat.TopicTyping | chat.TopicReads, "conv/ID/#": chat.TopicMessages | chat.TopicTyping | chat.TopicReads,
 	"conv/+/+": chat.TopicMessages | chat.TopicTyping | chat.TopicReads, "conv/+/#": chat.TopicMessages | chat.TopicTyping | chat.TopicReads,
 	"conv/#":           chat.TopicMessages | chat.TopicTyping | chat.TopicReads,
@@ -80,7 +81,7 @@ func TestParseFilter(t *testing.T) {
 	t.Parallel()
 	first := []string{"conv", "user", "+", "#", "", "$SYS", "Conv"}
 	second := []string{"ID", "+", "#", "", "x", nobody, strings.ToUpper(anID)}
-	third := []string{"messages", "typing", "reads", "presence", "errors", "+", "#", "", "x", "messages/", "messages/#", "messages+"}
+	third := []string{"messages", "typing", "reads", "delivered", "presence", "errors", "+", "#", "", "x", "messages/", "messages/#", "messages+"}
 	var all []string
 	for _, a := range first {
 		all = append(all, a)
@@ -158,7 +159,8 @@ func FuzzTopics(f *testing.F) {
 				if id.IsZero() {
 					continue
 				}
-				if got, want := filter.Covers(topic), mqttMatch(s, topic.String()); got != want {
+				want := mqttMatch(s, topic.String()) && (kind != chat.TopicDelivered || strings.HasSuffix(s, "/delivered"))
+				if got := filter.Covers(topic); got != want {
 					t.Fatalf("filter %q covers %s: %v, want %v", s, topic, got, want)
 				}
 			}

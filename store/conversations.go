@@ -16,9 +16,7 @@ var _ chat.Store = (*Store)(nil)
 const conversationSQL = `
 SELECT page.id, page.kind, page.title, page.history, page.created_by, page.created_at, page.last_seq, page.last_event_at, page.read_at,
   (SELECT count(*) FROM participants p WHERE p.conversation_id = page.id),
-  (SELECT count(*) FROM events u
-   WHERE u.conversation_id = page.id AND u.seq > page.read_seq AND u.seq >= page.joined_seq
-     AND u.type = 'message' AND u.sender_id <> @user_id AND u.deleted_at IS NULL),
+  ` + unreadSQL + `,
   m.*
 FROM page LEFT JOIN LATERAL (
   SELECT ` + eventColumns + ` FROM events
@@ -26,6 +24,26 @@ FROM page LEFT JOIN LATERAL (
   ORDER BY seq DESC LIMIT 1
 ) m ON true
 ORDER BY page.last_event_at DESC, page.id DESC`
+
+// unreadSQL counts the messages of others after what the member of a page has read
+// and since they joined, without deleted ones. A stretch of some length is not read:
+// from the number of its events those are taken that do not count, of which there
+// are few, and one's own, which have a key. A page of 50 conversations with 100,000 unread each took
+// seconds otherwise.
+const unreadSQL = `(
+    SELECT CASE WHEN page.last_seq - seen.seq <= 1000 THEN (
+      SELECT count(*) FROM events u
+      WHERE u.conversation_id = page.id AND u.seq > seen.seq AND u.type = 'message' AND u.sender_id <> @user_id AND u.deleted_at IS NULL
+    ) ELSE page.last_seq - seen.seq - (
+      SELECT count(*) FROM events u
+      WHERE u.conversation_id = page.id AND u.seq > seen.seq AND (u.type <> 'message' OR u.deleted_at IS NOT NULL)
+        AND NOT (u.sender_id = @user_id AND u.client_msg_id IS NOT NULL)
+    ) - (
+      SELECT count(*) FROM events u
+      WHERE u.conversation_id = page.id AND u.sender_id = @user_id AND u.client_msg_id IS NOT NULL AND u.seq + 0 > seen.seq
+    ) END
+    FROM (SELECT greatest(page.read_seq, page.joined_seq - 1) AS seq) seen
+  )`
 
 const (
 	getConversationSQL = `

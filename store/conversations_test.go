@@ -327,7 +327,7 @@ func TestUnread(t *testing.T) {
 	want("three of bob's", 3, "message 4", time.Time{})
 	post(t, s, c.ID, ann, 1) // 5
 	want("one's own don't count", 3, "message 5", time.Time{})
-	exec(t, s, `UPDATE participants SET read_seq = 3, read_at = $3 WHERE conversation_id = $1 AND user_id = $2`, c.ID, ann, now)
+	moveReads(t, s, now, move(c.ID, ann, 3))
 	want("read to 3", 1, "message 5", now)
 	post(t, s, c.ID, bob, 2) // 6, 7
 	exec(t, s, `UPDATE events SET deleted_at = $2, content = '' WHERE conversation_id = $1 AND seq IN (6, 7)`, c.ID, now)

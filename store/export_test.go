@@ -28,6 +28,10 @@ const (
 	ListConversations = listConversationsSQL
 	MissingUserSQL    = missingUserSQL
 	SearchUsersSQL    = searchUsersSQL
+	LocateMessagesSQL = locateMessagesSQL
+	MoveReadsSQL      = moveReadsSQL
+	MoveDeliveredSQL  = moveDeliveredSQL
+	ReadBySQL         = readBySQL
 )
 
 // LoseAlone takes the connection away from a, as if its line had gone silent.

@@ -95,6 +95,10 @@ func TestPagesUseTheKey(t *testing.T) {
 			post(t, s, group(t, s, now, u...).ID, u[0], 100)
 		}
 	}
+	for i := range 10 { // of other people
+		other := user(t, s, fmt.Sprintf("other%d", i)).ID
+		post(t, s, group(t, s, now, other).ID, other, 100)
+	}
 	exec(t, s, manyUsersSQL, 5_000) // so that no table is read whole because it is small
 	group(t, s, now, listIDs(t, s, `SELECT array_agg(id) FROM users WHERE username LIKE 'many%'`)...)
 	exec(t, s, `CLUSTER events USING events_id`) // by random ids: the worst order, where an index pays least
@@ -138,10 +142,41 @@ func TestPagesUseTheKey(t *testing.T) {
 		}
 	}
 	t.Run("list of conversations", func(t *testing.T) {
-		exec(t, s, `UPDATE participants SET read_seq = $1 WHERE conversation_id = $2`, depth-10, deep.ID)
+		for _, generic := range []bool{false, true} { // all of it is unread, and not looked at
+			p := explain(t, s, generic, store.ListConversations, pgx.NamedArgs{"user_id": u[1], "id": chat.ID{}, "last_event_at": "infinity", "limit": 60})
+			if rows, by := p.read("events"); rows > 60*101 {
+				t.Errorf("generic %v: reads %v events by %s, want none that is one of many unread", generic, rows, by)
+			}
+		}
+		moveReads(t, s, now, move(deep.ID, u[1], depth-10))
 		p := explain(t, s, true, store.ListConversations, pgx.NamedArgs{"user_id": u[1], "id": chat.ID{}, "last_event_at": "infinity", "limit": 1})
 		if rows, by := p.read("events"); rows > 13 {
 			t.Errorf("reads %v events by %s, want the unread and the last", rows, by)
+		}
+	})
+	// However many participants there are, those named are looked up by their key.
+	t.Run("receipts", func(t *testing.T) {
+		ids := "{" + deep.ID.String() + "}"
+		moves := pgx.NamedArgs{"conversations": ids, "users": "{" + u[1].String() + "}", "seqs": "{200}", "now": "2026-03-04T05:06:07Z"}
+		for _, tt := range []struct {
+			name, sql            string
+			args                 pgx.NamedArgs
+			participants, events float64
+		}{
+			{"read", store.MoveReadsSQL, moves, 3, 0},
+			{"delivered", store.MoveDeliveredSQL, moves, 3, 0},
+			{"locate", store.LocateMessagesSQL, pgx.NamedArgs{"user_id": u[1], "ids": "{" + middle[0].ID.String() + "}"}, 1, 1},
+			{"read by", store.ReadBySQL, pgx.NamedArgs{"user_id": u[1], "conversation_id": deep.ID, "sender_id": u[0], "seq": 7, "limit": 100}, 2, 0},
+		} {
+			for _, generic := range []bool{false, true} {
+				p := explain(t, s, generic, tt.sql, tt.args)
+				if rows, by := p.read("participants"); rows > tt.participants {
+					t.Errorf("%s, generic %v: reads %v participants by %s", tt.name, generic, rows, by)
+				}
+				if rows, by := p.read("events"); rows > tt.events {
+					t.Errorf("%s, generic %v: reads %v events by %s", tt.name, generic, rows, by)
+				}
+			}
 		}
 	})
 	t.Run("search", func(t *testing.T) {

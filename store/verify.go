@@ -119,6 +119,22 @@ WHERE c.id IS NULL OR u.id IS NULL`},
 SELECT c.id, format('user %s joined at %s and has read to %s, and the log ends at %s', p.user_id, p.joined_seq, p.read_seq, c.last_seq)
 FROM participants p JOIN conversations c ON c.id = p.conversation_id
 WHERE p.joined_seq NOT BETWEEN 1 AND c.last_seq + 1 OR p.read_seq NOT BETWEEN 0 AND c.last_seq`},
+	{"read", `
+SELECT p.conversation_id, format('user %s has read to %s at %s, and that is not where their last move leads', p.user_id, p.read_seq, p.read_at)
+FROM participants p
+WHERE p.read_at IS NOT NULL AND NOT EXISTS (
+  SELECT FROM reads r WHERE r.conversation_id = p.conversation_id AND r.user_id = p.user_id AND r.seq = p.read_seq AND r.at <= p.read_at
+) OR EXISTS (
+  SELECT FROM reads r WHERE r.conversation_id = p.conversation_id AND r.user_id = p.user_id AND r.seq > p.read_seq
+)`},
+	{"reads", `
+SELECT r.conversation_id, format('user %s moved to %s, and the log ends at %s', r.user_id, r.seq, c.last_seq)
+FROM reads r LEFT JOIN conversations c ON c.id = r.conversation_id
+WHERE c.id IS NULL OR r.seq > c.last_seq`},
+	{"delivered", `
+SELECT p.conversation_id, format('user %s was delivered it to %s, and the log ends at %s', p.user_id, p.delivered_seq, c.last_seq)
+FROM participants p JOIN conversations c ON c.id = p.conversation_id
+WHERE p.delivered_seq NOT BETWEEN 0 AND c.last_seq OR (p.delivered_seq > 0) <> (p.delivered_at IS NOT NULL)`},
 	{"direct", `
 SELECT c.id, format('is direct, with the participants %s and %s pairs', p.users, d.n)
 FROM conversations c
@@ -193,8 +209,8 @@ FROM sessions s WHERE EXISTS (
 // Parley's promises: each log is numbered 1 … last_seq without gaps, in order of
 // time; a clientMsgId is stored once; what is referred to exists; a pair of users
 // has one direct conversation; a group has one owner; nobody has left and takes part;
-// a session has acknowledged no more than there is,
-// and its packets on their way are numbered in a row. None is an empty slice.
+// has one direct conversation; nobody has read, or was delivered, more than there is; a session has acknowledged no
+// more than there is, and its packets on their way are numbered in a row. None is an empty slice.
 //
 // It may run beside writers, takes as long as reading every event, and returns at
 // most MaxViolations of each rule. Errors are those of the connection.

@@ -39,6 +39,14 @@ func TestVerify(t *testing.T) {
 		{"participant", "other", `INSERT INTO participants SELECT @other, user_id, 'member', joined_at, 1 FROM participants WHERE conversation_id = @group LIMIT 1`, nil},
 		{"watermark", "group", `UPDATE participants SET read_seq = 4 WHERE conversation_id = @group`, nil},
 		{"watermark", "group", `UPDATE participants SET joined_seq = 5 WHERE conversation_id = @group`, nil},
+		{"read", "group", `UPDATE participants SET read_seq = 2, read_at = now() WHERE conversation_id = @group`, nil},
+		{"read", "direct", `DELETE FROM reads`, nil},
+		{"read", "direct", `UPDATE reads SET at = at + interval '1 s'`, nil},
+		{"read", "direct", `UPDATE participants SET read_seq = 1, read_at = NULL WHERE conversation_id = @direct`, nil},
+		{"reads", "group", `INSERT INTO reads SELECT @group, user_id, 4, now() FROM participants LIMIT 1`, []string{"read"}},
+		{"reads", "other", `INSERT INTO reads SELECT @other, user_id, 1, now() FROM participants LIMIT 1`, nil},
+		{"delivered", "group", `UPDATE participants SET delivered_seq = 4, delivered_at = now() WHERE conversation_id = @group`, nil},
+		{"delivered", "direct", `UPDATE participants SET delivered_at = NULL`, nil},
 		{"direct", "direct", `DELETE FROM participants WHERE user_id = (SELECT min(user_id::text)::uuid FROM participants) AND conversation_id = @direct`, nil},
 		{"direct", "direct", `INSERT INTO participants SELECT @direct, id, 'member', now(), 1 FROM users WHERE username = 'user2'`, nil},
 		{"direct", "direct", `DELETE FROM direct_conversations`, nil},
@@ -72,6 +80,9 @@ func TestVerify(t *testing.T) {
 			post(t, s, g.ID, u[1], 2)
 			if strings.HasPrefix(tt.rule, "search-") {
 				index(t, s)
+			moveReads(t, s, now, move(direct.ID, u[1], 2))
+			if _, err := s.MoveDelivered(t.Context(), []chat.DeliveredMove{{ConversationID: direct.ID, UserID: u[1], UpTo: 3}}, now); err != nil {
+				t.Fatal(err)
 			}
 			storetest.Check(t, s)
 

@@ -1,0 +1,220 @@
+package chat
+
+import (
+	"context"
+	"time"
+)
+
+// SubmitRead moves how far the user has read a conversation, which goes forward
+// only: a place before the one they are at is taken, and changes nothing. An error
+// means that it was refused now, and done is not called. Otherwise done hears of the
+// outcome, once, after the commit: Invalid for a place beyond the end of the log.
+// quiet says that nobody waits for it: it is stored within a second, and may give way
+// to others that go further, without being judged.
+//
+// Forbidden if the user is not a participant; Invalid naming messageIds if one of
+// them is no message of the conversation, and then nothing is done. It may wait for
+// the store, and for room among those who wait, within a limit of its own and until
+// ctx ends: Unavailable.
+func (s *Service) SubmitRead(ctx context.Context, user, conversation ID, r *Read, quiet bool, done Settler) error {
+	if _, err := s.Rosters.Require(ctx, conversation, user); err != nil {
+		return err
+	}
+	ctx, cancel := WithDeadline(ctx, storePatience, "chat.SubmitRead")
+	defer cancel()
+	upTo := r.UpTo
+	if len(r.MessageIDs) > 0 {
+		ends, missing, err := s.locate(ctx, user, conversation, r.MessageIDs)
+		if err != nil {
+			return err
+		}
+		if !missing.IsZero() {
+			return invalid("messageIds", "there is no message "+missing.String()+" in this conversation")
+		}
+		upTo = ends[conversation]
+	}
+	return s.reads.submit(ctx, readKey{conversation, user}, readAsk{upTo, done}, quiet)
+}
+
+// locate returns the last seq of the messages in each of their conversations, or
+// the first of the messages that is not there for the user, or if conversation is
+// not zero, in it.
+func (s *Service) locate(ctx context.Context, user, conversation ID, messages []ID) (ends map[ID]int64, missing ID, err error) {
+	found, err := s.store.LocateMessages(ctx, user, messages)
+	if err != nil {
+		return nil, ID{}, err
+	}
+	ends = map[ID]int64{}
+	known := make(map[ID]struct{}, len(found))
+	for i := range found {
+		m := &found[i]
+		if conversation.IsZero() || m.ConversationID == conversation {
+			known[m.ID] = struct{}{}
+			ends[m.ConversationID] = max(ends[m.ConversationID], m.Seq)
+		}
+	}
+	for _, id := range messages {
+		if _, ok := known[id]; !ok {
+			return nil, id, nil
+		}
+	}
+	return ends, ID{}, nil
+}
+
+// MarkRead is SubmitRead for callers who wait, with a place. It returns after the
+// commit.
+func (s *Service) MarkRead(ctx context.Context, user, conversation ID, upTo int64) error {
+	if upTo < 1 {
+		return invalid("upTo", readUpTo)
+	}
+	w := make(settleChan, 1)
+	if err := s.SubmitRead(ctx, user, conversation, &Read{UpTo: upTo}, false, w); err != nil {
+		return err
+	}
+	return w.wait(ctx)
+}
+
+// MarkMessagesRead moves how far the user has read the conversations of the
+// messages, 1 to MaxReadIDs, which may be of several. NotFound naming the first that
+// is not there, or is not for the user, and then nothing is done. It returns after
+// the commit.
+func (s *Service) MarkMessagesRead(ctx context.Context, user ID, messages []ID) error {
+	if len(messages) == 0 || len(messages) > MaxReadIDs {
+		return readIDs(len(messages))
+	}
+	ends, missing, err := s.locate(ctx, user, ID{}, messages)
+	switch {
+	case err != nil:
+		return err
+	case !missing.IsZero():
+		return &Error{Code: NotFound, Op: "chat.MarkMessagesRead", Field: "messageIds", Msg: "there is no message " + missing.String()}
+	}
+	w := make(settleChan, len(ends))
+	n := 0
+	for conversation, upTo := range ends {
+		if err = s.reads.submit(ctx, readKey{conversation, user}, readAsk{upTo, w}, false); err != nil {
+			break
+		}
+		n++
+	}
+	for range n {
+		if e := w.wait(ctx); e != nil && err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+// settleChan has room for every outcome, so that Settle does not block.
+type settleChan chan error
+
+func (w settleChan) Settle(err error) { w <- err }
+
+func (w settleChan) wait(ctx context.Context) error {
+	select {
+	case err := <-w:
+		return err
+	case <-ctx.Done():
+		return &Error{Code: Unavailable, Op: "chat.MarkRead", Msg: "not confirmed in time; send it again", Err: context.Cause(ctx)}
+	}
+}
+
+// RunReads stores what SubmitRead and its like have queued, until ctx ends; then
+// what is left. It is to be run once.
+func (s *Service) RunReads(ctx context.Context) error { return s.reads.run(ctx, s.tellReads) }
+
+// ReadsWaiting returns how many moves of what users have read wait for their commit.
+func (s *Service) ReadsWaiting() int { return s.reads.waiting() }
+
+// tellReads lets members hear what was read, and the reader's other devices. It is a
+// signal: if the members are not known in time, they hear of the next one.
+func (s *Service) tellReads(ctx context.Context, places []ReadPlace) {
+	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.tellReads")
+	defer cancel()
+	for i := range places {
+		p := &places[i]
+		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
+			s.publisher.Signal(Topic{Kind: TopicReads, ID: p.ConversationID}, readPayload(p.ConversationID, p.UserID, p.ReadSeq, p.At), hearers(r, p.UserID, true), nil)
+		}
+	}
+}
+
+// signalPatience is how long members are looked for who are to hear of something
+// that is not worth waiting for.
+const signalPatience = 2 * time.Second
+
+// rosterAt returns the members as of a version or a later one, so that nobody hears
+// of what came after they had left; nil if they are not known in time.
+func (s *Service) rosterAt(ctx context.Context, conversation ID, version int64) *Roster {
+	r, err := s.Rosters.Get(ctx, conversation)
+	if err == nil && r.Version < version {
+		r, err = s.Rosters.Reload(ctx, conversation)
+	}
+	if err != nil {
+		return nil
+	}
+	return r
+}
+
+// hearers returns who hears what a member has read or was delivered: all members of
+// a conversation that makes them contacts, the member's own devices included. In a
+// larger one, and where one of two has blocked the other, nobody else than those does,
+// if at all.
+func hearers(r *Roster, user ID, own bool) []ID {
+	switch {
+	case !r.Has(user):
+		return nil
+	case len(r.Members) <= MaxContactMembers && !r.Blocked:
+		return r.Members
+	case own:
+		return []ID{user}
+	}
+	return nil
+}
+
+// DeliveredMove is how far a user's devices have acknowledged a conversation's log.
+type DeliveredMove struct {
+	ConversationID, UserID ID
+	UpTo                   int64
+}
+
+// DeliveredPlace is a DeliveredMove that went further than those before.
+type DeliveredPlace struct {
+	DeliveredMove
+	MembersVersion int64
+}
+
+// DeliveredStore is what the rules of delivery receipts need of the database.
+type DeliveredStore interface {
+	// MoveDelivered notes how far participants were delivered logs, which goes
+	// forward only, and returns those that have moved, in any order. Whoever is no
+	// participant is passed over. It is one transaction, and may be repeated. A
+	// participant is named once.
+	MoveDelivered(ctx context.Context, moves []DeliveredMove, now time.Time) ([]DeliveredPlace, error)
+}
+
+// MarkDelivered stores how far users' devices have acknowledged logs, and returns
+// what is news. It blocks for a round trip; Unavailable may be repeated.
+func (s *Service) MarkDelivered(ctx context.Context, moves []DeliveredMove) ([]DeliveredPlace, error) {
+	return s.store.MoveDelivered(ctx, moves, Timestamp(s.clock.Now()))
+}
+
+// TellDelivered lets members who have asked for it hear what MarkDelivered has
+// returned. Those who have asked on another node than this one's do not hear.
+func (s *Service) TellDelivered(ctx context.Context, places []DeliveredPlace) {
+	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.TellDelivered")
+	defer cancel()
+	at := Timestamp(s.clock.Now())
+	for i := range places {
+		p := &places[i]
+		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
+			s.publisher.Signal(Topic{Kind: TopicDelivered, ID: p.ConversationID}, readPayload(p.ConversationID, p.UserID, p.UpTo, at), hearers(r, p.UserID, false), nil)
+		}
+	}
+}
+
+// GetReceipts returns who has read a message, when, and who was delivered it. The
+// message is one that GetMessage has returned to the user.
+func (s *Service) GetReceipts(ctx context.Context, user ID, message *Event) (*Receipts, error) {
+	return s.store.GetReceipts(ctx, user, message)
+}
