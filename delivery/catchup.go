@@ -31,6 +31,7 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 		sub.held = before[sub.Text].held
 		s.subs.put(sub)
 	}
+	s.noteAsking()
 	if s.closed || !wanted && s.kept.id.IsZero() {
 		s.mu.Unlock()
 		return nil
@@ -50,6 +51,7 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 		for _, old := range before {
 			s.subs.put(old)
 		}
+		s.noteAsking()
 		s.dropUncovered()
 	} else {
 		s.begin(ends)

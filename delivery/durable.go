@@ -65,6 +65,7 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
 			s.tails[c.ConversationID] = &tail{conversation: c.ConversationID, sent: c.Acked, acked: c.Acked, known: c.LastSeq}
 		}
 	}
+	s.noteAsking()
 	s.restore(st.Inflight, st.NextPacketID)
 	for id, seq := range hints { // committed since, perhaps in a conversation that was joined since
 		if covered, _ := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: id}); !covered {
@@ -238,10 +239,10 @@ func (s *Session) sendAgain(ctx context.Context, list []resend) error {
 	return nil
 }
 
-// moved notes that a place has to be saved, unless it was given up: what is stored
+// moved notes that a place has to be saved, and that so much was delivered, unless it was given up: what is stored
 // for its conversation is that of the tail that came after. mu is held.
 func (s *Session) moved(t *tail) {
-	if s.kept.id.IsZero() || t.dirty || s.tails[t.conversation] != t {
+	if t.dirty || s.kept.id.IsZero() && s.router.receipts == nil || s.tails[t.conversation] != t {
 		return
 	}
 	t.dirty = true
@@ -252,7 +253,8 @@ func (s *Session) moved(t *tail) {
 	}
 }
 
-// takeDirty returns the places to be saved, and forgets that they are.
+// takeDirty returns the places to be saved, and forgets that they are. Of a session
+// that is not kept there are none, only what was delivered.
 func (s *Session) takeDirty() (updates []chat.CursorUpdate, next chat.PacketIDUpdate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -264,6 +266,10 @@ func (s *Session) takeDirty() (updates []chat.CursorUpdate, next chat.PacketIDUp
 		t.dirty = false
 		if s.tails[t.conversation] != t {
 			continue // given up since
+		}
+		s.router.noteDelivered(s.Principal.UserID, t.conversation, t.acked)
+		if s.kept.id.IsZero() {
+			continue
 		}
 		updates = append(updates, chat.CursorUpdate{SessionID: s.kept.id, Epoch: s.kept.epoch, ConversationID: t.conversation, Acked: t.acked})
 	}

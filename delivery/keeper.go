@@ -121,6 +121,9 @@ func (r *Router) saveAll(ctx context.Context) {
 	for len(dirty) > 0 {
 		dirty = r.saveSome(ctx, dirty)
 	}
+	if r.receipts != nil {
+		r.saveDelivered(ctx)
+	}
 }
 
 // saveSome stores one batch of places and returns the sessions that are left.

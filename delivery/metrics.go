@@ -15,7 +15,8 @@ type metrics struct {
 	save     prometheus.Histogram
 	expired  prometheus.Counter
 
-	partsDropped prometheus.Counter
+	partsDropped     prometheus.Counter
+	deliveredDropped prometheus.Counter
 }
 
 // newMetrics registers the package's metrics; a nil Registerer discards them.
@@ -35,6 +36,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 
 		partsDropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "parley_delivery_parts_dropped_total", Help: "Ends of connections that were not saved, because too many waited for the database: their sessions get some events again.",
+		}),
+		deliveredDropped: f.NewCounter(prometheus.CounterOpts{
+			Name: "parley_delivery_receipts_dropped_total", Help: "Delivery receipts that were not saved, because too many waited for the database: those of later events take their place.",
 		}),
 	}
 }

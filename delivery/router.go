@@ -4,7 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,6 +27,7 @@ type Log interface {
 type Options struct {
 	Log         Log
 	Sessions    chat.SessionStore // keeps sessions between connections; nil: none is kept
+	Receipts    Receipts          // keeps what was delivered to whom, together with Sessions; nil: nobody does
 	Node        string            // the name under which sessions are taken
 	SaveEvery   time.Duration     // how often places that moved are saved, so what a crash repeats; 0: 1 s
 	MaxSessions int               // connected sessions of one user, beyond which Take refuses; 0: chat.MaxUserSessions
@@ -39,6 +42,7 @@ type Options struct {
 type Router struct {
 	log      Log
 	sessions chat.SessionStore
+	receipts Receipts
 	node     string
 	every    time.Duration
 	most     int // connected sessions of one user
@@ -53,11 +57,14 @@ type Router struct {
 	closed bool           // mu guards: no catch-up may start
 	wg     sync.WaitGroup // the catch-ups under way
 
+	asking atomic.Int64 // connected sessions that have asked for what was delivered
+
 	taking keyedLock // one connection of a device at a time is being made
 
-	dirtyMu sync.Mutex
-	dirty   []*Session                     // dirtyMu guards: sessions with places to be saved
-	parts   map[deviceKey]chat.SessionPart // dirtyMu guards: ends of connections that could not be saved yet; taken out by the holder of the device's place in taking
+	dirtyMu   sync.Mutex
+	dirty     []*Session                     // dirtyMu guards: sessions with places to be saved
+	delivered map[deliveredKey]int64         // dirtyMu guards: what is to be saved as delivered
+	parts     map[deviceKey]chat.SessionPart // dirtyMu guards: ends of connections that could not be saved yet; taken out by the holder of the device's place in taking
 }
 
 type routerShard struct {
@@ -76,12 +83,15 @@ func NewRouter(o Options) *Router {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Sessions == nil {
+		o.Receipts = nil // Run saves neither
+	}
 	if o.SaveEvery == 0 {
 		o.SaveEvery = time.Second
 	}
 	r := &Router{
-		log: o.Log, sessions: o.Sessions, node: o.Node, every: o.SaveEvery, most: o.MaxSessions,
-		parts: map[deviceKey]chat.SessionPart{}, logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
+		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, node: o.Node, every: o.SaveEvery, most: o.MaxSessions,
+		parts: map[deviceKey]chat.SessionPart{}, delivered: map[deliveredKey]int64{}, logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background()) // catch-ups belong to the router, not to a caller
 	for i := range r.shards {
@@ -266,7 +276,13 @@ func (s *Session) close() *chat.SessionPart {
 	if !s.kept.id.IsZero() {
 		part = s.part(time.Now())
 	}
+	for _, t := range slices.Concat(s.kept.saving, s.kept.dirty) {
+		if s.tails[t.conversation] == t {
+			s.router.noteDelivered(s.Principal.UserID, t.conversation, t.acked)
+		}
+	}
 	s.closed = true
+	s.noteAsking()
 	s.tails, s.behind, s.window, s.kept.dirty = map[chat.ID]*tail{}, nil, window{}, nil
 	s.router.metrics.sessions.Dec()
 	return part

@@ -56,6 +56,7 @@ type Session struct {
 	loading  int               // mu guards: the places are not known: Start is due, or Subscribe is asking for them
 	started  bool              // mu guards: CONNACK is out
 	closed   bool              // mu guards
+	asks     bool              // mu guards: it is among router.asking
 
 	kept kept // what makes it survive its connection; see durable.go
 }
@@ -88,6 +89,7 @@ func (s *Session) Unsubscribe(filters []string) []bool {
 		}
 	}
 	s.dropUncovered()
+	s.noteAsking()
 	return existed
 }
 

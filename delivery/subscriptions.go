@@ -17,6 +17,8 @@ type subscriptions struct {
 	byText map[string]Subscription
 	mine   []Subscription             // filters with a wildcard for the id
 	exact  map[chat.ID][]Subscription // the others
+
+	delivered int // filters that ask for what was delivered
 }
 
 // put adds s, in place of one with the same text, and reports whether there was one.
@@ -26,6 +28,9 @@ func (ss *subscriptions) put(s Subscription) bool {
 		ss.byText = map[string]Subscription{}
 	}
 	ss.byText[s.Text] = s
+	if s.Filter.Kinds&chat.TopicDelivered != 0 {
+		ss.delivered++
+	}
 	if s.Filter.ID.IsZero() {
 		ss.mine = append(ss.mine, s)
 		return existed
@@ -44,6 +49,9 @@ func (ss *subscriptions) remove(text string) bool {
 		return false
 	}
 	delete(ss.byText, text)
+	if s.Filter.Kinds&chat.TopicDelivered != 0 {
+		ss.delivered--
+	}
 	if s.Filter.ID.IsZero() {
 		ss.mine = without(ss.mine, text)
 	} else if rest := without(ss.exact[s.Filter.ID], text); len(rest) > 0 {
