@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/parleymq/parley/broker"
@@ -169,7 +170,7 @@ func (a *App) join(ctx context.Context) error {
 	}
 	a.chat = chat.NewService(a.store, chat.SystemClock{})
 	a.router = delivery.NewRouter(delivery.Options{
-		Log: a.chat, Sessions: a.store, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions, Logger: a.logger, Registerer: a.registry,
+		Log: a.chat, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions, Logger: a.logger, Registerer: a.registry,
 	})
 	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
 
@@ -185,6 +186,10 @@ func (a *App) join(ctx context.Context) error {
 	a.chat.Use(writer, a.router)
 	a.run("store what is queued", writer.Run)
 	a.run("clear up doubts", a.chat.Run)
+	a.run("store what was read", a.chat.RunReads)
+	promauto.With(a.registry).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "parley_reads_waiting", Help: "Moves of what users have read that wait for their commit.",
+	}, func() float64 { return float64(a.chat.ReadsWaiting()) })
 	a.run("identity", a.identity.Run)
 	if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil { // one node alone: whatever is marked as connected is not
 		return err

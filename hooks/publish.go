@@ -69,6 +69,8 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 		return h.command(c, p, pk)
 	case chat.TopicTyping:
 		return h.typing(c, p, pk)
+	case chat.TopicReads:
+		return h.reads(c, p, pk)
 	default:
 		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
 	}

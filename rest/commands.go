@@ -73,7 +73,7 @@ func (s *server) editMessage(ctx context.Context, in *struct {
 	ID   ID `path:"id"`
 	Body MessageEdit
 },
-) (*body[Message], error) {
+) (*body[MessageDetail], error) {
 	_, err := s.chat.SendAbout(ctx, principal(ctx).UserID, &chat.Command{
 		Type: chat.EventEdit, MessageID: in.ID.chatID(), Content: in.Body.Content, ClientMsgID: in.Body.ClientMsgID.chatID(),
 	})

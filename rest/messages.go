@@ -60,7 +60,7 @@ func (s *server) messages() {
 		Description: "Newest first, or forward with `after`, or about a message with `around`. Go on with `nextCursor`, which remembers the direction.",
 	}), s.listMessages, chat.NotFound)
 	register(s, s.secured(huma.Operation{
-		OperationID: "getMessage", Method: http.MethodGet, Path: "/api/messages/{id}", Tags: tags, Summary: "Read a message",
+		OperationID: "getMessage", Method: http.MethodGet, Path: "/api/messages/{id}", Tags: tags, Summary: "Read a message, with who has read it",
 	}), s.getMessage, chat.NotFound)
 }
 
@@ -133,16 +133,17 @@ func (in *messageQuery) resume(q *chat.MessageQuery) error {
 	return nil
 }
 
-func (s *server) getMessage(ctx context.Context, in *byID) (*body[Message], error) {
-	e, err := s.chat.GetMessage(ctx, principal(ctx).UserID, in.ID.chatID())
+func (s *server) getMessage(ctx context.Context, in *byID) (*body[MessageDetail], error) {
+	me := principal(ctx)
+	e, err := s.chat.GetMessage(ctx, me.UserID, in.ID.chatID())
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.messagesOf(ctx, principal(ctx).UserID, e.ConversationID, []chat.Event{*e})
+	out, err := s.detailOf(ctx, me.UserID, e)
 	if err != nil {
 		return nil, err
 	}
-	return &body[Message]{out[0]}, nil
+	return &body[MessageDetail]{*out}, nil
 }
 
 // messagesOf returns messages of one conversation with their reactions.

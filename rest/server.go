@@ -84,6 +84,7 @@ func New(o Options) http.Handler {
 	s.commands()
 	s.sync()
 	s.search()
+	s.reads()
 	s.operations(router, o.Metrics)
 	s.documents(router, o.Version)
 	return router
