@@ -102,7 +102,6 @@ type Store interface {
 	NameStore
 	MessageStore
 	SyncStore
-
 	SearchStore
 	ReadStore
 	DeliveredStore

@@ -29,8 +29,7 @@ type Service struct {
 // NewService joins the rules to their ports. log and publisher may be set later
 // with Use, before the first call; all others are needed now.
 func NewService(store Store, clock Clock) *Service {
-	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, searches: newSearches()}
-	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, reads: newReads(store, clock)}
+	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, searches: newSearches(), reads: newReads(store, clock)}
 	s.hidden = newHidden(store, clock)
 	s.typing = newTyping(clock, s.Rosters.cached, s.hidden.current, func(conversation ID, payload []byte, users []ID, except func(ID) bool) {
 		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, users, except)

@@ -80,6 +80,7 @@ func TestVerify(t *testing.T) {
 			post(t, s, g.ID, u[1], 2)
 			if strings.HasPrefix(tt.rule, "search-") {
 				index(t, s)
+			}
 			moveReads(t, s, now, move(direct.ID, u[1], 2))
 			if _, err := s.MoveDelivered(t.Context(), []chat.DeliveredMove{{ConversationID: direct.ID, UserID: u[1], UpTo: 3}}, now); err != nil {
 				t.Fatal(err)
