@@ -462,7 +462,7 @@ func TestEveryOperationIsGuarded(t *testing.T) {
 			}
 		}
 	}
-	if seen != 33 {
-		t.Errorf("%d operations in the document, want 33", seen)
+	if seen < 36 {
+		t.Errorf("%d operations in the document, want all of them", seen)
 	}
 }

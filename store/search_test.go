@@ -43,8 +43,12 @@ func edit(t testing.TB, s *store.Store, e chat.Event, content string) {
 	kind, column := "edit", "edited_at"
 	if content == "" {
 		kind, column = "delete", "deleted_at"
+		exec(t, s, `DELETE FROM message_originals WHERE message_id = $1`, e.ID)
+		exec(t, s, `UPDATE events SET content = '' WHERE conversation_id = $1 AND type = 'edit' AND detail ->> 'messageId' = $2`, e.ConversationID, e.ID.String())
+	} else {
+		exec(t, s, `INSERT INTO message_originals SELECT conversation_id, id, content FROM events WHERE id = $1 ON CONFLICT DO NOTHING`, e.ID)
 	}
-	_, err := s.Pool().Exec(t.Context(), `
+	exec(t, s, `
 WITH moved AS (
   UPDATE conversations SET last_seq = last_seq + 1, last_event_at = last_event_at + interval '1 s' WHERE id = $1 RETURNING last_seq, last_event_at
 ), changed AS (
@@ -53,9 +57,6 @@ WITH moved AS (
 INSERT INTO events (conversation_id, seq, id, sender_id, created_at, type, content, detail)
 SELECT $1, last_seq, gen_random_uuid(), $3, last_event_at, '`+kind+`', $4, jsonb_build_object('messageId', $2::uuid) FROM moved`,
 		e.ConversationID, e.ID, e.SenderID, content, e.Seq)
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // index brings the index up to date.
