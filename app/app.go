@@ -169,6 +169,7 @@ func (a *App) join(ctx context.Context) error {
 		return err
 	}
 	a.chat = chat.NewService(a.store, chat.SystemClock{})
+	a.chat.Presences.Use(chat.PresenceOptions{Node: a.o.Node, Grace: a.o.PresenceGrace, Logger: a.logger})
 	a.router = delivery.NewRouter(delivery.Options{
 		Log: a.chat, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions, Logger: a.logger, Registerer: a.registry,
 	})
@@ -190,11 +191,17 @@ func (a *App) join(ctx context.Context) error {
 	promauto.With(a.registry).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "parley_reads_waiting", Help: "Moves of what users have read that wait for their commit.",
 	}, func() float64 { return float64(a.chat.ReadsWaiting()) })
+	a.run("send wills", a.chat.Wills.Run)
 	a.run("identity", a.identity.Run)
 	if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil { // one node alone: whatever is marked as connected is not
 		return err
 	}
 	a.run("save sessions", a.router.Run)
+	if _, err := a.store.ReleasePresences(ctx, ""); err != nil { // as above
+		return err
+	}
+	a.registry.MustRegister(presenceCollectors(a.chat)...)
+	a.run("tell who is here", a.chat.Presences.Run)
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
 	hook := hooks.New(hooks.Options{

@@ -33,6 +33,7 @@ type Options struct {
 
 	Limits          broker.Limits // of connections
 	MaxUserSessions int           // connections of one user at once; chat.MaxUserSessions
+	PresenceGrace   time.Duration // for a device to come back before its user is shown as offline; 10 s
 	Writer          store.WriterOptions
 	SignupRate      identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
 	LoginRate       identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate

@@ -31,6 +31,7 @@ type framing struct {
 	since   time.Time     // when the packet at hand began; zero between packets
 	waited  time.Duration // spent waiting for the rest of it; kept by the reader
 	missing int           // bytes of the packet at hand that are still to come
+	goodbye byte          // the first byte of the body of DISCONNECT
 }
 
 type phase uint8
@@ -73,6 +74,9 @@ func (f *framing) feed(b []byte, now time.Time) error {
 			}
 		case inBody:
 			n := min(len(b), f.missing)
+			if f.header>>4 == packets.Disconnect && f.missing == f.length {
+				f.goodbye = b[0]
+			}
 			b = b[n:]
 			if f.missing -= n; f.missing == 0 {
 				f.end()

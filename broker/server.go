@@ -143,7 +143,7 @@ func (s *Server) serve(conn *Conn, listener string) {
 	err := s.establish(conn, listener)
 	if cl := conn.Client; cl != nil {
 		s.mochi.Clients.Delete(cl.ID) // mochi forgets to, where CONNACK could not be written
-		if s.isClosing() {
+		if s.Closing() {
 			conn.intake.drain(s.limits.Drain) // what was taken is still acknowledged
 			conn.DisconnectCode(packets.ErrServerShuttingDown.Code, "the server is stopping; connect again in a moment")
 		}
@@ -157,7 +157,8 @@ func (s *Server) serve(conn *Conn, listener string) {
 	s.logger.Debug("connection ended", "remote", conn.RemoteAddr().String(), "err", err)
 }
 
-func (s *Server) isClosing() bool {
+// Closing reports whether Shutdown was called: connections end because of that.
+func (s *Server) Closing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.closing

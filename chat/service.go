@@ -10,7 +10,9 @@ import (
 // Service is what both doors call: it knows who may do what, checks what they
 // send, and hands it to the log. It is safe for concurrent use.
 type Service struct {
-	Rosters *Rosters
+	Rosters   *Rosters
+	Presences *Presences // who is here
+	Wills     *Wills     // what devices that have gone left to be sent
 
 	store     Store
 	log       Log
@@ -35,6 +37,11 @@ func NewService(store Store, clock Clock) *Service {
 		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, users, except)
 	})
 	s.Rosters.changed = s.typing.sync
+	s.Presences = newPresences(store, clock, func(p Presence, to []ID) {
+		s.publisher.Signal(Topic{Kind: TopicPresence, ID: p.UserID}, p.AppendJSON(nil), to, nil)
+	})
+	s.onContactsChanged(s.Presences.contactsChanged)
+	s.Wills = newWills(s.submitWill)
 	return s
 }
 

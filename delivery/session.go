@@ -55,6 +55,7 @@ type Session struct {
 	hints    map[chat.ID]int64 // mu guards: how far logs were heard to reach while the store is asked for the session; else nil
 	loading  int               // mu guards: the places are not known: Start is due, or Subscribe is asking for them
 	started  bool              // mu guards: CONNACK is out
+	missed   bool              // mu guards: a signal about presence found no room
 	closed   bool              // mu guards
 	asks     bool              // mu guards: it is among router.asking
 
@@ -117,9 +118,45 @@ func (s *Session) Conversations() []chat.ID {
 func (s *Session) Signal(f *Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ids, ok := s.subs.match(f.Topic); ok && !s.closed && s.started {
-		s.sink.Publish(f, Packet{Subscriptions: ids})
+	if !s.signal(f) && f.Topic.Kind == chat.TopicPresence {
+		s.missed = true
 	}
+}
+
+// TrySignal is Signal for those who wait until there is room: it returns false if
+// there is none. Writable is due then.
+func (s *Session) TrySignal(f *Frame) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.signal(f)
+}
+
+func (s *Session) signal(f *Frame) bool {
+	_, ids, ok := s.subs.match(f.Topic)
+	return !ok || s.closed || !s.started || s.sink.Publish(f, Packet{Subscriptions: ids}) != NoRoom
+}
+
+// MissedPresence reports whether a signal about presence has been dropped since the
+// last time, because there was no room for it.
+func (s *Session) MissedPresence() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	missed := s.missed
+	s.missed = false
+	return missed
+}
+
+// Filters returns the filters that the session holds and that cover topics of the kind.
+func (s *Session) Filters(kind chat.TopicKind) []chat.Filter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []chat.Filter
+	for _, sub := range s.subs.byText {
+		if sub.Filter.Kinds&kind != 0 {
+			list = append(list, sub.Filter)
+		}
+	}
+	return list
 }
 
 // offer hands over a committed event. If it is not the next one, or there is no

@@ -25,6 +25,7 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 	codes := make([]byte, len(pk.Filters))
 	granted := make([]delivery.Subscription, 0, len(pk.Filters))
 	places := make([]int, 0, len(pk.Filters))
+	var fresh []chat.Filter // whose state the client wants to hear
 	room := h.o.MaxSubscriptions - c.session.Subscriptions()
 	for i := range pk.Filters {
 		f := &pk.Filters[i]
@@ -45,31 +46,36 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 		codes[i] = f.Qos
 		granted = append(granted, delivery.Subscription{Text: f.Filter, Filter: filter, QoS: f.Qos, Identifier: uint32(max(0, f.Identifier))})
 		places = append(places, i)
+		if f.RetainHandling == 0 || f.RetainHandling == 1 && !c.session.Holds(f.Filter) { // MQTT 5.0, 3.8.3.1
+			fresh = append(fresh, filter)
+		}
 	}
 	if len(granted) > 0 {
 		ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubscribeTimeout, "hooks.subscribe")
 		defer cancel()
 		if err := c.session.Subscribe(ctx, granted); err != nil {
 			h.logger.Warn("subscribe failed", "client_id", c.clientID, "err", err)
+			fresh = nil
 			for _, i := range places {
 				codes[i] = broker.SubackReason(err)
 			}
 		}
 	}
 	c.WriteSubAck(packets.Suback, pk.PacketID, codes)
-	h.tellTyping(c, granted)
+	h.tellTyping(c, fresh)
+	h.tellPresence(c, fresh)
 	return nil
 }
 
-// tellTyping lets a session that has subscribed to typing hear who types already.
-func (h *Hook) tellTyping(c *connection, granted []delivery.Subscription) {
-	for _, sub := range granted {
-		if sub.Filter.Kinds&chat.TopicTyping == 0 {
+// tellTyping lets a session that has subscribed to typing, or come back, hear who types already.
+func (h *Hook) tellTyping(c *connection, filters []chat.Filter) {
+	for _, f := range filters {
+		if f.Kinds&chat.TopicTyping == 0 {
 			continue
 		}
 		conversations := c.session.Conversations()
-		if !sub.Filter.ID.IsZero() {
-			conversations = []chat.ID{sub.Filter.ID}
+		if !f.ID.IsZero() {
+			conversations = []chat.ID{f.ID}
 		}
 		h.o.Chat.EachTyping(c.principal.UserID, conversations, func(id chat.ID, payload []byte) {
 			c.session.Signal(delivery.NewSignalFrame(chat.Topic{Kind: chat.TopicTyping, ID: id}, payload))

@@ -140,6 +140,10 @@ type connection struct {
 	asked     time.Duration   // the session expiry that the client asked for
 	expiry    time.Duration   // and the one it got
 	present   bool            // the session was there before
+	stay      chat.Stay       // in which the device is here; 0: CONNACK is not out
+	will      *will           // nil: none, or of no interest
+	goodbye   bool            // DISCONNECT with reason code 0 has come
+	feed      presenceFeed    // tells the client how its user's contacts are
 	ctx       context.Context // ends with the connection
 	cancel    context.CancelFunc
 }

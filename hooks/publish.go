@@ -71,6 +71,8 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 		return h.typing(c, p, pk)
 	case chat.TopicReads:
 		return h.reads(c, p, pk)
+	case chat.TopicPresence:
+		return h.presence(c, p, pk)
 	default:
 		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
 	}

@@ -38,8 +38,11 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		cancel()
 		h.metrics.connects.WithLabelValues(string(chat.CodeOf(err))).Inc()
 		code := broker.ConnackReason(err, pk.ProtocolVersion)
-		if errors.Is(err, errAuthMethod) {
+		switch {
+		case errors.Is(err, errAuthMethod):
 			code = packets.ErrBadAuthenticationMethod
+		case errors.As(err, new(*badWill)):
+			code = packets.Code{Code: packets.ErrPayloadFormatInvalid.Code, Reason: code.Reason}
 		}
 		if chat.CodeOf(err) == chat.Internal {
 			h.logger.Error("connect failed", "client_id", cl.ID, "err", err)
@@ -66,8 +69,12 @@ func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk 
 	}
 	c := &connection{Conn: conn, principal: p, clientID: cl.ID, hash: chat.SessionHash(p.UserID, cl.ID), ctx: ctx, cancel: func() {}}
 	c.asked, c.expiry = h.expiry(pk)
+	if c.will, err = readWill(p.UserID, pk); err != nil {
+		return nil, err
+	}
+	c.feed.wake = make(chan struct{}, 1)
 	c.intake = broker.NewIntake(conn, c.refused)
-	conn.Accepted(cl, c, func() { c.session.Writable() })
+	conn.Accepted(cl, c, func() { h.writable(c) })
 	if err := h.lineUp(ctx); err != nil {
 		conn.Rejected()
 		return nil, err
@@ -210,8 +217,16 @@ func refusalV3(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 
 // OnSessionEstablished implements mqtt.Hook: CONNACK is out, publications may follow.
 func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
-	if c := connectionOf(cl); c != nil {
-		c.session.Start()
+	c := connectionOf(cl)
+	if c == nil {
+		return
+	}
+	c.session.Start()
+	h.o.Chat.Wills.Back(c.device(), c.present)
+	c.stay = h.o.Chat.DeviceCame(c.device())
+	if c.present { // signals were missed
+		h.tellTyping(c, c.session.Filters(chat.TopicTyping))
+		h.tellPresence(c, c.session.Filters(chat.TopicPresence))
 	}
 }
 
@@ -222,8 +237,10 @@ func (h *Hook) disconnect(c *connection, pk packets.Packet) (packets.Packet, err
 		if seconds > 0 && c.asked == 0 {
 			return nothing, c.protocolError("a session without expiry cannot get one at DISCONNECT") // MQTT 5.0, 3.14.2.2.2
 		}
-		c.session.SetExpiry(min(time.Duration(seconds)*time.Second, h.o.MaxSessionExpiry))
+		c.expiry = min(time.Duration(seconds)*time.Second, h.o.MaxSessionExpiry)
+		c.session.SetExpiry(c.expiry)
 	}
+	c.goodbye = c.Version() < 5 || c.Goodbye() == 0 // any other asks for the will (MQTT 5.0, 3.14.4)
 	pk.Properties.SessionExpiryIntervalFlag = false
 	return pk, nil
 }
@@ -245,8 +262,10 @@ func (h *Hook) Ended(conn *broker.Conn, err error) {
 	}
 	c.cancel()
 	c.intake.Close()
-	h.o.Router.Detach(c.session)
 	h.o.Chat.DeviceLeft(c.device())
+	h.went(c)
+	c.feed.wait()
+	h.o.Router.Detach(c.session)
 	h.logger.Debug("disconnected", "client_id", c.clientID, "principal", c.principal.Username, "err", err)
 }
 

@@ -9,5 +9,12 @@ CREATE TABLE presences (
 ) WITH (fillfactor = 80);
 CREATE INDEX presences_node ON presences (node) WHERE node IS NOT NULL;
 
+-- When each node was last seen alive: until then its users were here for sure, should
+-- it crash.
+CREATE TABLE nodes (
+    name    text        PRIMARY KEY,
+    seen_at timestamptz NOT NULL
+) WITH (fillfactor = 80);
+
 -- +goose Down
-DROP TABLE presences;
+DROP TABLE nodes, presences;

@@ -35,6 +35,7 @@ func apiConfig(version string) huma.Config {
 		{Name: "sessions", Description: "Logins: one for each device."},
 		{Name: "conversations", Description: "Direct conversations and groups."},
 		{Name: "messages", Description: "Sending and history."},
+		{Name: "presence", Description: "Who is here."},
 		{Name: "operations", Description: "For whoever runs the server."},
 	}
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{

@@ -85,6 +85,7 @@ func New(o Options) http.Handler {
 	s.sync()
 	s.search()
 	s.reads()
+	s.presence()
 	s.operations(router, o.Metrics)
 	s.documents(router, o.Version)
 	return router

@@ -197,6 +197,13 @@ SELECT i."conversationId", format('session %s has event %s on its way, and the l
 FROM sessions s CROSS JOIN LATERAL jsonb_to_recordset(s.inflight) AS i ("conversationId" uuid, seq bigint)
 LEFT JOIN conversations c ON c.id = i."conversationId"
 WHERE c.id IS NULL OR i.seq NOT BETWEEN 1 AND c.last_seq`},
+	{"presence", `
+SELECT NULL::uuid, format('user %s is invisible, and shown as here at node %s', user_id, node) FROM presences
+WHERE invisible AND node IS NOT NULL`},
+	{"presence-node", `
+SELECT NULL::uuid, format('%s users are here at node %s, which was never seen alive', count(*), node) FROM presences p
+WHERE node IS NOT NULL AND NOT EXISTS (SELECT FROM nodes n WHERE n.name = p.node)
+GROUP BY node`},
 	{"packet-id", `
 SELECT NULL::uuid, format('session %s has the packet identifiers %s on their way, and %s comes next', s.id, jsonb_path_query_array(s.inflight, '$[*].packetId'), s.next_packet_id)
 FROM sessions s WHERE EXISTS (

@@ -1,0 +1,69 @@
+package rest
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// Presence is how a user is shown.
+type Presence struct {
+	UserID       ID          `json:"userId"`
+	Status       chat.Status `json:"status" enum:"online,away,offline,invisible" doc:"invisible: only of oneself."`
+	LastOnlineAt maybeTime   `json:"lastOnlineAt" doc:"null: they are here, or never were."`
+}
+
+// Presences are those that were asked for and may be seen.
+type Presences struct {
+	Data []Presence `json:"data" nullable:"false"`
+}
+
+type presenceQuery struct {
+	UserIDs []string `query:"userIds,explode" required:"true" doc:"1 to 100 ids of users, separated by commas, or the parameter repeated." example:"0198c0de-0000-7000-8000-000000000000"`
+}
+
+func (s *server) presence() {
+	register(s, s.secured(huma.Operation{
+		OperationID: "listPresence", Method: http.MethodGet, Path: "/api/presence", Tags: []string{"presence"}, Summary: "See who is here",
+		Description: "Contacts, and oneself: people one shares a conversation of at most 500 members with, unless one of the two has blocked the other. " +
+			"Everybody else is left out, whether or not they exist. MQTT has the changes, on `user/{id}/presence`.",
+	}), s.listPresence)
+}
+
+func (s *server) listPresence(ctx context.Context, in *presenceQuery) (*body[Presences], error) {
+	ids, err := in.ids()
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.chat.ListPresences(ctx, principal(ctx).UserID, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Presence, 0, len(list))
+	for _, p := range list {
+		out = append(out, Presence{UserID: idOf(p.UserID), Status: p.Status, LastOnlineAt: maybeTime{timeOf(p.LastOnlineAt)}})
+	}
+	return &body[Presences]{Presences{out}}, nil
+}
+
+func (in *presenceQuery) ids() ([]chat.ID, error) {
+	bad := func(msg string) error { return &chat.Error{Code: chat.Invalid, Field: "userIds", Msg: msg} }
+	var ids []chat.ID
+	for _, texts := range in.UserIDs {
+		for text := range strings.SplitSeq(texts, ",") {
+			id, err := chat.ParseID(text)
+			if err != nil {
+				return nil, bad("must be UUIDs in lower-case text, separated by commas")
+			}
+			if ids = append(ids, id); len(ids) > chat.MaxPresences {
+				return nil, bad("names too many users, limit " + strconv.Itoa(chat.MaxPresences))
+			}
+		}
+	}
+	return ids, nil
+}

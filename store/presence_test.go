@@ -1,0 +1,123 @@
+package store_test
+
+import (
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store"
+	"github.com/parleymq/parley/store/storetest"
+)
+
+func contacts(t *testing.T, s *store.Store, among []chat.ID, users ...chat.ID) map[chat.ID][]chat.ID {
+	t.Helper()
+	found, err := s.ListContacts(t.Context(), users, among)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range found {
+		slices.SortFunc(list, chat.ID.Compare)
+	}
+	return found
+}
+
+func TestContacts(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 6) // the last is alone
+	group(t, s, now, u[0], u[1])
+	group(t, s, now, u[0], u[1], u[2], u[3])
+	group(t, s, now, u[3], u[4])
+	exec(t, s, `INSERT INTO blocks (user_id, blocked_id, created_at) VALUES ($1, $2, now())`, u[3], u[0])
+	equal := func(got, want []chat.ID) bool {
+		want = slices.SortedFunc(slices.Values(want), chat.ID.Compare)
+		return slices.Equal(got, want)
+	}
+	want := map[chat.ID][]chat.ID{u[0]: {u[1], u[2]}, u[1]: {u[0], u[2], u[3]}, u[3]: {u[1], u[2], u[4]}}
+	if got := contacts(t, s, nil, u[0], u[1], u[3], u[5]); !maps.EqualFunc(got, want, equal) {
+		t.Errorf("contacts are %v, want %v", got, want)
+	}
+	if got := contacts(t, s, []chat.ID{u[0], u[3]}, u[1], u[0]); !maps.EqualFunc(got, map[chat.ID][]chat.ID{u[1]: {u[0], u[3]}}, equal) {
+		t.Errorf("contacts among two are %v", got)
+	}
+	if got := contacts(t, s, []chat.ID{}, u[1]); len(got) != 0 {
+		t.Errorf("contacts among none are %v", got)
+	}
+
+	put(t, s, "n", chat.PresenceState{UserID: u[2], LastOnlineAt: now}, chat.PresenceState{UserID: u[1], Online: true})
+	var paged []chat.PresenceState
+	for after := (chat.ID{}); ; {
+		page, err := s.ListContactPresences(t.Context(), u[3], nil, after, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if paged = append(paged, page...); len(page) < 2 {
+			break
+		}
+		after = page[1].UserID
+	}
+	var ids []chat.ID
+	for _, p := range paged {
+		ids = append(ids, p.UserID)
+		if last := p.LastOnlineAt; last.IsZero() == (p.UserID == u[2]) {
+			t.Errorf("page holds %+v", p)
+		}
+	}
+	if !equal(ids, want[u[3]]) {
+		t.Errorf("pages hold %v, want %v", ids, want[u[3]])
+	}
+	some, err := s.ListContactPresences(t.Context(), u[3], []chat.ID{u[0], u[4], u[5], chat.NewID()}, chat.ID{}, 100)
+	if err != nil || len(some) != 1 || some[0].UserID != u[4] {
+		t.Errorf("of those named %v, %v; want the one contact", some, err)
+	}
+}
+
+func put(t *testing.T, s *store.Store, node string, list ...chat.PresenceState) {
+	t.Helper()
+	if err := s.SeeNode(t.Context(), node, now); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutPresences(t.Context(), node, list); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPresences(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 5)
+	check := func(want ...chat.PresenceState) {
+		t.Helper()
+		got, err := s.GetPresences(t.Context(), u)
+		if err != nil || len(got) != len(want) {
+			t.Fatalf("%d are stored, %v; want %d", len(got), err, len(want))
+		}
+		for _, w := range want {
+			if got[w.UserID] != w {
+				t.Errorf("stored is %+v, want %+v", got[w.UserID], w)
+			}
+		}
+	}
+	check()
+	later := now.Add(time.Minute)
+	put(t, s, "n",
+		chat.PresenceState{UserID: u[0], Online: true}, chat.PresenceState{UserID: u[1], Invisible: true, LastOnlineAt: now},
+		chat.PresenceState{UserID: u[2], Online: true, LastOnlineAt: later})
+	put(t, s, "m", chat.PresenceState{UserID: u[3], Online: true})
+	put(t, s, "n", chat.PresenceState{UserID: u[1], LastOnlineAt: now.Add(-time.Hour)}) // it does not go back
+	check(chat.PresenceState{UserID: u[0], Online: true}, chat.PresenceState{UserID: u[1], LastOnlineAt: now},
+		chat.PresenceState{UserID: u[2], Online: true, LastOnlineAt: later}, chat.PresenceState{UserID: u[3], Online: true})
+
+	// Node n has crashed.
+	if n, err := s.ReleasePresences(t.Context(), "n"); n != 2 || err != nil {
+		t.Errorf("ReleasePresences = %d, %v; want 2", n, err)
+	}
+	check(chat.PresenceState{UserID: u[0], LastOnlineAt: now}, chat.PresenceState{UserID: u[1], LastOnlineAt: now},
+		chat.PresenceState{UserID: u[2], LastOnlineAt: later}, chat.PresenceState{UserID: u[3], Online: true})
+	if n, err := s.ReleasePresences(t.Context(), ""); n != 1 || err != nil {
+		t.Errorf("ReleasePresences of every node = %d, %v; want 1", n, err)
+	}
+	storetest.Check(t, s)
+}
