@@ -446,7 +446,7 @@ func TestTakeOverRace(t *testing.T) {
 }
 
 // A will is no way around who may write where: it is not published into a
-// conversation, nor on a topic of somebody else's, when the line is cut.
+// conversation of others, nor on a topic of somebody else's, when the line is cut.
 func TestBadWill(t *testing.T) {
 	t.Parallel()
 	a := apptest.Start(t)
@@ -455,7 +455,7 @@ func TestBadWill(t *testing.T) {
 	r.near.ExpectEvent(others, 1)
 	for _, v := range versions {
 		for _, topic := range []string{
-			r.conv.Topic("messages"), others.Topic("messages"), "conv/" + chat.NewID().String() + "/messages",
+			r.conv.Topic("reads"), others.Topic("messages"), "conv/" + chat.NewID().String() + "/messages",
 			r.nan.Topic("presence"), r.nan.Topic("errors"), "conv/+/messages", "#", "$SYS/x", "hello", strings.Repeat("a/", 5_000),
 		} {
 			c := a.Dial(t)
