@@ -27,3 +27,17 @@ func MentionCandidates(text string) [][]string { return mentionCandidates(text) 
 
 // OnContactsChanged is Service.onContactsChanged.
 func OnContactsChanged(s *Service, f func(a, b []ID)) { s.onContactsChanged(f) }
+
+// ContactsChanged is Service.contactsChanged.
+func ContactsChanged(s *Service, a, b []ID) { s.contactsChanged(a, b) }
+
+// PresencesKept counts the users of whom anything is remembered, and on the board.
+func PresencesKept(s *Service) (users, board int) {
+	for i := range presenceShards {
+		b := &s.Presences.board.(*memoryBoard).shards[i]
+		b.mu.Lock()
+		board += len(b.users)
+		b.mu.Unlock()
+	}
+	return s.Presences.Stats().Users, board
+}
