@@ -364,3 +364,51 @@ func TestPresenceOutlivesTheServer(t *testing.T) {
 	say(t, again, "online")
 	expectSeen(t, bobs, ann, "online")
 }
+
+// After a crash everybody was here for as long as the node was seen alive. Here it is
+// not killed, but another one begins on what it has left in the database.
+func TestPresenceAfterACrash(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.DSN(t)
+	a := apptest.StartOn(t, dsn, never)
+	ann, bob := a.User(t, "ann"), a.User(t, "bob")
+	a.Direct(t, ann, bob)
+	began := time.Now().Add(-time.Minute) // at the earliest
+	a.Device(t, ann, brokertest.Connect{ClientID: "phone"})
+	apptest.Eventually(t, "it is stored that ann is here", func() bool {
+		st, err := a.DB.GetPresences(t.Context(), []chat.ID{ann.ID})
+		return err == nil && st[ann.ID].Online
+	})
+	b := apptest.StartOn(t, dsn, never)
+	_, heard := watcher(t, b, bob, 4, ann)
+	if last := heard[ann.ID.String()].LastOnlineAt; last == nil || last.Before(began) || last.After(time.Now()) {
+		t.Errorf("ann was here until %v", last)
+	}
+}
+
+// Two who become contacts hear how the other is, without asking.
+func TestPresenceOfNewContacts(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t, never)
+	ann, bob, cat := a.User(t, "ann"), a.User(t, "bob"), a.User(t, "cat")
+	anns, _ := watcher(t, a, ann, 5)
+	bobs, _ := watcher(t, a, bob, 4)
+	a.Direct(t, ann, bob)
+	expectSeen(t, bobs, ann, "online")
+	expectSeen(t, anns, bob, "online")
+	a.Group(t, cat, ann)
+	expectSeen(t, anns, cat, "offline")
+	bobs.Ping()
+}
+
+// A client whose buffer has no room for all it is to hear hears all of it, as it reads.
+func TestPresenceOfManyContacts(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t, never, func(o *app.Options) { o.Limits.HighWater = 1 << 10 })
+	makeRing(t, a.DSN(), 101, 50)
+	d := brokertest.Open(t, a.MQTTAddr(), brokertest.Connect{ClientID: "x", Password: a.Token(t, "ring0")})
+	d.MustSubscribe(0, "user/+/presence")
+	for heard := map[string]bool{}; len(heard) < 101; {
+		heard[readSeen(t, d.Await(packets.Publish)).UserID] = true
+	}
+}

@@ -38,6 +38,7 @@ func newRig(t *testing.T, a *apptest.App) *rig {
 	r.conv = a.Direct(t, r.eve, r.nan)
 	r.near = a.Device(t, r.nan, brokertest.Connect{ClientID: "near"})
 	r.near.MustSubscribe(1, "conv/#", r.nan.Topic("#"))
+	expectSeen(t, r.near, r.nan, "online") // which is to be the last of it
 	return r
 }
 

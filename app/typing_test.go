@@ -75,3 +75,26 @@ func TestTyping(t *testing.T) {
 	stranger.Ping() // and has heard nothing
 	bobs.Ping()
 }
+
+// A session that is resumed hears who types, as one that has just subscribed does.
+func TestTypingAfterResuming(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	ann, bob := a.User(t, "ann"), a.User(t, "bob")
+	conv := a.Direct(t, ann, bob)
+	for _, v := range versions {
+		o := brokertest.Connect{ClientID: "bobs" + versionName(v), Version: v, Persistent: true, SessionExpiry: 60}
+		bobs := a.Device(t, bob, o)
+		bobs.MustSubscribe(0, conv.Topic("typing"))
+		witness := a.Device(t, bob, brokertest.Connect{ClientID: "witness" + versionName(v)})
+		witness.MustSubscribe(0, conv.Topic("typing"))
+		bobs.Close()
+		phone := a.Device(t, ann, brokertest.Connect{ClientID: "phone"})
+		phone.Client.Send(brokertest.Publish(conv.Topic("typing"), 0, 0, `{"typing":true}`))
+		expectTyping(t, witness, conv, ann, true)
+		bobs = a.Device(t, bob, o)
+		expectTyping(t, bobs, conv, ann, true)
+		phone.Disconnect()
+		expectTyping(t, bobs, conv, ann, false)
+	}
+}

@@ -35,11 +35,16 @@ const (
 
 // dial connects and logs in.
 func dial(addr, clientID, token string) (*client, error) {
+	return dialSized(addr, clientID, token, 16<<10)
+}
+
+// dialSized is dial with buffers of the given size.
+func dialSized(addr, clientID, token string, size int) (*client, error) {
 	conn, err := net.DialTimeout("tcp", addr, 10*time.Second)
 	if err != nil {
 		return nil, err
 	}
-	c := &client{conn: conn, r: bufio.NewReaderSize(conn, 16<<10), w: bufio.NewWriterSize(conn, 16<<10), next: 1}
+	c := &client{conn: conn, r: bufio.NewReaderSize(conn, size), w: bufio.NewWriterSize(conn, size), next: 1}
 	body := append(appendString(nil, "MQTT"), 5, 0x42, 0, 120, 0) // clean start, password; keepalive 120 s; no properties
 	body = appendString(appendString(body, clientID), token)
 	c.packet(typeConnect<<4, body)

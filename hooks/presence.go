@@ -81,6 +81,9 @@ func (h *Hook) went(c *connection) {
 		end.Will, end.Wait = c.will.status, c.will.delay
 	}
 	newest := h.o.Chat.DeviceWent(c.device(), c.stay, end)
+	if newest { // else it types on
+		h.o.Chat.DeviceLeft(c.device())
+	}
 	if w := c.will; w != nil && !w.conversation.IsZero() && !gone && !h.server.Closing() {
 		delay := min(w.delay, c.expiry)
 		if newest || delay == 0 { // else it is back already (MQTT 5.0, 3.1.3.2.2)

@@ -262,7 +262,6 @@ func (h *Hook) Ended(conn *broker.Conn, err error) {
 	}
 	c.cancel()
 	c.intake.Close()
-	h.o.Chat.DeviceLeft(c.device())
 	h.went(c)
 	c.feed.wait()
 	h.o.Router.Detach(c.session)
