@@ -412,3 +412,46 @@ func TestPresenceOfManyContacts(t *testing.T) {
 		heard[readSeen(t, d.Await(packets.Publish)).UserID] = true
 	}
 }
+
+// Who blocks, or is blocked, ceases to see the other, in the same way as when that one
+// goes; a stranger hears nothing of it.
+func TestPresenceAndBlocks(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t, never)
+	ann, bob, eve := a.User(t, "ann"), a.User(t, "bob"), a.User(t, "eve")
+	conv := a.Group(t, ann, bob)
+	anns, bobs := a.Device(t, ann, brokertest.Connect{ClientID: "anns"}), a.Device(t, bob, brokertest.Connect{ClientID: "bobs", Version: 4})
+	apptest.Eventually(t, "it is stored that both are here", func() bool {
+		st, err := a.DB.GetPresences(t.Context(), []chat.ID{ann.ID, bob.ID})
+		return err == nil && st[ann.ID].Online && st[bob.ID].Online
+	})
+	for _, d := range []*apptest.Device{anns, bobs} {
+		d.MustSubscribe(0, "user/+/presence")
+		for range 2 {
+			if s := readSeen(t, d.Await(packets.Publish)); s.Status != "online" {
+				t.Fatalf("at first, %s hears %+v", d.User.Username, s)
+			}
+		}
+	}
+	eves, _ := watcher(t, a, eve, 5)
+	do := func(method, path string) {
+		t.Helper()
+		if r := a.REST(t, bob, method, path, nil); r.Status/100 != 2 {
+			t.Fatal(r)
+		}
+	}
+	do(http.MethodPut, "/api/blocks/"+eve.ID.String())
+	do(http.MethodPut, "/api/blocks/"+ann.ID.String())
+	expectSeen(t, anns, bob, "offline")
+	expectSeen(t, bobs, ann, "offline")
+	say(t, anns, "away")
+	expectSeen(t, anns, ann, "away")
+	do(http.MethodDelete, "/api/blocks/"+ann.ID.String())
+	expectSeen(t, anns, bob, "online")
+	expectSeen(t, bobs, ann, "away")
+	do(http.MethodDelete, "/api/conversations/"+string(conv)+"/participants/"+bob.ID.String())
+	expectSeen(t, anns, bob, "offline")
+	expectSeen(t, bobs, ann, "offline")
+	eves.Ping()
+	bobs.Ping()
+}

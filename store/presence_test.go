@@ -46,6 +46,18 @@ func TestContacts(t *testing.T) {
 		t.Errorf("contacts among none are %v", got)
 	}
 
+	for _, tt := range []struct {
+		a, b chat.ID
+		want bool
+	}{{u[0], u[1], true}, {u[0], u[3], true}, {u[3], u[0], true}, {u[0], u[4], false}, {u[5], u[0], false}} {
+		if got, err := s.Acquainted(t.Context(), tt.a, tt.b); got != tt.want || err != nil {
+			t.Errorf("Acquainted(%v, %v) = %v, %v", tt.a, tt.b, got, err)
+		}
+	}
+	if pairs, err := s.ListBlocked(t.Context(), u); err != nil || !slices.Equal(pairs, [][2]chat.ID{{u[3], u[0]}}) {
+		t.Errorf("ListBlocked = %v, %v", pairs, err)
+	}
+
 	put(t, s, "n", chat.PresenceState{UserID: u[2], LastOnlineAt: now}, chat.PresenceState{UserID: u[1], Online: true})
 	var paged []chat.PresenceState
 	for after := (chat.ID{}); ; {
