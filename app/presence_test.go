@@ -58,11 +58,24 @@ func say(t *testing.T, d *apptest.Device, status string) {
 	}
 }
 
+// settled waits until it is stored that users have come, which is when everybody was
+// told: who subscribes after that hears of it once.
+func settled(t *testing.T, a *apptest.App, users ...apptest.User) {
+	t.Helper()
+	for _, u := range users {
+		apptest.Eventually(t, "it is stored that "+u.Username+" is here", func() bool {
+			st, err := a.DB.GetPresences(t.Context(), []chat.ID{u.ID})
+			return err == nil && st[u.ID].Online
+		})
+	}
+}
+
 // watcher is a device of u that has heard how u is, who is online, and all of the
 // others, who are not.
 func watcher(t *testing.T, a *apptest.App, u apptest.User, version byte, others ...apptest.User) (*apptest.Device, map[string]seen) {
 	t.Helper()
 	d := a.Device(t, u, brokertest.Connect{ClientID: "watcher", Version: version})
+	settled(t, a, u)
 	d.MustSubscribe(0, "user/+/presence")
 	heard := map[string]seen{}
 	for range len(others) + 1 {
@@ -243,10 +256,9 @@ func TestPresenceAfterResuming(t *testing.T) {
 		expectSeen(t, bobs, ann, "offline")
 		bobs.Close()
 		phone := a.Device(t, ann, brokertest.Connect{ClientID: "phone"})
+		settled(t, a, ann)
 		bobs = a.Device(t, bob, o)
-		for s := (seen{}); s.Status != "online"; { // if ann came but a moment ago, first offline
-			s = readSeen(t, bobs.Await(packets.Publish))
-		}
+		expectSeen(t, bobs, ann, "online")
 		phone.Disconnect()
 		expectSeen(t, bobs, ann, "offline")
 		bobs.Disconnect()
@@ -284,6 +296,7 @@ func TestPresenceREST(t *testing.T) {
 	phone := a.Device(t, ann, brokertest.Connect{ClientID: "phone"})
 	a.Device(t, eve, brokertest.Connect{ClientID: "eves"})
 	expectSeen(t, bobs, ann, "online")
+	settled(t, a, eve)
 	get := func(as apptest.User, query string) map[string]seen {
 		t.Helper()
 		var page struct{ Data []seen }
@@ -340,10 +353,7 @@ func TestPresenceOutlivesTheServer(t *testing.T) {
 	hidden := expectSeen(t, bobs, ann, "offline")
 	a.Device(t, cat, brokertest.Connect{ClientID: "cats"})
 	expectSeen(t, bobs, cat, "online")
-	apptest.Eventually(t, "it is stored that cat is here", func() bool {
-		st, err := a.DB.GetPresences(t.Context(), []chat.ID{cat.ID})
-		return err == nil && st[cat.ID].Online
-	})
+	settled(t, a, cat)
 	before := time.Now()
 	if err := a.Stop(context.Background()); err != nil {
 		t.Fatal(err)
@@ -375,10 +385,7 @@ func TestPresenceAfterACrash(t *testing.T) {
 	a.Direct(t, ann, bob)
 	began := time.Now().Add(-time.Minute) // at the earliest
 	a.Device(t, ann, brokertest.Connect{ClientID: "phone"})
-	apptest.Eventually(t, "it is stored that ann is here", func() bool {
-		st, err := a.DB.GetPresences(t.Context(), []chat.ID{ann.ID})
-		return err == nil && st[ann.ID].Online
-	})
+	settled(t, a, ann)
 	b := apptest.StartOn(t, dsn, never)
 	_, heard := watcher(t, b, bob, 4, ann)
 	if last := heard[ann.ID.String()].LastOnlineAt; last == nil || last.Before(began) || last.After(time.Now()) {
@@ -421,10 +428,7 @@ func TestPresenceAndBlocks(t *testing.T) {
 	ann, bob, eve := a.User(t, "ann"), a.User(t, "bob"), a.User(t, "eve")
 	conv := a.Group(t, ann, bob)
 	anns, bobs := a.Device(t, ann, brokertest.Connect{ClientID: "anns"}), a.Device(t, bob, brokertest.Connect{ClientID: "bobs", Version: 4})
-	apptest.Eventually(t, "it is stored that both are here", func() bool {
-		st, err := a.DB.GetPresences(t.Context(), []chat.ID{ann.ID, bob.ID})
-		return err == nil && st[ann.ID].Online && st[bob.ID].Online
-	})
+	settled(t, a, ann, bob)
 	for _, d := range []*apptest.Device{anns, bobs} {
 		d.MustSubscribe(0, "user/+/presence")
 		for range 2 {

@@ -37,6 +37,7 @@ func newRig(t *testing.T, a *apptest.App) *rig {
 	r := &rig{App: a, eve: a.User(t, "eve"), nan: a.User(t, "nan"), seq: 1}
 	r.conv = a.Direct(t, r.eve, r.nan)
 	r.near = a.Device(t, r.nan, brokertest.Connect{ClientID: "near"})
+	settled(t, a, r.nan)
 	r.near.MustSubscribe(1, "conv/#", r.nan.Topic("#"))
 	expectSeen(t, r.near, r.nan, "online") // which is to be the last of it
 	return r

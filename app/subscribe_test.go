@@ -120,8 +120,9 @@ func TestSubscribe(t *testing.T) {
 					}
 				})
 			}
-			d.Ping()
-			d.Disconnect()
+			d.SendBytes([]byte{packets.Pingreq << 4, 0})
+			d.Await(packets.Pingresp) // beside presence, which it has asked for
+			d.Close()
 		}
 	}
 	r.undisturbed(t)

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/chat"
 )
 
 func willDelay(seconds uint32) func(*packets.Packet) {
@@ -95,6 +97,7 @@ func TestWillsThatAreRefused(t *testing.T) {
 		{bob.Topic("presence"), `{"status":"offline"}`, packets.ErrNotAuthorized.Code},
 		{conv.Topic("messages"), `{"type":"message"}`, packets.ErrPayloadFormatInvalid.Code},
 		{conv.Topic("messages"), `{"type":`, packets.ErrPayloadFormatInvalid.Code},
+		{conv.Topic("messages"), strings.Repeat("x", chat.MaxWillBytes+1), packets.ErrPayloadFormatInvalid.Code},
 		{conv.Topic("typing"), `{"typing":true}`, 0}, // ignored, as is
 		{"lamp/state", "off", 0},
 	} {
@@ -112,7 +115,7 @@ func TestWillsThatAreRefused(t *testing.T) {
 				want = packets.Err3NotAuthorized.Code
 			}
 			if ack := c.Expect(packets.Connack); ack.ReasonCode != want {
-				t.Errorf("%s %s: %s", tt.topic, tt.payload, brokertest.Describe(ack))
+				t.Errorf("%s %.100s: %s", tt.topic, tt.payload, brokertest.Describe(ack))
 			}
 		}
 	}

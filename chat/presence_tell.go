@@ -15,6 +15,7 @@ const (
 	presencePage  = 500  // contacts of a session's user read at once: about 90 KiB when they are told
 	seeEvery      = 10 * time.Second
 	presenceWait  = 10 * time.Second // for the store to answer
+	stopWait      = 3 * time.Second  // likewise, when the node stops
 )
 
 type presenceCounts struct{ told, dropped, failures atomic.Int64 }
@@ -63,7 +64,8 @@ func (p *Presences) Run(ctx context.Context) error {
 			p.board.sweep(now)
 			p.forgetRested(now)
 		case <-ctx.Done():
-			return p.stop(ctx)
+			p.stop(ctx)
+			return nil
 		}
 	}
 }
@@ -159,7 +161,7 @@ func (p *Presences) tell(ctx context.Context, users []*present) {
 	for _, id := range differ {
 		asked[id] = true
 	}
-	var shown, own []Presence
+	var shown []Presence
 	var states []PresenceState
 	var stored []*present
 	now := p.clock.Now()
@@ -175,7 +177,7 @@ func (p *Presences) tell(ctx context.Context, users []*present) {
 		}
 		if mine.Status != u.own {
 			u.own = mine.Status
-			own = append(own, mine)
+			p.signal(mine, []ID{u.id}) // while tellSelf waits, so that no session hears it twice
 		}
 		state := PresenceState{UserID: u.id, Online: view.Status != Offline, Invisible: u.invisible, LastOnlineAt: u.saved.LastOnlineAt}
 		if !state.Online {
@@ -197,9 +199,6 @@ func (p *Presences) tell(ctx context.Context, users []*present) {
 		p.signal(v, contacts[v.UserID])
 	}
 	p.counts.told.Add(int64(len(changed)))
-	for _, v := range own {
-		p.signal(v, []ID{v.UserID})
-	}
 	if len(states) > 0 && !p.retry(ctx, "store who is here", func(ctx context.Context) error {
 		return p.store.PutPresences(ctx, p.o.Node, states)
 	}) {
@@ -395,10 +394,11 @@ func shownAs(stored PresenceState, v Presence, ok bool) Presence {
 	return v
 }
 
-// stop stores that nobody is here any more.
-func (p *Presences) stop(ctx context.Context) error {
+// stop stores that nobody is here any more. What it cannot store heals at the next
+// start, as after a crash.
+func (p *Presences) stop(ctx context.Context) {
 	p.closed.Store(true)
-	ctx, cancel := WithDeadline(context.WithoutCancel(ctx), presenceWait, "presence.stop")
+	ctx, cancel := WithDeadline(context.WithoutCancel(ctx), stopWait, "presence.stop")
 	defer cancel()
 	now := p.clock.Now()
 	var states []PresenceState
@@ -420,10 +420,11 @@ func (p *Presences) stop(ctx context.Context) error {
 	}
 	for chunk := range slices.Chunk(states, presencePut) {
 		if err := p.store.PutPresences(ctx, p.o.Node, chunk); err != nil {
-			return err
+			p.counts.failures.Add(1)
+			p.o.Logger.Warn("could not store that nobody is here any more; the next start does it", "err", err)
+			return
 		}
 	}
-	return nil
 }
 
 // ask waits for a place among those who ask for a session.

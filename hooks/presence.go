@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"time"
 
@@ -48,6 +49,9 @@ func readWill(user chat.ID, pk *packets.Packet) (*will, error) {
 	topic, err := chat.ParseTopic(pk.Connect.WillTopic)
 	if !pk.Connect.WillFlag || err != nil {
 		return nil, nil //nolint:nilnil // none is no fault
+	}
+	if n := len(pk.Connect.WillPayload); n > chat.MaxWillBytes {
+		return nil, &badWill{&chat.Error{Code: chat.Invalid, Field: "will", Msg: "has " + strconv.Itoa(n) + " bytes, limit " + strconv.Itoa(chat.MaxWillBytes)}}
 	}
 	w := &will{delay: time.Duration(pk.Connect.WillProperties.WillDelayInterval) * time.Second}
 	switch topic.Kind {
