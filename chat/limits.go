@@ -14,12 +14,7 @@ const (
 	MaxReadIDs        = 1000    // messages marked as read at once
 	MaxListedReceipts = 100     // readers of a message, and those it was delivered to
 	MaxTyping         = 20      // conversations in which a device types at once
-	MaxAddedMembers   = 100     // added to a group at once
-	MaxListedMembers  = 20      // of each conversation in a list of conversations
-	MaxEventUsers     = 100     // named in one event of the log; a larger group is listed by REST
-	MaxContactMembers = 500     // of a conversation that makes its members contacts
 	MaxWillBytes      = 8 << 10 // of a will's payload: the server holds it for as long as the connection
-	MaxTyping         = 20      // conversations in which a device types at once
 	MaxTitleRunes     = 200
 	MaxPageSize       = 100
 	DefaultPageSize   = 50

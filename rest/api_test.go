@@ -464,7 +464,5 @@ func TestEveryOperationIsGuarded(t *testing.T) {
 	}
 	if seen < 36 {
 		t.Errorf("%d operations in the document, want all of them", seen)
-	if seen != 32 {
-		t.Errorf("%d operations in the document, want 32", seen)
 	}
 }
