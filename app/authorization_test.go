@@ -102,7 +102,7 @@ type restCase struct {
 // mqttCase is the same for MQTT: a publish is answered by the reason code of PUBACK, a
 // subscription by that of SUBACK; anonymous does not get so far.
 type mqttCase struct {
-	operation string // the name of the operation in /asyncapi.json
+	operation string // its name in /asyncapi.json, which speaks of what the server does
 	what      string
 	publish   func(s *scene) (topic, payload string)
 	subscribe func(s *scene) (filter string)
@@ -203,6 +203,17 @@ var restCases = []restCase{
 	{"listReactions", "", at("/api/messages/%s/reactions", theirs), [roles]int{200, 200, 200, 404, 200, 404, 401}},
 	{"addReaction", "", at("/api/messages/%s/reactions/%%F0%%9F%%91%%8D", theirs), [roles]int{204, 204, 204, 404, 403, 404, 401}},
 	{"removeReaction", "", at("/api/messages/%s/reactions/%%F0%%9F%%91%%8D", theirs), [roles]int{204, 204, 204, 404, 403, 404, 401}},
+
+	{"readConversation", "", func(s *scene) (string, any) {
+		return fmt.Sprintf("/api/conversations/%s/read", s.conv), map[string]any{"upTo": 2}
+	}, [roles]int{204, 204, 204, 403, 204, 403, 401}},
+	{"readMessages", "", func(s *scene) (string, any) {
+		return "/api/messages/read", map[string]any{"messageIds": []any{s.theirs}}
+	}, [roles]int{204, 204, 204, 404, 204, 404, 401}},
+	{"searchMessages", "", fixed("/api/messages/search?q=theirs"), known(200)},
+	{"searchMessages", "in a conversation", at("/api/messages/search?q=theirs&conversationId=%s", conv), [roles]int{200, 200, 200, 404, 200, 404, 401}},
+	{"listPresence", "", at("/api/presence?userIds=%s", func(s *scene) []any { return []any{s.target.ID} }), known(200)},
+	{"sync", "", fixed("/api/sync"), known(200)},
 }
 
 func command(payload string, id func(*scene) []any) func(*scene) (string, string) {
@@ -221,19 +232,25 @@ const (
 )
 
 var mqttCases = []mqttCase{
-	{operation: "sendCommand", what: "message", publish: command(`{"content":"hello"}`, func(*scene) []any { return nil }), want: [6]byte{0, 0, 0, no, no, no}},
-	{operation: "sendCommand", what: "edit another's", publish: command(`{"type":"edit","messageId":"%s","content":"new"}`, theirs), want: [6]byte{no, no, no, no, no, no}},
-	{operation: "sendCommand", what: "edit one's own", publish: command(`{"type":"edit","messageId":"%s","content":"new"}`, mine), want: [6]byte{0, 0, 0, no, no, no}},
-	{operation: "sendCommand", what: "delete another's", publish: command(`{"type":"delete","messageId":"%s"}`, theirs), want: [6]byte{0, 0, no, no, no, no}},
-	{operation: "sendCommand", what: "delete one's own", publish: command(`{"type":"delete","messageId":"%s"}`, mine), want: [6]byte{0, 0, 0, no, 0, no}},
-	{operation: "sendCommand", what: "react", publish: command(`{"type":"reaction","messageId":"%s","emoji":"👍","op":"add"}`, theirs), want: [6]byte{0, 0, 0, no, no, no}},
-	{operation: "sendTyping", publish: func(s *scene) (string, string) { return s.conv.Topic("typing"), `{"typing":true}` }, want: [6]byte{0, 0, 0, no, 0, no}},
-	{operation: "receiveEvents", subscribe: convTopic("messages"), want: [6]byte{granted, granted, granted, no, granted, no}},
-	{operation: "receiveEvents", what: "mine", subscribe: filter("conv/+/messages"), want: [6]byte{granted, granted, granted, granted, granted, granted}},
-	{operation: "receiveTyping", subscribe: convTopic("typing"), want: [6]byte{granted, granted, granted, no, granted, no}},
-	{operation: "receiveReads", subscribe: convTopic("reads"), want: [6]byte{granted, granted, granted, no, granted, no}},
-	{operation: "receiveErrors", what: "another's", subscribe: func(s *scene) string { return s.target.Topic("errors") }, want: [6]byte{no, no, no, no, no, no}},
-	{operation: "receiveErrors", what: "one's own", subscribe: func(s *scene) string { return s.me.Topic("errors") }, want: [6]byte{granted, granted, granted, granted, granted, granted}},
+	{operation: "receiveCommand", what: "message", publish: command(`{"content":"hello"}`, func(*scene) []any { return nil }), want: [6]byte{0, 0, 0, no, no, no}},
+	{operation: "receiveCommand", what: "edit another's", publish: command(`{"type":"edit","messageId":"%s","content":"new"}`, theirs), want: [6]byte{no, no, no, no, no, no}},
+	{operation: "receiveCommand", what: "edit one's own", publish: command(`{"type":"edit","messageId":"%s","content":"new"}`, mine), want: [6]byte{0, 0, 0, no, no, no}},
+	{operation: "receiveCommand", what: "delete another's", publish: command(`{"type":"delete","messageId":"%s"}`, theirs), want: [6]byte{0, 0, no, no, no, no}},
+	{operation: "receiveCommand", what: "delete one's own", publish: command(`{"type":"delete","messageId":"%s"}`, mine), want: [6]byte{0, 0, 0, no, 0, no}},
+	{operation: "receiveCommand", what: "react", publish: command(`{"type":"reaction","messageId":"%s","emoji":"👍","op":"add"}`, theirs), want: [6]byte{0, 0, 0, no, no, no}},
+	{operation: "receiveTyping", publish: func(s *scene) (string, string) { return s.conv.Topic("typing"), `{"typing":true}` }, want: [6]byte{0, 0, 0, no, 0, no}},
+	{operation: "sendEvent", subscribe: convTopic("messages"), want: [6]byte{granted, granted, granted, no, granted, no}},
+	{operation: "sendEvent", what: "mine", subscribe: filter("conv/+/messages"), want: [6]byte{granted, granted, granted, granted, granted, granted}},
+	{operation: "sendTyping", subscribe: convTopic("typing"), want: [6]byte{granted, granted, granted, no, granted, no}},
+	{operation: "sendRead", subscribe: convTopic("reads"), want: [6]byte{granted, granted, granted, no, granted, no}},
+	{operation: "sendDelivered", subscribe: convTopic("delivered"), want: [6]byte{granted, granted, granted, no, granted, no}},
+	{operation: "receiveRead", publish: func(s *scene) (string, string) { return s.conv.Topic("reads"), `{"upTo":2}` }, want: [6]byte{0, 0, 0, no, 0, no}},
+	{operation: "receivePresence", what: "another's", publish: func(s *scene) (string, string) { return s.target.Topic("presence"), `{"status":"away"}` }, want: [6]byte{no, no, no, no, no, no}},
+	{operation: "receivePresence", what: "one's own", publish: func(s *scene) (string, string) { return s.me.Topic("presence"), `{"status":"away"}` }, want: [6]byte{0, 0, 0, 0, 0, 0}},
+	// Whoever asks is granted it, so that the answer tells nothing; contacts alone hear something.
+	{operation: "sendPresence", subscribe: func(s *scene) string { return s.target.Topic("presence") }, want: [6]byte{granted, granted, granted, granted, granted, granted}},
+	{operation: "sendError", what: "another's", subscribe: func(s *scene) string { return s.target.Topic("errors") }, want: [6]byte{no, no, no, no, no, no}},
+	{operation: "sendError", what: "one's own", subscribe: func(s *scene) string { return s.me.Topic("errors") }, want: [6]byte{granted, granted, granted, granted, granted, granted}},
 	{operation: "", what: "$SYS", subscribe: filter("$SYS/#"), want: [6]byte{no, no, no, no, no, no}},
 	{operation: "", what: "everything", subscribe: filter("#"), want: [6]byte{0x8f, 0x8f, 0x8f, 0x8f, 0x8f, 0x8f}},
 	{operation: "", what: "shared", subscribe: filter("$share/g/conv/+/messages"), want: [6]byte{0x9e, 0x9e, 0x9e, 0x9e, 0x9e, 0x9e}},
@@ -272,6 +289,15 @@ func TestAuthorization(t *testing.T) {
 	for operation := range methods {
 		if !slices.Contains(tried, operation) {
 			t.Errorf("the REST operation %s is in no table: say who may do it", operation)
+		}
+	}
+	var document struct {
+		Operations map[string]json.RawMessage
+	}
+	a.REST(t, apptest.User{}, http.MethodGet, "/asyncapi.json", nil).Into(&document)
+	for operation := range document.Operations {
+		if !slices.ContainsFunc(mqttCases, func(c mqttCase) bool { return c.operation == operation }) {
+			t.Errorf("the MQTT operation %s is in no table: say who may do it", operation)
 		}
 	}
 	for _, c := range mqttCases {
