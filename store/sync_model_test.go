@@ -185,7 +185,7 @@ func (m *syncModel) change(ctx context.Context, r *rand.Rand) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback(ctx) //nolint:errcheck // it may have been committed
+	defer tx.Rollback(ctx) // it may have been committed
 	pause := func() float64 {
 		if r.IntN(4) > 0 {
 			return 0

@@ -194,7 +194,7 @@ func TestSyncLateCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(t.Context()) //nolint:errcheck // it may have been committed
+	defer tx.Rollback(t.Context()) // it may have been committed
 	appendIn(t, tx, late.ID, u[1])
 	post(t, s, early.ID, u[1], 1)
 	if got := brief(c.run(t, 100), names); got != "event early 2" {
