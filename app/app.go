@@ -17,7 +17,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/parleymq/parley/broker"
@@ -188,9 +187,6 @@ func (a *App) join(ctx context.Context) error {
 	a.run("store what is queued", writer.Run)
 	a.run("clear up doubts", a.chat.Run)
 	a.run("store what was read", a.chat.RunReads)
-	promauto.With(a.registry).NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "parley_reads_waiting", Help: "Moves of what users have read that wait for their commit.",
-	}, func() float64 { return float64(a.chat.ReadsWaiting()) })
 	a.run("send wills", a.chat.Wills.Run)
 	a.run("identity", a.identity.Run)
 	if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil { // one node alone: whatever is marked as connected is not
@@ -200,7 +196,7 @@ func (a *App) join(ctx context.Context) error {
 	if _, err := a.store.ReleasePresences(ctx, ""); err != nil { // as above
 		return err
 	}
-	a.registry.MustRegister(presenceCollectors(a.chat)...)
+	registerChat(a.registry, a.chat)
 	a.run("tell who is here", a.chat.Presences.Run)
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})

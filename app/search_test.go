@@ -179,7 +179,7 @@ func TestSearchChanges(t *testing.T) {
 	}
 	defer db.Close(t.Context())
 	if _, err := db.Exec(t.Context(), `
-WITH c AS (UPDATE conversations SET last_seq = last_seq + 1 WHERE id = $1 RETURNING *)
+WITH c AS (UPDATE conversations SET last_seq = last_seq + 1, last_xid = pg_current_xact_id() WHERE id = $1 RETURNING *)
 INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content)
 SELECT id, last_seq, $2, $3, $2, last_event_at, 'message', 'from before a crash' FROM c`, conv.ID(), chat.NewID(), ann.ID); err != nil {
 		t.Fatal(err)

@@ -333,7 +333,7 @@ func TestUnread(t *testing.T) {
 	exec(t, s, `UPDATE events SET deleted_at = $2, content = '' WHERE conversation_id = $1 AND seq IN (6, 7)`, c.ID, now)
 	want("deleted ones don't count, and a tombstone is the last message", 1, "", now)
 	exec(t, s, `
-WITH c AS (UPDATE conversations SET last_seq = 8 WHERE id = $1)
+WITH c AS (UPDATE conversations SET last_seq = 8, last_xid = pg_current_xact_id() WHERE id = $1)
 INSERT INTO events (conversation_id, seq, id, sender_id, created_at, type, detail)
 SELECT $1, 8, gen_random_uuid(), $2, created_at, 'reaction', jsonb_build_object('messageId', id, 'emoji', '👍', 'op', 'add')
 FROM events WHERE conversation_id = $1 AND seq = 7`, c.ID, bob)

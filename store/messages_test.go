@@ -160,7 +160,7 @@ func TestEventRoundTrip(t *testing.T) {
 		Content: "Grüße 👩‍👩‍👧 \"\\\u2028\u200f\n\t<&>", EditedAt: now.Add(3e9), DeletedAt: now.Add(4e9),
 		EventDetail: chat.EventDetail{ReplyTo: first.ID, Attachments: []chat.ID{chat.NewID(), chat.NewID()}},
 	}
-	exec(t, s, `UPDATE conversations SET last_seq = 3, last_event_at = $2 WHERE id = $1`, c.ID, want.CreatedAt)
+	exec(t, s, `UPDATE conversations SET last_seq = 3, last_xid = pg_current_xact_id(), last_event_at = $2 WHERE id = $1`, c.ID, want.CreatedAt)
 	exec(t, s, `INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content, edited_at, deleted_at, detail)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, want.ConversationID, want.Seq, want.ID, want.SenderID, want.ClientMsgID, want.CreatedAt,
 		want.Type, want.Content, want.EditedAt, want.DeletedAt, &want.EventDetail)

@@ -335,7 +335,7 @@ func unreadHistory(t *testing.T, r *rand.Rand) {
 		switch r.IntN(9) {
 		case 8: // something that is no message
 			exec(t, s, `
-WITH c AS (UPDATE conversations SET last_seq = last_seq + 1 WHERE id = $1 RETURNING last_seq, last_event_at)
+WITH c AS (UPDATE conversations SET last_seq = last_seq + 1, last_xid = pg_current_xact_id() WHERE id = $1 RETURNING last_seq, last_event_at)
 INSERT INTO events (conversation_id, seq, id, sender_id, created_at, type, client_msg_id)
 SELECT $1, last_seq, gen_random_uuid(), $2, last_event_at, 'edit', CASE WHEN $3 THEN gen_random_uuid() END FROM c`, c, members[r.IntN(len(members))], r.IntN(2) == 0)
 			h.senders = append(h.senders, chat.ID{})

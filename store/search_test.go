@@ -25,7 +25,7 @@ func say(t testing.TB, s *store.Store, conversation, sender chat.ID, content str
 	e := chat.Event{ConversationID: conversation, Type: chat.EventMessage, ID: chat.NewID(), SenderID: sender, Content: content}
 	err := s.Pool().QueryRow(t.Context(), `
 WITH moved AS (
-  UPDATE conversations SET last_seq = last_seq + 1, last_event_at = last_event_at + interval '1 s' WHERE id = $1 RETURNING last_seq, last_event_at
+  UPDATE conversations SET last_seq = last_seq + 1, last_xid = pg_current_xact_id(), last_event_at = last_event_at + interval '1 s' WHERE id = $1 RETURNING last_seq, last_event_at
 ), stored AS (
   INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content)
   SELECT $1, last_seq, $2, $3, $2, last_event_at, 'message', $4 FROM moved
@@ -50,7 +50,7 @@ func edit(t testing.TB, s *store.Store, e chat.Event, content string) {
 	}
 	exec(t, s, `
 WITH moved AS (
-  UPDATE conversations SET last_seq = last_seq + 1, last_event_at = last_event_at + interval '1 s' WHERE id = $1 RETURNING last_seq, last_event_at
+  UPDATE conversations SET last_seq = last_seq + 1, last_xid = pg_current_xact_id(), last_event_at = last_event_at + interval '1 s' WHERE id = $1 RETURNING last_seq, last_event_at
 ), changed AS (
   UPDATE events SET content = $4, `+column+` = last_event_at FROM moved WHERE conversation_id = $1 AND seq = $5
 )
@@ -353,7 +353,7 @@ func copyEvents(t testing.TB, s *store.Store, c chat.ID, rows [][]any, at time.T
 	if _, err := s.Pool().CopyFrom(t.Context(), pgx.Identifier{"events"}, columns, pgx.CopyFromRows(rows)); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, s, `UPDATE conversations SET last_seq = $2, last_event_at = $3 WHERE id = $1`, c, len(rows)+1, at)
+	exec(t, s, `UPDATE conversations SET last_seq = $2, last_event_at = $3, last_xid = (SELECT xid FROM events WHERE conversation_id = $1 AND seq = $2) WHERE id = $1`, c, len(rows)+1, at)
 }
 
 // A log is followed by one indexer at a time, and by any of them.

@@ -84,11 +84,14 @@ WITH back AS (
   INSERT INTO events (conversation_id, seq, id, sender_id, created_at, type, detail)
   SELECT id, last_seq, gen_random_uuid(), $2, last_event_at, 'conversation', jsonb_build_object('op', 'joined', 'userIds', jsonb_build_array($2)) FROM moved
 )
-INSERT INTO participants (conversation_id, user_id, role, joined_at, joined_seq)
-SELECT id, $2, 'member', now(), last_seq FROM moved`
+INSERT INTO participants (conversation_id, user_id, role, joined_at, joined_seq, read_seq)
+SELECT m.id, $2, 'member', now(), m.last_seq, coalesce((SELECT max(seq) FROM reads WHERE conversation_id = m.id AND user_id = $2), 0) FROM moved m`
 	readSQL = `
-UPDATE participants SET read_seq = $3, read_at = now(), read_xid = pg_current_xact_id()
-WHERE conversation_id = $1 AND user_id = $2 AND read_seq < $3`
+WITH moved AS (
+  UPDATE participants SET read_seq = $3, read_at = now(), read_xid = pg_current_xact_id()
+  WHERE conversation_id = $1 AND user_id = $2 AND read_seq < $3 RETURNING *
+)
+INSERT INTO reads (conversation_id, user_id, seq, at) SELECT conversation_id, user_id, read_seq, read_at FROM moved`
 	roleSQL = `UPDATE participants SET role = 'admin', xid = pg_current_xact_id() WHERE conversation_id = $1 AND user_id = $2`
 )
 
@@ -141,12 +144,12 @@ func TestSync(t *testing.T) {
 	rename(u[2], "Cid")
 	want("left, and sees nothing of it any more", "left a")
 	exec(t, s, joinSQL, a.ID, u[0])
-	want("back: those in it and how far they are", "profile bob Robert, profile cid Cid, conversation a from 7, event a 7, read a bob 4, read a cid 3")
+	want("back: those in it and how far they are", "profile bob Robert, profile cid Cid, conversation a from 7, event a 7, read a ann 2, read a bob 4, read a cid 3")
 	exec(t, s, leaveSQL, a.ID, u[0])
 	post(t, s, a.ID, u[1], 3)
 	exec(t, s, joinSQL, a.ID, u[0])
 	post(t, s, a.ID, u[1], 1)
-	want("gone and back", "profile bob Robert, profile cid Cid, conversation a from 11, event a 11, event a 12, read a bob 4, read a cid 3")
+	want("gone and back", "profile bob Robert, profile cid Cid, conversation a from 11, event a 11, event a 12, read a ann 2, read a bob 4, read a cid 3")
 	exec(t, s, joinSQL, b.ID, u[2])
 	want("another one comes", "profile cid Cid, event b 4")
 	c, _, err := s.CreateConversation(t.Context(), chat.NewConversation{Kind: chat.Direct, Creator: u[2], Users: u[:1]}, now)
@@ -159,7 +162,7 @@ func TestSync(t *testing.T) {
 	clients = append(clients[:0], &syncer{s: s, user: u[0]})
 	want("from the beginning", "profile ann USER0, profile bob Robert, profile cid Cid, conversation a from 1, conversation b from 1, conversation c from 1, "+
 		"event a 1, event a 2, event a 3, event a 4, event a 5, event a 6, event a 7, event a 8, event a 9, event a 10, event a 11, event a 12, event b 1, event b 2, event b 3, event b 4, event c 1, "+
-		"read a bob 4, read a cid 3")
+		"read a ann 2, read a bob 4, read a cid 3")
 	storetest.Check(t, s)
 }
 
