@@ -46,7 +46,7 @@ func (s *server) groups() {
 		Summary: "List who is in a conversation, by user id",
 	}), s.listParticipants, chat.NotFound)
 	register(s, s.secured(huma.Operation{
-		OperationID: "addParticipants", Method: http.MethodPost, Path: "/api/conversations/{id}/participants", Tags: tags, Summary: "Add users to a group",
+		OperationID: "addParticipants", Method: http.MethodPost, Path: "/api/conversations/{id}/participants", MaxBodyBytes: maxBigBodyBytes + 1, Tags: tags, Summary: "Add users to a group",
 		Description: "Its owner and admins may. The answer has the places of all that were named, those who were there already included. " +
 			"A group has at most 10,000 members.",
 	}), s.addParticipants, chat.Forbidden, chat.NotFound, chat.Conflict)

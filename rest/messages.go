@@ -51,7 +51,7 @@ func (s *server) messages() {
 		Content:     map[string]*huma.MediaType{jsonType: {Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Message](), true, "")}},
 	}
 	register(s, s.secured(huma.Operation{
-		OperationID: "sendMessage", Method: http.MethodPost, Path: "/api/messages", Tags: tags, DefaultStatus: http.StatusCreated,
+		OperationID: "sendMessage", Method: http.MethodPost, Path: "/api/messages", MaxBodyBytes: maxBigBodyBytes + 1, Tags: tags, DefaultStatus: http.StatusCreated,
 		Summary: "Send a message", Responses: map[string]*huma.Response{"200": repeat},
 		Description: "The answer comes after the commit. 503 means that it is not known whether it was stored: send it again with the same `clientMsgId`.",
 	}), s.sendMessage, chat.Forbidden, chat.Conflict, chat.Quota)

@@ -18,7 +18,7 @@ type ReadMessages struct {
 // ReadUpTo is the body of POST /api/conversations/{id}/read.
 type ReadUpTo struct {
 	_    struct{} `additionalProperties:"false"`
-	UpTo int64    `json:"upTo" minimum:"1" doc:"The seq of the last event that was read; at most the conversation's last." example:"42"`
+	UpTo int64    `json:"upTo" minimum:"1" maximum:"9007199254740991" doc:"The seq of the last event that was read; at most the conversation's last." example:"42"`
 }
 
 // MessageDetail is a message with what became of it.
@@ -44,7 +44,7 @@ type DeliveredReceipt struct {
 
 func (s *server) reads() {
 	register(s, s.secured(huma.Operation{
-		OperationID: "readMessages", Method: http.MethodPost, Path: "/api/messages/read", Tags: []string{"messages"}, DefaultStatus: http.StatusNoContent,
+		OperationID: "readMessages", Method: http.MethodPost, Path: "/api/messages/read", MaxBodyBytes: maxBigBodyBytes + 1, Tags: []string{"messages"}, DefaultStatus: http.StatusNoContent,
 		Summary: "Mark messages as read",
 		Description: "Everything before them in their conversations is read, too. It goes forward only: what was read before changes nothing. " +
 			"If one of them is not there, nothing is done.",

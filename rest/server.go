@@ -39,7 +39,7 @@ type Options struct {
 
 const (
 	maxBodyBytes     = 256 << 10
-	maxBigBodyBytes  = 512 << 10 // creating a group of 10,000
+	maxBigBodyBytes  = 512 << 10 // where an array of 10,000 ids must come so far that it can be named
 	requestTime      = 15 * time.Second
 	readyTime        = 2 * time.Second
 	bearer           = "bearer"
