@@ -199,7 +199,12 @@ func (r *search) newest(ctx context.Context) error {
 		if len(r.hits) == r.need || len(r.open) == 0 {
 			return nil
 		}
-		if err := r.lookAt(ctx, n, newestMatchesSQL, r.need+1); err != nil {
+		// What is older than as many candidates as are needed can wait.
+		var since time.Time
+		if more := r.need - len(r.hits); len(r.candidates) >= more {
+			since = r.candidates[more-1].at.CreatedAt
+		}
+		if err := r.lookAt(ctx, n, since, newestMatchesSQL, r.need+1); err != nil {
 			return err
 		}
 		slices.SortFunc(r.candidates, func(a, b candidate) int { return compareNewest(b.at, a.at) })
@@ -227,7 +232,7 @@ func (r *search) settle(ctx context.Context) error {
 // ranked finds the best among the newest matches.
 func (r *search) ranked(ctx context.Context) error {
 	for n := firstStretches; len(r.open) > 0; n = min(2*n, maxStretches) {
-		if err := r.lookAt(ctx, n, rankedMatchesSQL, 0); err != nil {
+		if err := r.lookAt(ctx, n, time.Time{}, rankedMatchesSQL, 0); err != nil {
 			return err
 		}
 		if len(r.candidates) < chat.MaxRanked {
@@ -265,11 +270,11 @@ func compareRank(a, b chat.SearchCursor) int {
 	return compareNewest(a, b)
 }
 
-// lookAt adds the candidates of the next n stretches, of each at most limit (0: all),
-// and puts back what there is left of them.
-func (r *search) lookAt(ctx context.Context, n int, sql string, limit int) error {
+// lookAt adds the candidates of the next n stretches that may have something of since
+// or newer, of each at most limit (0: all), and puts back what there is left of them.
+func (r *search) lookAt(ctx context.Context, n int, since time.Time, sql string, limit int) error {
 	var now []*searched
-	for len(r.open) > 0 && len(now) < n {
+	for len(r.open) > 0 && len(now) < n && !r.open[0].upTo.Before(since) {
 		now = append(now, heap.Pop(&r.open).(*searched))
 	}
 	var ids, beforeIDs []chat.ID
