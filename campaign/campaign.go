@@ -43,15 +43,24 @@ type user struct {
 	steadyConv  string // of the users whom nobody may disturb; "" for the others
 }
 
-// message is something that was sent, by whatever door and however often.
+// message is something that was sent, by whatever door and however often: a message
+// or a command.
 type message struct {
+	kind                     kind
 	name, content, key, conv string
 	sender                   *user
 	first                    time.Duration // when it was sent first
+	about                    *message      // commands: the message that it is about
+	by                       *client       // commands: the device
+	emoji, op                string        // reactions
+	upTo                     int64         // reads
 
-	acked bool     // campaign.mu guards
-	acks  []stored // campaign.mu guards: distinct places that acknowledgements named
-	found int64    // owned by the checker: its seq; 0: not found yet
+	at      stored        // messages: where it is, once a device has received it
+	gone    time.Duration // campaign.mu guards: messages: when their deletion was acknowledged first; 0: it was not
+	acked   bool          // campaign.mu guards
+	nothing bool          // campaign.mu guards: an acknowledgement has said that there was nothing to do
+	acks    []stored      // campaign.mu guards: distinct places that acknowledgements named
+	found   int64         // owned by the checker: its seq; 0: not found yet
 }
 
 // campaign is one run.
@@ -80,6 +89,10 @@ type campaign struct {
 	mu         sync.Mutex
 	convs      map[*user][]string       // mu guards: where each user writes
 	messages   map[string]*message      // mu guards: by content
+	byID       map[string]*message      // mu guards: messages that a device has received
+	commands   map[*message][]*message  // mu guards: by what they are about
+	absences   map[absence]*outages     // mu guards: when users were, or may have been, out of groups
+	moving     map[string]*user         // mu guards: groups that members leave and come back to, and their owners
 	titles     map[string]time.Duration // mu guards: of groups made in the run, and when they were asked for
 	begins     []begun                  // mu guards: where sessions that are gone began
 	counts     map[string]int64         // mu guards
@@ -132,9 +145,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	c := &campaign{
 		o: o, began: time.Now(), out: o.Out, pg: &postgres{dir: o.Dir},
-		convs: map[*user][]string{}, messages: map[string]*message{}, titles: map[string]time.Duration{}, counts: map[string]int64{},
+		convs: map[*user][]string{}, messages: map[string]*message{}, byID: map[string]*message{}, commands: map[*message][]*message{},
+		absences: map[absence]*outages{}, moving: map[string]*user{}, titles: map[string]time.Duration{}, counts: map[string]int64{},
 	}
-	c.check = checker{c: c, logs: map[string][]entry{}}
+	c.check = checker{c: c, logs: map[string][]entry{}, deleted: map[string]map[string]bool{}}
 	rounds, err := c.run(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -304,7 +318,7 @@ func (c *campaign) populate(ctx context.Context) error {
 			conv := c.convs[u][random.IntN(len(c.convs[u]))]
 			p.filters = []string{"conv/" + conv + "/messages"}
 		}
-		c.clients = append(c.clients, &client{c: c, user: u, profile: p, rng: rand.New(rand.NewPCG(c.o.Seed, uint64(1000+i))), holding: map[uint16]bool{}, places: map[string]*place{}})
+		c.clients = append(c.clients, &client{c: c, user: u, profile: p, rng: rand.New(rand.NewPCG(c.o.Seed, uint64(1000+i))), holding: map[uint16]bool{}, places: map[string]*place{}, reacted: map[*message]reactionState{}, emoji: emojis[i%len(emojis)]})
 	}
 	return nil
 }
@@ -342,7 +356,7 @@ func ids(users []*user) []chat.ID {
 func (c *campaign) register(ctx context.Context, u *user) error {
 	body := map[string]any{"username": u.name, "email": u.name + "@example.org", "password": "correct horse battery"}
 	var answer struct{ ID chat.ID }
-	if status, err := c.rest(ctx, nil, "/api/users", body, &answer); err != nil || status != http.StatusCreated {
+	if status, err := c.rest(ctx, nil, http.MethodPost, "/api/users", body, &answer); err != nil || status != http.StatusCreated {
 		return fmt.Errorf("register %s: status %d: %w", u.name, status, err)
 	}
 	u.id = answer.ID
@@ -359,7 +373,7 @@ func (c *campaign) register(ctx context.Context, u *user) error {
 // converse makes a conversation.
 func (c *campaign) converse(ctx context.Context, u *user, body map[string]any) (string, error) {
 	var answer struct{ ID string }
-	status, err := c.rest(ctx, u, "/api/conversations", body, &answer)
+	status, err := c.rest(ctx, u, http.MethodPost, "/api/conversations", body, &answer)
 	if err != nil || status != http.StatusCreated {
 		return "", fmt.Errorf("make a conversation: status %d: %w", status, err)
 	}
@@ -375,6 +389,14 @@ func (c *campaign) talk(conv string, users []*user) {
 	}
 }
 
+// ownerOf returns who has made a group that members leave and come back to; nil for
+// all other conversations. The owner stays.
+func (c *campaign) ownerOf(conv string) *user {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.moving[conv]
+}
+
 func (c *campaign) conversationsOf(u *user) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -383,22 +405,27 @@ func (c *campaign) conversationsOf(u *user) []string {
 }
 
 func (c *campaign) newMessage(sender *user, conv, name string, keyed bool, size int) *message {
-	m := &message{name: name, content: name + " " + strings.Repeat("x", size), conv: conv, sender: sender, first: c.now()}
+	m := &message{kind: kindMessage, name: name, content: name + " " + strings.Repeat("x", size), conv: conv, sender: sender}
 	if keyed {
 		m.key = uuid.NewString()
 	}
-	c.mu.Lock()
-	c.messages[m.content] = m
-	c.mu.Unlock()
+	c.send(m)
 	return m
 }
 
-// acked notes an acknowledgement; said: it names the place.
+// acked notes an acknowledgement; said: it names the place, unless it is of a
+// command that found nothing to do.
 func (c *campaign) acked(m *message, at stored, said bool) {
 	c.mu.Lock()
 	known := len(m.acks) > 0
 	m.acked = true
 	c.counts["acknowledgements"]++
+	if m.kind == kindDelete && m.about.gone == 0 && (said || c.moving[m.conv] == nil) {
+		m.about.gone = c.now()
+	}
+	if said && at == (stored{}) && m.kind != kindMessage {
+		m.nothing, said = true, false
+	}
 	if !said {
 		c.mu.Unlock()
 		return
@@ -414,34 +441,6 @@ func (c *campaign) acked(m *message, at stored, said bool) {
 	case at != first:
 		c.violate("2 once", "%s was acknowledged as %v and as %v", m.name, first, at)
 	}
-}
-
-// post sends a message by REST as well, until it is answered or the round ends.
-func (c *campaign) post(m *message) (answered <-chan struct{}) {
-	done := make(chan struct{})
-	c.posts.Go(func() {
-		defer close(done)
-		body := map[string]any{"conversationId": m.conv, "content": m.content, "clientMsgId": m.key}
-		for range 5 {
-			var answer struct {
-				ID  string
-				Seq int64
-			}
-			status, err := c.rest(context.Background(), m.sender, "/api/messages", body, &answer)
-			switch {
-			case err == nil && (status == http.StatusCreated || status == http.StatusOK):
-				c.count(fmt.Sprintf("POST /api/messages: %d", status), 1)
-				c.acked(m, stored{answer.ID, answer.Seq}, true)
-				return
-			case err == nil && status != http.StatusServiceUnavailable:
-				c.violate("refusal", "POST /api/messages answered %d for %s", status, m.name)
-				return
-			}
-			c.count("POST /api/messages without answer", 1)
-			time.Sleep(100 * time.Millisecond) // until it is tried again, as a client does
-		}
-	})
-	return done
 }
 
 // writeSeldom writes one message to a conversation that is silent else until the
@@ -472,16 +471,20 @@ func (c *campaign) group(random *rand.Rand) {
 }
 
 // rest makes a request through the proxy. The error is of the line.
-func (c *campaign) rest(ctx context.Context, u *user, path string, body, answer any) (status int, err error) {
-	text, err := json.Marshal(body)
+func (c *campaign) rest(ctx context.Context, u *user, method, path string, body, answer any) (status int, err error) {
+	var text []byte
+	if body != nil {
+		if text, err = json.Marshal(body); err != nil {
+			return 0, err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.http.addr()+path, bytes.NewReader(text))
 	if err != nil {
 		return 0, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.http.addr()+path, bytes.NewReader(text))
-	if err != nil {
-		return 0, err
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
-	req.Header.Set("Content-Type", "application/json")
 	if u != nil {
 		req.Header.Set("Authorization", "Bearer "+u.token)
 	}
@@ -494,7 +497,7 @@ func (c *campaign) rest(ctx context.Context, u *user, path string, body, answer 
 	if err != nil {
 		return 0, err
 	}
-	if resp.StatusCode/100 == 2 {
+	if resp.StatusCode/100 == 2 && len(b) > 0 {
 		err = json.Unmarshal(b, answer)
 	}
 	return resp.StatusCode, err

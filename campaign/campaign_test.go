@@ -43,7 +43,7 @@ func TestShortCampaign(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	length := 65 * time.Second
+	length := 40 * time.Second
 	if s := os.Getenv("PARLEY_CAMPAIGN_FOR"); s != "" {
 		if length, err = time.ParseDuration(s); err != nil {
 			t.Fatal(err)

@@ -13,15 +13,28 @@ import (
 // nobody writes, and is owned by the goroutine that runs the rounds.
 type checker struct {
 	c       *campaign
-	logs    map[string][]entry // by conversation; seq 1 is at 0
-	readers map[string]*user   // a member of each
-	members map[*user][]string // the conversations of each user
+	logs    map[string][]entry         // by conversation; seq 1 is at 0
+	readers map[string]*user           // a member of each, who sees all of it
+	members map[*user][]string         // the conversations of each user
+	deleted map[string]map[string]bool // by conversation: the ids of deleted messages
 }
 
-// entry is one event of a log, as stored.
+// entry is one event of a log, as stored. What a message says may change; the rest
+// may not.
 type entry struct {
-	id, sender, content string
-	asked               time.Duration // when it was sent first; -1: before the run
+	id, sender string
+	event      chat.EventType
+	about      chat.ID
+	m          *message      // that it came from; nil: none
+	asked      time.Duration // when it was sent first; -1: before the run
+
+	content string
+	deleted bool
+}
+
+// same reports whether an event is what it was when it was read before.
+func (e *entry) same(o *entry) bool {
+	return e.id == o.id && e.sender == o.sender && e.event == o.event && e.about == o.about && e.m == o.m && (e.deleted || !o.deleted)
 }
 
 // begun is where a session that is gone began in a conversation.
@@ -110,7 +123,7 @@ func (c *campaign) undrained() string {
 	return ""
 }
 
-// read reads what has been added to the logs.
+// read reads all logs again, which must hold what they held.
 func (ch *checker) read(ctx context.Context) error {
 	ch.readers, ch.members = map[string]*user{}, map[*user][]string{}
 	ends := map[string]int64{}
@@ -121,28 +134,39 @@ func (ch *checker) read(ctx context.Context) error {
 		}
 		for _, p := range list {
 			conv := p.ConversationID.String()
-			ch.readers[conv], ends[conv] = u, p.LastSeq
+			ends[conv] = p.LastSeq
+			if owner := ch.c.ownerOf(conv); owner == nil || owner == u {
+				ch.readers[conv] = u
+			}
 			ch.members[u] = append(ch.members[u], conv)
 		}
 	}
 	for conv, u := range ch.readers {
-		log, err := ch.readLog(ctx, u, conv, ch.logs[conv])
+		log, err := ch.readLog(ctx, u, conv)
 		if err != nil {
 			return err
 		}
 		if int64(len(log)) != ends[conv] {
 			ch.c.violate("3 log", "conversation %s says it reaches to %d and has %d events", conv, ends[conv], len(log))
 		}
+		for i, e := range ch.logs[conv] {
+			if i >= len(log) || !log[i].same(&e) {
+				ch.c.violate("1 acked", "event %d of %s is not any more what it was", i+1, conv)
+				break
+			}
+		}
 		ch.logs[conv] = log
+		ch.replay(conv, log)
 	}
 	return nil
 }
 
-func (ch *checker) readLog(ctx context.Context, u *user, conv string, log []entry) ([]entry, error) {
+func (ch *checker) readLog(ctx context.Context, u *user, conv string) ([]entry, error) {
 	id, err := chat.ParseID(conv)
 	if err != nil {
 		return nil, err
 	}
+	log := make([]entry, 0, len(ch.logs[conv]))
 	for {
 		page, err := ch.c.store.ReadLog(ctx, u.id, id, int64(len(log)), store.MaxLogPage)
 		if err != nil || len(page) == 0 {
@@ -162,18 +186,23 @@ func (ch *checker) readLog(ctx context.Context, u *user, conv string, log []entr
 // and nothing twice.
 func (ch *checker) entryOf(conv string, e *chat.Event) entry {
 	c := ch.c
-	en := entry{id: e.ID.String(), sender: e.SenderID.String(), content: e.Content, asked: -1}
+	en := entry{
+		id: e.ID.String(), sender: e.SenderID.String(), event: e.Type, about: e.MessageID, asked: -1,
+		content: e.Content, deleted: !e.DeletedAt.IsZero(),
+	}
 	c.mu.Lock()
-	m, made := c.messages[e.Content], c.titles[e.Title]
+	made := c.titles[e.Title]
 	c.mu.Unlock()
-	switch {
-	case e.Type == chat.EventConversation:
+	if e.Type == chat.EventConversation {
 		if made > 0 {
 			en.asked = made
 		}
 		return en
+	}
+	m := c.senderOf(e)
+	switch {
 	case m == nil || m.conv != conv || m.sender.id != e.SenderID:
-		c.violate("1 acked", "event %d of %s is a message that its sender has not sent: %.80q", e.Seq, conv, e.Content)
+		c.violate("1 acked", "event %d of %s (%s) is of something that its sender has not sent, or not as often: %.80q", e.Seq, conv, e.Type, e.Content)
 		return en
 	case m.key != "" && m.key != e.ClientMsgID.String():
 		c.violate("2 once", "%s is stored under the key %s, sent under %s", m.name, e.ClientMsgID, m.key)
@@ -181,7 +210,7 @@ func (ch *checker) entryOf(conv string, e *chat.Event) entry {
 		c.violate("2 once", "%s is stored as %d and as %d of %s (key %q)", m.name, m.found, e.Seq, conv, m.key)
 	}
 	m.found = e.Seq
-	en.asked = m.first
+	en.m, en.asked = m, m.first
 	c.mu.Lock()
 	acks := m.acks
 	c.mu.Unlock()
@@ -189,6 +218,75 @@ func (ch *checker) entryOf(conv string, e *chat.Event) entry {
 		c.violate("1 acked", "%s was acknowledged as %v, and is stored as %d, %s", m.name, acks[0], e.Seq, en.id)
 	}
 	return en
+}
+
+// senderOf finds what was sent and has become the event; nil: nothing.
+func (c *campaign) senderOf(e *chat.Event) *message {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.Type == chat.EventMessage {
+		if m := c.byID[e.ID.String()]; m != nil {
+			return m
+		}
+		return c.messages[e.Content]
+	}
+	at := stored{e.ID.String(), e.Seq}
+	key := e.ClientMsgID.String()
+	var candidate *message
+	for _, m := range c.commands[c.byID[e.MessageID.String()]] {
+		switch {
+		case string(m.kind) != string(e.Type) || m.sender.id != e.SenderID || m.emoji != e.Emoji || m.op != e.Op:
+		case m.key != "" && m.key == key, len(m.acks) > 0 && m.acks[0] == at, m.found == e.Seq:
+			return m
+		case m.key != "" || m.found != 0 || len(m.acks) > 0 || m.kind == kindEdit && m.content != e.Content:
+		case candidate == nil:
+			candidate = m
+		}
+	}
+	return candidate
+}
+
+// replay does what a log says, and compares with what its messages say.
+func (ch *checker) replay(conv string, log []entry) {
+	c := ch.c
+	says := map[string]string{}
+	deleted := map[string]bool{}
+	for i := range log {
+		e := &log[i]
+		switch {
+		case e.m == nil:
+		case e.event == chat.EventMessage:
+			says[e.id] = e.m.content
+		case e.event == chat.EventEdit:
+			if deleted[e.about.String()] {
+				c.violate("commands", "event %d of %s edits a message that was deleted before", i+1, conv)
+			}
+			says[e.about.String()] = e.m.content
+		case e.event == chat.EventDelete:
+			if deleted[e.about.String()] {
+				c.violate("commands", "event %d of %s deletes a message that was deleted before", i+1, conv)
+			}
+			deleted[e.about.String()] = true
+		}
+	}
+	for i := range log {
+		e := &log[i]
+		id := e.id
+		switch e.event {
+		case chat.EventEdit:
+			id = e.about.String()
+		case chat.EventMessage:
+			if want := says[id]; e.m != nil && !deleted[id] && e.content != want {
+				c.violate("commands", "message %d of %s says %.60q, and by its log it says %.60q", i+1, conv, e.content, want)
+			}
+		case chat.EventDelete, chat.EventReaction, chat.EventConversation:
+			continue
+		}
+		if deleted[id] != e.deleted || e.deleted && e.content != "" {
+			c.violate("commands", "event %d of %s (%s): deleted by its log: %v; as it is: %v, with %.60q", i+1, conv, e.event, deleted[id], e.deleted, e.content)
+		}
+	}
+	ch.deleted[conv] = deleted
 }
 
 // judge asks of every message and every session's beginning what can be asked now.
@@ -201,10 +299,23 @@ func (ch *checker) judge() {
 			lost = append(lost, m)
 		}
 	}
+	for _, list := range c.commands {
+		for _, m := range list {
+			if m.acked && m.found == 0 && !ch.deleted[m.conv][m.about.at.id] {
+				lost = append(lost, m)
+			}
+			if m.nothing && !ch.deleted[m.conv][m.about.at.id] {
+				lost = append(lost, m)
+			}
+		}
+	}
 	begins := c.begins
 	c.begins = nil
 	c.mu.Unlock()
 	for _, m := range lost {
+		if c.outOf(m) {
+			continue // in MQTT 3.1.1 what is refused is acknowledged
+		}
 		c.violate("1 acked", "%s was acknowledged %v, and is not in the log of %s", m.name, m.acks, m.conv)
 	}
 	for _, cl := range c.clients {
@@ -269,26 +380,12 @@ func (ch *checker) behindOf(cl *client) string {
 // last is the end of a campaign: everybody comes back once more, after a kill; then
 // the logs are read again from their beginning, and the oracle runs.
 func (c *campaign) last(ctx context.Context) error {
-	c.say("the end: everybody comes back, all logs are read again, and the oracle runs")
+	c.say("the end: everybody comes back, and the oracle runs")
 	if err := c.killServer(ctx, nil); err != nil {
 		return err
 	}
 	if err := c.checkpoint(ctx, 0); err != nil {
 		return err
-	}
-	before := c.check.logs
-	c.check.logs = map[string][]entry{}
-	if err := c.check.read(ctx); err != nil {
-		return err
-	}
-	for conv, log := range before {
-		now := c.check.logs[conv]
-		for i, e := range log {
-			if i >= len(now) || now[i] != e {
-				c.violate("1 acked", "event %d of %s is not any more what it was", i+1, conv)
-				break
-			}
-		}
 	}
 	found, err := c.store.Verify(ctx)
 	for _, v := range found {

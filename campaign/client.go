@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -51,11 +50,14 @@ type client struct {
 	rng *rand.Rand // owned by run
 
 	mu       sync.Mutex
-	conn     *clientConn // mu guards; nil: not connected
-	old      []net.Conn  // mu guards: connections taken over by ourselves, which the server must end
-	outbound []*flight   // mu guards: not acknowledged, in the order of their first sending
-	nextID   uint16      // mu guards
-	written  int         // mu guards: messages made
+	conn     *clientConn                // mu guards; nil: not connected
+	old      []net.Conn                 // mu guards: connections taken over by ourselves, which the server must end
+	outbound []*flight                  // mu guards: not acknowledged, in the order of their first sending
+	nextID   uint16                     // mu guards
+	written  int                        // mu guards: messages and commands made
+	heard    []*message                 // mu guards: the last that were received, which commands may be about
+	reacted  map[*message]reactionState // mu guards
+	emoji    string                     // that it reacts with
 
 	known        bool              // mu guards: a CONNACK has told of the session
 	subscribed   bool              // mu guards: SUBACK has come
@@ -84,7 +86,8 @@ type flight struct {
 type clientConn struct {
 	conn   net.Conn
 	r      *bufio.Reader
-	dialed int // incarnation of the server when it was dialed
+	dialed int           // incarnation of the server when it was dialed
+	asked  time.Duration // when it was dialed
 	since  time.Duration
 
 	mood      mood
@@ -152,7 +155,7 @@ const patience = 8 * time.Second // for an answer, before a device takes the lin
 
 // connect makes a connection, which takes over the one there is, if any.
 func (cl *client) connect(ctx context.Context) bool {
-	dialed := cl.c.server.current()
+	dialed, asked := cl.c.server.current(), cl.c.now()
 	d := net.Dialer{Timeout: 5 * time.Second}
 	conn, err := d.DialContext(ctx, "tcp", cl.c.mqtt.addr())
 	if err != nil {
@@ -182,18 +185,16 @@ func (cl *client) connect(ctx context.Context) bool {
 	_ = conn.SetDeadline(time.Time{})
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	cl.begin(ctx, conn, r, dialed, pk.body[0]&1 != 0)
+	cl.begin(ctx, &clientConn{conn: conn, r: r, dialed: dialed, asked: asked}, pk.body[0]&1 != 0)
 	return true
 }
 
 // begin takes an accepted connection into use. mu is held.
-func (cl *client) begin(ctx context.Context, conn net.Conn, r *bufio.Reader, dialed int, present bool) {
+func (cl *client) begin(ctx context.Context, cc *clientConn, present bool) {
 	c := cl.c
 	now := c.now()
-	cc := &clientConn{
-		conn: conn, r: r, dialed: dialed, since: now, heard: now,
-		next: map[string]int64{}, seen: map[string]map[int64]bool{},
-	}
+	cc.since, cc.heard = now, now
+	cc.next, cc.seen = map[string]int64{}, map[string]map[int64]bool{}
 	c.count("connections", 1)
 	if cl.conn != nil { // the old one is not read any more; the server must end it
 		c.count("take-overs", 1)
@@ -245,7 +246,7 @@ func (cl *client) resend(present bool) {
 			f.id, f.sent = cl.id(), false
 			cl.outbound = append(cl.outbound, f)
 		}
-		cl.write(encodePublish(cl.version, f.id, cl.pubQoS, present && f.sent, topic(f.m.conv), f.m.payload()))
+		cl.write(encodePublish(cl.version, f.id, cl.pubQoS, present && f.sent, f.m.topic(), f.m.payload()))
 		f.sent = true
 	}
 }
@@ -373,36 +374,60 @@ func (cl *client) turn(ctx context.Context) {
 	}
 }
 
-// publish sends a new message, now and then twice, or by the other door as well.
+// publish sends a new message or command, now and then twice, or by the other door
+// as well.
 func (cl *client) publish() {
 	c := cl.c
 	convs := c.conversationsOf(cl.user)
 	if len(convs) == 0 {
 		return
 	}
-	conv := convs[cl.rng.IntN(len(convs))]
-	if cl.steady {
-		conv = cl.user.steadyConv
+	m := cl.command()
+	if m == nil {
+		conv := convs[cl.rng.IntN(len(convs))]
+		if cl.steady {
+			conv = cl.user.steadyConv
+		}
+		cl.written++
+		m = c.newMessage(cl.user, conv, fmt.Sprintf("%s-%d", cl.clientID, cl.written), cl.keyed, cl.size())
+	} else if cl.rng.IntN(6) == 0 { // by REST alone
+		if m.kind == kindReaction {
+			if m.op == "remove" { // only adding may be repeated whenever it arrives
+				cl.launch(m)
+				return
+			}
+			cl.reacted[m.about] = reactionDone
+		}
+		if m.kind != kindEdit || m.key != "" {
+			if m.kind != kindEdit {
+				c.mu.Lock()
+				m.key = "" // REST has none for these
+				c.mu.Unlock()
+			}
+			c.post(m)
+			return
+		}
 	}
-	cl.written++
-	m := c.newMessage(cl.user, conv, fmt.Sprintf("%s-%d", cl.clientID, cl.written), cl.keyed, cl.size())
-	f := &flight{m: m, id: cl.id(), sent: true}
-	cl.outbound = append(cl.outbound, f)
-	c.count(fmt.Sprintf("publishes at QoS %d", cl.pubQoS), 1)
-	cl.write(encodePublish(cl.version, f.id, cl.pubQoS, false, topic(conv), m.payload()))
+	cl.launch(m)
 	if !cl.keyed || cl.steady {
 		return
 	}
 	switch n := cl.rng.IntN(100); {
 	case n < 5 && len(cl.outbound) < cl.window:
-		twin := &flight{m: m, id: cl.id(), sent: true}
-		cl.outbound = append(cl.outbound, twin)
-		c.count("messages sent twice at once", 1)
-		cl.write(encodePublish(cl.version, twin.id, cl.pubQoS, false, topic(conv), m.payload()))
-	case n < 10:
-		c.count("messages sent by the other door as well", 1)
+		c.count("sent twice at once", 1)
+		cl.launch(m)
+	case n < 10 && (m.kind == kindMessage || m.kind == kindEdit):
+		c.count("sent by the other door as well", 1)
 		c.post(m)
 	}
+}
+
+// launch publishes for the first time.
+func (cl *client) launch(m *message) {
+	f := &flight{m: m, id: cl.id(), sent: true}
+	cl.outbound = append(cl.outbound, f)
+	cl.c.count(fmt.Sprintf("publishes at QoS %d", cl.pubQoS), 1)
+	cl.write(encodePublish(cl.version, f.id, cl.pubQoS, false, m.topic(), m.payload()))
 }
 
 func (cl *client) size() int {
@@ -549,13 +574,16 @@ func (cl *client) acknowledged(kind byte, o outcome) {
 		c.violate("protocol", "%s: packet type %d in answer to a publish at QoS %d", cl.clientID, kind, cl.pubQoS)
 		return
 	case o.code >= 0x80:
-		c.violate("refusal", "%s: %s was refused with %#02x", cl.clientID, cl.outbound[i].m.name, o.code)
+		f := cl.outbound[i]
+		cl.settled(f.m, true)
+		c.refused(f.m, fmt.Sprintf("%s: %#02x", cl.clientID, o.code), map[byte]refusal{0x87: refusedMember, 0x83: refusedDeleted}[o.code])
 		cl.outbound = slices.Delete(cl.outbound, i, i+1)
 		return
 	}
 	f := cl.outbound[i]
 	if !f.released {
 		c.acked(f.m, o.stored, cl.version == 5)
+		cl.settled(f.m, false)
 	}
 	if kind == puback {
 		cl.outbound = slices.Delete(cl.outbound, i, i+1)
@@ -563,16 +591,4 @@ func (cl *client) acknowledged(kind byte, o outcome) {
 	}
 	f.released = true
 	cl.write(encodeAck(pubrel, f.id))
-}
-
-// payload is the command of a message.
-func (m *message) payload() []byte {
-	if m.key == "" {
-		return []byte(m.content)
-	}
-	b, err := json.Marshal(map[string]string{"content": m.content, "clientMsgId": m.key})
-	if err != nil {
-		panic(err) // of strings: it cannot fail
-	}
-	return b
 }

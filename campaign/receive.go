@@ -62,6 +62,8 @@ type event struct {
 	Content        string
 	Title          string
 	Op             string
+	MessageID      string
+	DeletedAt      string
 }
 
 // receive checks and notes a publication. cl.mu is held.
@@ -76,6 +78,7 @@ func (cl *client) receive(cc *clientConn, p publication) {
 		c.violate("protocol", "%s: an event at QoS %d, subscribed at %d", cl.clientID, p.qos, cl.subQoS)
 	}
 	c.count("events received", 1)
+	cl.judgeContent(cc, &e)
 	if p.qos == 2 && cl.holding[p.id] {
 		c.count("repeats at QoS 2 that the identifier told", 1)
 		cl.judgeHeld(&e)
@@ -106,6 +109,31 @@ func (cl *client) receive(cc *clientConn, p publication) {
 	cc.order = append(cc.order, r)
 	if cc.mood == eager {
 		cl.settle(len(cc.due))
+	}
+}
+
+// judgeContent asks whether an event may say what it says: nobody receives the texts
+// of a deleted message on a connection that was begun after its deletion.
+func (cl *client) judgeContent(cc *clientConn, e *event) {
+	c := cl.c
+	var m *message
+	switch e.Type {
+	case "message":
+		m = cl.learn(e)
+	case "edit":
+		c.mu.Lock()
+		m = c.byID[e.MessageID]
+		c.mu.Unlock()
+	}
+	if m == nil {
+		return
+	}
+	c.mu.Lock()
+	gone := m.gone
+	c.mu.Unlock()
+	if gone > 0 && gone < cc.asked && (e.Content != "" || e.DeletedAt == "") {
+		c.violate("deleted", "%s: event %d of %s (%s) with %.40q, on a connection begun %v after %s was deleted",
+			cl.clientID, e.Seq, e.ConversationID, e.Type, e.Content, (cc.asked - gone).Round(time.Millisecond), m.name)
 	}
 }
 
