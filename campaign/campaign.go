@@ -80,6 +80,7 @@ type campaign struct {
 
 	users   []*user
 	clients []*client
+	groups  []*movingGroup
 	seldom  []string // conversations of all talkers, written to only as a blow falls: no later event heals what is lost
 	wg      sync.WaitGroup
 	posts   sync.WaitGroup // REST requests under way
@@ -174,6 +175,9 @@ func (c *campaign) run(ctx context.Context) (rounds int, err error) {
 	c.wg.Go(func() { c.server.watch(live) })
 	for _, cl := range c.clients {
 		c.wg.Go(func() { cl.run(live) })
+	}
+	for _, g := range c.groups {
+		c.wg.Go(func() { g.run(live, c) })
 	}
 	defer func() { stopClients(); c.wg.Wait() }()
 	c.say("%d devices of %d users; rounds of %v for %v", len(c.clients), len(c.users), c.o.Round, c.o.For)
@@ -320,7 +324,7 @@ func (c *campaign) populate(ctx context.Context) error {
 		}
 		c.clients = append(c.clients, &client{c: c, user: u, profile: p, rng: rand.New(rand.NewPCG(c.o.Seed, uint64(1000+i))), holding: map[uint16]bool{}, places: map[string]*place{}, reacted: map[*message]reactionState{}, emoji: emojis[i%len(emojis)]})
 	}
-	return nil
+	return c.makeMoving(ctx, random)
 }
 
 func drawProfile(random *rand.Rand, i int) profile {

@@ -3,6 +3,7 @@ package campaign
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/parleymq/parley/chat"
@@ -28,6 +29,9 @@ type entry struct {
 	m          *message      // that it came from; nil: none
 	asked      time.Duration // when it was sent first; -1: before the run
 
+	op    string    // changes of a conversation
+	users []chat.ID // whom they are about
+
 	content string
 	deleted bool
 }
@@ -40,8 +44,19 @@ func (e *entry) same(o *entry) bool {
 // begun is where a session that is gone began in a conversation.
 type begun struct {
 	clientID, conv string
+	user           *user
 	first          int64
 	subscribed     time.Duration
+	stretches      []stretch
+}
+
+// begins lists where the session has begun. cl.mu is held.
+func (cl *client) begins() []begun {
+	var list []begun
+	for conv, p := range cl.places {
+		list = append(list, begun{cl.clientID, conv, cl.user, p.first, cl.subscribedAt, slices.Clone(p.stretches)})
+	}
+	return list
 }
 
 // noteBegins keeps where a session began, before it is forgotten. cl.mu is held.
@@ -51,9 +66,7 @@ func (c *campaign) noteBegins(cl *client) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for conv, p := range cl.places {
-		c.begins = append(c.begins, begun{cl.clientID, conv, p.first, cl.subscribedAt})
-	}
+	c.begins = append(c.begins, cl.begins()...)
 }
 
 func (ch *checker) events() int {
@@ -84,6 +97,9 @@ func (c *campaign) checkpoint(ctx context.Context, round int) error {
 	c.check.judge()
 	if !c.await(ctx, levelPatience, func() string { return c.check.behind() }, "4 delivered") {
 		return context.Cause(ctx)
+	}
+	if err := c.check.judgeHistory(ctx); err != nil {
+		return err
 	}
 	c.mu.Lock()
 	received, acks := c.counts["events received"], c.counts["acknowledgements"]
@@ -197,6 +213,7 @@ func (ch *checker) entryOf(conv string, e *chat.Event) entry {
 		if made > 0 {
 			en.asked = made
 		}
+		en.op, en.users = e.Op, e.UserIDs
 		return en
 	}
 	m := c.senderOf(e)
@@ -321,14 +338,18 @@ func (ch *checker) judge() {
 	for _, cl := range c.clients {
 		cl.mu.Lock()
 		if cl.subscribed {
-			for conv, p := range cl.places {
-				begins = append(begins, begun{cl.clientID, conv, p.first, cl.subscribedAt})
-			}
+			begins = append(begins, cl.begins()...)
 		}
 		cl.mu.Unlock()
 	}
 	for _, b := range begins {
-		for seq := min(b.first-1, int64(len(ch.logs[b.conv]))); seq > 0 && seq > b.first-500; seq-- {
+		floor := b.first - 500
+		if c.ownerOf(b.conv) != nil {
+			ch.judgeStretches(&b)
+			in, _ := within(staysOf(ch.logs[b.conv], b.user), b.first)
+			floor = max(floor, in.from-1)
+		}
+		for seq := min(b.first-1, int64(len(ch.logs[b.conv]))); seq > 0 && seq > floor; seq-- {
 			if asked := ch.logs[b.conv][seq-1].asked; asked > b.subscribed {
 				c.violate("3 order", "%s: received conversation %s from %d on, although %d was sent %v after it had subscribed",
 					b.clientID, b.conv, b.first, seq, (asked - b.subscribed).Round(time.Millisecond))
@@ -367,8 +388,14 @@ func (ch *checker) behindOf(cl *client) string {
 		if p != nil {
 			return fmt.Sprintf("%s has event %d of %s, which reaches to %d (connected for %v)", cl.clientID, p.last, conv, len(log), cl.c.now()-cl.conn.since)
 		}
+		joined := int64(1)
+		if cl.c.ownerOf(conv) != nil {
+			if stays := staysOf(log, cl.user); len(stays) > 0 {
+				joined = stays[len(stays)-1].from
+			}
+		}
 		for seq, e := range log {
-			if e.asked > cl.subscribedAt {
+			if e.asked > cl.subscribedAt && int64(seq+1) >= joined {
 				return fmt.Sprintf("%s has nothing of %s, where event %d of %d was sent %v after it had subscribed (connected for %v)",
 					cl.clientID, conv, seq+1, len(log), e.asked-cl.subscribedAt, cl.c.now()-cl.conn.since)
 			}

@@ -27,6 +27,9 @@ import (
 // At QoS 2 a device drops what has an identifier that waits for PUBREL, so it has
 // no repeats of the first kind.
 //
+// Where members are removed from a group and come back, there may be holes
+// (members.go).
+//
 // A session without clean start off begins anew with each connection.
 
 // settledTime is how old a proven acknowledgement must be to survive kill -9. The
@@ -37,6 +40,7 @@ const settledTime = 6 * time.Second
 type place struct {
 	first, last int64
 	receipts    []*receipt // of first … last
+	stretches   []stretch  // of a group that members leave and come back to: what was received
 }
 
 func (p *place) at(seq int64) *receipt { return p.receipts[seq-p.first] }
@@ -167,11 +171,15 @@ func (cl *client) noteSeen(cc *clientConn, e *event) (twice bool) {
 // judge is the rules above.
 func (cl *client) judge(cc *clientConn, e *event, p publication, r *receipt) {
 	c := cl.c
+	moving := c.ownerOf(e.ConversationID) != nil
+	if moving {
+		defer func() { cl.places[e.ConversationID].note(e.Seq) }()
+	}
 	if cl.noteSeen(cc, e) {
 		c.violate("3 order", "%s: event %d of %s twice on one connection", cl.clientID, e.Seq, e.ConversationID)
 	}
 	if !p.dup {
-		if next := cc.next[e.ConversationID]; next != 0 && next != e.Seq {
+		if next := cc.next[e.ConversationID]; next != 0 && next != e.Seq && !(moving && e.Seq > next) {
 			c.violate("3 order", "%s: event %d of %s, where %d was due on this connection", cl.clientID, e.Seq, e.ConversationID, next)
 		}
 		cc.next[e.ConversationID] = e.Seq + 1
@@ -188,7 +196,9 @@ func (cl *client) judge(cc *clientConn, e *event, p publication, r *receipt) {
 		pl.receipts = append(pl.receipts, r)
 		return
 	case e.Seq > pl.last:
-		c.violate("3 order", "%s: a gap: event %d of %s after %d (dup %v)", cl.clientID, e.Seq, e.ConversationID, pl.last, p.dup)
+		if !moving { // or its user may have been away, which is asked at the checkpoint
+			c.violate("3 order", "%s: a gap: event %d of %s after %d (dup %v)", cl.clientID, e.Seq, e.ConversationID, pl.last, p.dup)
+		}
 		for range e.Seq - pl.last {
 			pl.receipts = append(pl.receipts, r)
 		}
