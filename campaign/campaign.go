@@ -81,6 +81,7 @@ type campaign struct {
 	users   []*user
 	clients []*client
 	groups  []*movingGroup
+	syncers []*syncer
 	seldom  []string // conversations of all talkers, written to only as a blow falls: no later event heals what is lost
 	wg      sync.WaitGroup
 	posts   sync.WaitGroup // REST requests under way
@@ -92,6 +93,7 @@ type campaign struct {
 	messages   map[string]*message      // mu guards: by content
 	byID       map[string]*message      // mu guards: messages that a device has received
 	commands   map[*message][]*message  // mu guards: by what they are about
+	reads      map[absence]*readsOf     // mu guards: what users have said to have read
 	absences   map[absence]*outages     // mu guards: when users were, or may have been, out of groups
 	moving     map[string]*user         // mu guards: groups that members leave and come back to, and their owners
 	titles     map[string]time.Duration // mu guards: of groups made in the run, and when they were asked for
@@ -147,7 +149,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	c := &campaign{
 		o: o, began: time.Now(), out: o.Out, pg: &postgres{dir: o.Dir},
 		convs: map[*user][]string{}, messages: map[string]*message{}, byID: map[string]*message{}, commands: map[*message][]*message{},
-		absences: map[absence]*outages{}, moving: map[string]*user{}, titles: map[string]time.Duration{}, counts: map[string]int64{},
+		absences: map[absence]*outages{}, reads: map[absence]*readsOf{}, moving: map[string]*user{}, titles: map[string]time.Duration{}, counts: map[string]int64{},
 	}
 	c.check = checker{c: c, logs: map[string][]entry{}, deleted: map[string]map[string]bool{}}
 	rounds, err := c.run(ctx)
@@ -175,6 +177,9 @@ func (c *campaign) run(ctx context.Context) (rounds int, err error) {
 	c.wg.Go(func() { c.server.watch(live) })
 	for _, cl := range c.clients {
 		c.wg.Go(func() { cl.run(live) })
+	}
+	for _, s := range c.syncers {
+		c.wg.Go(func() { s.run(live) })
 	}
 	for _, g := range c.groups {
 		c.wg.Go(func() { g.run(live, c) })
@@ -324,6 +329,7 @@ func (c *campaign) populate(ctx context.Context) error {
 		}
 		c.clients = append(c.clients, &client{c: c, user: u, profile: p, rng: rand.New(rand.NewPCG(c.o.Seed, uint64(1000+i))), holding: map[uint16]bool{}, places: map[string]*place{}, reacted: map[*message]reactionState{}, emoji: emojis[i%len(emojis)]})
 	}
+	c.makeSyncers()
 	return c.makeMoving(ctx, random)
 }
 
@@ -426,6 +432,11 @@ func (c *campaign) acked(m *message, at stored, said bool) {
 	c.counts["acknowledgements"]++
 	if m.kind == kindDelete && m.about.gone == 0 && (said || c.moving[m.conv] == nil) {
 		m.about.gone = c.now()
+	}
+	if m.kind == kindRead {
+		r := c.reads[absence{m.sender, m.conv}]
+		r.acks = append(r.acks, m)
+		said = false
 	}
 	if said && at == (stored{}) && m.kind != kindMessage {
 		m.nothing, said = true, false

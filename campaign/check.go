@@ -14,10 +14,11 @@ import (
 // nobody writes, and is owned by the goroutine that runs the rounds.
 type checker struct {
 	c       *campaign
-	logs    map[string][]entry         // by conversation; seq 1 is at 0
-	readers map[string]*user           // a member of each, who sees all of it
-	members map[*user][]string         // the conversations of each user
-	deleted map[string]map[string]bool // by conversation: the ids of deleted messages
+	logs    map[string][]entry          // by conversation; seq 1 is at 0
+	readers map[string]*user            // a member of each, who sees all of it
+	members map[*user][]string          // the conversations of each user
+	reads   map[string]map[string]int64 // by conversation and user
+	deleted map[string]map[string]bool  // by conversation: the ids of deleted messages
 }
 
 // entry is one event of a log, as stored. What a message says may change; the rest
@@ -29,8 +30,9 @@ type entry struct {
 	m          *message      // that it came from; nil: none
 	asked      time.Duration // when it was sent first; -1: before the run
 
-	op    string    // changes of a conversation
-	users []chat.ID // whom they are about
+	op    string    // reactions, changes of a conversation
+	emoji string    // reactions
+	users []chat.ID // changes: whom they are about
 
 	content string
 	deleted bool
@@ -97,6 +99,16 @@ func (c *campaign) checkpoint(ctx context.Context, round int) error {
 	c.check.judge()
 	if !c.await(ctx, levelPatience, func() string { return c.check.behind() }, "4 delivered") {
 		return context.Cause(ctx)
+	}
+	if err := c.check.readPlaces(ctx); err != nil {
+		return err
+	}
+	c.check.judgeReads()
+	for _, s := range c.syncers {
+		s.level(ctx, &c.check)
+	}
+	if err := c.check.judgeUnread(ctx); err != nil {
+		return err
 	}
 	if err := c.check.judgeHistory(ctx); err != nil {
 		return err
@@ -204,7 +216,7 @@ func (ch *checker) entryOf(conv string, e *chat.Event) entry {
 	c := ch.c
 	en := entry{
 		id: e.ID.String(), sender: e.SenderID.String(), event: e.Type, about: e.MessageID, asked: -1,
-		content: e.Content, deleted: !e.DeletedAt.IsZero(),
+		op: e.Op, emoji: e.Emoji, content: e.Content, deleted: !e.DeletedAt.IsZero(),
 	}
 	c.mu.Lock()
 	made := c.titles[e.Title]
@@ -213,7 +225,7 @@ func (ch *checker) entryOf(conv string, e *chat.Event) entry {
 		if made > 0 {
 			en.asked = made
 		}
-		en.op, en.users = e.Op, e.UserIDs
+		en.users = e.UserIDs
 		return en
 	}
 	m := c.senderOf(e)

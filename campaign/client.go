@@ -390,7 +390,10 @@ func (cl *client) publish() {
 		}
 		cl.written++
 		m = c.newMessage(cl.user, conv, fmt.Sprintf("%s-%d", cl.clientID, cl.written), cl.keyed, cl.size())
-	} else if cl.rng.IntN(6) == 0 { // by REST alone
+	} else if m.kind == kindRead && (cl.pubQoS == 2 || cl.rng.IntN(3) == 0) {
+		c.post(m) // these are not published at QoS 2
+		return
+	} else if m.kind != kindRead && cl.rng.IntN(6) == 0 { // by REST alone
 		if m.kind == kindReaction {
 			if m.op == "remove" { // only adding may be repeated whenever it arrives
 				cl.launch(m)

@@ -82,6 +82,9 @@ func (cl *client) command() *message {
 		return nil
 	}
 	n := cl.rng.IntN(100)
+	if n >= 85 {
+		return cl.read()
+	}
 	about := cl.heard[cl.rng.IntN(len(cl.heard))]
 	own := about.sender == cl.user
 	if n < 12 { // one's own are rarer
@@ -138,6 +141,11 @@ func (c *campaign) send(m *message) {
 	case kindEdit, kindDelete, kindReaction:
 		c.commands[m.about] = append(c.commands[m.about], m)
 	case kindRead:
+		key := absence{m.sender, m.conv}
+		if c.reads[key] == nil {
+			c.reads[key] = &readsOf{}
+		}
+		c.reads[key].sent = max(c.reads[key].sent, m.upTo)
 	}
 	c.counts["sent: "+string(m.kind)]++
 }

@@ -67,12 +67,18 @@ type event struct {
 	Title          string
 	Op             string
 	MessageID      string
+	Emoji          string
+	UserIDs        []string
 	DeletedAt      string
 }
 
 // receive checks and notes a publication. cl.mu is held.
 func (cl *client) receive(cc *clientConn, p publication) {
 	c := cl.c
+	if isReads(p.topic) {
+		cl.receiveRead(p)
+		return
+	}
 	var e event
 	if err := json.Unmarshal(p.payload, &e); err != nil || p.topic != topic(e.ConversationID) {
 		c.violate("protocol", "%s: on %s: %v: %.200q", cl.clientID, p.topic, err, p.payload)
