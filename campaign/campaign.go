@@ -78,15 +78,17 @@ type campaign struct {
 	down   outages // that, or the server was
 	store  *store.Store
 
-	users   []*user
-	clients []*client
-	groups  []*movingGroup
-	syncers []*syncer
-	seldom  []string // conversations of all talkers, written to only as a blow falls: no later event heals what is lost
-	wg      sync.WaitGroup
-	posts   sync.WaitGroup // REST requests under way
-	quiet   atomic.Bool    // a checkpoint: nothing new is written
-	crowd   atomic.Bool    // many readers are stuck
+	users    []*user
+	clients  []*client
+	groups   []*movingGroup
+	syncers  []*syncer
+	comers   []*comer
+	watchers []*watcher
+	seldom   []string // conversations of all talkers, written to only as a blow falls: no later event heals what is lost
+	wg       sync.WaitGroup
+	posts    sync.WaitGroup // REST requests under way
+	quiet    atomic.Bool    // a checkpoint: nothing new is written
+	crowd    atomic.Bool    // many readers are stuck
 
 	mu         sync.Mutex
 	convs      map[*user][]string       // mu guards: where each user writes
@@ -177,6 +179,12 @@ func (c *campaign) run(ctx context.Context) (rounds int, err error) {
 	c.wg.Go(func() { c.server.watch(live) })
 	for _, cl := range c.clients {
 		c.wg.Go(func() { cl.run(live) })
+	}
+	for _, w := range c.watchers {
+		c.wg.Go(func() { w.run(live) })
+	}
+	for _, m := range c.comers {
+		c.wg.Go(func() { m.run(live) })
 	}
 	for _, s := range c.syncers {
 		c.wg.Go(func() { s.run(live) })
@@ -330,7 +338,10 @@ func (c *campaign) populate(ctx context.Context) error {
 		c.clients = append(c.clients, &client{c: c, user: u, profile: p, rng: rand.New(rand.NewPCG(c.o.Seed, uint64(1000+i))), holding: map[uint16]bool{}, places: map[string]*place{}, reacted: map[*message]reactionState{}, emoji: emojis[i%len(emojis)]})
 	}
 	c.makeSyncers()
-	return c.makeMoving(ctx, random)
+	if err := c.makeMoving(ctx, random); err != nil {
+		return err
+	}
+	return c.makePresence(ctx)
 }
 
 func drawProfile(random *rand.Rand, i int) profile {
@@ -343,6 +354,7 @@ func drawProfile(random *rand.Rand, i int) profile {
 	if p.version == 5 {
 		p.receiveMaximum = []int{0, 1, 2, 7, 20, 100}[random.IntN(6)]
 	}
+	p.web = random.IntN(4) == 0
 	p.keyed = p.keyed || !p.persistent // without session and key, nothing protects a resent message
 	return p
 }

@@ -18,7 +18,7 @@ import (
 // is make campaign.
 func TestShortCampaign(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes more than a minute")
+		t.Skip("takes about a minute")
 	}
 	if runtime.GOOS != "linux" {
 		t.Skip("elsewhere the children of a killed campaign would stay")
@@ -43,7 +43,7 @@ func TestShortCampaign(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	length := 40 * time.Second
+	length := 30 * time.Second
 	if s := os.Getenv("PARLEY_CAMPAIGN_FOR"); s != "" {
 		if length, err = time.ParseDuration(s); err != nil {
 			t.Fatal(err)

@@ -110,6 +110,7 @@ func (c *campaign) checkpoint(ctx context.Context, round int) error {
 	if err := c.check.judgeUnread(ctx); err != nil {
 		return err
 	}
+	c.judgePresence(ctx, round%4 == 0)
 	if err := c.check.judgeHistory(ctx); err != nil {
 		return err
 	}

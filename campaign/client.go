@@ -26,6 +26,7 @@ type profile struct {
 	keyed          bool
 	pace           time.Duration // between its turns, on average
 	writes         float64       // chance of a publish in each turn
+	web            bool          // over WebSocket
 	steady         bool          // no faults of its own: the others must not disturb it
 }
 
@@ -36,6 +37,9 @@ func (p *profile) String() string {
 	}
 	if p.keyed {
 		key = "clientMsgId"
+	}
+	if p.web {
+		kind += ", by WebSocket"
 	}
 	return fmt.Sprintf("%s: MQTT %d, %s, reads at QoS %d (receive maximum %d) %s, writes at QoS %d (window %d, %s)",
 		p.clientID, p.version, kind, p.subQoS, p.receiveMaximum, strings.Join(p.filters, " "), p.pubQoS, p.window, key)
@@ -156,8 +160,7 @@ const patience = 8 * time.Second // for an answer, before a device takes the lin
 // connect makes a connection, which takes over the one there is, if any.
 func (cl *client) connect(ctx context.Context) bool {
 	dialed, asked := cl.c.server.current(), cl.c.now()
-	d := net.Dialer{Timeout: 5 * time.Second}
-	conn, err := d.DialContext(ctx, "tcp", cl.c.mqtt.addr())
+	conn, err := cl.dial(ctx, cl.c)
 	if err != nil {
 		return false
 	}
@@ -196,6 +199,9 @@ func (cl *client) begin(ctx context.Context, cc *clientConn, present bool) {
 	cc.since, cc.heard = now, now
 	cc.next, cc.seen = map[string]int64{}, map[string]map[int64]bool{}
 	c.count("connections", 1)
+	if cl.web {
+		c.count("connections by WebSocket", 1)
+	}
 	if cl.conn != nil { // the old one is not read any more; the server must end it
 		c.count("take-overs", 1)
 		cl.old = append(cl.old, cl.conn.conn)

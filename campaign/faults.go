@@ -108,7 +108,11 @@ func (c *campaign) strikeLines(ctx context.Context, random *rand.Rand) {
 		victim.mu.Lock()
 		var l *link
 		if victim.conn != nil {
-			l = c.mqtt.find(victim.conn.conn.LocalAddr().String())
+			door := c.mqtt
+			if victim.web {
+				door = c.http
+			}
+			l = door.find(victim.conn.conn.LocalAddr().String())
 		}
 		victim.mu.Unlock()
 		if l == nil {
@@ -137,7 +141,7 @@ func (c *campaign) strikeLines(ctx context.Context, random *rand.Rand) {
 			c.after(ctx, 2*long, func() { l.delay.Store(0) })
 		default:
 			c.count("fault: all lines reset", 1)
-			for _, other := range c.mqtt.each() {
+			for _, other := range append(c.mqtt.each(), c.http.each()...) {
 				if !c.isSteady(other) {
 					other.cut()
 				}
