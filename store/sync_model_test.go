@@ -240,7 +240,9 @@ func (m *syncModel) decide(ctx context.Context, r *rand.Rand, tx pgx.Tx, conv, u
 		if _, err := tx.Exec(ctx, `DELETE FROM departures WHERE conversation_id = $1 AND user_id = $2`, conv, user); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `INSERT INTO participants (conversation_id, user_id, role, joined_at, joined_seq) VALUES ($1, $2, 'member', now(), $3)`, conv, user, seq)
+		_, err = tx.Exec(ctx, `
+INSERT INTO participants (conversation_id, user_id, role, joined_at, joined_seq, read_seq)
+SELECT $1, $2, 'member', now(), $3, coalesce(max(seq), 0) FROM reads WHERE conversation_id = $1 AND user_id = $2`, conv, user, seq)
 		return err
 	case op < 6 && isMember:
 		role = []string{"member", "admin"}[r.IntN(2)]
