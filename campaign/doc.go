@@ -1,4 +1,4 @@
-// Package campaign tries to break promises 1 to 6 of the contract. It runs the real
+// Package campaign tries to break promises 1 to 6 and 8 to 10 of the contract. It runs the real
 // server as a process over a durable PostgreSQL, lets devices write, read, resend,
 // fall silent and come back through a proxy of its own, and meanwhile kills,
 // stops and restarts both processes, and cuts, stalls and slows every line.
