@@ -16,7 +16,7 @@ const (
 	readsHold   = time.Second           // those that nobody waits for: one for each user and conversation
 	readsQueue  = 65_536                // moves that wait for their commit
 	readsBatch  = 1000                  // users' conversations in one transaction
-	readsPlaces = 4                     // of one user and conversation that nobody waits for; the lowest gives way
+	readsPlaces = 4                     // of one user and conversation that nobody waits for; the lowest gives way, also to one beyond the end
 	readsTold   = 4                     // transactions whose news wait for being told; beyond that, the next one waits
 	readsStop   = 2 * time.Second       // for what is left when the process stops
 
