@@ -225,7 +225,7 @@ func (s *sweep) bodies(path string, good map[string]any, schema documentSchema) 
 			if name != "userIds" || !strings.HasSuffix(path, "/conversations") {
 				bad = append(bad, many)
 			} else {
-				bad = append(bad, append(many, uuid(-1)))
+				bad = append(bad, append(slices.Clone(many), uuid(0)))
 			}
 		case strings.Contains(kind, "integer"):
 			bad = append(bad, "text", 1.5, -1, []any{}, json.RawMessage("99999999999999999999"))
