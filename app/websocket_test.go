@@ -110,7 +110,6 @@ func TestBadWebSocketFrames(t *testing.T) {
 	t.Parallel()
 	a := apptest.Start(t)
 	u := a.User(t, "web")
-	connect := brokertestEncode(t, a, u.As(brokertest.Connect{ClientID: "web"}))
 	for name, send := range map[string]func(*websocket.Conn) error{
 		"text":           func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.TextMessage, []byte("\xc0\x00")) },
 		"empty text":     func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.TextMessage, nil) },
@@ -145,7 +144,8 @@ func TestBadWebSocketFrames(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer ws.Close()
-				if connected {
+				if connected { // each as a device of its own: they would take each other's session over
+					connect := brokertestEncode(t, a, u.As(brokertest.Connect{ClientID: name}))
 					if err := ws.WriteMessage(websocket.BinaryMessage, connect); err != nil {
 						t.Fatal(err)
 					}

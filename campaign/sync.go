@@ -70,14 +70,21 @@ func (c *campaign) makeSyncers() {
 
 // run asks until ctx ends.
 func (s *syncer) run(ctx context.Context) {
-	for sleep(ctx, time.Duration(20+s.rng.IntN(500))*time.Millisecond) {
+	for sleep(ctx, time.Duration(20+s.draw(500))*time.Millisecond) {
 		if s.c.quiet.Load() {
 			continue
 		}
 		for more := true; more && ctx.Err() == nil; {
-			more = s.ask(ctx, s.rng.IntN(8) == 0)
+			more = s.ask(ctx, s.draw(8) == 0)
 		}
 	}
+}
+
+// draw returns a random number below n: a checkpoint asks at the same time.
+func (s *syncer) draw(n int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rng.IntN(n)
 }
 
 // ask asks once, and reports whether there is more; false if there was no answer.

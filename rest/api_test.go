@@ -379,7 +379,7 @@ func TestBadBodies(t *testing.T) {
 			}
 		}
 		r = bad(413, chat.TooLarge, "", `{"content":"`+strings.Repeat("x", 1<<20)+`"}`)
-		if !strings.Contains(r.text("detail"), map[bool]string{true: "524288", false: "262144"}[op.path == "/api/conversations"]) {
+		if !strings.Contains(r.text("detail"), map[bool]string{true: "524288", false: "262144"}[op.path == "/api/conversations" || op.path == "/api/messages"]) {
 			t.Errorf("%s: 413 does not name the limit: %s", op.path, r.raw)
 		}
 		for _, contentType := range []string{"text/plain", "application/x-www-form-urlencoded", "application/xml"} {

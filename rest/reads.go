@@ -18,7 +18,7 @@ type ReadMessages struct {
 // ReadUpTo is the body of POST /api/conversations/{id}/read.
 type ReadUpTo struct {
 	_    struct{} `additionalProperties:"false"`
-	UpTo int64    `json:"upTo" minimum:"1" maximum:"9007199254740991" doc:"The seq of the last event that was read; at most the conversation's last." example:"42"`
+	UpTo int64    `json:"upTo" minimum:"1" maximum:"9223372036854775807" doc:"The seq of the last event that was read; at most the conversation's last." example:"42"`
 }
 
 // MessageDetail is a message with what became of it.
