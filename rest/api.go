@@ -45,6 +45,10 @@ func apiConfig(version string) huma.Config {
 	return c
 }
 
+// numberTooLarge, with the field behind it, is how strictJSON says which number of a
+// body does not fit: huma knows only that it is the body.
+const numberTooLarge = "too large a number in body."
+
 // strictJSON is encoding/json that refuses invalid UTF-8 instead of mending it.
 var strictJSON = huma.Format{
 	Marshal: func(w io.Writer, v any) error {
@@ -56,7 +60,12 @@ var strictJSON = huma.Format{
 		if !utf8.Valid(data) {
 			return errors.New("must be valid UTF-8")
 		}
-		if err := json.Unmarshal(data, v); err != nil {
+		err := json.Unmarshal(data, v)
+		var te *json.UnmarshalTypeError
+		switch {
+		case errors.As(err, &te): // of what the schema has let pass: a number that does not fit
+			return errors.New(numberTooLarge + te.Field)
+		case err != nil:
 			return errors.New("must be JSON: " + err.Error())
 		}
 		return nil

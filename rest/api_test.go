@@ -358,7 +358,7 @@ func TestBadBodies(t *testing.T) {
 			t.Helper()
 			return s.problem(status, code, field, op.method, op.path, alice.token, body)
 		}
-		bad(400, chat.Invalid, "", nil)
+		bad(400, chat.Invalid, "body", nil)
 		bad(400, chat.Invalid, "body", "{")
 		bad(400, chat.Invalid, "body", `"hello"`)
 		bad(400, chat.Invalid, "body", "null")
@@ -378,7 +378,7 @@ func TestBadBodies(t *testing.T) {
 				t.Errorf("%s: %s is not named, or at too great length: %s", op.path, field, r.raw)
 			}
 		}
-		r = bad(413, chat.TooLarge, "", `{"content":"`+strings.Repeat("x", 1<<20)+`"}`)
+		r = bad(413, chat.TooLarge, "body", `{"content":"`+strings.Repeat("x", 1<<20)+`"}`)
 		if !strings.Contains(r.text("detail"), map[bool]string{true: "524288", false: "262144"}[op.path == "/api/conversations" || op.path == "/api/messages"]) {
 			t.Errorf("%s: 413 does not name the limit: %s", op.path, r.raw)
 		}

@@ -13,6 +13,6 @@
 // The handler bounds bodies (256 KiB), the time of a request (15 s) and the rate of
 // registrations and logins. What it cannot do belongs to the http.Server around
 // it: ReadHeaderTimeout (about 5 s), ReadTimeout and WriteTimeout (about 30 s),
-// IdleTimeout (about 2 min), MaxHeaderBytes (16 KiB), and BaseContext from the
+// IdleTimeout (about 2 min), MaxHeaderBytes (64 KiB), and BaseContext from the
 // app's lifetime so that requests end when it does.
 package rest

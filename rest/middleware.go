@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -82,6 +83,19 @@ func guard(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// query refuses a query that cannot be read: net/url passes over what it does not
+// understand, and a parameter that is overlooked has another meaning than the one that
+// was sent.
+func query(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+			fieldProblem(chat.Invalid, http.StatusBadRequest, "query", "must be name=value, joined by &, percent-encoded").write(w)
+			return
+		}
 		next.ServeHTTP(w, r)
 	})
 }

@@ -55,7 +55,7 @@ type Problem struct {
 
 // FieldError is one input that is at fault.
 type FieldError struct {
-	Field   string `json:"field" doc:"The field of the body, or the parameter." example:"content"`
+	Field   string `json:"field" doc:"The field of the body, or the parameter; body or query for the whole. What is not there is named by its kind, such as messageId for the id of a path." example:"content"`
 	Message string `json:"message" doc:"What is wrong with it, with the limit if it is one." example:"must not be empty"`
 }
 
@@ -69,6 +69,13 @@ func (p *Problem) ContentType(string) string { return problemType }
 
 func newProblem(code chat.Code, status int, detail string) *Problem {
 	return &Problem{Code: code, Status: status, Title: http.StatusText(status), Detail: detail, header: http.Header{}}
+}
+
+// fieldProblem is the problem of one input.
+func fieldProblem(code chat.Code, status int, field, message string) *Problem {
+	p := newProblem(code, status, field+": "+message)
+	p.Errors = []FieldError{{Field: field, Message: message}}
+	return p
 }
 
 // problemOf turns an error into what the client hears of it.
@@ -139,11 +146,13 @@ func humaProblem(status int, msg string, errs []error) *Problem {
 	var p *Problem
 	switch {
 	case status == http.StatusRequestEntityTooLarge:
-		return newProblem(chat.TooLarge, status, "the request body is over its limit of "+bodyLimitText(msg))
+		return fieldProblem(chat.TooLarge, status, "body", "is over its limit of "+bodyLimitText(msg))
 	case status == http.StatusUnsupportedMediaType:
 		return newProblem(codeMediaType, status, "send the body as application/json")
 	case status == http.StatusRequestTimeout:
 		return newProblem(codeTimeout, status, "the request body came too slowly")
+	case msg == "request body is required":
+		return fieldProblem(chat.Invalid, http.StatusBadRequest, "body", "is required")
 	case status == http.StatusBadRequest, status == http.StatusUnprocessableEntity:
 		p = newProblem(chat.Invalid, http.StatusBadRequest, msg)
 	case msg == "cannot read request body": // cut off, or badly framed
@@ -194,6 +203,9 @@ func fieldError(err error) FieldError {
 	case missing:
 		name, _, _ = strings.Cut(name, " ")
 		f.Field, f.Message = strings.TrimPrefix(f.Field+"."+name, "body."), "is required"
+	case strings.HasPrefix(f.Message, numberTooLarge):
+		f.Field = cmp.Or(strings.TrimPrefix(f.Message, numberTooLarge), "body")
+		f.Message = "is too large a number"
 	case strings.HasPrefix(f.Message, "required "): // a parameter
 		f.Message = "is required"
 	case f.Message == validation.MsgUnexpectedProperty || f.Message == "unknown query parameter":

@@ -68,7 +68,7 @@ func New(o Options) http.Handler {
 		origins: o.AllowedOrigins, address: o.ClientAddr, ready: o.Ready,
 	}
 	router := chi.NewMux()
-	router.Use(s.observe, guard, s.cors, middleware.GetHead)
+	router.Use(s.observe, guard, s.cors, query, middleware.GetHead)
 	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		newProblem(chat.NotFound, http.StatusNotFound, "there is nothing at this path").write(w)
 	})
