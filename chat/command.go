@@ -73,6 +73,9 @@ func ParseCommand(payload []byte, contentType string) (Command, error) {
 		if *f.id, err = ParseID(*f.text); err != nil {
 			return c, invalid(f.name, "must be a UUID in lower-case text")
 		}
+		if f.id.IsZero() {
+			return c, invalid(f.name, zeroID)
+		}
 	}
 	if len(in.Attachments) > MaxAttachments {
 		return c, invalid("attachments", "has "+itoa(len(in.Attachments))+" ids, limit "+itoa(MaxAttachments))

@@ -81,7 +81,7 @@ func TestParseCommandRefuses(t *testing.T) {
 		{`{"type":"edit","messageId":"` + anID + `"}`, chat.Invalid, "content: must not be empty; to take a message back, delete it"},
 		{`{"type":"edit","content":"x"}`, chat.Invalid, "messageId: must be the id of a message"},
 		{`{"type":"delete"}`, chat.Invalid, "messageId: must be the id of a message"},
-		{`{"type":"delete","messageId":"00000000-0000-0000-0000-000000000000"}`, chat.Invalid, "messageId: must be the id of a message"},
+		{`{"type":"delete","messageId":"00000000-0000-0000-0000-000000000000"}`, chat.Invalid, "messageId: must not be the zero id"},
 		{`{"type":"reaction","messageId":"` + anID + `","emoji":"x","op":"toggle"}`, chat.Invalid, `op: must be "add" or "remove"`},
 		{`{"type":"reaction","messageId":"` + anID + `","op":"add"}`, chat.Invalid, "emoji: must be one emoji, of at most 64 bytes"},
 		{`{"type":"reaction","messageId":"` + anID + `","op":"add","emoji":"\u0000"}`, chat.Invalid, "emoji: must be one emoji, of at most 64 bytes"},

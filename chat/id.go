@@ -11,6 +11,10 @@ import (
 // as version 7 so that ids sort by time. The zero ID means "none".
 type ID [16]byte
 
+// zeroID is what is wrong with a zero ID that comes from outside: "none" is said by
+// leaving it out, and whoever names it means something else.
+const zeroID = "must not be the zero id"
+
 // NewID returns a new UUIDv7. It is safe for concurrent use and does not block
 // (beyond the kernel's random source); ids made by one process ascend.
 func NewID() ID { return ID(uuid.Must(uuid.NewV7())) }

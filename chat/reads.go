@@ -110,6 +110,9 @@ func ParseRead(payload []byte) (Read, error) {
 		if !ids[i].parse(text) {
 			return Read{}, invalid("messageIds", "must hold UUIDs in lower-case text")
 		}
+		if ids[i].IsZero() {
+			return Read{}, invalid("messageIds", zeroID)
+		}
 	}
 	return Read{MessageIDs: ids}, nil
 }

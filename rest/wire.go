@@ -13,7 +13,10 @@ import (
 // ID is an id as JSON and parameters carry it: a UUID in lower-case text.
 type ID string
 
-const exampleID = "0198c0de-0000-7000-8000-000000000000"
+const (
+	exampleID = "0198c0de-0000-7000-8000-000000000000"
+	zeroID    = "00000000-0000-0000-0000-000000000000"
+)
 
 // Schema implements huma.SchemaProvider.
 func (ID) Schema(huma.Registry) *huma.Schema {
@@ -21,6 +24,15 @@ func (ID) Schema(huma.Registry) *huma.Schema {
 		Type: huma.TypeString, Pattern: `^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`,
 		PatternDescription: "a UUID in lower-case text", Examples: []any{exampleID},
 	}
+}
+
+// Resolve implements huma.ResolverWithPath: the zero id, which stands for none
+// in here, is none that a client can mean.
+func (id ID) Resolve(_ huma.Context, at *huma.PathBuffer) []error {
+	if id == zeroID {
+		return []error{&huma.ErrorDetail{Location: at.String(), Message: "must not be the zero id"}}
+	}
+	return nil
 }
 
 func idOf(id chat.ID) ID {
