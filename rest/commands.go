@@ -139,7 +139,10 @@ func (s *server) listReactions(ctx context.Context, in *messageList) (*body[Page
 		if len(key) < len(after.UserID) {
 			return nil, badCursor()
 		}
-		after.Emoji = string(key[copy(after.UserID[:], key):])
+		var ok bool
+		if after.Emoji, ok = parseTextKey(key[copy(after.UserID[:], key):]); !ok {
+			return nil, badCursor()
+		}
 	}
 	list, err := s.chat.ListReactions(ctx, me.UserID, in.ID.chatID(), after, in.Limit+1)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -101,6 +102,11 @@ func parseSeqKey(key []byte) (int64, bool) {
 func parseIDKey(key []byte) (id chat.ID, ok bool) {
 	copy(id[:], key)
 	return id, len(key) == len(id)
+}
+
+// parseTextKey reports false for what the database would not take as text.
+func parseTextKey(key []byte) (string, bool) {
+	return string(key), utf8.Valid(key) && !slices.Contains(key, 0)
 }
 
 func conversationKey(c chat.ConversationCursor) []byte {

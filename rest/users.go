@@ -77,7 +77,10 @@ func (s *server) searchUsers(ctx context.Context, in *userSearch) (*body[Page[Us
 		if err != nil {
 			return nil, err
 		}
-		after = string(key)
+		var ok bool
+		if after, ok = parseTextKey(key); !ok {
+			return nil, badCursor()
+		}
 	}
 	found, err := s.identity.SearchUsers(ctx, q, after, in.Limit+1) // one more tells whether there are more
 	if err != nil {
