@@ -16,7 +16,7 @@ import (
 // badPublish is a PUBLISH that must be refused, and how.
 type badPublish struct {
 	name    string
-	topic   string // "": eve's conversation
+	topic   string // "": eve's conversation; {conv}, {eve} and {nan} stand for their ids
 	payload string
 	code    byte   // in MQTT 5
 	kind    string // code of the problem object
@@ -49,7 +49,9 @@ func TestBadPublish(t *testing.T) {
 	notOurs := func(name, topic string) badPublish {
 		return badPublish{name: name, topic: topic, payload: "hello", code: 0x87, kind: "forbidden", detail: "topic: is none of Parley's: they begin with conv/ or user/"}
 	}
+	on := func(topic string, b badPublish) badPublish { b.topic, b.name = topic, topic+": "+b.name; return b }
 	id, other := chat.NewID().String(), chat.NewID().String()
+	const zero = "00000000-0000-0000-0000-000000000000"
 	cases := []badPublish{
 		invalid("empty payload", "", "content: must not be empty"),
 		invalid("empty object", "{}", "content: must not be empty"),
@@ -96,6 +98,11 @@ func TestBadPublish(t *testing.T) {
 		invalid("reaction with a number", `{"type":"reaction","messageId":"`+id+`","emoji":1,"op":"add"}`, "emoji: must be a string, not a number"),
 		invalid("reaction without emoji", `{"type":"reaction","messageId":"`+id+`","op":"add"}`, "emoji: must be one emoji, of at most 64 bytes"),
 
+		invalid("edit of the zero id", `{"type":"edit","content":"a","messageId":"`+zero+`"}`, "messageId: must not be the zero id"),
+		invalid("reply to the zero id", `{"content":"a","replyTo":"`+zero+`"}`, "replyTo: must not be the zero id"),
+		invalid("clientMsgId is zero", `{"content":"a","clientMsgId":"`+zero+`"}`, "clientMsgId: must not be the zero id"),
+		invalid("10,000 attachments", `{"content":"a","attachments":[`+strings.Repeat(`"",`, 9_999)+`""]}`, "attachments: has 10000 ids, limit 20"),
+
 		invalid("NUL in text", "a\x00b", "content: must be valid UTF-8 without NUL"),
 		invalid("NUL in JSON", `{"content":"a\u0000b"}`, "content: must be valid UTF-8 without NUL"),
 		invalid("not UTF-8", "a\xffb", "payload: must be valid UTF-8"),
@@ -131,10 +138,47 @@ func TestBadPublish(t *testing.T) {
 		{name: "zero id", topic: "conv/" + chat.ID{}.String() + "/messages", payload: "hello", code: 0x87, kind: "forbidden", detail: "conversationId: you are not a participant of conversation " + chat.ID{}.String()},
 		{name: "no such conversation, and nonsense", topic: "conv/" + id + "/messages", payload: "{", code: 0x87, kind: "forbidden", detail: "conversationId: you are not a participant of conversation " + id},
 	}
+	const reads, typing, presence = "conv/{conv}/reads", "conv/{conv}/typing", "user/{eve}/presence"
+	bad := func(topic, detail string, payloads ...string) {
+		for _, payload := range payloads {
+			cases = append(cases, on(topic, invalid(fmt.Sprintf("%.60q", payload), payload, detail)))
+		}
+	}
+	nested, long := `{"x":`+strings.Repeat("[", 150_000), `{"x":"`+strings.Repeat("x", 100_000)+`"}`
+	noRead := `payload: must be a JSON object: {"upTo":seq} or {"messageIds":[…]}`
+	largeRead := `payload: must be a JSON object of at most 65536 bytes of UTF-8: {"upTo":seq} or {"messageIds":[…]}`
+	bad(reads, noRead, "", "hello", "1", "[]", `"x"`, "{", `{"upTo":1}{"upTo":1}`, "\x00")
+	bad(reads, largeRead, "\xff", "{\"upTo\":1,\"\xc3\x28\":1}", nested, long, `{"messageIds":[`+strings.Repeat(`"`+id+`",`, 5_999)+`"`+id+`"]}`)
+	bad(reads, "upTo: is required, or messageIds instead, not both", "{}", "null", `{"upTo":null}`, `{"x":1}`, `{"upTo":1,"messageIds":["`+id+`"]}`)
+	bad(reads, "upTo: must be the seq of an event, 1 or more", `{"upTo":0}`, `{"upTo":-1}`)
+	bad(reads, "messageIds: must not be the zero id", `{"messageIds":["`+zero+`"]}`)
+	bad(reads, "messageIds: must hold UUIDs in lower-case text", `{"messageIds":["`+strings.ToUpper(uuid(1))[:35]+`A"]}`, `{"messageIds":[""]}`, `{"messageIds":[null]}`)
+	bad(reads, "messageIds: has 10000 ids, limit 1 to 1000", `{"messageIds":[`+strings.Repeat(`"",`, 9_999)+`""]}`)
+	bad(typing, `typing: must be true or false, in a JSON object of at most 1024 bytes: {"typing":true}`,
+		"", "hello", "true", "[]", "null", "{", "{}", `{"typing":null}`, `{"typing":1}`, `{"typing":"true"}`, `{"typing":[]}`, `{"typing":{}}`,
+		`{"typing":true}x`, "{\"typing\":true,\"\xff\":1}", "\x00", nested, long)
+	bad(presence, `status: must be "online", "away", "invisible" or "offline", in a JSON object of at most 1024 bytes: {"status":"away"}`,
+		"", "away", `"away"`, "[]", "null", "{", "{}", `{"status":null}`, `{"status":1}`, `{"status":"AWAY"}`, `{"status":"busy"}`, `{"status":""}`, `{"status":["away"]}`,
+		`{"status":"away"}x`, "{\"status\":\"away\",\"\xff\":1}", "\x00", nested, long)
+	for _, payload := range []string{"{", `{"upTo":1}`, `{"typing":true}`, `{"status":"away"}`} {
+		for _, what := range []string{"reads", "typing"} {
+			cases = append(cases, badPublish{
+				name: what + " of a conversation that is not there: " + payload, topic: "conv/" + id + "/" + what, payload: payload,
+				code: 0x87, kind: "forbidden", detail: "conversationId: you are not a participant of conversation " + id,
+			})
+		}
+		for _, topic := range []string{"user/{nan}/presence", "user/" + id + "/presence", "user/" + zero + "/presence"} {
+			cases = append(cases, badPublish{name: topic + ": " + payload, topic: topic, payload: payload, code: 0x87, kind: "forbidden", detail: "topic: only your own presence"})
+		}
+		for _, topic := range []string{"conv/{conv}/delivered", "user/{eve}/errors", "user/{nan}/errors"} {
+			cases = append(cases, badPublish{name: topic + ": " + payload, topic: topic, payload: payload, code: 0x87, kind: "forbidden", detail: "topic: nothing may be published here"})
+		}
+	}
 	for _, b := range cases {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, a)
+			b.topic = strings.NewReplacer("{conv}", string(r.conv), "{eve}", r.eve.ID.String(), "{nan}", r.nan.ID.String()).Replace(b.topic)
 			if b.topic == "" {
 				b.topic = r.conv.Topic("messages")
 			}

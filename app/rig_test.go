@@ -36,11 +36,17 @@ func newRig(t *testing.T, a *apptest.App) *rig {
 	t.Helper()
 	r := &rig{App: a, eve: a.User(t, "eve"), nan: a.User(t, "nan"), seq: 1}
 	r.conv = a.Direct(t, r.eve, r.nan)
-	r.near = a.Device(t, r.nan, brokertest.Connect{ClientID: "near"})
-	settled(t, a, r.nan)
+	r.watch(t)
+	return r
+}
+
+// watch connects nan. What she hears from here on is for undisturbed.
+func (r *rig) watch(t *testing.T) {
+	t.Helper()
+	r.near = r.Device(t, r.nan, brokertest.Connect{ClientID: "near"})
+	settled(t, r.App, r.nan)
 	r.near.MustSubscribe(1, "conv/#", r.nan.Topic("#"))
 	expectSeen(t, r.near, r.nan, "online") // which is to be the last of it
-	return r
 }
 
 // undisturbed checks that nan's connection lives, has received nothing since the

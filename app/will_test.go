@@ -97,6 +97,16 @@ func TestWillsThatAreRefused(t *testing.T) {
 		{bob.Topic("presence"), `{"status":"offline"}`, packets.ErrNotAuthorized.Code},
 		{conv.Topic("messages"), `{"type":"message"}`, packets.ErrPayloadFormatInvalid.Code},
 		{conv.Topic("messages"), `{"type":`, packets.ErrPayloadFormatInvalid.Code},
+		{ann.Topic("presence"), `{"status":["away"]}`, packets.ErrPayloadFormatInvalid.Code},
+		{ann.Topic("presence"), "{\"status\":\"away\",\"\xff\":1}", packets.ErrPayloadFormatInvalid.Code},
+		{ann.Topic("presence"), strings.Repeat("[", 8000), packets.ErrPayloadFormatInvalid.Code},
+		{"user/" + uuid(1) + "/presence", `{"status":"away"}`, packets.ErrNotAuthorized.Code}, // of nobody
+		{conv.Topic("messages"), "a\x00b", packets.ErrPayloadFormatInvalid.Code},
+		{conv.Topic("messages"), "a\xffb", packets.ErrPayloadFormatInvalid.Code},
+		{conv.Topic("messages"), `{"type":"dance"}`, packets.ErrPayloadFormatInvalid.Code},
+		{conv.Topic("messages"), `{"type":"delete","messageId":"x"}`, packets.ErrPayloadFormatInvalid.Code},
+		{conv.Topic("messages"), `{"content":"a","replyTo":"` + chat.ID{}.String() + `"}`, packets.ErrPayloadFormatInvalid.Code},
+		{conv.Topic("messages"), `{"type":"reaction","messageId":"` + uuid(1) + `","emoji":"a","op":"add"}`, packets.ErrPayloadFormatInvalid.Code},
 		{conv.Topic("messages"), strings.Repeat("x", chat.MaxWillBytes+1), packets.ErrPayloadFormatInvalid.Code},
 		{conv.Topic("typing"), `{"typing":true}`, 0}, // ignored, as is
 		{"lamp/state", "off", 0},

@@ -207,17 +207,23 @@ func (a *App) REST(t testing.TB, u User, method, path string, body any) *Respons
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	return a.Do(t, u, req)
+}
+
+// Do makes a request as u, as REST does, that is made by hand.
+func (a *App) Do(t testing.TB, u User, req *http.Request) *Response {
+	t.Helper()
 	if u.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+u.Token)
 	}
 	resp, err := httpClient.Do(req)
 	if err != nil {
-		t.Fatalf("apptest: %s %s: %v", method, path, err)
+		t.Fatalf("apptest: %s %s: %v", req.Method, req.URL, err)
 	}
 	defer resp.Body.Close()
 	r := &Response{Status: resp.StatusCode, Header: resp.Header, t: t}
 	if r.Body, err = io.ReadAll(resp.Body); err != nil {
-		t.Fatalf("apptest: read the answer to %s %s: %v", method, path, err)
+		t.Fatalf("apptest: read the answer to %s %s: %v", req.Method, req.URL, err)
 	}
 	_ = json.Unmarshal(r.Body, &r.JSON)
 	a.check(t, req, r)
