@@ -43,7 +43,9 @@ func newRig(t *testing.T, a *apptest.App) *rig {
 // watch connects nan. What she hears from here on is for undisturbed.
 func (r *rig) watch(t *testing.T) {
 	t.Helper()
-	r.near = r.Device(t, r.nan, brokertest.Connect{ClientID: "near"})
+	// She says nothing while a test's cases wait for their turn, which in a run of all
+	// tests has been longer than the usual keepalive lets her.
+	r.near = r.Device(t, r.nan, brokertest.Connect{ClientID: "near", KeepAlive: 3600})
 	settled(t, r.App, r.nan)
 	r.near.MustSubscribe(1, "conv/#", r.nan.Topic("#"))
 	expectSeen(t, r.near, r.nan, "online") // which is to be the last of it
