@@ -16,7 +16,7 @@ const (
 	readsHold   = time.Second           // those that nobody waits for: one for each user and conversation
 	readsQueue  = 65_536                // moves that wait for their commit
 	readsBatch  = 1000                  // users' conversations in one transaction
-	readsPlaces = 4                     // of one user and conversation that nobody waits for; the lowest gives way, also to one beyond the end
+	readsPlaces = 4                     // of one user and conversation that nobody waits for; beyond that, some give way
 	readsTold   = 4                     // transactions whose news wait for being told; beyond that, the next one waits
 	readsStop   = 2 * time.Second       // for what is left when the process stops
 
@@ -138,7 +138,8 @@ func readError(err error) error {
 // transaction at a time: the first at once, those that come meanwhile together
 // with the next. Somebody may wait for a move, and is told when it is durable. Of
 // those that nobody waits for, a user has at most one stored in each readsHold for
-// each conversation.
+// each conversation, and sooner if readsPlaces and more lead beyond what is known of
+// the log. One gives way to another only if that goes further and is known to count.
 //
 // It holds at most readsQueue moves; beyond that, callers wait. It is safe for
 // concurrent use.
@@ -151,7 +152,7 @@ type reads struct {
 	mu     sync.Mutex
 	due    map[readKey]*readWait // mu guards: for the next transaction
 	held   map[readKey]*readWait // mu guards: for later: nobody waits, and the last was stored just now
-	rested map[readKey]struct{}  // mu guards: stored since the last readsHold began
+	rested map[readKey]int64     // mu guards: stored since the last readsHold began, when the log ended there; 0: not heard yet
 	closed bool                  // mu guards: Run has ended
 }
 
@@ -161,7 +162,7 @@ type readKey struct{ conversation, user ID }
 // beyond the end of the log does not spoil the others.
 type readWait struct {
 	asks  []readAsk
-	quiet []readAsk // those that nobody waits for: at most readsPlaces
+	quiet []readAsk // those that nobody waits for
 }
 
 type readAsk struct {
@@ -172,7 +173,7 @@ type readAsk struct {
 func newReads(store ReadStore, clock Clock) *reads {
 	return &reads{
 		store: store, clock: clock, slots: make(chan struct{}, readsQueue), wake: make(chan struct{}, 1),
-		due: map[readKey]*readWait{}, held: map[readKey]*readWait{}, rested: map[readKey]struct{}{},
+		due: map[readKey]*readWait{}, held: map[readKey]*readWait{}, rested: map[readKey]int64{},
 	}
 }
 
@@ -204,17 +205,40 @@ func (r *reads) submit(ctx context.Context, key readKey, a readAsk, quiet bool) 
 	}
 	w.quiet = append(w.quiet, a)
 	if len(w.quiet) > readsPlaces {
-		lowest := 0
-		for i := range w.quiet {
-			if w.quiet[i].upTo < w.quiet[lowest].upTo {
-				lowest = i
-			}
-		}
-		w.quiet[lowest].done.Settle(nil) // the others go further
-		w.quiet = slices.Delete(w.quiet, lowest, lowest+1)
-		<-r.slots
+		r.thin(key, w)
 	}
 	return nil
+}
+
+// thin has one of the moves that nobody waits for give way, if another one goes
+// further that the log is known to reach. If there is none, they are stored now. mu is
+// held.
+func (r *reads) thin(key readKey, w *readWait) {
+	lowest, reached, end := 0, 0, r.rested[key]
+	for i := range w.quiet {
+		if w.quiet[i].upTo <= end {
+			reached++
+		}
+		if w.quiet[i].upTo < w.quiet[lowest].upTo {
+			lowest = i
+		}
+	}
+	if reached > 1 {
+		w.quiet[lowest].done.Settle(nil)
+		w.quiet = slices.Delete(w.quiet, lowest, lowest+1)
+		<-r.slots
+		return
+	}
+	if r.held[key] == w {
+		r.hasten(key, w)
+	}
+}
+
+// hasten has the moves of a key stored with the next transaction. mu is held.
+func (r *reads) hasten(key readKey, w *readWait) {
+	delete(r.held, key) // a key is in one of the two
+	r.due[key] = w
+	r.wakeUp()
 }
 
 // waitOf returns where a move of the key waits. mu is held.
@@ -230,9 +254,7 @@ func (r *reads) waitOf(key readKey, quiet bool) *readWait {
 		r.held[key] = w
 		return w
 	}
-	delete(r.held, key) // what is stored now takes what was held with it
-	r.due[key] = w
-	r.wakeUp()
+	r.hasten(key, w) // what is stored now takes what was held with it
 	return w
 }
 
@@ -336,7 +358,7 @@ func (r *reads) take() (batch map[readKey]*readWait, more bool) {
 		}
 	}
 	for key := range batch {
-		r.rested[key] = struct{}{} // no more than the transactions of a readsHold
+		r.rested[key] = 0 // no more than the transactions of a readsHold
 	}
 	return batch, len(r.due) > 0
 }
@@ -382,6 +404,7 @@ func (r *reads) settle(batch map[readKey]*readWait, places []ReadPlace, err erro
 			changed = append(changed, *p)
 		}
 	}
+	r.heard(at)
 	for key, w := range batch {
 		for _, list := range [2][]readAsk{w.asks, w.quiet} {
 			for i := range list {
@@ -395,6 +418,17 @@ func (r *reads) settle(batch map[readKey]*readWait, places []ReadPlace, err erro
 		}
 	}
 	return changed
+}
+
+// heard notes how far the logs reach of those that were stored just now.
+func (r *reads) heard(at map[readKey]*ReadPlace) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, p := range at {
+		if _, rested := r.rested[key]; rested {
+			r.rested[key] = p.LastSeq
+		}
+	}
 }
 
 func readOutcome(key readKey, p *ReadPlace, upTo int64) error {

@@ -245,6 +245,29 @@ func TestQuietReads(t *testing.T) {
 	})
 }
 
+// A user sends what the log reaches, and then much that it does not: the lowest once
+// gave way to the others, which were refused, and was not stored.
+func TestQuietReadsBeyondTheEnd(t *testing.T) {
+	t.Parallel()
+	withReaders(t, func(w *readers) {
+		w.submit("first", ann, 1, true)
+		time.Sleep(30 * time.Millisecond)
+		w.submit("good", ann, 7, true)
+		for i := range int64(20) {
+			w.submit("far", ann, 11+i, true)
+		}
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
+		if got := w.st.read[[2]chat.ID{room, ann}]; got != 7 {
+			w.Errorf("read to %d, want 7", got)
+		}
+		list := w.out.list()
+		if n := len(w.st.calls); len(list) != 22 || w.s.ReadsWaiting() > 0 || n > 4 {
+			w.Errorf("%d settled (%q), %d wait, %d transactions", len(list), list, w.s.ReadsWaiting(), n)
+		}
+	})
+}
+
 // While the database is away, moves wait; then they are stored, or given up.
 func TestReadsWhileTheDatabaseIsAway(t *testing.T) {
 	t.Parallel()
@@ -420,14 +443,13 @@ func TestReadsRaces(t *testing.T) {
 			wg.Go(func() {
 				for range 200 {
 					key, upTo := [2]chat.ID{rooms[rand.N(len(rooms))], users[rand.N(len(users))]}, 1+rand.N(int64(60))
-					quiet := upTo <= 50 && rand.N(2) == 0 // what lies beyond the end makes others give way
 					mu.Lock()
 					n++
 					if upTo <= 50 {
 						want[key] = max(want[key], upTo)
 					}
 					mu.Unlock()
-					if err := w.s.SubmitRead(w.Context(), key[1], key[0], &chat.Read{UpTo: upTo}, quiet, settler{w.out, ""}); err != nil {
+					if err := w.s.SubmitRead(w.Context(), key[1], key[0], &chat.Read{UpTo: upTo}, rand.N(2) == 0, settler{w.out, ""}); err != nil {
 						w.Error(err)
 					}
 					time.Sleep(rand.N(10 * time.Millisecond))
