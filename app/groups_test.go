@@ -5,8 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -183,6 +183,11 @@ func TestMembersChangeWhileMessagesFlow(t *testing.T) {
 			comes.MustSubscribe(1, "conv/+/messages", carl.Topic("errors"))
 			stop := make(chan struct{})
 			var wg sync.WaitGroup
+			var stored atomic.Int64 // of bob's messages
+			flow := func() {
+				before := stored.Load()
+				apptest.Eventually(t, "a message of bob's is stored", func() bool { return stored.Load() > before })
+			}
 			for i := range 2 {
 				wg.Go(func() {
 					d := a.Device(t, bob, brokertest.Connect{ClientID: fmt.Sprint("from", i)})
@@ -193,6 +198,7 @@ func TestMembersChangeWhileMessagesFlow(t *testing.T) {
 						default:
 						}
 						d.Send(c, fmt.Sprint(i, " ", n))
+						stored.Add(1)
 					}
 				})
 			}
@@ -222,9 +228,9 @@ func TestMembersChangeWhileMessagesFlow(t *testing.T) {
 			})
 			for range 25 {
 				remove(t, a, ann, c, carl)
-				time.Sleep(3 * time.Millisecond) // messages flow meanwhile
+				flow()
 				add(t, a, ann, c, carl)
-				time.Sleep(3 * time.Millisecond)
+				flow()
 			}
 			close(stop)
 			wg.Wait()

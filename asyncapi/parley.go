@@ -117,6 +117,7 @@ func (b *builder) conversationTopics() {
 	b.operation("receiveCommand", "messages", Operation{
 		Action: Publish, Title: "Publish a command", Summary: "Send, edit or delete a message, or react to one.", Bindings: qos(1),
 		Description: "QoS 1 or 2; QoS 0 is taken, and not acknowledged. The acknowledgement comes after the commit; in MQTT 5 it has the user properties `id`, `seq` and `createdAt` of what was stored. " +
+			"A refusal has a reason string and the user properties `code`, as in REST, and `field`, if one is at fault. " +
 			"No acknowledgement means that it is not known whether it was stored: send it again with the same `clientMsgId`.",
 		Reply: schemaOf(reflect.TypeFor[Stored](), false), ReasonCodes: ReasonCodes(),
 	}, "text", "messageCommand", "editCommand", "deleteCommand", "reactionCommand")

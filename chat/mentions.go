@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -89,7 +90,7 @@ func (s *Service) mentioned(ctx context.Context, text string, r *Roster) ([]ID, 
 	for _, c := range candidates {
 		for _, name := range c {
 			if id, ok := ids[name]; ok {
-				if r.Has(id) && !containsID(list, id) {
+				if r.Has(id) && !slices.Contains(list, id) {
 					list = append(list, id)
 				}
 				break
@@ -97,15 +98,6 @@ func (s *Service) mentioned(ctx context.Context, text string, r *Roster) ([]ID, 
 		}
 	}
 	return list, nil
-}
-
-func containsID(list []ID, id ID) bool {
-	for _, other := range list {
-		if other == id {
-			return true
-		}
-	}
-	return false
 }
 
 // mentionCandidates returns, for each mention in a text, the user names that it may

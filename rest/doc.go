@@ -10,7 +10,7 @@
 // Every error, the router's own too, is a Problem (RFC 9457); problem.go holds the
 // one table from chat's codes to HTTP status.
 //
-// The handler bounds bodies (256 KiB), the time of a request (15 s) and the rate of
+// The handler bounds bodies (256 KiB, or 512 where they may hold thousands of ids), the time of a request (15 s) and the rate of
 // registrations and logins. What it cannot do belongs to the http.Server around
 // it: ReadHeaderTimeout (about 5 s), ReadTimeout and WriteTimeout (about 30 s),
 // IdleTimeout (about 2 min), MaxHeaderBytes (64 KiB), and BaseContext from the

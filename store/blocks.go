@@ -104,7 +104,7 @@ func (s *Store) changeBlock(ctx context.Context, op string, user, other chat.ID,
 const listBlocksSQL = `
 SELECT b.blocked_id, coalesce(u.username, ''), coalesce(u.display_name, ''), b.created_at
 FROM blocks b LEFT JOIN users u ON u.id = b.blocked_id
-WHERE b.user_id = @user_id AND b.blocked_id > coalesce(@after::uuid, '00000000-0000-0000-0000-000000000000')
+WHERE b.user_id = @user_id AND b.blocked_id > coalesce(@after::uuid, ` + leastID + `)
 ORDER BY b.blocked_id LIMIT @limit`
 
 // ListBlocks implements chat.BlockStore.

@@ -314,7 +314,7 @@ const (
 SELECT page.* FROM participants me LEFT JOIN LATERAL (
   SELECT ` + participantColumns + `
   FROM participants p LEFT JOIN users u ON u.id = p.user_id
-  WHERE p.conversation_id = me.conversation_id AND p.user_id > coalesce(@after::uuid, '00000000-0000-0000-0000-000000000000')
+  WHERE p.conversation_id = me.conversation_id AND p.user_id > coalesce(@after::uuid, ` + leastID + `)
   ORDER BY p.user_id LIMIT @limit
 ) page ON true
 WHERE me.conversation_id = @id AND me.user_id = @user_id
@@ -360,14 +360,12 @@ func (s *Store) GetParticipants(ctx context.Context, conversation chat.ID, users
 	return found, translate("store.GetParticipants", err)
 }
 
-const awaitConversationSQL = `SELECT FROM conversations WHERE id = @id FOR UPDATE`
-
 // AwaitRoster implements chat.GroupStore.
 func (s *Store) AwaitRoster(ctx context.Context, conversation chat.ID) (*chat.Roster, error) {
 	const op = "store.AwaitRoster"
 	var r *chat.Roster
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, awaitConversationSQL, pgx.NamedArgs{"id": conversation}); err != nil {
+		if _, err := tx.Exec(ctx, lockConversationSQL, conversation); err != nil {
 			return err
 		}
 		var err error

@@ -15,6 +15,9 @@ type querier interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
+// leastID stands for no id, NULL, where a list goes on after one: before all others.
+const leastID = `'00000000-0000-0000-0000-000000000000'::uuid`
+
 // collect runs a query and returns its rows as scan makes them of each; none is
 // an empty slice.
 func collect[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {

@@ -67,7 +67,7 @@ SELECT r.emoji, r.user_id, r.created_at
 FROM events m JOIN participants p ON p.conversation_id = m.conversation_id AND p.user_id = @user_id AND p.joined_seq <= m.seq
 LEFT JOIN LATERAL (
   SELECT * FROM reactions
-  WHERE conversation_id = m.conversation_id AND message_id = m.id AND (emoji COLLATE "C", user_id) > (@emoji, @after_user)
+  WHERE conversation_id = m.conversation_id AND message_id = m.id AND (emoji COLLATE "C", user_id) > (@emoji, coalesce(@after_user::uuid, ` + leastID + `))
   ORDER BY emoji COLLATE "C", user_id LIMIT @limit
 ) r ON true
 WHERE m.id = @message_id AND m.type = 'message'
@@ -77,7 +77,7 @@ ORDER BY r.emoji COLLATE "C", r.user_id`
 func (s *Store) ListReactions(ctx context.Context, user, message chat.ID, after chat.Reaction, limit int) ([]chat.Reaction, error) {
 	const op = "store.ListReactions"
 	rows, err := s.pool.Query(ctx, listReactionsSQL, pgx.NamedArgs{
-		"user_id": user, "message_id": message, "emoji": after.Emoji, "after_user": uuidOrLeast(after.UserID), "limit": limit,
+		"user_id": user, "message_id": message, "emoji": after.Emoji, "after_user": after.UserID, "limit": limit,
 	})
 	if err != nil {
 		return nil, translate(op, err)
@@ -100,6 +100,3 @@ func (s *Store) ListReactions(ctx context.Context, user, message chat.ID, after 
 	}
 	return list, translate(op, err)
 }
-
-// uuidOrLeast is an id as a parameter that is not NULL when it is zero.
-func uuidOrLeast(id chat.ID) [16]byte { return id }

@@ -249,14 +249,21 @@ func (a *App) LastSeq(t testing.TB, member User, c Conv) int64 {
 	return 0
 }
 
-// Log returns the events of a conversation after seq, at most 10,000.
+// Log returns the events of a conversation after seq, as the member may see them.
 func (a *App) Log(t testing.TB, member User, c Conv, after int64) []chat.Event {
 	t.Helper()
-	events, err := a.DB.ReadLog(t.Context(), member.ID, c.ID(), after, 10_000)
-	if err != nil {
-		t.Fatal("apptest:", err)
+	var events []chat.Event
+	for {
+		page, err := a.DB.ReadLog(t.Context(), member.ID, c.ID(), after, store.MaxLogPage)
+		if err != nil {
+			t.Fatal("apptest:", err)
+		}
+		if len(page) == 0 {
+			return events
+		}
+		events = append(events, page...)
+		after = page[len(page)-1].Seq
 	}
-	return events
 }
 
 // Device is a user's MQTT connection.
