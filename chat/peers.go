@@ -1,0 +1,92 @@
+package chat
+
+import (
+	"context"
+	"time"
+)
+
+// Peers are the other nodes that serve the same database. None of its methods
+// blocks, and nothing that is sent is certain to arrive: it may be lost, doubled,
+// late, and out of order. What must not be lost is found again in the database; see
+// Service.HeardOf.
+type Peers interface {
+	// Event carries a committed event to the nodes where one of the users is
+	// connected. It keeps neither e nor users.
+	Event(e *Event, membersVersion int64, users []ID)
+	// Tell carries a notice to the nodes where one of the users is connected, or with
+	// nil to every node. It keeps neither.
+	Tell(n Notice, users []ID)
+	// TellNode carries a notice to the node of that name, if it is known.
+	TellNode(node string, n Notice)
+}
+
+// Notice is what nodes tell each other beside events: exactly one of its fields is
+// set. Nodes of a later version may set others, which are passed over.
+type Notice struct {
+	Hint     *HintNotice     `json:"hint,omitempty"`
+	Typing   *TypingNotice   `json:"typing,omitempty"`
+	Read     *PlaceNotice    `json:"read,omitempty"`
+	Received *PlaceNotice    `json:"received,omitempty"`
+	Presence *PresenceNotice `json:"presence,omitempty"`
+	Contacts *ContactsNotice `json:"contacts,omitempty"`
+	Block    *BlockNotice    `json:"block,omitempty"`
+	Taken    *TakenNotice    `json:"taken,omitempty"`
+}
+
+// HintNotice says how far a log reaches, at least, and which version its members have.
+type HintNotice struct {
+	ConversationID ID    `json:"c"`
+	Seq            int64 `json:"s"`
+	MembersVersion int64 `json:"v"`
+}
+
+// TypingNotice says that a user types, or has stopped, on a device of the sending node.
+type TypingNotice struct {
+	ConversationID ID   `json:"c"`
+	UserID         ID   `json:"u"`
+	Typing         bool `json:"t,omitempty"`
+}
+
+// PlaceNotice says how far a participant has read a log, or has received it.
+type PlaceNotice struct {
+	ConversationID ID        `json:"c"`
+	UserID         ID        `json:"u"`
+	UpTo           int64     `json:"s"`
+	At             time.Time `json:"a"`
+	MembersVersion int64     `json:"v"`
+}
+
+// PresenceNotice says how a user is shown, at a version of it.
+type PresenceNotice struct {
+	UserID       ID        `json:"u"`
+	Status       Status    `json:"p"`
+	LastOnlineAt time.Time `json:"l,omitzero"`
+	Version      int64     `json:"v"`
+	To           []ID      `json:"to,omitempty"` // contacts who are to hear of it; the user's own devices always do
+	Invisible    bool      `json:"i,omitempty"`  // what the user's own devices are shown
+}
+
+// ContactsNotice says that users became contacts of others, or ceased to be; see
+// Service.onContactsChanged.
+type ContactsNotice struct {
+	A []ID `json:"a"`
+	B []ID `json:"b"`
+}
+
+// BlockNotice says that a block between two users has begun or ended.
+type BlockNotice struct {
+	UserID  ID `json:"u"`
+	OtherID ID `json:"o"`
+}
+
+// TakenNotice says that a device has connected at the sending node.
+type TakenNotice struct {
+	UserID   ID     `json:"u"`
+	ClientID string `json:"c"`
+	Epoch    int64  `json:"e"`
+}
+
+// Arrive acts on a notice of another node, for the sessions of this one. from is that
+// node's id. It may wait for the store, within a few seconds.
+func (s *Service) Arrive(ctx context.Context, from string, n Notice) {
+}
