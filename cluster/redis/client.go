@@ -1,0 +1,200 @@
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// client is a go-redis client that knows whether it speaks to a Cluster.
+type client struct {
+	redis.UniversalClient
+	sharded bool
+}
+
+// publish queues a message for a channel; the reply is the number of receivers.
+func (c *client) publish(ctx context.Context, p redis.Cmdable, channel string, message []byte) *redis.IntCmd {
+	if c.sharded {
+		return p.SPublish(ctx, channel, message)
+	}
+	return p.Publish(ctx, channel, message)
+}
+
+// subscribe begins a subscription; nothing is known of it before its first message.
+func (c *client) subscribe(ctx context.Context, channel string) *redis.PubSub {
+	if c.sharded {
+		return c.SSubscribe(ctx, channel)
+	}
+	return c.Subscribe(ctx, channel)
+}
+
+// exec runs a pipeline. ran is false when no command has been run and none holds the
+// error: go-redis leaves it so when a new connection is refused, and a reply that was
+// never read then looks like an empty one.
+func exec(ctx context.Context, pipe redis.Pipeliner) (ran bool, err error) {
+	cmds, err := pipe.Exec(ctx)
+	return err == nil || slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil }), err
+}
+
+// quiet silences go-redis, which writes to stderr; what it says is in its errors, too.
+var quiet = sync.OnceFunc(logging.Disable)
+
+// pool is how many connections a client may have, for each server of a Cluster.
+const pool = 8
+
+// connect makes a new client, and asks the server what it is where the URL does not say.
+// timeout is for each connection and each reply.
+func (t *target) connect(ctx context.Context, name string, timeout time.Duration) (*client, error) {
+	switch t.kind {
+	case kindCluster:
+		return &client{redis.NewClusterClient(t.clusterOptions(name, timeout)), true}, nil
+	case kindSentinel:
+		return &client{redis.NewFailoverClient(t.sentinelOptions(name, timeout)), false}, nil
+	}
+	one := redis.NewClient(t.options(name, timeout))
+	hello, err := one.Do(ctx, "hello").Slice()
+	var refused redis.Error
+	if err != nil && (!errors.As(err, &refused) || !strings.Contains(strings.ToLower(err.Error()), "unknown command")) {
+		one.Close()
+		return nil, err
+	}
+	if helloSays(hello, "mode") != "cluster" {
+		return &client{one, false}, nil // also a server before Redis 6, which knows no HELLO
+	}
+	one.Close()
+	return &client{redis.NewClusterClient(t.clusterOptions(name, timeout)), true}, nil
+}
+
+// helloSays returns a field of HELLO's reply: names and values in turn.
+func helloSays(reply []any, field string) string {
+	for i := 0; i+1 < len(reply); i += 2 {
+		if reply[i] == field {
+			s, _ := reply[i+1].(string)
+			return s
+		}
+	}
+	return ""
+}
+
+// dial is in place of go-redis' own, whose TLS does not end with ctx.
+func (t *target) dial(timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}
+	if t.tls == nil {
+		return d.DialContext
+	}
+	return (&tls.Dialer{NetDialer: d, Config: t.tls}).DialContext
+}
+
+// RESP2, since RESP3's pushes are not used; no notices of maintenance, which only the
+// vendor's own service sends. A command is tried twice, because a connection from the
+// pool may have been cut by the other side: all of ours may be repeated, and receivers
+// drop a repeated message.
+func (t *target) options(name string, timeout time.Duration) *redis.Options {
+	network := "tcp"
+	if strings.HasPrefix(t.addrs[0], "/") {
+		network = "unix"
+	}
+	return &redis.Options{
+		Network: network, Addr: t.addrs[0], Username: t.user, Password: t.password, DB: t.db,
+		ClientName: name, Protocol: 2, DisableIdentity: true, Dialer: t.dial(timeout),
+		MaxRetries: 1, MinRetryBackoff: 5 * time.Millisecond, MaxRetryBackoff: 50 * time.Millisecond,
+		DialTimeout: timeout, DialerRetries: 1, ReadTimeout: timeout, WriteTimeout: timeout, ContextTimeoutEnabled: true,
+		PoolSize: pool, PoolTimeout: timeout, PipelinePoolSize: -1,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
+func (t *target) clusterOptions(name string, timeout time.Duration) *redis.ClusterOptions {
+	return &redis.ClusterOptions{
+		Addrs:    slices.Clone(t.addrs), // a client appends to them
+		Username: t.user, Password: t.password,
+		ClientName: name, Protocol: 2, DisableIdentity: true, Dialer: t.dial(timeout),
+		MaxRedirects: 2, MinRetryBackoff: 5 * time.Millisecond, MaxRetryBackoff: 50 * time.Millisecond,
+		DialTimeout: timeout, DialerRetries: 1, ReadTimeout: timeout, WriteTimeout: timeout, ContextTimeoutEnabled: true,
+		PoolSize: pool, PoolTimeout: timeout, PipelinePoolSize: -1, DisableRoutingPolicies: true,
+		ClusterStateReloadInterval: 10 * time.Second, FailingTimeoutSeconds: 1,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
+func (t *target) sentinelOptions(name string, timeout time.Duration) *redis.FailoverOptions {
+	return &redis.FailoverOptions{
+		MasterName: t.master, SentinelAddrs: t.addrs, SentinelUsername: t.sentinelUser, SentinelPassword: t.sentinelPassword,
+		Username: t.user, Password: t.password, DB: t.db,
+		ClientName: name, Protocol: 2, DisableIdentity: true, Dialer: t.dial(timeout),
+		MaxRetries: 1, MinRetryBackoff: 5 * time.Millisecond, MaxRetryBackoff: 50 * time.Millisecond,
+		DialTimeout: timeout, DialerRetries: 1, ReadTimeout: timeout, WriteTimeout: timeout, ContextTimeoutEnabled: true,
+		PoolSize: pool, PoolTimeout: timeout, PipelinePoolSize: -1,
+	}
+}
+
+// explain gives an error of Redis a code and says what to do. What may pass by itself is
+// Unavailable; anything else wants an operator.
+func explain(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var known *chat.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	code, msg := chat.Unavailable, "Redis cannot be reached"
+	text := err.Error()
+	has := func(parts ...string) bool {
+		for _, p := range parts {
+			if strings.Contains(text, p) {
+				return true
+			}
+		}
+		return false
+	}
+	var refused redis.Error
+	var unknownCA *tls.CertificateVerificationError
+	var notTLS tls.RecordHeaderError
+	switch {
+	case has("WRONGPASS", "NOAUTH", "invalid password", "without any password configured"):
+		code, msg = chat.Unauthenticated, "Redis refuses the user name or password of the URL"
+	case has("NOPERM"):
+		code, msg = chat.Forbidden, "Redis does not let this user do what is needed: keys and channels under the prefix, and the commands in docs/redis.md"
+	case has("unknown command") && has("SSUBSCRIBE", "ssubscribe", "SPUBLISH", "spublish"):
+		code, msg = chat.Unsupported, "this Redis Cluster has no sharded pub/sub: it takes Redis 7 or newer"
+	case has("cluster support disabled"):
+		code, msg = chat.Invalid, "the URL says Cluster (several hosts, or redis+cluster), and the server is none"
+	case has("SELECT is not allowed in cluster mode"):
+		code, msg = chat.Invalid, "the URL has a database; a Cluster has only number 0"
+	case has("DB index is out of range"):
+		code, msg = chat.Invalid, "Redis has no database of the number in the URL"
+	case has("NOREPLICAS"):
+		msg = "Redis has too few replicas to take writes (min-replicas-to-write)"
+	case has("OOM "):
+		msg = "Redis is full (maxmemory)"
+	case has("MISCONF"):
+		msg = "Redis takes no writes because it cannot save to disk"
+	case has("READONLY"):
+		msg = "this Redis is a replica"
+	case has("LOADING"):
+		msg = "Redis is still loading its data"
+	case has("CLUSTERDOWN", "TRYAGAIN"):
+		msg = "the Redis Cluster is down in part"
+	case has("max number of clients"):
+		msg = "Redis has as many connections as it takes (maxclients)"
+	case errors.As(err, &unknownCA):
+		code, msg = chat.Invalid, "the certificate of Redis is not trusted: see tls_ca and tls_server_name"
+	case errors.As(err, &notTLS):
+		code, msg = chat.Invalid, "Redis speaks no TLS there: redis:// instead of rediss://, or another port"
+	case errors.As(err, &refused):
+		msg = "Redis refuses"
+	}
+	return &chat.Error{Code: code, Op: op, Msg: msg, Err: err}
+}

@@ -1,0 +1,301 @@
+package redis
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// kind is what stands behind a URL.
+type kind int
+
+const (
+	kindAuto     kind = iota // one address: a server or a member of a Cluster; it says so itself
+	kindCluster              // several addresses of a Cluster
+	kindSentinel             // several addresses of Sentinels
+)
+
+// target is where Redis is, read from a URL.
+type target struct {
+	kind               kind
+	addrs              []string // host:port, or one path of a unix socket
+	master             string   // Sentinel: the name of the master
+	user, password     string
+	sentinelUser       string
+	sentinelPassword   string
+	db                 int
+	tls                *tls.Config // nil: plain text
+	caFile, cert, keyF string      // files for tls, not read yet
+}
+
+// Limits of a URL, so that reading one is bounded.
+const (
+	maxURL   = 8192
+	maxAddrs = 64
+)
+
+// ParseURL returns what is wrong with a URL, as Invalid, or nil. What it returns never
+// holds a password. It reads no file and does not connect. The forms:
+//
+//	redis://[user:password@]host[:port][/db]          one server, or one member of a Cluster
+//	redis://host1,host2,host3                         a Cluster, by some of its members
+//	redis+cluster://host                              a Cluster
+//	redis+sentinel://host1,host2/master[/db]          the master of that name, asked from Sentinels
+//	unix:///path[?db=1]                               one server, by its socket
+//
+// rediss (rediss://, rediss+cluster://, rediss+sentinel://) is the same over TLS. Ports
+// are 6379, and 26379 of a Sentinel, when left out. Passwords are percent-encoded.
+// Parameters: db; tls_ca, tls_cert and tls_key (PEM files), tls_server_name,
+// tls_skip_verify=true; and sentinel_user and sentinel_password, where the Sentinels ask for them.
+func ParseURL(raw string) error {
+	_, err := parseURL(raw)
+	return err
+}
+
+func badURL(msg string) error {
+	return &chat.Error{Code: chat.Invalid, Op: "redis.ParseURL", Field: "URL", Msg: msg}
+}
+
+// parseURL does not use net/url for the whole: it knows no lists of hosts, and its errors
+// quote what they are about.
+func parseURL(raw string) (*target, error) {
+	if len(raw) > maxURL {
+		return nil, badURL("is longer than " + strconv.Itoa(maxURL) + " bytes")
+	}
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		return nil, badURL("must begin with redis://, rediss://, redis+cluster://, redis+sentinel:// or unix://")
+	}
+	t := &target{}
+	port := "6379"
+	switch scheme {
+	case "redis", "rediss":
+	case "redis+cluster", "rediss+cluster":
+		t.kind = kindCluster
+	case "redis+sentinel", "rediss+sentinel":
+		t.kind, port = kindSentinel, "26379"
+	case "unix":
+		return t, t.parseSocket(rest)
+	default:
+		return nil, badURL("has a scheme that is not redis, rediss, redis+cluster, redis+sentinel (or with rediss), or unix")
+	}
+	if strings.HasPrefix(scheme, "rediss") {
+		t.tls = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+
+	if strings.Contains(rest, "#") {
+		return nil, badURL("has a #; in a password it is written %23")
+	}
+	rest, query, _ := strings.Cut(rest, "?")
+	authority, path, _ := strings.Cut(rest, "/")
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		if err := t.parseUser(authority[:i]); err != nil {
+			return nil, err
+		}
+		authority = authority[i+1:]
+	}
+	if err := t.parseHosts(authority, port); err != nil {
+		return nil, err
+	}
+	if t.kind == kindAuto && len(t.addrs) > 1 {
+		t.kind = kindCluster
+	}
+	if t.kind == kindSentinel {
+		var master string
+		master, path, _ = strings.Cut(path, "/")
+		if t.master = master; !validMaster(master) {
+			return nil, badURL("names no master: want redis+sentinel://host1,host2/mymaster, with a name of 1 to 128 letters, digits, and . - _")
+		}
+	}
+	if err := t.parseDB(path); err != nil {
+		return nil, err
+	}
+	return t, t.parseQuery(query)
+}
+
+func validMaster(name string) bool {
+	return len(name) > 0 && len(name) <= 128 && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
+	})
+}
+
+func (t *target) parseSocket(rest string) error {
+	rest, query, _ := strings.Cut(rest, "?")
+	// A user before the path: unix://user:password@/run/redis.sock
+	before, path, ok := strings.Cut(rest, "/")
+	if !ok || path == "" || strings.ContainsRune(path, 0) {
+		return badURL("names no socket: want unix:///run/redis/redis.sock")
+	}
+	if user, ok := strings.CutSuffix(before, "@"); ok {
+		if err := t.parseUser(user); err != nil {
+			return err
+		}
+	} else if before != "" {
+		return badURL("has a host; a socket is unix:///run/redis/redis.sock")
+	}
+	t.addrs = []string{"/" + path}
+	return t.parseQuery(query)
+}
+
+func (t *target) parseUser(info string) error {
+	user, password, both := strings.Cut(info, ":")
+	var err1, err2 error
+	t.user, err1 = url.PathUnescape(user)
+	t.password, err2 = url.PathUnescape(password)
+	if err1 != nil || err2 != nil {
+		return badURL("has a user name or password that is not percent-encoded: write % as %25, / as %2F, ? as %3F")
+	}
+	if t.user != "" && (!both || t.password == "") {
+		return badURL("has a user name without a password: want user:password@, or :password@ for the default user")
+	}
+	return nil
+}
+
+func (t *target) parseHosts(list, port string) error {
+	for host := range strings.SplitSeq(list, ",") {
+		if len(t.addrs) == maxAddrs {
+			return badURL("has more than " + strconv.Itoa(maxAddrs) + " hosts")
+		}
+		addr, ok := hostPort(host, port)
+		if !ok {
+			return badURL("has a host that is not name, name:port, or [address]:port (host " + strconv.Itoa(len(t.addrs)+1) + " of the list)")
+		}
+		t.addrs = append(t.addrs, addr)
+	}
+	return nil
+}
+
+// hostPort returns host:port for a host with or without a port.
+func hostPort(s, port string) (string, bool) {
+	host := s
+	if v6, after, ok := strings.Cut(strings.TrimPrefix(s, "["), "]"); ok && strings.HasPrefix(s, "[") {
+		if ip := net.ParseIP(v6); ip == nil || !strings.Contains(v6, ":") {
+			return "", false
+		}
+		host = v6
+		if after != "" {
+			p, ok := strings.CutPrefix(after, ":")
+			if !ok {
+				return "", false
+			}
+			port = p
+		}
+	} else {
+		if name, p, ok := strings.Cut(s, ":"); ok {
+			host, port = name, p
+		}
+		if host == "" || strings.ContainsFunc(host, func(r rune) bool {
+			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
+		}) {
+			return "", false
+		}
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
+		return "", false
+	}
+	return net.JoinHostPort(host, port), true
+}
+
+func (t *target) parseDB(s string) error {
+	if s == "" {
+		return nil
+	}
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return badURL("has a database that is not a number from 0 to 65535")
+	}
+	if t.db = int(n); n != 0 && t.kind == kindCluster {
+		return badURL("has a database; a Cluster has only number 0")
+	}
+	return nil
+}
+
+func (t *target) parseQuery(query string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return badURL("has parameters that are not percent-encoded")
+	}
+	known := []string{"db", "tls_ca", "tls_cert", "tls_key", "tls_server_name", "tls_skip_verify", "sentinel_user", "sentinel_password"}
+	for name, v := range values {
+		if !slices.Contains(known, name) {
+			return badURL("has a parameter that is not one of " + strings.Join(known, ", "))
+		}
+		if len(v) > 1 {
+			return badURL("has " + name + " more than once")
+		}
+		if strings.HasPrefix(name, "tls_") && t.tls == nil {
+			return badURL("has " + name + " without TLS: begin it with rediss://")
+		}
+		if strings.HasPrefix(name, "sentinel_") && t.kind != kindSentinel {
+			return badURL("has " + name + " without Sentinel: begin it with redis+sentinel://")
+		}
+	}
+	if values.Has("db") {
+		if t.db != 0 {
+			return badURL("has a database in its path and in db")
+		}
+		if err := t.parseDB(values.Get("db")); err != nil {
+			return err
+		}
+	}
+	t.sentinelUser, t.sentinelPassword = values.Get("sentinel_user"), values.Get("sentinel_password")
+	t.caFile, t.cert, t.keyF = values.Get("tls_ca"), values.Get("tls_cert"), values.Get("tls_key")
+	if (t.cert == "") != (t.keyF == "") {
+		return badURL("has one of tls_cert and tls_key without the other")
+	}
+	if t.tls != nil {
+		t.tls.ServerName = values.Get("tls_server_name")
+		switch values.Get("tls_skip_verify") {
+		case "", "false":
+		case "true":
+			t.tls.InsecureSkipVerify = true
+		default:
+			return badURL("has a tls_skip_verify that is neither true nor false")
+		}
+	}
+	return nil
+}
+
+// loadFiles reads the files for TLS.
+func (t *target) loadFiles() error {
+	wrong := func(param string, err error) error {
+		return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: "URL", Msg: param + ": cannot be used", Err: err}
+	}
+	if t.caFile != "" {
+		pem, err := os.ReadFile(t.caFile)
+		if err != nil {
+			return wrong("tls_ca", err)
+		}
+		t.tls.RootCAs = x509.NewCertPool()
+		if !t.tls.RootCAs.AppendCertsFromPEM(pem) {
+			return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: "URL", Msg: "tls_ca: holds no PEM certificate"}
+		}
+	}
+	if t.cert != "" {
+		pair, err := tls.LoadX509KeyPair(t.cert, t.keyF)
+		if err != nil {
+			return wrong("tls_cert, tls_key", err)
+		}
+		t.tls.Certificates = []tls.Certificate{pair}
+	}
+	return nil
+}
+
+// String names the target without its secrets, for the log.
+func (t *target) String() string {
+	s := strings.Join(t.addrs, ",")
+	switch t.kind {
+	case kindSentinel:
+		s = "master " + t.master + " of sentinels " + s
+	case kindCluster:
+		s = "cluster " + s
+	}
+	return s
+}
