@@ -14,6 +14,12 @@ type Append struct {
 	Repeat bool      // outcome: the event was stored before, under the same key; or, without a Seq, there was nothing to do
 	Done   Waiter    // told the outcome
 
+	// Device and Epoch name the connection that a packet came over whose sending again
+	// can be told by nothing else; "" if that does not matter. It is stored only while
+	// no newer connection of the device has been made, at any node.
+	Device string
+	Epoch  int64
+
 	// MembersVersion is the version of the roster the sender was checked
 	// against. The commit happens only if it is still the current one.
 	MembersVersion int64

@@ -34,8 +34,9 @@ type CursorState struct {
 // state (MQTT 5.0, 4.1), with cursors into the logs in place of queued messages.
 type SessionState struct {
 	ID            ID
-	Epoch         int64 // of this connection: what an older one writes later is ignored
-	Present       bool  // it was there before this connection: CONNACK's session present
+	Epoch         int64  // of this connection: what an older one writes later is ignored
+	Present       bool   // it was there before this connection: CONNACK's session present
+	From          string // the other node that had its last connection, and may have it still; "": none
 	Subscriptions []SubscriptionState
 	Cursors       []CursorState   // of all the user's conversations
 	Inflight      []InflightState // in the order they were sent; empty after a crash, which does not lose them: they are beyond the cursors
@@ -52,6 +53,9 @@ type SessionTake struct {
 	Expiry     time.Duration // how long it is kept after the connection ends; 0: not at all
 	Node       string
 	Now        time.Time
+	// Note has the connection noted whatever its expiry is, so that it can be found and
+	// taken over at other nodes.
+	Note bool
 }
 
 // SessionPart is the state of a session at the end of its connection.
@@ -107,7 +111,9 @@ type EventRef struct {
 type SessionStore interface {
 	// TakeSession makes the session of a device, or takes it over from its last
 	// connection, for a new connection. With no expiry and nothing to resume, the
-	// state has no ID and nothing is stored.
+	// state has no ID and nothing is stored, unless it is to be noted. Of two
+	// connections of a device the one with the higher epoch is the newer, whichever
+	// nodes they are at.
 	TakeSession(ctx context.Context, t SessionTake) (*SessionState, error)
 	// ChangeSubscriptions stores a session's subscriptions and gives cursors to the
 	// conversations they begin to cover, and returns the ends of the user's logs

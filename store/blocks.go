@@ -95,8 +95,10 @@ func (s *Store) changeBlock(ctx context.Context, op string, user, other chat.ID,
 			return err
 		}
 		c.Conversation = raised[0]
-		c.Roster, err = getRoster(ctx, tx, op, c.Conversation)
-		return err
+		if c.Roster, err = getRoster(ctx, tx, op, c.Conversation); err != nil {
+			return err
+		}
+		return s.noteJournal(ctx, tx, c.Conversation, c.Roster.LastSeq, c.Roster.Version, true)
 	})
 	return c, translate(op, err)
 }

@@ -188,6 +188,9 @@ func (s *Store) CreateConversation(ctx context.Context, n chat.NewConversation, 
 		if err := insertConversation(ctx, tx, n, users, e); err != nil {
 			return err
 		}
+		if err := s.noteJournal(ctx, tx, e.ConversationID, e.Seq, 1, true); err != nil {
+			return err
+		}
 		var err error
 		c, err = getConversation(ctx, tx, op, n.Creator, e.ConversationID)
 		return err

@@ -36,13 +36,13 @@ const (
 
 // LoseAlone takes the connection away from a, as if its line had gone silent.
 func LoseAlone(a *Alone) *pgx.Conn {
-	conn := a.conn
-	a.conn = nil
+	conn := a.seat.conn
+	a.seat.conn = nil
 	return conn
 }
 
 // CheckAlone is what Run does at each tick.
-func CheckAlone(ctx context.Context, a *Alone) error { return a.check(ctx) }
+func CheckAlone(ctx context.Context, a *Alone) error { return a.seat.check(ctx) }
 
 // Room is room.
 type Room struct{ r room }

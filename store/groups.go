@@ -55,7 +55,10 @@ func (s *Store) changeGroup(ctx context.Context, op string, conversation, actor 
 		if err := f(ctx, g); err != nil {
 			return err
 		}
-		return g.store(ctx)
+		if err := g.store(ctx); err != nil || len(g.change.Events) == 0 {
+			return err
+		}
+		return s.noteJournal(ctx, tx, g.id, g.lastSeq, g.version, g.change.Roster != nil)
 	})
 	if err != nil {
 		return nil, translate(op, err)

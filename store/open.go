@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,6 +47,7 @@ type Options struct {
 type Store struct {
 	pool    *pgxpool.Pool
 	flushed *flushed
+	node    atomic.Pointer[string] // that the journal is kept for; nil: there is none
 }
 
 // Open connects to a database and returns when it has answered. It does not

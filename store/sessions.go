@@ -28,29 +28,36 @@ const heldAfterCrash = `(held_packet_ids || next_packet_id)[greatest(1, cardinal
 // findSessionSQL looks at what is in the way of a new session: resumeSessionSQL has
 // taken none, or was not to.
 const findSessionSQL = `
-SELECT id, coalesce(expires_at <= @now, false) FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
+SELECT id, node, coalesce(expires_at <= @now, expiry_seconds = 0) FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
 // resumeSessionSQL takes a session that is there, in one statement. Whoever else takes
-// it at the same time waits for the row, and takes what this one leaves.
+// it at the same time waits for the row, and takes what this one leaves. A session
+// without expiry has ended with its connection, whether or not that is known.
 const resumeSessionSQL = `
 WITH old AS (
-  SELECT id, subscriptions, inflight, coalesce(parted_at, connected_at) AS since,
+  SELECT id, node, subscriptions, inflight, coalesce(parted_at, connected_at) AS since,
     CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END AS next_packet_id,
     CASE WHEN expires_at IS NULL THEN ` + heldAfterCrash + ` ELSE held_packet_ids END AS held
-  FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL OR expires_at > @now) FOR UPDATE
-)
-UPDATE sessions s SET epoch = s.epoch + 1, node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
+  FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL AND expiry_seconds > 0 OR expires_at > @now) FOR UPDATE
+), taken AS (
+  UPDATE sessions s SET epoch = nextval('session_epochs'), node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
   inflight = '[]', next_packet_id = old.next_packet_id, held_packet_ids = old.held
-FROM old WHERE s.id = old.id
-RETURNING s.id, s.epoch, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held`
+  FROM old WHERE s.id = old.id
+  RETURNING s.id, s.epoch, old.node AS from_node, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held
+), noted AS (
+  INSERT INTO journal (node, user_id, client_id, epoch)
+  SELECT @journal::text, @user_id, @client_id, epoch FROM taken WHERE @journal <> '' AND from_node <> @node
+)
+SELECT id, epoch, from_node, subscriptions, inflight, next_packet_id, since, held FROM taken`
 
 const forgetSessionSQL = `DELETE FROM sessions WHERE user_id = @user_id AND client_id = @client_id`
 
 const deleteSessionSQL = `DELETE FROM sessions WHERE id = @id`
 
 const createSessionSQL = `
-INSERT INTO sessions (id, user_id, client_id, node, created_at, connected_at, expiry_seconds)
-VALUES (@id, @user_id, @client_id, @node, @now, @now, @expiry) ON CONFLICT ON CONSTRAINT sessions_device DO NOTHING`
+INSERT INTO sessions (id, user_id, client_id, epoch, node, created_at, connected_at, expiry_seconds)
+VALUES (@id, @user_id, @client_id, nextval('session_epochs'), @node, @now, @now, @expiry) ON CONFLICT ON CONSTRAINT sessions_device DO NOTHING
+RETURNING epoch`
 
 // The cursors of a session, with how far each log reaches; what was joined later
 // than it subscribed counts from joining.
@@ -78,7 +85,7 @@ const resendGrace = 10 * time.Minute
 func scanSession(row pgx.CollectableRow) (f chat.SessionState, err error) {
 	var next int32
 	var held []int32
-	err = row.Scan(&f.ID, &f.Epoch, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held)
+	err = row.Scan(&f.ID, &f.Epoch, &f.From, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held)
 	f.NextPacketID = uint16(next)
 	for _, id := range held {
 		f.HeldPacketIDs = append(f.HeldPacketIDs, uint16(id))
@@ -93,6 +100,9 @@ func (s *Store) TakeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 	for range 3 {
 		state, err := s.takeSession(ctx, t)
 		if !errors.Is(err, errTaken) && !isCollision(err) {
+			if state != nil && state.From == t.Node {
+				state.From = ""
+			}
 			return state, translate(op, err)
 		}
 	}
@@ -105,21 +115,23 @@ var errTaken = errors.New("session made by another connection")
 func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.SessionState, error) {
 	args := pgx.NamedArgs{
 		"user_id": t.UserID, "client_id": t.ClientID, "node": t.Node, "now": t.Now, "expiry": int64(t.Expiry / time.Second),
+		"journal": s.JournalNode(),
 	}
 	if !t.CleanStart {
 		state, err := s.resumeSession(ctx, args)
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return state, err
 		}
-	} else if t.Expiry == 0 {
+	} else if t.Expiry == 0 && !t.Note {
 		_, err := s.pool.Exec(ctx, forgetSessionSQL, args)
 		return &chat.SessionState{NextPacketID: 1}, err
 	}
 	var state *chat.SessionState
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var old chat.ID
+		var from string
 		var expired bool
-		err := tx.QueryRow(ctx, findSessionSQL, args).Scan(&old, &expired)
+		err := tx.QueryRow(ctx, findSessionSQL, args).Scan(&old, &from, &expired)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 		case err != nil:
@@ -131,7 +143,15 @@ func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 				return err
 			}
 		}
-		state, err = createSession(ctx, tx, t, args)
+		if state, err = createSession(ctx, tx, t, args); err != nil {
+			return err
+		}
+		if state.From = from; from == "" || from == t.Node || args["journal"] == "" {
+			return nil
+		}
+		args["epoch"] = state.Epoch
+		args["node"] = args["journal"]
+		_, err = tx.Exec(ctx, noteTakenSQL, args)
 		return err
 	})
 	return state, err
@@ -167,17 +187,16 @@ func readResumed(results pgx.BatchResults) (*chat.SessionState, error) {
 }
 
 func createSession(ctx context.Context, tx pgx.Tx, t chat.SessionTake, args pgx.NamedArgs) (*chat.SessionState, error) {
-	if t.Expiry == 0 {
+	if t.Expiry == 0 && !t.Note {
 		return &chat.SessionState{NextPacketID: 1}, nil
 	}
-	state := &chat.SessionState{ID: chat.NewID(), Epoch: 1, NextPacketID: 1}
+	state := &chat.SessionState{ID: chat.NewID(), NextPacketID: 1}
 	args["id"] = state.ID
-	tag, err := tx.Exec(ctx, createSessionSQL, args)
-	if err != nil {
-		return nil, err
-	}
-	if tag.RowsAffected() == 0 {
+	err := tx.QueryRow(ctx, createSessionSQL, args).Scan(&state.Epoch)
+	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, errTaken
+	} else if err != nil {
+		return nil, err
 	}
 	_, err = tx.Exec(ctx, trimSessionsSQL, pgx.NamedArgs{"user_id": t.UserID, "keep": chat.MaxUserSessions - 1})
 	return state, err

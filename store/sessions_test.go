@@ -110,7 +110,7 @@ func TestTakeSession(t *testing.T) {
 		t.Errorf("without expiry: %+v", st)
 	}
 	first := take(t, s, u[0], "phone")
-	if first.Present || first.ID.IsZero() || first.Epoch != 1 || first.NextPacketID != 1 || len(first.Subscriptions)+len(first.Cursors)+len(first.Inflight) > 0 {
+	if first.Present || first.ID.IsZero() || first.Epoch < 1 || first.NextPacketID != 1 || len(first.Subscriptions)+len(first.Cursors)+len(first.Inflight) > 0 {
 		t.Errorf("the first: %+v", first)
 	}
 	for _, other := range []*chat.SessionState{take(t, s, u[1], "phone"), take(t, s, u[0], "Phone")} {
@@ -120,12 +120,12 @@ func TestTakeSession(t *testing.T) {
 	}
 	part(t, s, first, func(p *chat.SessionPart) { p.NextPacketID = 65535 })
 	second := take(t, s, u[0], "phone", later(time.Hour-time.Millisecond))
-	if !second.Present || second.ID != first.ID || second.Epoch != 2 || second.NextPacketID != 65535 {
+	if !second.Present || second.ID != first.ID || second.Epoch <= first.Epoch || second.NextPacketID != 65535 {
 		t.Errorf("an hour less a moment later: %+v", second)
 	}
 	part(t, s, second, func(p *chat.SessionPart) { p.NextPacketID = 0 }) // as after 65,535
 	third := take(t, s, u[0], "phone", later(time.Hour))
-	if third.Present || third.ID == first.ID || third.Epoch != 1 {
+	if third.Present || third.ID == first.ID || third.Epoch <= second.Epoch {
 		t.Errorf("in the instant of its expiry: %+v", third)
 	}
 	part(t, s, third)
@@ -133,7 +133,7 @@ func TestTakeSession(t *testing.T) {
 	if fourth.Present || fourth.ID == third.ID {
 		t.Errorf("after a clean start: %+v", fourth)
 	}
-	if st := take(t, s, u[0], "phone", none); !st.Present || st.ID != fourth.ID || st.Epoch != 2 {
+	if st := take(t, s, u[0], "phone", none); !st.Present || st.ID != fourth.ID || st.Epoch <= fourth.Epoch {
 		t.Errorf("resumed without expiry: %+v", st)
 	}
 	if st := take(t, s, u[0], "phone", none, clean); st.Present || !st.ID.IsZero() {
@@ -219,7 +219,7 @@ func TestEpochs(t *testing.T) {
 	}
 	post(t, s, g.ID, u[1], 1)
 	part(t, s, st)
-	if again := take(t, s, u[0], "phone"); again.Epoch != 3 || len(again.Subscriptions) != 1 || again.Cursors[0].Acked != 10 || again.NextPacketID == 77 {
+	if again := take(t, s, u[0], "phone"); again.Epoch <= st.Epoch || len(again.Subscriptions) != 1 || again.Cursors[0].Acked != 10 || again.NextPacketID == 77 {
 		t.Errorf("got %+v", again)
 	}
 }
@@ -426,7 +426,7 @@ func TestTakeSessionTogether(t *testing.T) {
 		}
 		wg.Wait()
 		slices.Sort(epochs)
-		if unique := slices.Compact(slices.Clone(epochs)); round < 2 && (len(unique) != 20 || epochs[19] != 20 || len(ids) != 1) {
+		if unique := slices.Compact(slices.Clone(epochs)); round < 2 && (len(unique) != 20 || len(ids) != 1) {
 			t.Errorf("epochs %v of %d sessions", epochs, len(ids))
 		}
 		if n := count(t, s, `SELECT count(*) FROM sessions WHERE client_id = $1`, fmt.Sprint("phone", round)); n != 1 {

@@ -32,6 +32,10 @@ type WriterOptions struct {
 	// It runs beside the next commit, and while it blocks, commits wait.
 	Committed func(ctx context.Context, e *chat.Event, membersVersion int64)
 
+	// Node returns the id of this node, in whose name commits are written into the
+	// journal. nil: there is no journal, as for a node alone.
+	Node func() string
+
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -147,7 +151,10 @@ type stored struct {
 }
 
 func newShard(w *Writer) *shard {
-	return &shard{w: w, queue: make(chan *chat.Append, w.opts.QueueLen), room: newRoom(w.opts.QueueBytes), stored: make(chan []stored, 4)}
+	return &shard{
+		w: w, queue: make(chan *chat.Append, w.opts.QueueLen), room: newRoom(w.opts.QueueBytes), stored: make(chan []stored, 4),
+		stmt: statement{node: w.opts.Node},
+	}
 }
 
 // offer queues an event if there is room at once.
@@ -297,8 +304,13 @@ func (s *shard) round(ctx context.Context, b *batch) error {
 		}
 	}
 	err := s.insert(ctx, b)
-	if errors.Is(err, errRepeat) {
+	var passed *passedError
+	switch {
+	case errors.Is(err, errRepeat):
 		return s.resolveRepeats(ctx, b)
+	case errors.As(err, &passed):
+		b.pass(passed.events)
+		return nil
 	}
 	return err
 }

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"slices"
+
 	"github.com/parleymq/parley/chat"
 )
 
@@ -165,6 +167,20 @@ func sameContent(a, b *chat.Event) bool {
 		return true
 	}
 	return a.Content == b.Content && a.EventDetail.Equal(&b.EventDetail)
+}
+
+// pass takes events out of the batch that came over connections which are not their
+// devices' newest any more. The device sends them again over the one that is.
+func (b *batch) pass(events []*chat.Append) {
+	for _, a := range events {
+		b.pending = slices.DeleteFunc(b.pending, func(p *chat.Append) bool { return p == a })
+		if again := b.followers[a]; len(again) > 0 { // the device has sent it again already, to this very batch
+			delete(b.followers, a)
+			b.followers[again[0]] = again[1:]
+			b.pending, b.hasResent = append(b.pending, again[0]), true
+		}
+		b.refuse(a, &chat.Error{Code: chat.Unavailable, Op: "store.Append", Msg: "the device has connected again; this connection is over"})
+	}
 }
 
 func (b *batch) refuse(a *chat.Append, err error) {

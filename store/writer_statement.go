@@ -65,11 +65,13 @@ var errRepeat = errors.New("repeated key")
 type statement struct {
 	pool *pgxpool.Pool
 	conn *pgxpool.Conn // nil: none yet, or the last one broke
+	node func() string // nil: there is no journal
 
 	buf    []byte // the parameters of one call, one after the other
-	ends   [appendParams]int
-	values [appendParams][]byte
+	ends   [journaledParams]int
+	values [journaledParams][]byte
 	bases  map[chat.ID]place
+	fenced []*chat.Append // those of the batch with a Device, where there is a journal
 }
 
 // place is where a conversation's new events begin: after seq, all at one time.
@@ -79,13 +81,17 @@ type place struct {
 }
 
 const (
-	appendParams = 12
-	appendName   = "parley_append"
+	appendParams    = 12
+	journaledParams = 16
+	appendName      = "parley_append"
 )
 
 var (
-	appendOIDs    = []uint32{pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.Int8ArrayOID, pgtype.TimestamptzOID, pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.TextArrayOID, pgtype.JSONBArrayOID, pgtype.TextArrayOID}
-	appendFormats = []int16{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
+	appendOIDs = []uint32{
+		pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.Int8ArrayOID, pgtype.TimestamptzOID, pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.TextArrayOID, pgtype.JSONBArrayOID, pgtype.TextArrayOID,
+		pgtype.TextOID, pgtype.UUIDArrayOID, pgtype.TextArrayOID, pgtype.Int8ArrayOID,
+	}
+	appendFormats = []int16{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
 	resultFormats = []int16{1, 1, 1}
 )
 
@@ -97,7 +103,11 @@ func (s *statement) acquire(ctx context.Context) error {
 	if err != nil {
 		return translate("store.Writer", err)
 	}
-	if _, err := conn.Conn().PgConn().Prepare(ctx, appendName, appendSQL, appendOIDs); err != nil {
+	sql := appendSQL
+	if s.node != nil {
+		sql = appendJournaledSQL
+	}
+	if _, err := conn.Conn().PgConn().Prepare(ctx, appendName, sql, appendOIDs[:s.params()]); err != nil {
 		_ = conn.Conn().Close(context.WithoutCancel(ctx))
 		conn.Release()
 		return translate("store.Writer", err)
@@ -105,6 +115,20 @@ func (s *statement) acquire(ctx context.Context) error {
 	s.conn = conn
 	return nil
 }
+
+// params is how many parameters the statement has.
+func (s *statement) params() int {
+	if s.node != nil {
+		return journaledParams
+	}
+	return appendParams
+}
+
+// passedError says that nothing was stored, because these came over connections that
+// are not their devices' newest any more.
+type passedError struct{ events []*chat.Append }
+
+func (e *passedError) Error() string { return "the device has connected again" }
 
 // release gives the connection up; a broken one is closed by that.
 func (s *statement) release() {
@@ -128,13 +152,19 @@ func (s *statement) insert(ctx context.Context, b *batch, now time.Time) (map[ch
 	if err := s.encode(b, now); err != nil {
 		return nil, err
 	}
-	res := s.conn.Conn().PgConn().ExecPrepared(ctx, appendName, s.values[:], appendFormats, resultFormats)
+	n := s.params()
+	res := s.conn.Conn().PgConn().ExecPrepared(ctx, appendName, s.values[:n], appendFormats[:n], resultFormats)
 	if s.bases == nil {
 		s.bases = map[chat.ID]place{}
 	}
 	clear(s.bases)
+	var passed passedError
 	for res.NextRow() {
 		v := res.Values()
+		if base := int64(binary.BigEndian.Uint64(v[1])); base < 0 {
+			passed.events = append(passed.events, s.fenced[-base-1])
+			continue
+		}
 		s.bases[chat.ID(v[0])] = place{
 			seq: int64(binary.BigEndian.Uint64(v[1])),
 			at:  postgresEpoch.Add(time.Duration(int64(binary.BigEndian.Uint64(v[2]))) * time.Microsecond),
@@ -152,6 +182,9 @@ func (s *statement) insert(ctx context.Context, b *batch, now time.Time) (map[ch
 	}
 	if err != nil {
 		return nil, translate("store.insert", err)
+	}
+	if len(passed.events) > 0 {
+		return nil, &passed
 	}
 	return s.bases, nil
 }
@@ -216,12 +249,44 @@ func (s *statement) encode(b *batch, now time.Time) error {
 	done()
 	s.texts(b, rows, func(e *chat.Event) string { return string(e.Type) })
 	done()
+	if s.node != nil {
+		s.encodeJournal(b, done)
+	}
 	start := 0
-	for i, end := range s.ends {
+	for i, end := range s.ends[:s.params()] {
 		s.values[i] = s.buf[start:end]
 		start = end
 	}
 	return nil
+}
+
+// encodeJournal writes the parameters that appendJournaledSQL has beside.
+func (s *statement) encodeJournal(b *batch, done func()) {
+	s.fenced = s.fenced[:0]
+	for i, ok := range b.ranked {
+		if ok && b.pending[i].Device != "" {
+			s.fenced = append(s.fenced, b.pending[i])
+		}
+	}
+	s.buf = append(s.buf, s.node()...)
+	done()
+	s.array(pgtype.UUIDOID, len(s.fenced))
+	for _, a := range s.fenced {
+		s.uuid(a.Event.SenderID)
+	}
+	done()
+	s.array(pgtype.TextOID, len(s.fenced))
+	for _, a := range s.fenced {
+		s.length(len(a.Device))
+		s.buf = append(s.buf, a.Device...)
+	}
+	done()
+	s.array(pgtype.Int8OID, len(s.fenced))
+	for _, a := range s.fenced {
+		s.length(8)
+		s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(a.Epoch))
+	}
+	done()
 }
 
 // array begins a one-dimensional array of n elements (array_recv in the

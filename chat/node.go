@@ -1,0 +1,19 @@
+package chat
+
+// NodeState is one of the nodes on a database, as the database knows it.
+type NodeState struct {
+	Name  string
+	ID    string // of the process; another one after each start
+	Alive bool   // it has been heard of within its lease
+}
+
+// JournalEntry is what another node has stored: either how far a log reaches, or
+// that a device has connected there.
+type JournalEntry struct {
+	ConversationID ID
+	Seq            int64
+	MembersVersion int64
+	Members        bool // who is a member, or may write, has changed
+
+	Taken *TakenNotice // nil: it is about a log
+}

@@ -1,0 +1,226 @@
+package store_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store"
+	"github.com/parleymq/parley/store/storetest"
+)
+
+const lease = time.Second
+
+func takePlace(t *testing.T, s *store.Store, node, id string) *store.Place {
+	t.Helper()
+	p, err := s.TakePlace(t.Context(), node, id, lease, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.End(context.WithoutCancel(t.Context())) })
+	return p
+}
+
+func beat(t *testing.T, p *store.Place) store.Beat {
+	t.Helper()
+	b, err := p.Beat(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Nodes that know of each other share a database; a name is one node's, and a node
+// alone is alone.
+func TestTakePlace(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.DSN(t)
+	s, other := storetest.Open(t, dsn), storetest.Open(t, dsn)
+	a := takePlace(t, s, "a", "a1")
+	takePlace(t, other, "b", "b1")
+	_, err := other.TakePlace(t.Context(), "a", "a2", lease, 0)
+	wantError(t, err, chat.Conflict, "database")
+	_, err = other.TakeAlone(t.Context(), 0)
+	wantError(t, err, chat.Conflict, "database")
+	if b := beat(t, a); b.Lost || len(b.Left) > 0 || !slices.Equal(b.Others, []chat.NodeState{{Name: "b", ID: "b1", Alive: true}}) {
+		t.Errorf("a found %+v", b)
+	}
+	if err := a.End(t.Context()); err != nil {
+		t.Error(err)
+	}
+	takePlace(t, other, "a", "a2")
+	alone, err := storetest.New(t).TakeAlone(t.Context(), 0) // on another database
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	_ = alone.Run(ctx)
+}
+
+// A node whose heart has stopped is given up by one of the others, and hears so.
+func TestBury(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.DSN(t)
+	a := takePlace(t, storetest.Open(t, dsn), "a", "a1")
+	b := takePlace(t, storetest.Open(t, dsn), "b", "b1")
+	c := takePlace(t, storetest.Open(t, dsn), "c", "c1")
+	dead := chat.NodeState{Name: "a", ID: "a1"}
+	if won, err := b.Bury(t.Context(), dead); err != nil || won {
+		t.Fatalf("a node that lives was given up: %v", err)
+	}
+	for !slices.Contains(beat(t, b).Others, dead) { // until its lease is over; the test's own timeout says if it never is
+		beat(t, c)
+		time.Sleep(50 * time.Millisecond)
+	}
+	first, err1 := b.Bury(t.Context(), dead)
+	second, err2 := c.Bury(t.Context(), dead)
+	if err1 != nil || err2 != nil || !first || second {
+		t.Errorf("given up by b: %v %v, by c: %v %v", first, err1, second, err2)
+	}
+	if found := beat(t, c); !slices.Equal(found.Left, []string{"a"}) {
+		t.Errorf("c found %+v", found)
+	}
+	if err := b.Released(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+	if found := beat(t, c); len(found.Left) > 0 || len(found.Others) != 1 {
+		t.Errorf("c found %+v", found)
+	}
+	if found := beat(t, a); !found.Lost {
+		t.Errorf("a does not know that it was given up: %+v", found)
+	}
+	if err := a.Begin(t.Context(), "a2"); err != nil {
+		t.Fatal(err)
+	}
+	if found := beat(t, a); found.Lost {
+		t.Error("a was given up again")
+	}
+	if found := beat(t, c); !slices.Contains(found.Others, chat.NodeState{Name: "a", ID: "a2", Alive: true}) {
+		t.Errorf("c found %+v", found)
+	}
+}
+
+// Whatever moves a log, changes who is a member of it, or takes a session from another
+// node is in the journal of the others, once, however late its transaction ends.
+func TestJournal(t *testing.T) {
+	t.Parallel()
+	r := newWriterRig(t, store.WriterOptions{Node: func() string { return "a1" }})
+	defer r.finish()
+	u := r.members
+	a, b := takePlace(t, r.s, "a", "a1"), takePlace(t, r.s, "b", "b1")
+	read := func(p *store.Place) []chat.JournalEntry {
+		t.Helper()
+		list, whole, err := p.ReadJournal(t.Context())
+		if err != nil || !whole {
+			t.Fatalf("the journal is whole: %v, %v", whole, err)
+		}
+		return list
+	}
+	for _, p := range []*store.Place{a, b} {
+		if _, whole, err := p.ReadJournal(t.Context()); err != nil || whole {
+			t.Fatalf("the first reading is whole: %v, %v", whole, err)
+		}
+	}
+	r.s.KeepJournal("a1")
+	g := group(t, r.s, now, u[0], u[1])
+	if got := read(b); len(got) != 1 || got[0] != (chat.JournalEntry{ConversationID: g.ID, Seq: 1, MembersVersion: 1, Members: true}) {
+		t.Errorf("after it was made: %+v", got)
+	}
+	late, err := r.s.Pool().Begin(t.Context()) // older than the readings, and ends after them
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := late.Exec(t.Context(), `INSERT INTO journal (node, conversations, seqs, versions) VALUES ('c1', ARRAY[$1::uuid], ARRAY[70::int8], ARRAY[1::int8])`, g.ID); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		m := r.message(u[0], chat.ID{}, "hello")
+		r.append(m)
+		r.stored(m)
+		if got := read(b); len(got) != 1 || got[0] != (chat.JournalEntry{ConversationID: r.conv, Seq: int64(i + 2), MembersVersion: 1}) {
+			t.Errorf("after message %d: %+v", i, got)
+		}
+	}
+	if err := late.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(b); len(got) != 1 || got[0].Seq != 70 {
+		t.Errorf("what was committed late: %+v", got)
+	}
+	if _, err := r.s.AddParticipants(t.Context(), chat.NewParticipants{Actor: u[0], ConversationID: g.ID, Users: u[2:3], Role: chat.GroupMember}, now); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(b); len(got) != 1 || got[0] != (chat.JournalEntry{ConversationID: g.ID, Seq: 2, MembersVersion: 2, Members: true}) {
+		t.Errorf("after somebody was added: %+v", got)
+	}
+	for _, clean := range []bool{false, true} {
+		there := take(t, r.s, u[0], "phone", func(o *chat.SessionTake) { o.Node = "b" })
+		here := take(t, r.s, u[0], "phone", func(o *chat.SessionTake) { o.Node, o.CleanStart = "a", clean })
+		if here.From != "b" || here.Epoch <= there.Epoch {
+			t.Errorf("clean %v: taken from b: %+v", clean, here)
+		}
+		got := read(b)
+		if i := len(got) - 1; i < 0 || got[i].Taken == nil || *got[i].Taken != (chat.TakenNotice{UserID: u[0], ClientID: "phone", Epoch: here.Epoch}) {
+			t.Errorf("clean %v: after the session was taken: %+v", clean, got)
+		}
+	}
+	if got := read(a); len(got) != 1 || got[0].Seq != 70 {
+		t.Errorf("a node reads its own lines: %+v", got)
+	}
+	exec(t, r.s, `UPDATE journal SET at = at - interval '2 minutes' WHERE node = 'a1'`)
+	if err := a.PruneJournal(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := count(t, r.s, `SELECT count(*) FROM journal`); n != 1 {
+		t.Errorf("%d lines are left", n)
+	}
+}
+
+// What came over a connection that is not its device's newest any more is not stored,
+// and nothing else suffers from it.
+func TestPassedConnections(t *testing.T) {
+	t.Parallel()
+	r := newWriterRig(t, store.WriterOptions{Node: func() string { return "a1" }})
+	defer r.finish()
+	u := r.members
+	old := take(t, r.s, u[0], "phone")
+	other := take(t, r.s, u[1], "phone", func(o *chat.SessionTake) { o.Expiry, o.Note = 0, true })
+	from := func(sender chat.ID, device string, epoch int64) *outcome {
+		o := r.message(sender, chat.ID{}, device)
+		o.Device, o.Epoch = device, epoch
+		return o
+	}
+	first := from(u[0], "phone", old.Epoch)
+	r.append(first)
+	r.stored(first)
+	newer := take(t, r.s, u[0], "phone", func(o *chat.SessionTake) { o.CleanStart = true })
+	passed := from(u[0], "phone", old.Epoch)
+	good := []*outcome{from(u[0], "phone", newer.Epoch), from(u[1], "phone", other.Epoch), from(u[2], "gone", 1), r.message(u[0], chat.NewID(), "by key")}
+	release := r.hold()
+	r.append(good[0], passed)
+	r.append(good[1:]...)
+	release()
+	wantCode(t, r.wait(passed), chat.Unavailable)
+	r.stored(good...)
+	if n := count(t, r.s, `SELECT count(*) FROM events WHERE conversation_id = $1 AND type = 'message'`, r.conv); n != 6 {
+		t.Errorf("%d messages are stored", n)
+	}
+
+	// Sent again over the new connection, to the same batch: it is stored once.
+	release = r.hold()
+	blocker := r.message(u[1], chat.ID{}, "first")
+	r.append(blocker)
+	before, again := r.resent(7, 1, 1, false, "lost?"), r.resent(7, 1, 2, true, "lost?")
+	before.Device, before.Epoch, again.Device, again.Epoch = "phone", old.Epoch, "phone", newer.Epoch
+	before.Event.SenderID, again.Event.SenderID = u[0], u[0]
+	r.append(before, again)
+	release()
+	wantCode(t, r.wait(before), chat.Unavailable)
+	r.stored(blocker, again)
+	if n := count(t, r.s, `SELECT count(*) FROM events WHERE conversation_id = $1 AND content = 'lost?'`, r.conv); n != 1 {
+		t.Errorf("it is stored %d times", n)
+	}
+}
