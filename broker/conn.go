@@ -28,6 +28,7 @@ type Conn struct {
 	net.Conn
 	limits *Limits
 	logger *slog.Logger
+	fence  *chat.Fence // set before the connection is used
 
 	Client *mqtt.Client // set once, in OnConnect, on the reader's goroutine
 	State  any          // the hooks' own, set with Client
@@ -52,6 +53,7 @@ type Conn struct {
 	closing  bool          // mu guards: the reader is turned away
 	final    bool          // mu guards: finish has begun, nothing more is written
 	broken   bool          // mu guards: the socket does not take any more
+	passed   bool          // mu guards: the connection was ended while the fence was closed
 	flushed  chan struct{} // closed when the writer ends after final
 	writable func()        // set with State
 }
@@ -234,7 +236,10 @@ func (c *Conn) flush() {
 		c.full = false
 		c.mu.Unlock()
 
-		err := c.writeAll(b)
+		var err error
+		if c.pass() {
+			err = c.writeAll(b)
+		}
 		putBuffer(b)
 		if err != nil {
 			c.mu.Lock()
@@ -244,6 +249,30 @@ func (c *Conn) flush() {
 		if wake && err == nil {
 			c.writable()
 		}
+	}
+}
+
+// fencePoll is how often a connection looks whether the fence has opened.
+const fencePoll = 20 * time.Millisecond
+
+// pass waits at the fence. It reports whether what was to be written still may be: a
+// session that has moved meanwhile gets and acknowledges nothing here any more.
+func (c *Conn) pass() bool {
+	if c.fence.Open() {
+		return true
+	}
+	for {
+		open := c.fence.Open()
+		c.mu.Lock()
+		broken, passed := c.broken, c.passed
+		if open {
+			c.passed = false // what is in the buffer came after it
+		}
+		c.mu.Unlock()
+		if open || broken {
+			return open && !broken && !passed
+		}
+		time.Sleep(fencePoll)
 	}
 }
 
@@ -343,6 +372,10 @@ func (c *Conn) Disconnect(err error) {
 func (c *Conn) DisconnectCode(code byte, reason string) {
 	c.mu.Lock()
 	if !c.shut() {
+		if !c.fence.Open() {
+			c.passed = true
+			c.out = c.out[:0]
+		}
 		if c.version == 5 && c.welcomed {
 			c.out = appendDisconnect(c.buffer(), code, reason, c.maxPacket)
 			_ = c.kick()

@@ -13,12 +13,15 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parleymq/parley/chat"
 )
 
 // Options configures a Server.
 type Options struct {
 	Limits         Limits
 	Hook           Hook     // the one hook; see package hooks
+	Fence          *chat.Fence // which everything that is written to a client passes; nil: none
 	AllowedOrigins []string // of browsers, beside the server's own, such as "https://chat.example.com"; "*": any
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer // nil: no metrics
@@ -41,6 +44,7 @@ type Server struct {
 	closeMochi func() error // once: a second mochi.Close panics
 	hook       Hook
 	origins    []string
+	fence      *chat.Fence
 	logger     *slog.Logger
 	metrics    *metrics
 
@@ -68,7 +72,7 @@ func New(o Options) (*Server, error) {
 	caps.MinimumProtocolVersion = 4
 	caps.Compatibilities.NoInheritedPropertiesOnAck = true
 	s := &Server{
-		limits: l, hook: o.Hook, origins: o.AllowedOrigins, conns: map[*Conn]struct{}{},
+		limits: l, hook: o.Hook, origins: o.AllowedOrigins, fence: o.Fence, conns: map[*Conn]struct{}{},
 		logger: logger.With("component", "broker"), metrics: newMetrics(o.Registerer),
 	}
 	// mochi's Serve is not called: its loop copies the map of all clients twice a
@@ -131,6 +135,7 @@ func (s *Server) admit(c net.Conn) *Conn {
 		return nil
 	}
 	conn := newConn(c, &s.limits, s.logger)
+	conn.fence = s.fence
 	s.conns[conn] = struct{}{}
 	s.wg.Add(1)
 	s.metrics.connections.Inc()

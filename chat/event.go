@@ -30,6 +30,14 @@ type Event struct {
 	EditedAt       time.Time
 	DeletedAt      time.Time // EventMessage: a tombstone; EventEdit: its message is one. Content is empty
 	EventDetail
+
+	encoded []byte // what AppendJSON appends, if that is all that is known; see EncodedEvent
+}
+
+// EncodedEvent returns an event of which only its place in the log is known, and what
+// AppendJSON has made of it, at another node. It is good for being published.
+func EncodedEvent(conversation ID, seq int64, encoded []byte) *Event {
+	return &Event{ConversationID: conversation, Seq: seq, encoded: encoded}
 }
 
 // EventDetail holds the parts of an event that most messages lack. It is stored
@@ -84,6 +92,9 @@ func equalIDs(a, b []ID) bool {
 // AppendJSON appends the event as subscribers of conv/{id}/messages receive it
 // (contract, 2). It is written by hand because it runs once per message.
 func (e *Event) AppendJSON(b []byte) []byte {
+	if e.encoded != nil {
+		return append(b, e.encoded...)
+	}
 	b = append(b, `{"type":"`...)
 	b = append(b, e.Type...)
 	b = append(b, `","conversationId":"`...)

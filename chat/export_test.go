@@ -1,5 +1,7 @@
 package chat
 
+import "time"
+
 // ValidateNew is validateNew.
 var ValidateNew = validateNew
 
@@ -41,3 +43,6 @@ func PresencesKept(s *Service) (users, board int) {
 	}
 	return s.Presences.Stats().Users, board
 }
+
+// StandStill makes a fence believe that the process has stood still for so long.
+func StandStill(f *Fence, d time.Duration) { f.tick.Add(-int64(d)) }

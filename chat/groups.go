@@ -176,6 +176,7 @@ func (s *Service) groupChanged(ctx context.Context, conversation ID, c *GroupCha
 	for i := range c.Events {
 		if c.Roster != nil {
 			s.publisher.Publish(&c.Events[i], c.Roster)
+			s.peers.Event(&c.Events[i], c.Version, slices.Concat(c.Roster.Members, c.Left)) // the nodes of who has left forget them
 		} else {
 			s.Committed(ctx, &c.Events[i], c.Version)
 		}

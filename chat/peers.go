@@ -84,9 +84,71 @@ type TakenNotice struct {
 	UserID   ID     `json:"u"`
 	ClientID string `json:"c"`
 	Epoch    int64  `json:"e"`
+	Resumed  bool   `json:"r,omitempty"` // its session has gone on; otherwise another has begun
+}
+
+// noPeers is a node alone.
+type noPeers struct{}
+
+func (noPeers) Event(*Event, int64, []ID) {}
+func (noPeers) Tell(Notice, []ID)         {}
+func (noPeers) TellNode(string, Notice)   {}
+
+// arrivedPatience is how long what comes from another node waits for the store: it is
+// looked for again by then.
+const arrivedPatience = 2 * time.Second
+
+// EventArrived hands an event that another node has stored to the sessions of this
+// one. It may wait for the store, for a few seconds.
+func (s *Service) EventArrived(ctx context.Context, e *Event, membersVersion int64) {
+	s.arrived(ctx, e, membersVersion, arrivedPatience)
 }
 
 // Arrive acts on a notice of another node, for the sessions of this one. from is that
-// node's id. It may wait for the store, within a few seconds.
+// node's id. It may wait for the store, for a few seconds.
 func (s *Service) Arrive(ctx context.Context, from string, n Notice) {
+	switch {
+	case n.Hint != nil:
+		s.hintArrived(ctx, n.Hint)
+	case n.Typing != nil:
+		s.typingArrived(ctx, from, n.Typing)
+	case n.Read != nil:
+		s.placeArrived(ctx, TopicReads, n.Read)
+	case n.Received != nil:
+		s.placeArrived(ctx, TopicDelivered, n.Received)
+	case n.Block != nil:
+		s.hidden.forget(n.Block.UserID, n.Block.OtherID)
+		s.typing.hide(n.Block.UserID, n.Block.OtherID)
+	case n.Taken != nil:
+		s.Wills.Back(Device{n.Taken.UserID, n.Taken.ClientID}, n.Taken.Resumed)
+	}
 }
+
+// hintArrived lets sessions read what a log has, and forgets members that are not any
+// more.
+func (s *Service) hintArrived(ctx context.Context, n *HintNotice) {
+	ctx, cancel := WithDeadline(ctx, arrivedPatience, "chat.hintArrived")
+	defer cancel()
+	if r := s.rosterAt(ctx, n.ConversationID, n.MembersVersion); r != nil {
+		s.publisher.Hint(n.ConversationID, n.Seq, r)
+	}
+}
+
+// MembersMoved is for what is found in the journal of another node: the members of a
+// conversation have another version. They are read if a session here may be concerned,
+// and the sessions of those who are members now read the log as far as they lack
+// it. It blocks for a round trip.
+func (s *Service) MembersMoved(ctx context.Context, conversation ID, seq, membersVersion int64) {
+	s.hintArrived(ctx, &HintNotice{conversation, seq, membersVersion})
+}
+
+// typingArrived lets a user type as on a device of the other node.
+func (s *Service) typingArrived(ctx context.Context, from string, n *TypingNotice) {
+	ctx, cancel := WithDeadline(ctx, arrivedPatience, "chat.typingArrived")
+	defer cancel()
+	_ = s.SetTyping(ctx, Device{UserID: n.UserID, ClientID: peerDevice + from}, n.ConversationID, n.Typing) // who may not is not shown
+}
+
+// peerDevice begins what stands for all devices of a user at another node. No client
+// id begins so: they have no control characters.
+const peerDevice = "\x00node "

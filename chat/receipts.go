@@ -134,7 +134,10 @@ func (s *Service) tellReads(ctx context.Context, places []ReadPlace) {
 	for i := range places {
 		p := &places[i]
 		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
-			s.publisher.Signal(Topic{Kind: TopicReads, ID: p.ConversationID}, readPayload(p.ConversationID, p.UserID, p.ReadSeq, p.At), hearers(r, p.UserID, true), nil)
+			n := &PlaceNotice{p.ConversationID, p.UserID, p.ReadSeq, p.At, p.MembersVersion}
+			to := hearers(r, p.UserID, true)
+			s.tellPlace(TopicReads, n, to)
+			s.peers.Tell(Notice{Read: n}, to)
 		}
 	}
 }
@@ -200,7 +203,7 @@ func (s *Service) MarkDelivered(ctx context.Context, moves []DeliveredMove) ([]D
 }
 
 // TellDelivered lets members who have asked for it hear what MarkDelivered has
-// returned. Those who have asked on another node than this one's do not hear.
+// returned.
 func (s *Service) TellDelivered(ctx context.Context, places []DeliveredPlace) {
 	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.TellDelivered")
 	defer cancel()
@@ -208,8 +211,24 @@ func (s *Service) TellDelivered(ctx context.Context, places []DeliveredPlace) {
 	for i := range places {
 		p := &places[i]
 		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
-			s.publisher.Signal(Topic{Kind: TopicDelivered, ID: p.ConversationID}, readPayload(p.ConversationID, p.UserID, p.UpTo, at), hearers(r, p.UserID, false), nil)
+			n := &PlaceNotice{p.ConversationID, p.UserID, p.UpTo, at, p.MembersVersion}
+			to := hearers(r, p.UserID, false)
+			s.tellPlace(TopicDelivered, n, to)
+			s.peers.Tell(Notice{Received: n}, to)
 		}
+	}
+}
+
+func (s *Service) tellPlace(kind TopicKind, n *PlaceNotice, to []ID) {
+	s.publisher.Signal(Topic{Kind: kind, ID: n.ConversationID}, readPayload(n.ConversationID, n.UserID, n.UpTo, n.At), to, nil)
+}
+
+// placeArrived is tellReads and TellDelivered for what another node has stored.
+func (s *Service) placeArrived(ctx context.Context, kind TopicKind, n *PlaceNotice) {
+	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.placeArrived")
+	defer cancel()
+	if r := s.rosterAt(ctx, n.ConversationID, n.MembersVersion); r != nil {
+		s.tellPlace(kind, n, hearers(r, n.UserID, kind == TopicReads))
 	}
 }
 

@@ -16,7 +16,8 @@ type Service struct {
 
 	store     Store
 	log       Log
-	publisher Publisher
+	publisher Publisher // the sessions of this node
+	peers     Peers
 	clock     Clock
 	typing    *Typing
 	hidden    *hidden
@@ -31,7 +32,7 @@ type Service struct {
 // NewService joins the rules to their ports. log and publisher may be set later
 // with Use, before the first call; all others are needed now.
 func NewService(store Store, clock Clock) *Service {
-	s := &Service{Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, searches: newSearches(), reads: newReads(store, clock)}
+	s := &Service{peers: noPeers{}, Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, searches: newSearches(), reads: newReads(store, clock)}
 	s.hidden = newHidden(store, clock)
 	s.typing = newTyping(clock, s.Rosters.cached, s.hidden.current, func(conversation ID, payload []byte, users []ID, except func(ID) bool) {
 		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, users, except)
@@ -49,6 +50,13 @@ func NewService(store Store, clock Clock) *Service {
 // anything else is.
 func (s *Service) Use(log Log, publisher Publisher) { s.log, s.publisher = log, publisher }
 
+// UsePeers joins the other nodes. It must be called before anything else is; without
+// it there are none.
+func (s *Service) UsePeers(p Peers) {
+	s.peers = p
+	s.typing.forward = func(n TypingNotice, to []ID) { p.Tell(Notice{Typing: &n}, to) }
+}
+
 // Source says which packet of which session a command came in, so that a packet
 // sent again is recognised. The zero Source means none (REST, QoS 0).
 type Source struct {
@@ -56,6 +64,8 @@ type Source struct {
 	PacketID uint16
 	Resent   bool      // DUP
 	Since    time.Time // SessionState.ResendSince; zero: the session was not there, so nothing can have been sent in it before
+	Device   string    // of the session
+	Epoch    int64     // of the connection, see Append.Epoch
 }
 
 // Submit checks a command and queues it for the conversation's log. An error
@@ -81,6 +91,7 @@ func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Comman
 	if key.IsZero() && src.PacketID != 0 {
 		key = ResendKey(src.Session, src.PacketID, s.clock.Now(), uint8(s.resends.Add(1)))
 		a.Resent, a.Since = src.Resent && !src.Since.IsZero(), src.Since
+		a.Device, a.Epoch = src.Device, src.Epoch
 	}
 	if key.IsZero() {
 		key = e.ID
@@ -201,11 +212,19 @@ func (s *Service) Recheck(ctx context.Context, a *Append) error {
 // store is away, for at most committedPatience: an event that is the last of its
 // conversation for a while must not wait for the next one to be found.
 func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64) {
+	if r := s.arrived(ctx, e, membersVersion, committedPatience); r != nil {
+		s.peers.Event(e, membersVersion, r.Members)
+	}
+}
+
+// arrived hands out here what was stored at membersVersion, here or at another node,
+// and returns the members; nil if there are none, or they are not known in time.
+func (s *Service) arrived(ctx context.Context, e *Event, membersVersion int64, patience time.Duration) *Roster {
 	if r := s.Rosters.cached(e.ConversationID); r != nil && r.Version >= membersVersion { // all but a few
 		s.publish(e, r, membersVersion)
-		return
+		return r
 	}
-	ctx, cancel := WithDeadline(ctx, committedPatience, "chat.Committed")
+	ctx, cancel := WithDeadline(ctx, patience, "chat.Committed")
 	defer cancel()
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		r, err := s.Rosters.Get(ctx, e.ConversationID)
@@ -214,15 +233,15 @@ func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64)
 		}
 		if err == nil {
 			s.publish(e, r, membersVersion)
-			return
+			return r
 		}
 		if CodeOf(err) == NotFound {
-			return
+			return nil
 		}
 		select {
 		case <-ctx.Done():
 			s.doubt(e.ConversationID)
-			return
+			return nil
 		case <-time.After(pause):
 		}
 	}
@@ -264,6 +283,7 @@ func (s *Service) CreateConversation(ctx context.Context, n NewConversation) (*C
 	slices.SortFunc(r.Members, ID.Compare)
 	s.Rosters.put(r)
 	s.publisher.Publish(e, r) // whatever has become of ctx: it is stored, and asks for nothing
+	s.peers.Event(e, r.Version, r.Members)
 	if len(r.Members) <= MaxContactMembers {
 		s.contactsChanged(r.Members, r.Members)
 	}

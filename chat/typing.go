@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,8 +43,9 @@ type Typing struct {
 	roster  func(conversation ID) *Roster // the newest that is cached, or nil
 	blocks  func() uint64                 // changes with every block, see hidden
 	signal  func(conversation ID, payload []byte, users []ID, except func(ID) bool)
-	shards  [typingShards]typingShard   // by conversation
-	devices [typingShards]typingDevices // by user
+	forward func(n TypingNotice, to []ID) // tells other nodes of who types here; nil: there are none
+	shards  [typingShards]typingShard     // by conversation
+	devices [typingShards]typingDevices   // by user
 }
 
 const typingShards = 64
@@ -76,6 +78,7 @@ type typist struct {
 	typing  int             // how many do
 	expires time.Time
 	shown   bool        // what members were told last
+	spread  bool        // likewise, other nodes
 	told    time.Time   // when they were last told that the user types
 	queued  bool        // in the shard's queue, which sets the timer afterwards
 	timer   *time.Timer // ends the typing, has told what came too early, or forgets
@@ -262,6 +265,9 @@ func (t *Typing) tell(sh *typingShard) {
 			news := t.news(sh, who)
 			sh.mu.Unlock()
 			for _, n := range news {
+				if n.forward {
+					t.forward(TypingNotice{ConversationID: who.conversation, UserID: who.user, Typing: n.typing}, n.users)
+				}
 				t.signal(who.conversation, n.payload, n.users, n.except)
 			}
 		}
@@ -273,6 +279,8 @@ type typingNews struct {
 	payload []byte
 	users   []ID
 	except  func(ID) bool
+
+	forward, typing bool // other nodes are to hear it, too: whether the user types here
 }
 
 // news takes a typist out of the queue and returns what members are to hear, unless
@@ -290,14 +298,29 @@ func (t *Typing) news(sh *typingShard, who *typist) (news []typingNews) {
 		payload = typingPayload(who.conversation, who.user, false, now)
 	}
 	if len(who.ended) > 0 {
-		news = append(news, typingNews{typingPayload(who.conversation, who.user, false, now), who.ended, func(user ID) bool { return user == who.user }})
+		news = append(news, typingNews{
+			payload: typingPayload(who.conversation, who.user, false, now), users: who.ended, except: func(user ID) bool { return user == who.user },
+		})
 		who.ended = nil
 	}
 	if payload != nil {
-		news = append(news, typingNews{payload, who.roster.Members, who.unseen()})
+		n := typingNews{payload: payload, users: who.roster.Members, except: who.unseen(), typing: t.forward != nil && who.typesHere()}
+		n.forward = n.typing || who.spread
+		who.spread = n.typing
+		news = append(news, n)
 	}
 	t.changed(sh, who, now)
 	return news
+}
+
+// typesHere reports whether they type on a device of this node. The shard's mu is held.
+func (w *typist) typesHere() bool {
+	for d, typing := range w.devices {
+		if typing && !strings.HasPrefix(d.ClientID, peerDevice) {
+			return true
+		}
+	}
+	return false
 }
 
 // unseen tells which users do not see them type; it may be asked without sh.mu.

@@ -82,7 +82,7 @@ func (s *Session) begin(ends []chat.Position) {
 		t := s.tails[p.ConversationID]
 		if t == nil {
 			t = &tail{conversation: p.ConversationID, joining: true}
-			s.tails[p.ConversationID] = t
+			s.follow(t)
 		}
 		switch {
 		case !t.joining:

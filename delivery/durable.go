@@ -27,6 +27,17 @@ type kept struct {
 	exact   bool          // Session.mu guards: it holds a filter at QoS 2, so the next packet identifier is saved too
 }
 
+// noted names the row of a session that ends with its connection, by which other nodes
+// find the connection.
+type noted struct {
+	id    chat.ID
+	epoch int64
+}
+
+// Epoch numbers the session's connection: of two connections of a device the one with
+// the higher epoch is the newer. 0: they are not numbered, on a node alone.
+func (s *Session) Epoch() int64 { return max(s.kept.epoch, s.noted.epoch) }
+
 // resendChunk is how many publications of an earlier connection are read at once.
 const resendChunk = 50
 
@@ -50,6 +61,10 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
 	if s.closed {
 		return // the next connection of the device was faster
 	}
+	if expiry == 0 && !st.Present {
+		s.noted = noted{id: st.ID, epoch: st.Epoch}
+		return
+	}
 	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry, resendSince: st.ResendSince, held: st.HeldPacketIDs}
 	s.window.next = st.NextPacketID
 	for _, sub := range st.Subscriptions {
@@ -62,7 +77,7 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
 	}
 	for _, c := range st.Cursors {
 		if covered, _ := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: c.ConversationID}); covered {
-			s.tails[c.ConversationID] = &tail{conversation: c.ConversationID, sent: c.Acked, acked: c.Acked, known: c.LastSeq}
+			s.follow(&tail{conversation: c.ConversationID, sent: c.Acked, acked: c.Acked, known: c.LastSeq})
 		}
 	}
 	s.noteAsking()
@@ -72,7 +87,7 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
 			continue
 		}
 		if s.tails[id] == nil {
-			s.tails[id] = &tail{conversation: id, joining: true}
+			s.follow(&tail{conversation: id, joining: true})
 		}
 		s.learn(s.tails[id], seq)
 	}

@@ -31,9 +31,21 @@ type Options struct {
 	Node        string            // the name under which sessions are taken
 	SaveEvery   time.Duration     // how often places that moved are saved, so what a crash repeats; 0: 1 s
 	MaxSessions int               // connected sessions of one user, beyond which Take refuses; 0: chat.MaxUserSessions
+	Cluster     *Cluster          // nil: a node alone
 	Readers     int               // pages read from the log at once, for all sessions together; 0: 8
 	Logger      *slog.Logger
 	Registerer  prometheus.Registerer // nil: no metrics
+}
+
+// Cluster is what a Router does where there are other nodes. Neither function may
+// block, or call back.
+type Cluster struct {
+	// Here is told when the first connection of a user is made, and when the last one
+	// has ended.
+	Here func(user chat.ID, here bool)
+	// Taken is told of each connection of a device whose last one was at another node,
+	// which may have it still.
+	Taken func(node string, n chat.TakenNotice)
 }
 
 // Router knows the connected sessions of this process, by user, and hands each
@@ -56,6 +68,9 @@ type Router struct {
 	mu     sync.Mutex
 	closed bool           // mu guards: no catch-up may start
 	wg     sync.WaitGroup // the catch-ups under way
+
+	cluster   *Cluster
+	followers *followers // nil: a node alone
 
 	asking atomic.Int64 // connected sessions that have asked for what was delivered
 
@@ -92,6 +107,9 @@ func NewRouter(o Options) *Router {
 	r := &Router{
 		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, node: o.Node, every: o.SaveEvery, most: o.MaxSessions,
 		parts: map[deviceKey]chat.SessionPart{}, delivered: map[deliveredKey]int64{}, logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
+	}
+	if o.Cluster != nil {
+		r.cluster, r.followers = o.Cluster, newFollowers()
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background()) // catch-ups belong to the router, not to a caller
 	for i := range r.shards {
@@ -182,12 +200,16 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	}
 	st, err := r.sessions.TakeSession(ctx, chat.SessionTake{
 		UserID: o.Principal.UserID, ClientID: o.ClientID, CleanStart: o.CleanStart, Expiry: o.Expiry, Node: r.node, Now: time.Now(),
+		Note: r.cluster != nil,
 	})
 	if err != nil {
 		r.remove(o.Principal.UserID, func(other *Session) bool { return other == s })
 		return nil, false, err
 	}
 	s.load(st, o.Expiry)
+	if r.cluster != nil && st.From != "" {
+		r.cluster.Taken(st.From, chat.TakenNotice{UserID: o.Principal.UserID, ClientID: o.ClientID, Epoch: st.Epoch, Resumed: st.Present})
+	}
 	return s, st.Present, nil
 }
 
@@ -207,6 +229,9 @@ func (r *Router) add(s *Session, most int) error {
 		return &chat.Error{Code: chat.Quota, Op: "delivery.Take", Msg: "the user has as many connections as they may"}
 	}
 	sh.users[s.Principal.UserID] = append(list[:len(list):len(list)], s)
+	if r.cluster != nil && len(list) == 0 {
+		r.cluster.Here(s.Principal.UserID, true)
+	}
 	r.metrics.sessions.Inc()
 	return nil
 }
@@ -227,6 +252,9 @@ func (r *Router) remove(user chat.ID, meant func(*Session) bool) (*Session, *cha
 	}
 	if list == nil {
 		delete(sh.users, user)
+		if r.cluster != nil && found != nil {
+			r.cluster.Here(user, false)
+		}
 	} else {
 		sh.users[user] = list
 	}
@@ -245,7 +273,7 @@ func (r *Router) Detach(s *Session) {
 		_, part := r.remove(s.Principal.UserID, func(other *Session) bool { return other == s })
 		return part
 	}
-	if !s.Kept() {
+	if !s.Kept() && s.noted.id.IsZero() {
 		remove()
 		return
 	}
@@ -273,8 +301,11 @@ func (s *Session) close() *chat.SessionPart {
 		return nil
 	}
 	var part *chat.SessionPart
-	if !s.kept.id.IsZero() {
+	switch {
+	case !s.kept.id.IsZero():
 		part = s.part(time.Now())
+	case !s.noted.id.IsZero():
+		part = &chat.SessionPart{ID: s.noted.id, Epoch: s.noted.epoch, Now: time.Now()}
 	}
 	for _, t := range slices.Concat(s.kept.saving, s.kept.dirty) {
 		if s.tails[t.conversation] == t {
@@ -283,6 +314,9 @@ func (s *Session) close() *chat.SessionPart {
 	}
 	s.closed = true
 	s.noteAsking()
+	for id := range s.tails {
+		s.router.followers.remove(id, s)
+	}
 	s.tails, s.behind, s.window, s.kept.dirty = map[chat.ID]*tail{}, nil, window{}, nil
 	s.router.metrics.sessions.Dec()
 	return part

@@ -59,7 +59,8 @@ type Session struct {
 	closed   bool              // mu guards
 	asks     bool              // mu guards: it is among router.asking
 
-	kept kept // what makes it survive its connection; see durable.go
+	noted noted // its row, where there are other nodes; zero: see kept, or none
+	kept  kept  // what makes it survive its connection; see durable.go
 }
 
 // Subscriptions returns the number of filters the session holds.
@@ -100,6 +101,7 @@ func (s *Session) dropUncovered() {
 	for id := range s.tails {
 		if _, _, ok := s.subs.match(chat.Topic{Kind: chat.TopicMessages, ID: id}); !ok {
 			delete(s.tails, id)
+			s.router.followers.remove(id, s)
 		}
 	}
 	s.behind = slices.DeleteFunc(s.behind, func(b *tail) bool { return s.tails[b.conversation] != b })
@@ -199,7 +201,7 @@ func (s *Session) heard(topic chat.Topic, seq int64) *tail {
 	t := s.tails[topic.ID]
 	if t == nil {
 		t = &tail{conversation: topic.ID, joining: true}
-		s.tails[topic.ID] = t
+		s.follow(t)
 	}
 	return t
 }

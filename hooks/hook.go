@@ -21,6 +21,7 @@ type Options struct {
 	Authenticator chat.Authenticator
 	Logins        chat.Limiter // asked before a password is checked, not a token; nil: no limit
 	Router        *delivery.Router
+	Fence         *chat.Fence // which every PUBLISH passes; nil: none
 	Logger        *slog.Logger
 	Registerer    prometheus.Registerer // nil: no metrics
 

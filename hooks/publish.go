@@ -17,6 +17,9 @@ import (
 // next packet, and the acknowledgement follows the commit. Only a full window, a
 // full queue, or something that must be asked of the store holds this reader up.
 func (h *Hook) publish(c *connection, pk *packets.Packet) error {
+	if err := h.o.Fence.Wait(c.ctx); err != nil {
+		return c.end(packets.ErrServerShuttingDown, "the server is stopping")
+	}
 	qos := pk.FixedHeader.Qos
 	switch {
 	case qos > 2:
@@ -88,7 +91,7 @@ func (h *Hook) command(c *connection, p *broker.Publish, pk *packets.Packet) err
 		}
 		return err
 	}
-	src := chat.Source{Session: c.hash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup, Since: c.session.ResendSince()}
+	src := chat.Source{Session: c.hash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup, Since: c.session.ResendSince(), Device: c.clientID, Epoch: c.session.Epoch()}
 	return h.o.Chat.Submit(c.ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
 }
 

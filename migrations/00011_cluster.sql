@@ -13,7 +13,8 @@ CREATE TABLE journal (
     members       boolean     NOT NULL DEFAULT false, -- that has changed
     user_id       uuid,                            -- or: a device of this user
     client_id     text,                            -- has connected
-    epoch         bigint                           -- at this node
+    epoch         bigint,                          -- at this node
+    resumed       boolean                          -- and its session has gone on
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_insert_threshold = -1);
 CREATE INDEX journal_xid ON journal (xid);
 CREATE INDEX journal_node ON journal (node, at);

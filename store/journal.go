@@ -40,7 +40,7 @@ func (s *Store) noteJournal(ctx context.Context, q querier, conversation chat.ID
 }
 
 const noteTakenSQL = `
-INSERT INTO journal (node, user_id, client_id, epoch) VALUES (@node, @user_id, @client_id, @epoch)`
+INSERT INTO journal (node, user_id, client_id, epoch, resumed) VALUES (@node, @user_id, @client_id, @epoch, false)`
 
 // appendJournaledSQL is appendSQL with a line in the journal of node $13. It stores
 // nothing if one of the connections (users $14, devices $15, epochs $16) is not its

@@ -189,7 +189,7 @@ const (
 
 // Everything that the last snapshot did not see, or without one all that is kept.
 const readJournalSQL = `
-SELECT pg_current_snapshot()::text, j.conversations, j.seqs, j.versions, j.members, j.user_id, coalesce(j.client_id, ''), coalesce(j.epoch, 0)
+SELECT pg_current_snapshot()::text, j.conversations, j.seqs, j.versions, j.members, j.user_id, coalesce(j.client_id, ''), coalesce(j.epoch, 0), coalesce(j.resumed, false)
 FROM (SELECT) AS one LEFT JOIN journal j ON j.node <> @id AND CASE
   WHEN @cursor = '' THEN j.at > clock_timestamp() - make_interval(secs => @keeps)
   ELSE j.xid >= pg_snapshot_xmin(nullif(@cursor, '')::pg_snapshot) AND NOT pg_visible_in_snapshot(j.xid, nullif(@cursor, '')::pg_snapshot)
@@ -217,7 +217,7 @@ func (p *Place) ReadJournal(ctx context.Context) (list []chat.JournalEntry, whol
 	var members *bool
 	var user *chat.ID
 	var taken chat.TakenNotice
-	_, err = pgx.ForEachRow(rows, []any{&cursor, &ids, &seqs, &versions, &members, &user, &taken.ClientID, &taken.Epoch}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&cursor, &ids, &seqs, &versions, &members, &user, &taken.ClientID, &taken.Epoch, &taken.Resumed}, func() error {
 		if user != nil {
 			t := taken
 			t.UserID = *user

@@ -163,7 +163,7 @@ func TestJournal(t *testing.T) {
 			t.Errorf("clean %v: taken from b: %+v", clean, here)
 		}
 		got := read(b)
-		if i := len(got) - 1; i < 0 || got[i].Taken == nil || *got[i].Taken != (chat.TakenNotice{UserID: u[0], ClientID: "phone", Epoch: here.Epoch}) {
+		if i := len(got) - 1; i < 0 || got[i].Taken == nil || *got[i].Taken != (chat.TakenNotice{UserID: u[0], ClientID: "phone", Epoch: here.Epoch, Resumed: !clean}) {
 			t.Errorf("clean %v: after the session was taken: %+v", clean, got)
 		}
 	}

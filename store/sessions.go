@@ -45,8 +45,8 @@ WITH old AS (
   FROM old WHERE s.id = old.id
   RETURNING s.id, s.epoch, old.node AS from_node, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held
 ), noted AS (
-  INSERT INTO journal (node, user_id, client_id, epoch)
-  SELECT @journal::text, @user_id, @client_id, epoch FROM taken WHERE @journal <> '' AND from_node <> @node
+  INSERT INTO journal (node, user_id, client_id, epoch, resumed)
+  SELECT @journal::text, @user_id, @client_id, epoch, true FROM taken WHERE @journal <> '' AND from_node <> @node
 )
 SELECT id, epoch, from_node, subscriptions, inflight, next_packet_id, since, held FROM taken`
 

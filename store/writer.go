@@ -35,6 +35,8 @@ type WriterOptions struct {
 	// Node returns the id of this node, in whose name commits are written into the
 	// journal. nil: there is no journal, as for a node alone.
 	Node func() string
+	// Fence is passed before each commit; nil: none.
+	Fence *chat.Fence
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
@@ -298,6 +300,9 @@ func (s *shard) oneByOne(ctx context.Context, b *batch) {
 
 // round tries to store what is pending. It returns nil after any progress.
 func (s *shard) round(ctx context.Context, b *batch) error {
+	if err := s.w.opts.Fence.Wait(ctx); err != nil {
+		return err
+	}
 	if b.hasResent {
 		if err := s.resolveResent(ctx, b); err != nil || len(b.pending) == 0 {
 			return err
