@@ -35,6 +35,7 @@ type App struct {
 	registry *prometheus.Registry
 
 	dsn      string
+	others   *others // nil: a node alone
 	store    *store.Store
 	identity *identity.Service
 	logins   *identity.Limiter // of passwords, for each address, at every door
@@ -113,10 +114,6 @@ func closeListener(l net.Listener) error {
 	return nil
 }
 
-// aloneWait is how long a process waits for the one before it, which may be stopping,
-// or may have died with its line to the database.
-const aloneWait = 20 * time.Second
-
 func (a *App) openDatabase(ctx context.Context) error {
 	db := Database{URL: a.o.DatabaseURL, DataDir: a.o.DataDir, PostgresBin: a.o.PostgresBin, Logger: a.logger}
 	dsn, closeDB, err := db.Serve(ctx)
@@ -142,19 +139,7 @@ func (a *App) openDatabase(ctx context.Context) error {
 		return err
 	}
 	a.onStop("close the database pool", func(context.Context) error { a.store.Close(); return nil })
-	if a.o.ShareDatabase {
-		return nil
-	}
-	alone, err := a.store.TakeAlone(ctx, 0)
-	if chat.CodeOf(err) == chat.Conflict {
-		a.logger.Warn("another parley serve is on the database; waiting for it to end", "for", aloneWait)
-		alone, err = a.store.TakeAlone(ctx, aloneWait)
-	}
-	if err != nil {
-		return err
-	}
-	a.run("the only node", alone.Run)
-	return nil
+	return a.takePlace(ctx)
 }
 
 // join makes the parts that talk to the database and to clients, and starts those
@@ -171,13 +156,18 @@ func (a *App) join(ctx context.Context) error {
 	a.chat.Presences.Use(chat.PresenceOptions{Node: a.o.Node, Grace: a.o.PresenceGrace, Logger: a.logger})
 	a.router = delivery.NewRouter(delivery.Options{
 		Log: a.chat, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions, Logger: a.logger, Registerer: a.registry,
+		Cluster: a.deliveryCluster(),
 	})
+	a.joinOthers()
 	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
 
 	indexer := store.NewIndexer(a.store, store.IndexerOptions{Logger: a.logger, Registerer: a.registry})
 	a.run("search index", indexer.Run)
 	w := a.o.Writer
 	w.Recheck, w.Logger, w.Registerer = a.chat.Recheck, a.logger, a.registry
+	if w.Fence = a.fence(); a.others != nil {
+		w.Node, w.Commits = a.store.JournalNode, a.commits
+	}
 	w.Committed = func(ctx context.Context, e *chat.Event, membersVersion int64) {
 		indexer.Note(e.ConversationID, e.Seq)
 		a.chat.Committed(ctx, e, membersVersion)
@@ -189,23 +179,20 @@ func (a *App) join(ctx context.Context) error {
 	a.run("store what was read", a.chat.RunReads)
 	a.run("send wills", a.chat.Wills.Run)
 	a.run("identity", a.identity.Run)
-	if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil { // one node alone: whatever is marked as connected is not
+	if err := a.releaseFormer(ctx); err != nil {
 		return err
 	}
 	a.run("save sessions", a.router.Run)
-	if _, err := a.store.ReleasePresences(ctx, ""); err != nil { // as above
-		return err
-	}
 	registerChat(a.registry, a.chat)
 	a.run("tell who is here", a.chat.Presences.Run)
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
 	hook := hooks.New(hooks.Options{
-		Chat: a.chat, Authenticator: a.identity, Logins: a.logins, Router: a.router, Logger: a.logger, Registerer: a.registry,
+		Chat: a.chat, Authenticator: a.identity, Logins: a.logins, Router: a.router, Fence: a.fence(), Logger: a.logger, Registerer: a.registry,
 	})
 	a.identity.OnRevoked(func(r identity.Revocation) { hook.Revoke(r.UserID, r.Concerns) })
 	a.broker, err = broker.New(broker.Options{
-		Limits: a.o.Limits, Hook: hook, AllowedOrigins: a.o.AllowedOrigins, Logger: a.logger, Registerer: a.registry,
+		Limits: a.o.Limits, Hook: hook, Fence: a.fence(), AllowedOrigins: a.o.AllowedOrigins, Logger: a.logger, Registerer: a.registry,
 	})
 	if err != nil {
 		return err

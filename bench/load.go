@@ -19,12 +19,13 @@ type Pair struct {
 
 // Options says what load to make.
 type Options struct {
-	Addr     string // of the server's MQTT listener
-	Pairs    []Pair // a connection for each user
-	Window   int    // publishes that each connection has on their way
-	Messages int    // to send, by all together
-	Size     int    // bytes of text in each; at least 24
-	Rate     int    // messages a second by all together; 0: as fast as the windows let
+	Addr     string                      // of the server's MQTT listener
+	AddrOf   func(pair, side int) string // likewise, of one of several; nil: all have Addr
+	Pairs    []Pair                      // a connection for each user
+	Window   int                         // publishes that each connection has on their way
+	Messages int                         // to send, by all together
+	Size     int                         // bytes of text in each; at least 24
+	Rate     int                         // messages a second by all together; 0: as fast as the windows let
 }
 
 // Result is what was measured.
@@ -59,7 +60,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	l.done = make(chan struct{})
 	for i, p := range o.Pairs {
 		for side, token := range p.Tokens {
-			c, err := dial(o.Addr, fmt.Sprintf("bench-%d-%d", i, side), token)
+			addr := o.Addr
+			if o.AddrOf != nil {
+				addr = o.AddrOf(i, side)
+			}
+			c, err := dial(addr, fmt.Sprintf("bench-%d-%d", i, side), token)
 			if err == nil {
 				err = c.subscribe("conv/+/messages", 1)
 			}

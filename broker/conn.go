@@ -53,7 +53,8 @@ type Conn struct {
 	closing  bool          // mu guards: the reader is turned away
 	final    bool          // mu guards: finish has begun, nothing more is written
 	broken   bool          // mu guards: the socket does not take any more
-	passed   bool          // mu guards: the connection was ended while the fence was closed
+	popped   bool          // mu guards: the writer holds what it has taken out of the buffer
+	passed   bool          // mu guards: what it holds is not to be written: the connection was ended while the fence was closed
 	flushed  chan struct{} // closed when the writer ends after final
 	writable func()        // set with State
 }
@@ -233,7 +234,7 @@ func (c *Conn) flush() {
 			return
 		}
 		wake := c.full && !c.closing
-		c.full = false
+		c.full, c.popped = false, true
 		c.mu.Unlock()
 
 		var err error
@@ -255,23 +256,20 @@ func (c *Conn) flush() {
 // fencePoll is how often a connection looks whether the fence has opened.
 const fencePoll = 20 * time.Millisecond
 
-// pass waits at the fence. It reports whether what was to be written still may be: a
-// session that has moved meanwhile gets and acknowledges nothing here any more.
+// pass waits at the fence. It reports whether what the writer holds may still be
+// written: a session that has moved meanwhile gets and acknowledges nothing here any
+// more.
 func (c *Conn) pass() bool {
-	if c.fence.Open() {
-		return true
-	}
 	for {
 		open := c.fence.Open()
 		c.mu.Lock()
-		broken, passed := c.broken, c.passed
-		if open {
-			c.passed = false // what is in the buffer came after it
+		if open || c.broken {
+			may := !c.passed && !c.broken
+			c.popped, c.passed = false, false
+			c.mu.Unlock()
+			return may
 		}
 		c.mu.Unlock()
-		if open || broken {
-			return open && !broken && !passed
-		}
 		time.Sleep(fencePoll)
 	}
 }
@@ -373,7 +371,7 @@ func (c *Conn) DisconnectCode(code byte, reason string) {
 	c.mu.Lock()
 	if !c.shut() {
 		if !c.fence.Open() {
-			c.passed = true
+			c.passed = c.popped
 			c.out = c.out[:0]
 		}
 		if c.version == 5 && c.welcomed {

@@ -20,9 +20,9 @@ import (
 // Options configures a Server.
 type Options struct {
 	Limits         Limits
-	Hook           Hook     // the one hook; see package hooks
+	Hook           Hook        // the one hook; see package hooks
 	Fence          *chat.Fence // which everything that is written to a client passes; nil: none
-	AllowedOrigins []string // of browsers, beside the server's own, such as "https://chat.example.com"; "*": any
+	AllowedOrigins []string    // of browsers, beside the server's own, such as "https://chat.example.com"; "*": any
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer // nil: no metrics
 }

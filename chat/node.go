@@ -7,6 +7,13 @@ type NodeState struct {
 	Alive bool   // it has been heard of within its lease
 }
 
+// Heartbeat is what a node has found when it said that it lives.
+type Heartbeat struct {
+	Lost   bool        // it was given up by the others: its sessions are anybody's
+	Others []NodeState // alive, or to be given up
+	Left   []string    // names of nodes that were given up, and whose sessions nobody has released yet
+}
+
 // JournalEntry is what another node has stored: either how far a log reaches, or
 // that a device has connected there.
 type JournalEntry struct {

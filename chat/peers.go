@@ -11,10 +11,10 @@ import (
 // Service.HeardOf.
 type Peers interface {
 	// Event carries a committed event to the nodes where one of the users is
-	// connected. It keeps neither e nor users.
+	// connected. Neither e nor users may be changed any more.
 	Event(e *Event, membersVersion int64, users []ID)
 	// Tell carries a notice to the nodes where one of the users is connected, or with
-	// nil to every node. It keeps neither.
+	// nil to every node. users must not be changed any more.
 	Tell(n Notice, users []ID)
 	// TellNode carries a notice to the node of that name, if it is known.
 	TellNode(node string, n Notice)

@@ -137,7 +137,9 @@ func (s *Service) tellReads(ctx context.Context, places []ReadPlace) {
 			n := &PlaceNotice{p.ConversationID, p.UserID, p.ReadSeq, p.At, p.MembersVersion}
 			to := hearers(r, p.UserID, true)
 			s.tellPlace(TopicReads, n, to)
-			s.peers.Tell(Notice{Read: n}, to)
+			if len(to) > 0 {
+				s.peers.Tell(Notice{Read: n}, to)
+			}
 		}
 	}
 }
@@ -214,7 +216,9 @@ func (s *Service) TellDelivered(ctx context.Context, places []DeliveredPlace) {
 			n := &PlaceNotice{p.ConversationID, p.UserID, p.UpTo, at, p.MembersVersion}
 			to := hearers(r, p.UserID, false)
 			s.tellPlace(TopicDelivered, n, to)
-			s.peers.Tell(Notice{Received: n}, to)
+			if len(to) > 0 {
+				s.peers.Tell(Notice{Received: n}, to)
+			}
 		}
 	}
 }

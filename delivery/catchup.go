@@ -96,7 +96,7 @@ func (s *Session) begin(ends []chat.Position) {
 
 // resume starts a catch-up if the session is behind, has room, and none runs.
 func (s *Session) resume() {
-	if s.catching || s.closed || s.stalled || s.loading > 0 || s.window.active > (s.window.limit+1)/2 {
+	if s.catching || s.closed || s.stalled || s.loading > 0 || s.waiting || s.window.active > (s.window.limit+1)/2 {
 		return // a window that is more than half full waits, so that pages are worth their query
 	}
 	if s.window.idle == 0 && (len(s.behind) == 0 || s.window.full()) {
@@ -164,6 +164,10 @@ func (s *Session) nextBehind(ctx context.Context) (w work, ok bool) {
 	if again := s.toResend(); len(again) > 0 {
 		return work{resend: again}, true
 	}
+	for len(s.behind) > 0 && s.behind[0].known <= s.behind[0].sent { // what was missing has come by itself
+		s.behind[0].queued = false
+		s.behind = s.behind[1:]
+	}
 	if len(s.behind) == 0 || s.window.full() {
 		s.catching = false
 		return work{}, false
@@ -205,6 +209,7 @@ func (s *Session) take(w work, page []chat.Event, err error) {
 	if (err == nil && len(page) == 0 || chat.CodeOf(err) == chat.NotFound) && t.known == w.known {
 		t.known = t.sent
 	}
+	s.sendEarly(t)
 	s.behind = s.behind[1:]
 	if t.queued = t.known > t.sent; t.queued {
 		s.behind = append(s.behind, t) // the others have their turn first, also after an error

@@ -150,3 +150,6 @@ func (r *Router) DisconnectAll(err error) {
 		}
 	}
 }
+
+// GiveUp is DisconnectAll for a node whose sessions may have moved.
+func (r *Router) GiveUp() { r.DisconnectAll(ErrNodeLost) }

@@ -85,6 +85,7 @@ type model struct {
 	r     *rand.Rand
 	log   *fakeLog
 	keep  bool // the session survives its connections
+	among bool // there are other nodes
 	store *fakeSessions
 	limit int
 
@@ -128,7 +129,7 @@ func newModel(t *testing.T, seed uint64) *model {
 		filters: map[string]bool{}, flying: map[chat.ID]map[int64]uint16{}, done: map[chat.ID]map[int64]bool{},
 	}
 	m.store = &fakeSessions{log: m.log}
-	m.keep, m.limit = m.r.IntN(3) > 0, 1+m.r.IntN(5)
+	m.keep, m.limit, m.among = m.r.IntN(3) > 0, 1+m.r.IntN(5), m.r.IntN(2) > 0
 	for _, c := range modelConvs {
 		m.members[c], m.got[c], m.lost[c] = map[int64]bool{}, map[int64]bool{}, map[int64]bool{}
 		m.flying[c], m.done[c] = map[int64]uint16{}, map[int64]bool{}
@@ -167,7 +168,11 @@ func (m *model) boot() {
 			}
 		}
 	}}
-	m.router = delivery.NewRouter(delivery.Options{Log: m.log, Sessions: m.node})
+	o := delivery.Options{Log: m.log, Sessions: m.node}
+	if m.among {
+		o.Cluster = &delivery.Cluster{Here: func(chat.ID, bool) {}, Taken: func(string, chat.TakenNotice) {}, Asks: func() {}, Asking: func() bool { return false }}
+	}
+	m.router = delivery.NewRouter(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { _ = m.router.Run(ctx); close(done) }()

@@ -81,11 +81,14 @@ func (r *Router) markDelivered(ctx context.Context, moves []chat.DeliveredMove) 
 		r.logger.Warn("what was delivered could not be saved; trying again", "moves", len(moves), "err", err)
 		return false
 	}
-	if len(places) > 0 && r.asking.Load() > 0 {
+	if len(places) > 0 && (r.Asking() || r.cluster != nil && r.cluster.Asking()) {
 		r.receipts.TellDelivered(ctx, places)
 	}
 	return true
 }
+
+// Asking reports whether a session here has asked for what was delivered.
+func (r *Router) Asking() bool { return r.asking.Load() > 0 }
 
 // noteAsking counts the session among those that have asked for what was delivered,
 // or not any more. mu is held.
@@ -93,7 +96,9 @@ func (s *Session) noteAsking() {
 	asks := s.subs.delivered > 0 && !s.closed
 	switch {
 	case asks && !s.asks:
-		s.router.asking.Add(1)
+		if s.router.asking.Add(1) == 1 && s.router.cluster != nil {
+			s.router.cluster.Asks()
+		}
 	case !asks && s.asks:
 		s.router.asking.Add(-1)
 	}

@@ -46,6 +46,10 @@ type Cluster struct {
 	// Taken is told of each connection of a device whose last one was at another node,
 	// which may have it still.
 	Taken func(node string, n chat.TakenNotice)
+	// Asks is told when a session here has asked for what was delivered, the first to do so.
+	Asks func()
+	// Asking reports whether anybody at another node has asked for what was delivered.
+	Asking func() bool
 }
 
 // Router knows the connected sessions of this process, by user, and hands each

@@ -22,6 +22,8 @@ type tail struct {
 	joining      bool  // the log decides where it begins: the user came into the conversation just now
 	queued       bool  // it is in the session's list of tails that are behind
 	dirty        bool  // it is in the session's list of tails whose acked is to be saved
+
+	early []*Frame // events that came before their turn; see early.go
 }
 
 // SessionOptions is what a connection brings.
@@ -55,6 +57,7 @@ type Session struct {
 	hints    map[chat.ID]int64 // mu guards: how far logs were heard to reach while the store is asked for the session; else nil
 	loading  int               // mu guards: the places are not known: Start is due, or Subscribe is asking for them
 	started  bool              // mu guards: CONNACK is out
+	waiting  bool              // mu guards: a catch-up waits for events that may be on their way; see early.go
 	missed   bool              // mu guards: a signal about presence found no room
 	closed   bool              // mu guards
 	asks     bool              // mu guards: it is among router.asking
@@ -170,8 +173,14 @@ func (s *Session) offer(f *Frame) {
 	if t == nil {
 		return
 	}
-	next := s.loading == 0 && !s.stalled && !t.joining && f.Seq == t.sent+1
-	if !next || !s.send(t, f) {
+	ready := s.loading == 0 && !s.stalled && !t.joining
+	switch {
+	case ready && f.Seq == t.sent+1 && s.send(t, f):
+		s.sendEarly(t)
+	default:
+		if ready && f.Seq > t.sent+1 {
+			s.await(t, f)
+		}
 		s.learn(t, f.Seq)
 	}
 }

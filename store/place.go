@@ -80,21 +80,14 @@ UPDATE nodes SET id = NULL WHERE name = @node AND id = @id AND beat_at <= clock_
 	endNodeSQL      = `UPDATE nodes SET id = NULL, released = true WHERE name = @node AND id = @id`
 )
 
-// Beat is what a heartbeat has found.
-type Beat struct {
-	Lost   bool             // this node was given up by the others: its sessions are anybody's
-	Others []chat.NodeState // alive, or to be given up
-	Left   []string         // names of nodes that were given up, and whose sessions nobody has released yet
-}
-
 // Beat says that the node lives, and asks for the others. It takes the place again if
 // the connection was lost: Conflict if another node of the same name was faster.
-func (p *Place) Beat(ctx context.Context) (Beat, error) {
+func (p *Place) Beat(ctx context.Context) (chat.Heartbeat, error) {
 	const op = "store.Beat"
 	if err := p.connected(ctx); err != nil {
-		return Beat{}, err
+		return chat.Heartbeat{}, err
 	}
-	var found Beat
+	var found chat.Heartbeat
 	args := pgx.NamedArgs{"node": p.node, "id": p.id, "lease": p.lease.Seconds()}
 	tag, err := p.seat.conn.Exec(ctx, beatSQL, args)
 	if err == nil {
@@ -116,17 +109,15 @@ func (p *Place) Beat(ctx context.Context) (Beat, error) {
 	return found, p.broken(op, err)
 }
 
-// Begin takes the place again under another id, after Beat has said that it was lost.
-func (p *Place) Begin(ctx context.Context, id string) error {
+// Begin takes the place again, after Beat has said that it was lost. Nothing may be
+// left by then of what the node had.
+func (p *Place) Begin(ctx context.Context) error {
 	const op = "store.Begin"
 	if err := p.connected(ctx); err != nil {
 		return err
 	}
 	var others int
-	err := p.seat.conn.QueryRow(ctx, beginNodeSQL, pgx.NamedArgs{"node": p.node, "id": id, "lease": p.lease.Seconds()}).Scan(&others)
-	if err == nil {
-		p.id, p.cursor = id, ""
-	}
+	err := p.seat.conn.QueryRow(ctx, beginNodeSQL, pgx.NamedArgs{"node": p.node, "id": p.id, "lease": p.lease.Seconds()}).Scan(&others)
 	return p.broken(op, err)
 }
 

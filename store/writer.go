@@ -35,6 +35,9 @@ type WriterOptions struct {
 	// Node returns the id of this node, in whose name commits are written into the
 	// journal. nil: there is no journal, as for a node alone.
 	Node func() string
+	// Commits returns how many commits may be under way at once, less than Shards where
+	// other nodes commit beside this one. It is asked before each. nil: as many as Shards.
+	Commits func() int
 	// Fence is passed before each commit; nil: none.
 	Fence *chat.Fence
 
@@ -73,6 +76,7 @@ type Writer struct {
 	opts    WriterOptions
 	config  *pgxpool.Config
 	metrics *writerMetrics
+	turns   *turns
 	shards  []*shard
 
 	mu     sync.RWMutex // held for reading while a queue is sent to
@@ -84,7 +88,7 @@ type Writer struct {
 func NewWriter(config *pgxpool.Config, opts WriterOptions) *Writer {
 	opts.setDefaults()
 	config.MaxConns = int32(opts.Shards)
-	w := &Writer{opts: opts, config: config, metrics: newWriterMetrics(opts.Registerer)}
+	w := &Writer{opts: opts, config: config, metrics: newWriterMetrics(opts.Registerer), turns: newTurns(opts.Commits)}
 	for range opts.Shards {
 		w.shards = append(w.shards, newShard(w))
 	}
@@ -212,10 +216,12 @@ func (s *shard) run(ctx context.Context, pool *pgxpool.Pool) {
 	s.stmt.pool = pool
 	b := newBatch()
 	for a, ok := s.wait(ctx); ok; a, ok = s.wait(ctx) {
+		s.w.turns.take(ctx)
 		b.reset()
 		s.gather(b, a)
 		s.w.metrics.queued.Set(float64(len(s.queue)))
 		s.commit(ctx, b)
+		s.w.turns.give()
 	}
 }
 

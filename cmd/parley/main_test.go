@@ -186,7 +186,9 @@ func (s *server) Stop(sig syscall.Signal) {
 		return
 	default:
 	}
-	_ = s.cmd.Process.Signal(sig)
+	if s.t.Context().Err() == nil || sig != syscall.SIGTERM { // otherwise it has been told, see command; twice would end it at once
+		_ = s.cmd.Process.Signal(sig)
+	}
 	select {
 	case <-s.exited:
 	case <-time.After(patience):

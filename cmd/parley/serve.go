@@ -24,7 +24,8 @@ type serveCmd struct {
 	MQTTAddr  string `name:"mqtt-addr" env:"PARLEY_MQTT_ADDR" default:":1883" help:"Address for MQTT."`
 	HTTPAddr  string `name:"http-addr" env:"PARLEY_HTTP_ADDR" default:":8080" help:"Address for REST and for MQTT over WebSocket (/mqtt)."`
 	AdminAddr string `env:"PARLEY_ADMIN_ADDR" placeholder:"ADDR" help:"Address for /metrics and /debug/pprof. Default: /metrics on the HTTP address, for this machine only."`
-	Node      string `env:"PARLEY_NODE" placeholder:"NAME" help:"Name of this node, in logs and with sessions. Default: the host's name."`
+	Redis     string `name:"redis" env:"REDIS_URL" placeholder:"URL" help:"Redis that joins this node and others on the same database: redis://, rediss:// (TLS), several hosts with commas for a Cluster, redis+sentinel://. Default: this node is alone."`
+	Node      string `env:"PARLEY_NODE" placeholder:"NAME" help:"Name of this node, in logs and with sessions; no other node on the database may have it. Default: the host's name."`
 	Origins   string `name:"allowed-origins" env:"PARLEY_ALLOWED_ORIGINS" placeholder:"ORIGIN,…" help:"Origins of web pages that may call REST and /mqtt, beside the server's own."`
 
 	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
@@ -69,7 +70,7 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 	}
 	o := app.Options{
 		DatabaseURL: db.URL, DataDir: db.DataDir, PostgresBin: db.PostgresBin,
-		Node: c.node(), MQTTAddr: c.MQTTAddr, HTTPAddr: c.HTTPAddr, AdminAddr: c.AdminAddr,
+		RedisURL: c.Redis, Node: c.node(), MQTTAddr: c.MQTTAddr, HTTPAddr: c.HTTPAddr, AdminAddr: c.AdminAddr,
 		AllowedOrigins: splitList(c.Origins), Version: version(), Logger: logger,
 	}
 	o.Limits.MaxConnections = c.MaxConnections

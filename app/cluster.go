@@ -1,0 +1,155 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"time"
+
+	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/cluster"
+	"github.com/parleymq/parley/cluster/redis"
+	"github.com/parleymq/parley/delivery"
+	"github.com/parleymq/parley/store"
+)
+
+// others is what a process has where there are other nodes on its database.
+type others struct {
+	id    string // of this process
+	place *store.Place
+	link  *redis.Link
+	bus   *cluster.Bus
+	fence *chat.Fence
+}
+
+// takePlace takes this node's place on the database: beside the others, with
+// REDIS_URL, and alone without.
+func (a *App) takePlace(ctx context.Context) error {
+	switch {
+	case a.o.RedisURL != "":
+		return a.takePlaceAmong(ctx)
+	case a.o.ShareDatabase:
+		return nil
+	}
+	alone, err := a.store.TakeAlone(ctx, 0)
+	if chat.CodeOf(err) == chat.Conflict {
+		a.logger.Warn("another parley serve is on the database; waiting for it to end", "for", placeWait)
+		alone, err = a.store.TakeAlone(ctx, placeWait)
+	}
+	if err != nil {
+		return err
+	}
+	a.run("the only node", alone.Run)
+	return nil
+}
+
+// placeWait is how long a process waits for the one before it, which may be stopping,
+// or may have died with its line to the database.
+const placeWait = 20 * time.Second
+
+func (a *App) takePlaceAmong(ctx context.Context) error {
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // it does not fail (crypto/rand)
+	o := &others{id: hex.EncodeToString(id[:]), fence: chat.NewFence(cluster.PauseLimit)}
+	o.bus = cluster.NewBus(cluster.BusOptions{
+		Asking: func() bool { return a.router.Asking() }, Taken: func(n chat.TakenNotice) { a.router.Passed(n) },
+		Logger: a.logger, Registerer: a.registry,
+	})
+	var err error
+	o.link, err = redis.New(redis.Options{
+		URL: a.o.RedisURL, Node: cluster.Node{ID: o.id, Name: a.o.Node}, Receive: o.bus.Receive, Lease: cluster.Lease,
+		Logger: a.logger, Registerer: a.registry,
+	})
+	if err != nil {
+		return err
+	}
+	if err := o.link.Check(ctx); chat.CodeOf(err) == chat.Unavailable {
+		a.logger.Warn("Redis is away; starting without: messages of other nodes come late until it is there", "err", err)
+	} else if err != nil {
+		return err
+	}
+	o.place, err = a.store.TakePlace(ctx, a.o.Node, o.id, cluster.Lease, 0)
+	if chat.CodeOf(err) == chat.Conflict {
+		a.logger.Warn("the place on the database is taken; waiting for it", "for", placeWait, "err", err)
+		o.place, err = a.store.TakePlace(ctx, a.o.Node, o.id, cluster.Lease, placeWait)
+	}
+	if err != nil {
+		return err
+	}
+	a.onStop("leave the other nodes", o.place.End) // if it does not come to keepPlace
+	a.store.KeepJournal(o.id)
+	a.others = o
+	return nil
+}
+
+// deliveryCluster is what the router tells the other nodes; nil for a node alone.
+func (a *App) deliveryCluster() *delivery.Cluster {
+	o := a.others
+	if o == nil {
+		return nil
+	}
+	return &delivery.Cluster{
+		Here: o.bus.Here, Asks: o.bus.Hello, Asking: o.bus.Asking,
+		Taken: func(node string, n chat.TakenNotice) { o.bus.TellNode(node, chat.Notice{Taken: &n}) },
+	}
+}
+
+// joinOthers has this node hear of the others, and they of it, before it takes
+// connections. All of it ends after everything that uses it.
+func (a *App) joinOthers() {
+	o := a.others
+	if o == nil {
+		return
+	}
+	o.bus.Use(o.link, a.chat)
+	a.chat.UsePeers(o.bus)
+	keeper := cluster.NewKeeper(cluster.KeeperOptions{
+		Place: o.place, Link: o.link, Sessions: a.router, Rules: a.chat, Release: a.release, Logger: a.logger, Registerer: a.registry,
+	})
+	a.run("place among the nodes", keeper.Run)
+	a.run("fence", func(ctx context.Context) error { return o.fence.Run(ctx, keeper.Look) })
+	a.run("link to the nodes", o.link.Run)
+	a.run("bus", o.bus.Run)
+}
+
+// release gives up what a node has had, or before this one serves, its own former
+// self; "" means every node.
+func (a *App) release(ctx context.Context, node string) error {
+	if _, err := a.store.ReleaseSessions(ctx, node, time.Now()); err != nil {
+		return err
+	}
+	_, err := a.store.ReleasePresences(ctx, node)
+	return err
+}
+
+// releaseFormer releases what is marked as connected and is not: this node has not
+// begun to serve. A node alone releases everything.
+func (a *App) releaseFormer(ctx context.Context) error {
+	if a.others == nil {
+		return a.release(ctx, "")
+	}
+	return a.release(ctx, a.o.Node)
+}
+
+// clusterCommits is how many commits are under way at once in all nodes together, as
+// long as each has one.
+const clusterCommits = 4
+
+// commits is how many of them are this node's.
+func (a *App) commits() int { return max(1, clusterCommits/(a.Peers()+1)) }
+
+// fence is passed by everything that is done for a connection; nil for a node alone.
+func (a *App) fence() *chat.Fence {
+	if a.others == nil {
+		return nil
+	}
+	return a.others.fence
+}
+
+// Peers returns how many other nodes can be reached.
+func (a *App) Peers() int {
+	if a.others == nil {
+		return 0
+	}
+	return a.others.bus.Peers()
+}
