@@ -53,8 +53,18 @@ func TestFrames(t *testing.T) {
 	if err != nil || f.event.ConversationID != e.ConversationID || f.event.Seq != 7 || f.membersVersion != 3 || !bytes.Equal(f.event.AppendJSON(nil), e.AppendJSON(nil)) {
 		t.Errorf("got %+v: %v", f, err)
 	}
-	for _, bad := range [][]byte{nil, {}, {0}, {99, 1, 2}, {byte(frameEvent)}, appendEvent(nil, &chat.Event{}, 1)[:eventHeader], append([]byte{byte(frameEvent)}, make([]byte, 64)...),
-		{byte(frameNotice), '['}, {byte(frameHere), 1}, {byte(frameHello)}, make([]byte, MaxFrame+1)} {
+	for _, bad := range [][]byte{
+		nil,
+		{},
+		{0},
+		{99, 1, 2},
+		{byte(frameEvent)},
+		appendEvent(nil, &chat.Event{}, 1)[:eventHeader], append([]byte{byte(frameEvent)}, make([]byte, 64)...),
+		{byte(frameNotice), '['},
+		{byte(frameHere), 1},
+		{byte(frameHello)},
+		make([]byte, MaxFrame+1),
+	} {
 		if f, err := readFrame(bad); err == nil {
 			t.Errorf("%.40q was read as %+v", bad, f)
 		}

@@ -46,12 +46,14 @@ func (p *place) Bury(_ context.Context, n chat.NodeState) (won bool, err error) 
 		p.beat.Others = slices.DeleteFunc(p.beat.Others, func(o chat.NodeState) bool { return o == n })
 	})
 }
+
 func (p *place) Released(_ context.Context, node string) error {
 	return p.with(func() {
 		p.released = append(p.released, node)
 		p.beat.Left = slices.DeleteFunc(p.beat.Left, func(s string) bool { return s == node })
 	})
 }
+
 func (p *place) ReadJournal(context.Context) (list []chat.JournalEntry, whole bool, err error) {
 	err = p.with(func() { list, whole = p.journal, !p.partly; p.journal, p.partly = nil, false })
 	return list, whole, err
@@ -86,6 +88,7 @@ func (s *sessions) Recheck(context.Context) (n int, err error) {
 	})
 	return 0, err
 }
+
 func (s *sessions) MembersMoved(_ context.Context, _ chat.ID, seq, _ int64) {
 	s.note(func() { s.moved = append(s.moved, seq) })
 }
