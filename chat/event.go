@@ -31,13 +31,7 @@ type Event struct {
 	DeletedAt      time.Time // EventMessage: a tombstone; EventEdit: its message is one. Content is empty
 	EventDetail
 
-	encoded []byte // what AppendJSON appends, if that is all that is known; see EncodedEvent
-}
-
-// EncodedEvent returns an event of which only its place in the log is known, and what
-// AppendJSON has made of it, at another node. It is good for being published.
-func EncodedEvent(conversation ID, seq int64, encoded []byte) *Event {
-	return &Event{ConversationID: conversation, Seq: seq, encoded: encoded}
+	Encoded []byte // what AppendJSON appends, of an event of which nothing is known beside that and its place in the log
 }
 
 // EventDetail holds the parts of an event that most messages lack. It is stored
@@ -92,8 +86,8 @@ func equalIDs(a, b []ID) bool {
 // AppendJSON appends the event as subscribers of conv/{id}/messages receive it
 // (contract, 2). It is written by hand because it runs once per message.
 func (e *Event) AppendJSON(b []byte) []byte {
-	if e.encoded != nil {
-		return append(b, e.encoded...)
+	if e.Encoded != nil {
+		return append(b, e.Encoded...)
 	}
 	b = append(b, `{"type":"`...)
 	b = append(b, e.Type...)

@@ -82,7 +82,7 @@ func readFrame(b []byte) (f frame, err error) {
 		if seq < 1 || f.membersVersion < 1 || chat.ID(body[:16]).IsZero() {
 			return f, errFrame
 		}
-		f.event = chat.EncodedEvent(chat.ID(body[:16]), seq, b[eventHeader:])
+		f.event = &chat.Event{ConversationID: chat.ID(body[:16]), Seq: seq, Encoded: b[eventHeader:]}
 	case frameNotice:
 		if json.Unmarshal(body, &f.notice) != nil {
 			return f, errFrame
