@@ -326,12 +326,11 @@ func TestClientMaximumPacketSize(t *testing.T) {
 }
 
 // A client that does not read holds nobody up and costs little memory, however
-// much is for it; when it reads again it gets everything, in order.
+// much is for it; when it reads again it gets everything, in order. It has the
+// process to itself, whose memory it measures.
 func TestSlowReader(t *testing.T) {
-	t.Parallel()
 	for qos := range byte(2) {
 		t.Run(fmt.Sprintf("QoS %d", qos), func(t *testing.T) {
-			t.Parallel()
 			a := apptest.Start(t)
 			r := newRig(t, a)
 			slow := a.Device(t, r.eve, brokertest.Connect{ClientID: "slow"})
