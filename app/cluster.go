@@ -52,7 +52,7 @@ func (a *App) takePlaceAmong(ctx context.Context) error {
 	_, _ = rand.Read(id[:]) // it does not fail (crypto/rand)
 	o := &others{id: hex.EncodeToString(id[:]), fence: chat.NewFence(cluster.PauseLimit)}
 	o.bus = cluster.NewBus(cluster.BusOptions{
-		Asking: func() bool { return a.router.Asking() }, Taken: func(n chat.TakenNotice) { a.router.Passed(n) },
+		Asking: func() bool { return a.router.Asking() }, Taken: func(n chat.TakenNotice) bool { return a.router.Passed(n) },
 		Logger: a.logger, Registerer: a.registry,
 	})
 	var err error

@@ -36,9 +36,9 @@ type Rules interface {
 type BusOptions struct {
 	// Asking reports whether a session here has asked for what was delivered.
 	Asking func() bool
-	// Taken ends the connection of a device that has connected at another node. It does
-	// not block.
-	Taken      func(chat.TakenNotice)
+	// Taken ends the connection of a device that has connected at another node, and
+	// reports whether that one is the newer. It does not block.
+	Taken      func(chat.TakenNotice) bool
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -430,8 +430,8 @@ func (b *Bus) work(ctx context.Context, queue chan arrival) {
 				b.rules.EventArrived(ctx, a.frame.event, a.frame.membersVersion)
 				continue
 			}
-			if taken := a.frame.notice.Taken; taken != nil {
-				b.o.Taken(*taken)
+			if taken := a.frame.notice.Taken; taken != nil && !b.o.Taken(*taken) {
+				continue
 			}
 			b.rules.Arrive(ctx, a.from, a.frame.notice)
 		}

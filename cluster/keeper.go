@@ -46,8 +46,9 @@ type Sessions interface {
 	Heard(conversation chat.ID, seq int64)
 	// Recheck asks the database how far the logs of all connected users reach.
 	Recheck(ctx context.Context) (int, error)
-	// Passed ends the connection of a device that has connected at another node.
-	Passed(n chat.TakenNotice)
+	// Passed ends the connection of a device that has connected at another node, and
+	// reports whether that one is the newer.
+	Passed(n chat.TakenNotice) bool
 	// GiveUp ends every connection: the sessions may have moved.
 	GiveUp()
 }
@@ -332,8 +333,9 @@ func (k *Keeper) read(ctx context.Context) error {
 func (k *Keeper) act(ctx context.Context, e *chat.JournalEntry) {
 	switch {
 	case e.Taken != nil:
-		k.o.Sessions.Passed(*e.Taken)
-		k.o.Rules.Arrive(ctx, "", chat.Notice{Taken: e.Taken})
+		if k.o.Sessions.Passed(*e.Taken) {
+			k.o.Rules.Arrive(ctx, "", chat.Notice{Taken: e.Taken})
+		}
 	case e.Members:
 		k.o.Rules.MembersMoved(ctx, e.ConversationID, e.Seq, e.MembersVersion)
 	default:

@@ -126,13 +126,19 @@ func (r *Router) users() []chat.ID {
 }
 
 // Passed ends the connection of a device, if there is one here that is older than one
-// with the given epoch, which has been made at another node. It does not block.
-func (r *Router) Passed(n chat.TakenNotice) {
+// with the given epoch, which has been made at another node. It reports false if the
+// one that is here is the newer, or may be: it is being made. It does not block.
+func (r *Router) Passed(n chat.TakenNotice) bool {
 	for _, s := range r.Sessions(n.UserID) {
-		if s.ClientID == n.ClientID && s.loaded() && s.Epoch() < n.Epoch {
-			s.Disconnect(ErrTakenOver)
+		if s.ClientID != n.ClientID {
+			continue
 		}
+		if !s.loaded() || s.Epoch() >= n.Epoch {
+			return false
+		}
+		s.Disconnect(ErrTakenOver)
 	}
+	return true
 }
 
 // loaded reports whether the session's epoch is known.
