@@ -3,6 +3,7 @@ package redis_test
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -154,7 +155,7 @@ func redisMemory(b *testing.B, s *redistest.Server) float64 {
 	var n float64
 	for line := range strings.Lines(s.Do("INFO", "memory").(string)) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "used_memory:"); ok {
-			fmt.Sscan(v, &n)
+			n, _ = strconv.ParseFloat(v, 64)
 		}
 	}
 	if n == 0 {

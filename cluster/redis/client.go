@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -47,6 +48,9 @@ func exec(ctx context.Context, pipe redis.Pipeliner) (ran bool, err error) {
 	return err == nil || slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil }), err
 }
 
+// shut closes what is of no use any more; there is nothing to be done about its errors.
+func shut(c io.Closer) { _ = c.Close() }
+
 // quiet silences go-redis, which writes to stderr; what it says is in its errors, too.
 var quiet = sync.OnceFunc(logging.Disable)
 
@@ -66,13 +70,13 @@ func (t *target) connect(ctx context.Context, name string, timeout time.Duration
 	hello, err := one.Do(ctx, "hello").Slice()
 	var refused redis.Error
 	if err != nil && (!errors.As(err, &refused) || !strings.Contains(strings.ToLower(err.Error()), "unknown command")) {
-		one.Close()
+		shut(one)
 		return nil, err
 	}
 	if helloSays(hello, "mode") != "cluster" {
 		return &client{one, false}, nil // also a server before Redis 6, which knows no HELLO
 	}
-	one.Close()
+	shut(one)
 	return &client{redis.NewClusterClient(t.clusterOptions(name, timeout)), true}, nil
 }
 

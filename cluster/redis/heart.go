@@ -58,9 +58,15 @@ func (l *Link) renew(ctx context.Context, c *client) (heard, error) {
 			h.nodes = append(h.nodes, cluster.Node{ID: id, Name: name})
 		}
 	}
-	slices.SortFunc(h.nodes, func(a, b cluster.Node) int { return strings.Compare(a.ID, b.ID) })
-	h.nodes = slices.CompactFunc(h.nodes, func(a, b cluster.Node) bool { return a.ID == b.ID })
+	h.nodes = union(h.nodes, nil)
 	return h, nil
+}
+
+// union is a and b by id, each id once.
+func union(a, b []cluster.Node) []cluster.Node {
+	all := slices.Concat(a, b)
+	slices.SortStableFunc(all, func(a, b cluster.Node) int { return strings.Compare(a.ID, b.ID) })
+	return slices.CompactFunc(all, func(a, b cluster.Node) bool { return a.ID == b.ID })
 }
 
 // beat renews the lease until ctx ends. Each failure ends the client, too: the next one
@@ -73,6 +79,9 @@ func (l *Link) beat(ctx context.Context) {
 		told    bool         // the log knows that Redis is away
 		ever    bool         // a beat has come through
 		renewed bool         // the registry has been told of
+		kept    []cluster.Node
+		until   time.Time // kept count as peers until then: Redis has forgotten them, and they have not yet said so
+		hurry   int       // beats that follow each other fast, so that nodes find each other again
 	)
 	for {
 		h, err := func() (h heard, err error) {
@@ -87,7 +96,7 @@ func (l *Link) beat(ctx context.Context) {
 		}()
 		if ctx.Err() != nil && err != nil {
 			if c != nil && l.client.Load() != c {
-				c.Close() // farewell closes the one that is in use
+				shut(c) // farewell closes the one that is in use
 			}
 			return
 		}
@@ -97,7 +106,7 @@ func (l *Link) beat(ctx context.Context) {
 			l.metrics.up.Set(0)
 			l.client.Store(nil)
 			if c != nil {
-				c.Close()
+				shut(c)
 				c = nil
 			}
 			if !told {
@@ -119,6 +128,18 @@ func (l *Link) beat(ctx context.Context) {
 		}
 
 		wait.reset()
+		if !h.was {
+			if ever {
+				kept, until = l.Peers(), time.Now().Add(l.o.Lease)
+			}
+			hurry = 8
+		}
+		if time.Now().Before(until) {
+			h.nodes = union(h.nodes, kept)
+		}
+		if told {
+			hurry = 8
+		}
 		l.clock.Store(h.clock)
 		l.client.Store(c)
 		before := l.Peers()
@@ -145,6 +166,10 @@ func (l *Link) beat(ctx context.Context) {
 		ever, renewed, told, since = true, true, false, time.Now()
 		signal(l.reg.wake)
 		l.sendProbe(ctx, c)
+		if hurry > 0 {
+			hurry--
+			signal(l.beatNow)
+		}
 		// Somebody's doubt shortens the pause, but cannot make the heart race.
 		if !pause(ctx, l.o.Beat/8) || !pauseOr(ctx, l.o.Beat-l.o.Beat/8, l.beatNow) {
 			return

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/parleymq/parley/cluster"
 )
 
@@ -17,14 +19,15 @@ type Link struct {
 	log     *slog.Logger
 	metrics *metrics
 
-	client  atomic.Pointer[client] // nil unless up; set by the heart
-	clock   atomic.Pointer[clock]  // set by the heart
-	up      atomic.Bool            // the last heartbeat came through; set by the heart
-	hears   atomic.Bool            // a message to itself has come back on this subscription; set by the receiver
-	peers   atomic.Pointer[peers]  // set by the heart
-	changed chan struct{}          // one place: full means that there is news already
-	beatNow chan struct{}          // one place: full means that the heart will beat anyway
-	gather  chan struct{}          // one place: full means that the sender will look anyway
+	client  atomic.Pointer[client]       // nil unless up; set by the heart
+	clock   atomic.Pointer[clock]        // set by the heart
+	up      atomic.Bool                  // the last heartbeat came through; set by the heart
+	hears   atomic.Bool                  // a message to itself has come back on this subscription; set by the receiver
+	peers   atomic.Pointer[peers]        // set by the heart
+	sub     atomic.Pointer[redis.PubSub] // the subscription, once confirmed; set by the receiver
+	changed chan struct{}                // one place: full means that there is news already
+	beatNow chan struct{}                // one place: full means that the heart will beat anyway
+	gather  chan struct{}                // one place: full means that the sender will look anyway
 	probes  probes
 	reg     registry
 }
@@ -73,12 +76,12 @@ func (l *Link) Check(ctx context.Context) error {
 	if err != nil {
 		return explain("redis.Check", err)
 	}
-	defer c.Close()
+	defer shut(c)
 	if _, err := l.renew(ctx, c); err != nil {
 		return explain("redis.Check", err)
 	}
 	sub := c.subscribe(ctx, l.channel(l.o.Node.ID))
-	defer sub.Close()
+	defer shut(sub)
 	if _, err := sub.ReceiveTimeout(ctx, l.o.Beat); err != nil {
 		return explain("redis.Check", err)
 	}
@@ -126,7 +129,7 @@ func (l *Link) farewell(ctx context.Context) {
 	l.drop(l.setPeers(nil), reasonGone)
 	if c != nil {
 		_ = c.ZRem(ctx, l.o.Prefix+"nodes", l.member()).Err() // it ends by itself otherwise
-		c.Close()
+		shut(c)
 	}
 }
 

@@ -16,7 +16,7 @@ const (
 	reasonFull     reason = "full"      // too much waits for that peer
 	reasonGone     reason = "gone"      // the peer left while it waited
 	reasonFailed   reason = "failed"    // Redis did not take it, or did not say so in time
-	reasonUnheard  reason = "unheard"   // Redis took it, and the peer was not subscribed
+	reasonUnheard  reason = "unheard"   // Redis took it, and the peer was not subscribed; a Cluster cannot tell
 )
 
 type metrics struct {

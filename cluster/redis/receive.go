@@ -30,11 +30,18 @@ func (l *Link) probe() []byte {
 }
 
 // sendProbe sends a message to this node itself, by the way on which others send. That it
-// cannot be sent is no trouble of its own: the receiver misses it.
+// cannot be sent is no trouble of its own: the receiver misses it. When nobody was there
+// to receive it, the subscription is at another server than the one that others publish
+// at, such as a former master, and is cut. Not so in a Cluster: all servers of a shard take
+// sharded messages and pass them on to each other, and count their own receivers only.
 func (l *Link) sendProbe(ctx context.Context, c *client) {
 	ctx, cancel := context.WithTimeout(ctx, l.o.Beat)
 	defer cancel()
-	_ = c.publish(ctx, c, l.channel(l.o.Node.ID), l.probe()).Err()
+	sub := l.sub.Load()
+	n, err := c.publish(ctx, c, l.channel(l.o.Node.ID), l.probe()).Result()
+	if err == nil && n == 0 && !c.sharded && sub != nil && sub == l.sub.Load() {
+		shut(sub)
+	}
 }
 
 var (
@@ -88,10 +95,10 @@ func (l *Link) subscription(ctx context.Context, from senders, proven func()) er
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer shut(c)
 	sub := c.subscribe(ctx, l.channel(l.o.Node.ID))
-	defer sub.Close()
-	defer context.AfterFunc(ctx, func() { sub.Close() })() // reading does not end with ctx
+	defer shut(sub)
+	defer context.AfterFunc(ctx, func() { shut(sub) })() // reading does not end with ctx
 	first, err := sub.ReceiveTimeout(ctx, l.o.Beat)
 	if err != nil {
 		return err
@@ -100,6 +107,8 @@ func (l *Link) subscription(ctx context.Context, from senders, proven func()) er
 		return errStrike
 	}
 	l.probes.heard.Store(int64(time.Since(start)))
+	l.sub.Store(sub)
+	defer l.sub.Store(nil)
 	if c := l.client.Load(); c != nil { // or else the next heartbeat sends it
 		l.sendProbe(ctx, c)
 	}

@@ -220,7 +220,7 @@ func (l *Link) keep(ctx context.Context) {
 					pause(ctx, time.Since(began)) // Redis has others to serve
 				}
 				wait.reset()
-				most = min(2*most, batchUsers)
+				most = min(most+most/8, batchUsers) // slowly: finding out that it was too many takes a beat
 			}
 			batch = batch[:0]
 		}

@@ -149,7 +149,7 @@ func (l *Link) round(ctx context.Context) bool {
 		switch {
 		case err != nil || !ran:
 			l.drop(p.frames, reasonFailed)
-		case n == 0: // the peer is about to subscribe again, or dead
+		case n == 0 && !c.sharded: // the peer is about to subscribe again, or dead
 			l.drop(p.frames, reasonUnheard)
 		default:
 			l.metrics.sent.Add(float64(p.frames))

@@ -168,7 +168,7 @@ func TestAwayAtStart(t *testing.T) {
 func TestFlushed(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	all := together(t, s.URL(), []string{"a", "b"})
+	all := together(t, s.URL(), []string{"a", "b"}, calm)
 	users := make([]chat.ID, 12_000)
 	for i := range users {
 		users[i] = chat.NewID()
@@ -187,6 +187,23 @@ func TestFlushed(t *testing.T) {
 		return true
 	}
 	redistest.Await(t, "everybody", everybody)
+	alone := make(chan struct{})
+	stop := make(chan struct{})
+	go func() { // ends with stop; waited for below
+		defer close(alone)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			if len(all[0].Peers()) != 1 {
+				t.Error("the other node was forgotten with what was in Redis")
+				return
+			}
+		}
+	}()
+	defer func() { close(stop); <-alone }()
 	for range 3 {
 		drain(all...)
 		s.Do("FLUSHALL")
@@ -207,7 +224,7 @@ func TestFlushed(t *testing.T) {
 func TestFlushedInPart(t *testing.T) {
 	t.Parallel()
 	c := redistest.StartCluster(t, 3, false)
-	all := together(t, c.URL(), []string{"a", "b"})
+	all := together(t, c.URL(), []string{"a", "b"}, calm)
 	users := make([]chat.ID, 6000)
 	for i := range users {
 		users[i] = chat.NewID()
@@ -564,7 +581,7 @@ func (d *door) serve() {
 			d.on = append(d.on, near, far)
 			for _, ends := range [][2]net.Conn{{near, far}, {far, near}} {
 				d.wg.Go(func() {
-					io.Copy(ends[0], ends[1])
+					_, _ = io.Copy(ends[0], ends[1])
 					ends[0].Close()
 					ends[1].Close()
 				})

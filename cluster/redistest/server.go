@@ -70,7 +70,7 @@ func newServer(t testing.TB, bin string, files *tlsFiles) *Server {
 	}
 	s.client = redis.NewClient(o)
 	t.Cleanup(func() {
-		s.client.Close()
+		_ = s.client.Close()
 		s.Kill()
 	})
 	return s
