@@ -169,7 +169,7 @@ func TestFlushed(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	all := together(t, s.URL(), []string{"a", "b"}, calm)
-	users := make([]chat.ID, 12_000)
+	users := make([]chat.ID, 6000)
 	for i := range users {
 		users[i] = chat.NewID()
 		all[0].Register(users[i])
