@@ -74,7 +74,7 @@ var borders = []border{
 	{"github.com/google/uuid", []string{"*", "chat"}, "", "ids are part of the language"},
 	{"github.com/mochi-mqtt/server", []string{"broker", "hooks"}, "", "the host's types stop at its adapters"},
 	{"github.com/gorilla/websocket", []string{"broker"}, "", "WebSocket is one of the broker's listeners"},
-	{"github.com/pires/go-proxyproto", []string{"broker", "rest"}, "", "who is behind the proxy is a listener's affair"},
+	{"github.com/pires/go-proxyproto", []string{"broker"}, "", "who is behind the proxy is a listener's affair"},
 	{"github.com/jackc/pgx", []string{"store", "migrations", "pgchild"}, "", "SQL is spoken here only; app opens a store, not a pool"},
 	{"github.com/jackc/puddle", []string{"store"}, "", "pgx's pool, whose errors come through"},
 	{"github.com/pressly/goose", []string{"migrations", "store"}, "", "steps are written in one and applied by the other"},

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -244,10 +245,11 @@ func (a *App) serve(context.Context) error {
 	}
 	mux.Handle("/mqtt", a.broker.WebSocket())
 	mux.Handle("/", rest.New(o))
-	a.serveHTTP("HTTP", a.http, mux, time.Minute)
+	proxies := broker.NewProxies(broker.ProxyOptions{From: a.o.ProxyFrom, Logger: a.logger, Registerer: a.registry})
+	a.serveHTTP("HTTP", proxies.Listen(a.http, true), rest.Forwarded(slices.Concat(a.o.ProxyFrom, a.o.ForwardedFrom), mux), time.Minute)
 	a.run("MQTT listener", func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, func() { _ = closeListener(a.mqtt) })()
-		return a.broker.Serve(a.mqtt)
+		return a.broker.Serve(proxies.Listen(a.mqtt, false))
 	})
 	a.onStop("not ready", func(context.Context) error { a.ready.Store(false); return nil })
 	return nil

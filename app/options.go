@@ -2,6 +2,7 @@ package app
 
 import (
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/parleymq/parley/broker"
@@ -30,6 +31,12 @@ type Options struct {
 	MQTTAddr  string // TCP address for MQTT; ":1883"
 	HTTPAddr  string // TCP address for REST and MQTT over WebSocket (/mqtt); ":8080"
 	AdminAddr string // TCP address for /metrics and /debug/pprof; empty: /metrics on HTTPAddr, for loopback only
+
+	// ProxyFrom are the addresses of load balancers that are believed: they begin each
+	// connection to MQTTAddr with a PROXY header, and may do so at HTTPAddr.
+	ProxyFrom []netip.Prefix
+	// ForwardedFrom are those of reverse proxies whose X-Forwarded-For is believed, beside ProxyFrom.
+	ForwardedFrom []netip.Prefix
 
 	AllowedOrigins []string // of web pages that may call REST and /mqtt, beside the server's own
 	Version        string   // shown in /openapi.json; "dev"

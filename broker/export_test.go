@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -54,4 +56,10 @@ func NewFraming(maxFirst, maxOther int) *Framing {
 func (f *Framing) Feed(b []byte) (within bool, err error) {
 	err = f.f.feed(b, time.Unix(1, 0))
 	return !f.f.since.IsZero(), err
+}
+
+// CutProxyHeader is cutProxyHeader.
+func CutProxyHeader(r io.Reader) (head, rest []byte, none bool, err error) {
+	head, rest, err = cutProxyHeader(r)
+	return head, rest, errors.Is(err, errNoProxyHeader), err
 }

@@ -22,3 +22,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		panics:       f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_panics_total", Help: "Packets that caused a panic."}),
 	}
 }
+
+type proxyMetrics struct {
+	refused prometheus.Counter
+}
+
+func newProxyMetrics(r prometheus.Registerer) *proxyMetrics {
+	return &proxyMetrics{
+		refused: promauto.With(r).NewCounter(prometheus.CounterOpts{Name: "parley_proxy_refused_total", Help: "Connections from trusted load balancers that were closed for want of a usable PROXY header."}),
+	}
+}

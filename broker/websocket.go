@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ func (s *Server) WebSocket() http.Handler {
 			return // Upgrade has answered
 		}
 		ws.SetReadLimit(int64(s.limits.MaxPacket) + 64<<10) // packets are bounded by themselves; a frame may hold several
-		if conn := s.admit(&wsConn{Conn: ws.UnderlyingConn(), ws: ws}); conn != nil {
+		if conn := s.admit(&wsConn{Conn: ws.UnderlyingConn(), ws: ws, remote: remoteOf(r)}); conn != nil {
 			s.serve(conn, "ws") // in the handler's goroutine
 		}
 	})
@@ -53,8 +54,25 @@ func (s *Server) originAllowed(r *http.Request) bool {
 // frames [MQTT-6.0.0-2].
 type wsConn struct {
 	net.Conn
-	ws *websocket.Conn
-	r  io.Reader // the message being read, or nil
+	ws     *websocket.Conn
+	r      io.Reader // the message being read, or nil
+	remote net.Addr  // as the request had it, which a proxy may have named; nil: the connection's
+}
+
+func remoteOf(r *http.Request) net.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return nil
+	}
+	return net.TCPAddrFromAddrPort(ap)
+}
+
+// RemoteAddr implements net.Conn.
+func (c *wsConn) RemoteAddr() net.Addr {
+	if c.remote != nil {
+		return c.remote
+	}
+	return c.Conn.RemoteAddr()
 }
 
 var errNotBinary = errors.New("a WebSocket message was not binary") // [MQTT-6.0.0-1]

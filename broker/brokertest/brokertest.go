@@ -64,7 +64,13 @@ func Dial(t testing.TB, addr string) *Client {
 // DialWebSocket opens MQTT over WebSocket at a URL such as ws://host:port/mqtt.
 func DialWebSocket(t testing.TB, url string) *Client {
 	t.Helper()
-	d := websocket.Dialer{Subprotocols: []string{"mqtt"}, HandshakeTimeout: Patience}
+	return DialWebSocketBy(t, &net.Dialer{}, url)
+}
+
+// DialWebSocketBy is DialWebSocket over connections that dialer makes.
+func DialWebSocketBy(t testing.TB, dialer *net.Dialer, url string) *Client {
+	t.Helper()
+	d := websocket.Dialer{NetDialContext: dialer.DialContext, Subprotocols: []string{"mqtt"}, HandshakeTimeout: Patience}
 	ws, resp, err := d.Dial(url, http.Header{})
 	if err != nil {
 		t.Fatalf("brokertest: dial %s: %v", url, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -62,4 +63,20 @@ func (f tokenFlags) apply(o *identity.Options) error {
 // splitList reads a list with commas.
 func splitList(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// prefixes reads a list of networks, or of single addresses, for the flag of that name.
+func prefixes(flag, list string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, s := range splitList(list) {
+		p, err := netip.ParsePrefix(s)
+		if addr, addrErr := netip.ParseAddr(s); addrErr == nil {
+			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		if err != nil || p.Addr().Is4In6() || p.Addr().Zone() != "" {
+			return nil, fmt.Errorf("--%s: %q is no network such as 10.1.0.0/16 or fd00:1::/64, and no address", flag, s)
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }

@@ -28,6 +28,9 @@ type serveCmd struct {
 	Node      string `env:"PARLEY_NODE" placeholder:"NAME" help:"Name of this node, in logs and with sessions; no other node on the database may have it. Default: the host's name."`
 	Origins   string `name:"allowed-origins" env:"PARLEY_ALLOWED_ORIGINS" placeholder:"ORIGIN,…" help:"Origins of web pages that may call REST and /mqtt, beside the server's own."`
 
+	ProxyFrom     string `name:"proxy-protocol-from" env:"PARLEY_PROXY_PROTOCOL_FROM" placeholder:"CIDR,…" help:"Load balancers that begin each connection with a PROXY header (version 1 or 2) naming the client: a must for MQTT, a may for HTTP."`
+	ForwardedFrom string `env:"PARLEY_FORWARDED_FROM" placeholder:"CIDR,…" help:"Reverse proxies whose X-Forwarded-For is believed, beside those of --proxy-protocol-from."`
+
 	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
 	NoRateLimits   bool `env:"PARLEY_NO_RATE_LIMITS" help:"No limits for each address on making accounts and logging in: for load tests."`
 
@@ -74,6 +77,12 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 		AllowedOrigins: splitList(c.Origins), Version: version(), Logger: logger,
 	}
 	o.Limits.MaxConnections = c.MaxConnections
+	if o.ProxyFrom, err = prefixes("proxy-protocol-from", c.ProxyFrom); err != nil {
+		return app.Options{}, err
+	}
+	if o.ForwardedFrom, err = prefixes("forwarded-from", c.ForwardedFrom); err != nil {
+		return app.Options{}, err
+	}
 	if c.NoRateLimits {
 		o.SignupRate = identity.Rate{Every: -1}
 		o.LoginRate = o.SignupRate

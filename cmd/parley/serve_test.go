@@ -165,6 +165,7 @@ func TestServeRefused(t *testing.T) {
 		{"signing key", func(t *testing.T) []string {
 			return []string{"DATABASE_URL=" + storetest.DSN(t), "PARLEY_SIGNING_KEY=/nonexistent/key.pem"}
 		}, nil, 1, []string{"signing key", "/nonexistent/key.pem"}},
+		{"no network", url("x"), []string{"--proxy-protocol-from=10.0.0.1,10.0.0.0/33"}, 1, []string{"--proxy-protocol-from", `"10.0.0.0/33"`}},
 		{"flag", url("x"), []string{"--no-such-flag"}, 2, []string{"--no-such-flag", "parley --help"}},
 		{"level", url("x"), []string{"--log-level=loud"}, 2, []string{"--log-level"}},
 	} {

@@ -1,0 +1,294 @@
+package app_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/parleymq/parley/app"
+	"github.com/parleymq/parley/app/apptest"
+	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/identity"
+)
+
+// A balancer is an address of Parley's as clients see it, which passes things on.
+type balancer struct{ mqtt, http string }
+
+// Behind a balancer that Parley trusts, the limits count the clients and not the
+// balancer, at every door: whoever has used up the tries of one address is refused
+// there by all, and another address is not.
+func TestLimitsSeeThroughBalancers(t *testing.T) {
+	t.Parallel()
+	const tries = 3 // one at each door
+	for _, tt := range []struct {
+		name  string
+		begin func(t *testing.T, a *apptest.App) balancer
+	}{
+		{"haproxy", func(t *testing.T, a *apptest.App) balancer { return haproxy(t, a.MQTTAddr(), a.HTTPAddr()) }},
+		{"nginx", func(t *testing.T, a *apptest.App) balancer { return nginx(t, a.MQTTAddr(), a.HTTPAddr()) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a := apptest.Start(t, func(o *app.Options) {
+				o.LoginRate = identity.Rate{Every: time.Hour, Burst: tries}
+				o.ProxyFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+			})
+			u := a.User(t, "u")
+			b := tt.begin(t, a)
+			for i, address := range []string{"127.0.0.8", "127.0.0.9"} {
+				doors := b.doors(t, address, u)
+				for name, door := range doors {
+					if got := door(); got != "in" {
+						t.Fatalf("%s, the first time by %s: %s", address, name, got)
+					}
+				}
+				for name, door := range doors {
+					if got := door(); got != "limited" {
+						t.Errorf("%s, once more by %s: %s, want limited", address, name, got)
+					}
+				}
+				if i == 0 && a.REST(t, apptest.User{}, http.MethodGet, "/readyz", nil).Status != http.StatusOK { // straight
+					t.Error("whoever comes without a balancer is not served")
+				}
+			}
+		})
+	}
+}
+
+// doors are the ways to show a password from an address.
+func (b balancer) doors(t *testing.T, address string, u apptest.User) map[string]func() string {
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}, Timeout: brokertest.Patience}
+	probe, err := dialer.Dial("tcp", b.mqtt)
+	if err != nil {
+		t.Skipf("no connection from %s: %v", address, err) // only Linux has all of 127.0.0.0/8
+	}
+	_ = probe.Close()
+	connect := func(c *brokertest.Client) string {
+		ack := c.Connect(brokertest.Connect{ClientID: address, Username: u.Username, Password: apptest.Password})
+		c.Close()
+		switch ack.ReasonCode {
+		case 0:
+			return "in"
+		case 0x97:
+			return "limited"
+		}
+		return brokertest.Describe(ack)
+	}
+	return map[string]func() string{
+		"MQTT": func() string {
+			conn, err := dialer.Dial("tcp", b.mqtt)
+			if err != nil {
+				return err.Error()
+			}
+			return connect(brokertest.New(t, conn))
+		},
+		"WebSocket": func() string { return connect(brokertest.DialWebSocketBy(t, dialer, "ws://"+b.http+"/mqtt")) },
+		"REST": func() string {
+			body, _ := json.Marshal(map[string]string{"username": u.Username, "password": apptest.Password})
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+b.http+"/api/sessions", bytes.NewReader(body))
+			if err != nil {
+				return err.Error()
+			}
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("X-Forwarded-For", "198.51.100."+fmt.Sprint(time.Now().UnixNano()%250)) // a claim that nobody believes
+			client := http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}, Timeout: brokertest.Patience}
+			resp, err := client.Do(req)
+			if err != nil {
+				return err.Error()
+			}
+			_ = resp.Body.Close()
+			switch resp.StatusCode {
+			case http.StatusCreated:
+				return "in"
+			case http.StatusTooManyRequests:
+				return "limited"
+			}
+			return resp.Status
+		},
+	}
+}
+
+// From a trusted address nothing but a PROXY header begins a connection, and from
+// others a header is nonsense, at both doors. Whoever claims to be somebody else is
+// not believed.
+func TestProxyHeadersAreForBalancers(t *testing.T) {
+	t.Parallel()
+	const header = "PROXY TCP4 203.0.113.7 10.0.0.1 4660 1883\r\n"
+	start := func(from string) (*apptest.App, apptest.User) {
+		a := apptest.Start(t, func(o *app.Options) { o.ProxyFrom = []netip.Prefix{netip.MustParsePrefix(from)} })
+		return a, a.User(t, "u")
+	}
+	trusting, u := start("127.0.0.1/32")
+	others, w := start("192.0.2.0/24")
+
+	c := trusting.Dial(t)
+	c.SendBytes([]byte(header))
+	c.MustConnect(u.As(brokertest.Connect{ClientID: "behind"}))
+	c.Ping()
+	c = trusting.Dial(t)
+	c.SendBytes(c.Encode(u.As(brokertest.Connect{ClientID: "without"}).Packet()))
+	c.ExpectClosed()
+	c = others.Dial(t)
+	c.SendBytes([]byte(header))
+	c.ExpectClosed()
+	others.Device(t, w, brokertest.Connect{ClientID: "straight"}).Ping()
+
+	get := func(a *apptest.App, before string) string {
+		conn, err := net.Dial("tcp", a.HTTPAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(brokertest.Patience))
+		if _, err := fmt.Fprintf(conn, "%sGET /metrics HTTP/1.0\r\n\r\n", before); err != nil {
+			t.Fatal(err)
+		}
+		status := make([]byte, len("HTTP/1.0 200"))
+		_, _ = conn.Read(status)
+		return string(status[len("HTTP/1.0 "):])
+	}
+	for _, tt := range []struct {
+		what   string
+		a      *apptest.App
+		before string
+		want   string // /metrics is for this machine alone
+	}{
+		{"trusted, without a header", trusting, "", "200"},
+		{"trusted, with one", trusting, header, "403"},
+		{"trusted, of the balancer itself", trusting, "PROXY UNKNOWN\r\n", "200"},
+		{"not trusted, without", others, "", "200"},
+		{"not trusted, with one", others, header, "400"},
+	} {
+		if got := get(tt.a, tt.before); got != tt.want {
+			t.Errorf("HTTP, %s: %s, want %s", tt.what, got, tt.want)
+		}
+	}
+}
+
+// haproxy runs HAProxy with the settings of docs/haproxy.cfg between clients and
+// the two addresses.
+func haproxy(t *testing.T, mqtt, http string) balancer {
+	path := program(t, "haproxy")
+	b := balancer{mqtt: freeAddr(t), http: freeAddr(t)}
+	_, httpPort, _ := net.SplitHostPort(http)
+	config := configured(t, "haproxy.cfg",
+		"bind :1883", "bind "+b.mqtt, "bind :8080", "bind "+b.http,
+		"10.0.0.11:1883", mqtt, "10.0.0.11:8080", http, "check port 8080", "check port "+httpPort,
+		"maxconn 400000", "maxconn 200", "slowstart 30s", "")
+	run(t, b, path, "-db", "-f", config)
+	return b
+}
+
+// nginx runs nginx with the settings of docs/nginx.conf.
+func nginx(t *testing.T, mqtt, http string) balancer {
+	path := program(t, "nginx")
+	b := balancer{mqtt: freeAddr(t), http: freeAddr(t)}
+	dir := t.TempDir()
+	var temp strings.Builder
+	for _, what := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+		fmt.Fprintf(&temp, "\n    %s_temp_path %s/%s;", what, dir, what)
+	}
+	config := configured(t, "nginx.conf",
+		"listen 1883", "listen "+b.mqtt, "listen 8080", "listen "+b.http, "10.0.0.11:1883", mqtt, "10.0.0.11:8080", http,
+		"worker_rlimit_nofile 1048576;", "", "200000", "200", "\nhttp {", "\nhttp {"+temp.String(), "auto;", "1;")
+	run(t, b, path, "-c", config, "-e", filepath.Join(dir, "error.log"), "-g", "daemon off; pid "+dir+"/pid;")
+	return b
+}
+
+// configured writes a file of docs with the replacements, and without the servers of
+// other nodes.
+func configured(t *testing.T, name string, replace ...string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "docs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(b)) {
+		if !strings.Contains(line, "10.0.0.12:") && !strings.Contains(line, "10.0.0.13:") {
+			lines = append(lines, line)
+		}
+	}
+	for i := 0; i < len(replace); i += 2 {
+		if !strings.Contains(string(b), replace[i]) {
+			t.Fatalf("docs/%s does not say %q any more", name, replace[i])
+		}
+	}
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(strings.NewReplacer(replace...).Replace(strings.Join(lines, ""))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// program returns the path of a program; the test skips without it, and fails when
+// CI is set.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	for _, path := range []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name} {
+		if found, err := exec.LookPath(path); err == nil {
+			return found
+		}
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("there is no %s: scripts/need %s", name, name)
+	}
+	t.Skipf("there is no %s: scripts/need %s", name, name)
+	return ""
+}
+
+// run runs a balancer until the test ends, and returns when it serves.
+func run(t *testing.T, b balancer, path string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(path, args...)
+	var said bytes.Buffer // of cmd, until it has ended
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for the test, which ends it then
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // ends with the process, below at the latest
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
+		if t.Failed() {
+			t.Logf("%s said:\n%s", path, said.String())
+		}
+	})
+	apptest.Eventually(t, path+" serves", func() bool {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("%s ended: %v\n%s", path, err, said.String())
+		default:
+		}
+		resp, err := http.Get("http://" + b.http + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// freeAddr is an address of this machine on which nobody listens.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
