@@ -4,6 +4,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,29 +48,33 @@ type App struct {
 	http     net.Listener
 	admin    net.Listener
 
-	ready  atomic.Bool // what /readyz answers, if the database is there
-	failed chan error  // what ended by itself
+	hurried context.Context // ended by Hurry
+	hurry   context.CancelFunc
+	ready   atomic.Bool // what /readyz answers, if the database is there
+	failed  chan error  // what ended by itself
 
 	stops []stop // last in, first out
 }
 
 // stop undoes one step of Start.
 type stop struct {
-	name string
-	f    func(context.Context) error
+	name   string
+	f      func(context.Context) error
+	within time.Duration // 0: StopTimeout
 }
 
 // New returns a process that has not been started.
 func New(o Options) *App {
 	o.setDefaults()
 	a := &App{o: o, logger: o.Logger, registry: prometheus.NewRegistry(), failed: make(chan error, 8)}
+	a.hurried, a.hurry = context.WithCancel(context.Background())
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return a
 }
 
 // onStop has f called by Stop, before what was registered earlier.
 func (a *App) onStop(name string, f func(context.Context) error) {
-	a.stops = append(a.stops, stop{name, f})
+	a.stops = append(a.stops, stop{name: name, f: f})
 }
 
 // Start starts everything and returns when the process serves. If it fails,
@@ -193,7 +198,7 @@ func (a *App) join(ctx context.Context) error {
 	})
 	a.identity.OnRevoked(func(r identity.Revocation) { hook.Revoke(r.UserID, r.Concerns) })
 	a.broker, err = broker.New(broker.Options{
-		Limits: a.o.Limits, Hook: hook, Fence: a.fence(), AllowedOrigins: a.o.AllowedOrigins, Logger: a.logger, Registerer: a.registry,
+		Limits: a.o.Limits, Hook: hook, Fence: a.fence(), Reference: a.o.ServerReference, AllowedOrigins: a.o.AllowedOrigins, Logger: a.logger, Registerer: a.registry,
 	})
 	if err != nil {
 		return err
@@ -247,6 +252,7 @@ func (a *App) serve(context.Context) error {
 	mux.Handle("/", rest.New(o))
 	proxies := broker.NewProxies(broker.ProxyOptions{From: a.o.ProxyFrom, Logger: a.logger, Registerer: a.registry})
 	a.serveHTTP("HTTP", proxies.Listen(a.http, true), rest.Forwarded(slices.Concat(a.o.ProxyFrom, a.o.ForwardedFrom), mux), time.Minute)
+	a.stops = append(a.stops, stop{"send MQTT clients away", a.drain, a.o.Drain + a.o.StopTimeout})
 	a.run("MQTT listener", func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, func() { _ = closeListener(a.mqtt) })()
 		return a.broker.Serve(proxies.Listen(a.mqtt, false))
@@ -285,19 +291,35 @@ func (a *App) checkReady(ctx context.Context) error {
 	return a.store.Ping(ctx)
 }
 
+// drain has clients go one after the other, while HTTP still answers.
+func (a *App) drain(ctx context.Context) error {
+	if a.o.Drain > 0 {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(a.hurried, cancel)()
+		a.broker.Drain(ctx, a.o.Drain)
+	}
+	return nil
+}
+
+// Hurry ends the drain of a Stop that is running, or comes: whoever is left is sent
+// away at once. It may be repeated.
+func (a *App) Hurry() { a.hurry() }
+
 // Failed tells of a part that has ended by itself, after which the process should
 // stop.
 func (a *App) Failed() <-chan error { return a.failed }
 
 // Stop stops everything that Start has started, in the reverse order, and returns
-// what went wrong, joined. Each step has StopTimeout. It may be repeated.
+// what went wrong, joined. Each step has StopTimeout, and that of sending clients away
+// Drain beside it; see Hurry. It may be repeated.
 func (a *App) Stop(ctx context.Context) error {
 	var errs []error
 	for len(a.stops) > 0 {
 		s := a.stops[len(a.stops)-1]
 		a.stops = a.stops[:len(a.stops)-1]
 		start := time.Now()
-		step, cancel := chat.WithDeadline(ctx, a.o.StopTimeout, "stop: "+s.name)
+		step, cancel := chat.WithDeadline(ctx, cmp.Or(s.within, a.o.StopTimeout), "stop: "+s.name)
 		err := s.f(step)
 		cancel()
 		a.logger.Debug("stopped", "step", s.name, "elapsed_ms", time.Since(start).Milliseconds(), "err", err)

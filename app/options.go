@@ -50,6 +50,13 @@ type Options struct {
 	SignupRate      identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
 	LoginRate       identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate
 
+	// Drain is over how long Stop sends clients away, one after the other, so that they do
+	// not all connect elsewhere at once; 0: all at once.
+	Drain time.Duration
+	// ServerReference names other servers to clients that are sent away, as Server
+	// Reference of MQTT 5.0 does (3.2.2.3.16): host:port, several with spaces between; empty: none.
+	ServerReference string
+
 	StartTimeout time.Duration // for the database to be there and migrated; 1 minute
 	StopTimeout  time.Duration // for each step of Stop; 5 s
 	Logger       *slog.Logger  // nil: nobody hears anything

@@ -51,6 +51,7 @@ type Conn struct {
 	welcomed bool          // mu guards: CONNACK is in the buffer, or gone out
 	farewell bool          // mu guards: DISCONNECT is in the buffer, nothing may follow
 	closing  bool          // mu guards: the reader is turned away
+	away     *parting      // mu guards: what the server says when what is on its way has been stored; nil: it does not send the client away
 	final    bool          // mu guards: finish has begun, nothing more is written
 	broken   bool          // mu guards: the socket does not take any more
 	popped   bool          // mu guards: the writer holds what it has taken out of the buffer
@@ -368,6 +369,38 @@ func (c *Conn) Disconnect(err error) {
 // first reason given is the one that counts. Before CONNACK nothing is written,
 // and no CONNACK any more [MQTT-3.14.0-1].
 func (c *Conn) DisconnectCode(code byte, reason string) {
+	c.disconnect(parting{code: code, reason: reason})
+}
+
+// parting is what a DISCONNECT says.
+type parting struct {
+	code      byte
+	reason    string
+	reference string // to other servers; empty: none
+}
+
+// sendAway has the reader turned away; whoever serves the connection says goodbye when
+// what is on its way has been stored. The first reason counts.
+func (c *Conn) sendAway(g parting) {
+	c.mu.Lock()
+	if c.away == nil {
+		c.away = &g
+	}
+	c.mu.Unlock()
+	_ = c.Close()
+}
+
+// SentAway reports whether the connection ends because the server wants it to: it
+// drains, or stops.
+func (c *Conn) SentAway() bool { return c.sentAwayWith() != nil }
+
+func (c *Conn) sentAwayWith() *parting {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.away
+}
+
+func (c *Conn) disconnect(g parting) {
 	c.mu.Lock()
 	if !c.shut() {
 		if !c.fence.Open() {
@@ -375,7 +408,7 @@ func (c *Conn) DisconnectCode(code byte, reason string) {
 			c.out = c.out[:0]
 		}
 		if c.version == 5 && c.welcomed {
-			c.out = appendDisconnect(c.buffer(), code, reason, c.maxPacket)
+			c.out = appendParting(c.buffer(), g, c.maxPacket)
 			_ = c.kick()
 		}
 		c.farewell = true

@@ -41,6 +41,11 @@ func NewWebSocketConn(w http.ResponseWriter, r *http.Request, l Limits) (*Conn, 
 	return NewConn(&wsConn{Conn: ws.UnderlyingConn(), ws: ws}, l), nil
 }
 
+// AppendElsewhere is appendParting.
+func AppendElsewhere(b []byte, code byte, reason, reference string, limit int) []byte {
+	return appendParting(b, parting{code, reason, reference}, limit)
+}
+
 // Finish is finish.
 func (c *Conn) Finish() { c.finish() }
 

@@ -126,9 +126,10 @@ func appendPublish(b []byte, f *delivery.Frame, version byte, p delivery.Packet)
 
 // Identifiers of properties (MQTT 5.0, 2.2.2.2).
 const (
-	propSubscriptionID = 0x0B
-	propReasonString   = 0x1F
-	propUser           = 0x26
+	propSubscriptionID  = 0x0B
+	propReasonString    = 0x1F
+	propServerReference = 0x1C
+	propUser            = 0x26
 )
 
 // Pubrel implements delivery.Sink.
@@ -199,12 +200,27 @@ func (c *Conn) WriteSubAck(kind byte, packetID uint16, codes []byte) {
 // appendDisconnect appends a DISCONNECT with a reason string if that fits into
 // limit (0: any).
 func appendDisconnect(b []byte, code byte, reason string, limit int) []byte {
-	props := appendStringProp(nil, propReasonString, reason)
-	length := 1 + varintLen(len(props)) + len(props)
-	if reason == "" || limit > 0 && 1+varintLen(length)+length > limit {
-		return append(b, packets.Disconnect<<4, 1, code)
+	return appendParting(b, parting{code, reason, ""}, limit)
+}
+
+// appendParting is appendDisconnect, with a Server Reference (MQTT 5.0, 3.14.2.2.5) as
+// well. Where there is no room for both, the reason string is left out first.
+func appendParting(b []byte, g parting, limit int) []byte {
+	var props []byte
+	if g.reason != "" {
+		props = appendStringProp(props, propReasonString, g.reason)
 	}
-	b = append(appendVarint(append(b, packets.Disconnect<<4), length), code)
+	if g.reference != "" {
+		props = appendStringProp(props, propServerReference, g.reference)
+	}
+	length := 1 + varintLen(len(props)) + len(props)
+	if limit > 0 && 1+varintLen(length)+length > limit && g.reason != "" {
+		return appendParting(b, parting{code: g.code, reference: g.reference}, limit)
+	}
+	if len(props) == 0 || limit > 0 && 1+varintLen(length)+length > limit {
+		return append(b, packets.Disconnect<<4, 1, g.code)
+	}
+	b = append(appendVarint(append(b, packets.Disconnect<<4), length), g.code)
 	return append(appendVarint(b, len(props)), props...)
 }
 

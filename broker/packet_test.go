@@ -207,3 +207,23 @@ func TestDisconnectPacket(t *testing.T) {
 		}
 	}
 }
+
+// Where there is room for one property only, it is the one that says where to go.
+func TestDisconnectPacketWithReference(t *testing.T) {
+	t.Parallel()
+	for limit, want := range map[int][2]string{0: {"stopping", "b.example.com"}, 100: {"stopping", "b.example.com"}, 22: {"", "b.example.com"}, 15: {"", ""}} {
+		b := broker.AppendElsewhere(nil, 0x9C, "stopping", "b.example.com", limit)
+		if limit > 0 && len(b) > limit {
+			t.Errorf("limit %d: %d bytes", limit, len(b))
+		}
+		if want == [2]string{} {
+			if !bytes.Equal(b, []byte{0xE0, 1, 0x9C}) {
+				t.Errorf("limit %d: % x", limit, b)
+			}
+			continue
+		}
+		if p := decodeAck(t, b, 5).Properties; p.ReasonString != want[0] || p.ServerReference != want[1] {
+			t.Errorf("limit %d: %q, %q, want %q", limit, p.ReasonString, p.ServerReference, want)
+		}
+	}
+}

@@ -22,6 +22,7 @@ type Options struct {
 	Limits         Limits
 	Hook           Hook        // the one hook; see package hooks
 	Fence          *chat.Fence // which everything that is written to a client passes; nil: none
+	Reference      string      // to other servers, as Server Reference says it (MQTT 5.0, 3.2.2.3.16), such as "b.example.com:1883"; for clients that are sent away by Drain; empty: none
 	AllowedOrigins []string    // of browsers, beside the server's own, such as "https://chat.example.com"; "*": any
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer // nil: no metrics
@@ -43,6 +44,7 @@ type Server struct {
 	mochi      *mqtt.Server
 	closeMochi func() error // once: a second mochi.Close panics
 	hook       Hook
+	reference  string
 	origins    []string
 	fence      *chat.Fence
 	logger     *slog.Logger
@@ -50,6 +52,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{} // mu guards
+	leaving bool               // mu guards: nobody is let in any more; connections are taken, and told so
 	closing bool               // mu guards: no connection is taken any more
 	wg      sync.WaitGroup     // one for each connection
 }
@@ -72,7 +75,7 @@ func New(o Options) (*Server, error) {
 	caps.MinimumProtocolVersion = 4
 	caps.Compatibilities.NoInheritedPropertiesOnAck = true
 	s := &Server{
-		limits: l, hook: o.Hook, origins: o.AllowedOrigins, fence: o.Fence, conns: map[*Conn]struct{}{},
+		limits: l, hook: o.Hook, reference: o.Reference, origins: o.AllowedOrigins, fence: o.Fence, conns: map[*Conn]struct{}{},
 		logger: logger.With("component", "broker"), metrics: newMetrics(o.Registerer),
 	}
 	// mochi's Serve is not called: its loop copies the map of all clients twice a
@@ -149,8 +152,11 @@ func (s *Server) serve(conn *Conn, listener string) {
 	if cl := conn.Client; cl != nil {
 		s.mochi.Clients.Delete(cl.ID) // mochi forgets to, where CONNACK could not be written
 		if s.Closing() {
+			conn.sendAway(s.elsewhere())
+		}
+		if g := conn.sentAwayWith(); g != nil {
 			conn.intake.drain(s.limits.Drain) // what was taken is still acknowledged
-			conn.DisconnectCode(packets.ErrServerShuttingDown.Code, "the server is stopping; connect again in a moment")
+			conn.disconnect(*g)
 		}
 		s.hook.Ended(conn, err)
 	}
@@ -184,7 +190,7 @@ func (s *Server) establish(conn *Conn, listener string) (err error) {
 
 // Shutdown reads no more packets, waits for the publishes on their way to be
 // stored and acknowledged (Limits.Drain), tells every client that the server is
-// going away (0x8B), and returns when all connections are closed or ctx ends; what
+// going away (0x8B, or 0x9C with Options.Reference), and returns when all connections are closed or ctx ends; what
 // is left is cut off then. The listeners must be closed before. It may be repeated.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
@@ -195,7 +201,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	for _, c := range open {
-		_ = c.Close() // nothing more is read; serve does the rest
+		c.sendAway(s.elsewhere()) // nothing more is read; serve does the rest
 	}
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }() // ends with the last connection

@@ -88,7 +88,7 @@ func (h *Hook) went(c *connection) {
 	if newest { // else it types on
 		h.o.Chat.DeviceLeft(c.device())
 	}
-	if w := c.will; w != nil && !w.conversation.IsZero() && !gone && !h.server.Closing() {
+	if w := c.will; w != nil && !w.conversation.IsZero() && !gone && !c.SentAway() && !h.server.Closing() {
 		delay := min(w.delay, c.expiry)
 		if newest || delay == 0 { // else it is back already (MQTT 5.0, 3.1.3.2.2)
 			h.o.Chat.Wills.Left(c.device(), chat.Will{ConversationID: w.conversation, Command: w.command, Delay: delay})

@@ -41,6 +41,8 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		switch {
 		case errors.Is(err, errAuthMethod):
 			code = packets.ErrBadAuthenticationMethod
+		case errors.Is(err, errLeaving) && pk.ProtocolVersion == 5:
+			code = packets.Code{Code: packets.ErrUseAnotherServer.Code, Reason: code.Reason}
 		case errors.As(err, new(*badWill)):
 			code = packets.Code{Code: packets.ErrPayloadFormatInvalid.Code, Reason: code.Reason}
 		}
@@ -63,6 +65,9 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 
 // open makes the connection of a client that has sent CONNECT, if it may have one.
 func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk *packets.Packet) (*connection, error) {
+	if _, leaving := h.server.Leaving(); leaving {
+		return nil, errLeaving
+	}
 	p, err := h.admit(ctx, cl, pk)
 	if err != nil {
 		return nil, err
@@ -125,6 +130,8 @@ func (h *Hook) expiry(pk *packets.Packet) (asked, granted time.Duration) {
 	return asked, min(asked, h.o.MaxSessionExpiry)
 }
 
+var errLeaving = &chat.Error{Code: chat.Unavailable, Op: "hooks.OnConnect", Msg: "the server is stopping; connect to another one"}
+
 var errAuthMethod = &chat.Error{Code: chat.Unsupported, Op: "hooks.OnConnect", Msg: "enhanced authentication is not offered"}
 
 // admit tells who connects, and whether as they may.
@@ -178,6 +185,9 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 		return pk
 	case cl.Properties.ProtocolVersion != 5 && pk.ReasonCode > packets.Err3NotAuthorized.Code:
 		return refusalV3(cl, pk)
+	case pk.ReasonCode == packets.ErrUseAnotherServer.Code:
+		pk.Properties.ServerReference, _ = h.server.Leaving()
+		return pk
 	}
 	c := connectionOf(cl)
 	if pk.ReasonCode != 0 || c == nil {

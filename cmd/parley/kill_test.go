@@ -40,7 +40,7 @@ func TestKill(t *testing.T) {
 		t.Skip("elsewhere a killed server's PostgreSQL ends a little later, and so would this test")
 	}
 	dir := dataDir(t)
-	env := []string{"PARLEY_DATA=" + dir}
+	env := []string{"PARLEY_DATA=" + dir, "PARLEY_DRAIN=300ms"} // of the one that is asked to stop
 	seed := rand.Uint64()
 	t.Log("seed", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -8,7 +8,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -30,6 +36,9 @@ type serveCmd struct {
 
 	ProxyFrom     string `name:"proxy-protocol-from" env:"PARLEY_PROXY_PROTOCOL_FROM" placeholder:"CIDR,…" help:"Load balancers that begin each connection with a PROXY header (version 1 or 2) naming the client: a must for MQTT, a may for HTTP."`
 	ForwardedFrom string `env:"PARLEY_FORWARDED_FROM" placeholder:"CIDR,…" help:"Reverse proxies whose X-Forwarded-For is believed, beside those of --proxy-protocol-from."`
+
+	Drain           *time.Duration `env:"PARLEY_DRAIN" placeholder:"TIME" help:"After SIGTERM, send MQTT clients away spread over this time, such as 30s, so that they do not all connect elsewhere at once. A second signal ends it. Default: all at once."`
+	ServerReference string         `env:"PARLEY_SERVER_REFERENCE" placeholder:"HOST:PORT…" help:"Other servers, named to MQTT 5 clients that are sent away (0x9C, Server Reference); several with spaces between."`
 
 	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
 	NoRateLimits   bool `env:"PARLEY_NO_RATE_LIMITS" help:"No limits for each address on making accounts and logging in: for load tests."`
@@ -61,9 +70,29 @@ func (c *serveCmd) Run(ctx context.Context, tty terminal) error {
 		logger.Error("stopping", "err", err)
 	}
 	start := time.Now()
+	hurried := hurry(logger, a.Hurry)
 	err = errors.Join(err, a.Stop(context.WithoutCancel(ctx)))
+	hurried()
 	logger.Info("stopped", "elapsed_ms", time.Since(start).Milliseconds())
 	return err
+}
+
+// hurry calls f at the next signal; the one after that ends the process, as if nobody
+// listened to signals. It ends when what it returns is called.
+func hurry(logger *slog.Logger, f func()) (end func()) {
+	again, ended := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		select {
+		case <-again:
+			logger.Info("stopping at once")
+			f()
+			signal.Reset(os.Interrupt, syscall.SIGTERM)
+		case <-ended:
+		}
+	})
+	return func() { signal.Stop(again); close(ended); wg.Wait() }
 }
 
 func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
@@ -77,6 +106,12 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 		AllowedOrigins: splitList(c.Origins), Version: version(), Logger: logger,
 	}
 	o.Limits.MaxConnections = c.MaxConnections
+	if o.Drain, err = c.drain(); err != nil {
+		return app.Options{}, err
+	}
+	if o.ServerReference, err = c.serverReference(); err != nil {
+		return app.Options{}, err
+	}
 	if o.ProxyFrom, err = prefixes("proxy-protocol-from", c.ProxyFrom); err != nil {
 		return app.Options{}, err
 	}
@@ -88,6 +123,30 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 		o.LoginRate = o.SignupRate
 	}
 	return o, c.apply(&o.Identity)
+}
+
+// maxDrain bounds a drain: whoever waits for the process to end gives up some time.
+const maxDrain = time.Hour
+
+func (c *serveCmd) drain() (time.Duration, error) {
+	switch {
+	case c.Drain == nil:
+		return 0, nil
+	case *c.Drain < 0 || *c.Drain > maxDrain:
+		return 0, fmt.Errorf("--drain: %v is not between 0 and %v", *c.Drain, maxDrain)
+	}
+	return *c.Drain, nil
+}
+
+// maxReference leaves room for the rest of a packet where a client takes small ones only.
+const maxReference = 256
+
+func (c *serveCmd) serverReference() (string, error) {
+	s := c.ServerReference
+	if len(s) > maxReference || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		return "", fmt.Errorf("--server-reference: must be at most %d bytes of text, such as b.example.com:1883", maxReference)
+	}
+	return s, nil
 }
 
 func (c *serveCmd) logger(w io.Writer) *slog.Logger {

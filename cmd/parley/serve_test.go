@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -166,6 +167,8 @@ func TestServeRefused(t *testing.T) {
 			return []string{"DATABASE_URL=" + storetest.DSN(t), "PARLEY_SIGNING_KEY=/nonexistent/key.pem"}
 		}, nil, 1, []string{"signing key", "/nonexistent/key.pem"}},
 		{"no network", url("x"), []string{"--proxy-protocol-from=10.0.0.1,10.0.0.0/33"}, 1, []string{"--proxy-protocol-from", `"10.0.0.0/33"`}},
+		{"drain", url("x"), []string{"--drain=2h"}, 1, []string{"--drain", "1h"}},
+		{"server reference", url("x"), []string{"--server-reference=" + strings.Repeat("b", 300)}, 1, []string{"--server-reference", "256 bytes"}},
 		{"flag", url("x"), []string{"--no-such-flag"}, 2, []string{"--no-such-flag", "parley --help"}},
 		{"level", url("x"), []string{"--log-level=loud"}, 2, []string{"--log-level"}},
 	} {
@@ -230,4 +233,31 @@ func refusing(t testing.TB) string {
 	}()
 	t.Cleanup(func() { _ = l.Close(); <-done })
 	return l.Addr().String()
+}
+
+// The first signal drains, the second one ends the drain: clients that are left are
+// told, and the process ends in order.
+func TestServeDrains(t *testing.T) {
+	t.Parallel()
+	s := serve(t, []string{"DATABASE_URL=" + storetest.DSN(t), "PARLEY_DRAIN=1h", "PARLEY_SERVER_REFERENCE=b.example.com"})
+	ann := s.user(t, "ann")
+	c := brokertest.Open(t, s.MQTT, brokertest.Connect{ClientID: "a", Password: ann.Token})
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); !strings.Contains(s.Log(), "sending clients away"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not drain")
+		}
+	}
+	c.Ping() // one of an hour's; it would be a rare chance that its turn has come
+	s.rest(t, "", http.MethodGet, "/readyz", nil, http.StatusServiceUnavailable, nil)
+	s.rest(t, ann.Token, http.MethodGet, "/api/users/me", nil, http.StatusOK, nil)
+	s.Stop(syscall.SIGTERM)
+	if pk := c.ExpectDisconnect(0x9C); pk.Properties.ServerReference != "b.example.com" {
+		t.Errorf("the client hears of server %q", pk.Properties.ServerReference)
+	}
+	if !strings.Contains(s.Log(), "stopping at once") {
+		t.Error("the second signal was not noticed")
+	}
 }
