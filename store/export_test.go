@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"io/fs"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -106,3 +107,19 @@ const (
 
 // Qualifier is qualifier.
 func Qualifier(conversation chat.ID, stretch int64) string { return qualifier(conversation, stretch) }
+
+// OldestMark is oldestMark.
+const OldestMark = oldestMark
+
+// Steps returns the steps in a folder and the oldest binaries that they name, 0 for none.
+func Steps(files fs.ReadDirFS) (versions, oldest []int64, err error) {
+	all, err := steps(files)
+	for _, s := range all {
+		text, _ := fs.ReadFile(files, s.file)
+		if _, ok := declared(string(text)); !ok {
+			s.oldest = 0
+		}
+		versions, oldest = append(versions, s.version), append(oldest, s.oldest)
+	}
+	return versions, oldest, err
+}

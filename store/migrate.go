@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"path"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,18 +17,9 @@ import (
 
 // SchemaVersion returns the version of the schema that this binary was built for.
 func SchemaVersion() int64 {
-	entries, err := migrations.FS.ReadDir(".")
-	if err != nil {
-		panic("store: migrations: " + err.Error()) // embedded: cannot happen
-	}
 	var newest int64
-	for _, e := range entries {
-		number, _, _ := strings.Cut(path.Base(e.Name()), "_")
-		v, err := strconv.ParseInt(number, 10, 64)
-		if err != nil {
-			panic("store: migration without a number: " + e.Name())
-		}
-		newest = max(newest, v)
+	for _, s := range ours() {
+		newest = max(newest, s.version)
 	}
 	return newest
 }
@@ -42,9 +30,10 @@ func SchemaVersion() int64 {
 // for it; a step that fails leaves the database at the step before, and Migrate
 // may be repeated.
 //
-// Invalid with Field "database" if the schema is newer than this binary: a newer
-// Parley has been here, and an older one would not know what it sees. Errors of
-// the connection are as those of Open, which it does not wait for.
+// A schema that is newer than this binary is left as it is, and good if its steps say
+// that this binary still works on it (migrations/README.md); otherwise the answer is
+// Invalid with Field "database". Errors of the connection are as those of Open, which
+// it does not wait for.
 func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int64, err error) {
 	const op = "store.Migrate"
 	if logger == nil {
@@ -60,19 +49,26 @@ func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int
 		return 0, 0, translate(op, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	from, current, err := stateOf(ctx, conn, to)
+	st, err := stateOf(ctx, conn, to)
+	from = st.version
 	switch {
 	case err != nil:
 		return 0, 0, translate(op, err)
-	case current:
-		return from, to, nil
+	case from > to && !st.usable:
+		return from, from, newerSchema(op, st, to)
 	case from > to:
-		return from, from, newerSchema(op, from, to)
+		logger.Info("the schema is newer than this parley, which works on it all the same", "component", "store", "schema", from, "knows", to)
+		return from, from, nil
+	case from == to && st.settled:
+		return from, to, nil
 	case from == to:
 		return from, to, translate(op, settleOrigin(ctx, conn, logger))
 	}
 	logger.Info("migrating the database", "component", "store", "from", from, "to", to)
 	start := time.Now()
+	if err := raiseOldest(ctx, conn, to, oldestOf(ours(), from)); err != nil {
+		return from, from, translate(op, err)
+	}
 	if err := up(ctx, config.ConnConfig); err != nil {
 		return from, from, translate(op, err)
 	}
@@ -90,8 +86,8 @@ func (s *Store) Version(ctx context.Context) (int64, error) {
 	return v, translate("store.Version", err)
 }
 
-// CheckVersion reports whether the schema is the one this binary was built for:
-// Invalid with both versions if it is not.
+// CheckVersion reports whether this binary works on the schema: it is the one it was
+// built for, or a newer one that says so. Otherwise Invalid, with both versions.
 func (s *Store) CheckVersion(ctx context.Context) error {
 	const op = "store.CheckVersion"
 	have, err := s.Version(ctx)
@@ -100,7 +96,11 @@ func (s *Store) CheckVersion(ctx context.Context) error {
 	case err != nil:
 		return err
 	case have > want:
-		return newerSchema(op, have, want)
+		oldest, known, err := oldestBinary(ctx, s.pool, have)
+		if err != nil || known && oldest <= want {
+			return translate(op, err)
+		}
+		return newerSchema(op, schemaState{version: have, oldest: oldest}, want)
 	case have < want:
 		return &chat.Error{
 			Code: chat.Invalid, Op: op, Field: "database",
@@ -110,29 +110,41 @@ func (s *Store) CheckVersion(ctx context.Context) error {
 	return nil
 }
 
-func newerSchema(op string, have, want int64) error {
-	return &chat.Error{
-		Code: chat.Invalid, Op: op, Field: "database",
-		Msg: fmt.Sprintf("has schema version %d, made by a newer parley; this one knows versions up to %d: start the newer one", have, want),
+func newerSchema(op string, have schemaState, want int64) error {
+	msg := fmt.Sprintf("has schema version %d, made by a newer parley; this one knows versions up to %d: start the newer one", have.version, want)
+	if have.oldest > want {
+		msg = fmt.Sprintf("has schema version %d, for a parley that knows version %d or more; this one knows versions up to %d: start a newer one", have.version, have.oldest, want)
 	}
+	return &chat.Error{Code: chat.Invalid, Op: op, Field: "database", Msg: msg}
 }
 
-// stateOf returns the version of the schema, and whether there is nothing to do to
-// make it wanted's.
-func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (version int64, current bool, err error) {
+// schemaState is how Migrate finds a database.
+type schemaState struct {
+	version int64
+	oldest  int64 // the oldest binary, if version is above what this one knows; 0: not known
+	usable  bool  // this binary is not too old
+	settled bool  // the stamps of transactions are those of the cluster
+}
+
+func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (st schemaState, err error) {
 	if err := checkServer(conn); err != nil {
-		return 0, false, err
+		return st, err
 	}
-	version, err = schemaVersion(ctx, conn)
-	if err != nil || version != wanted {
-		return version, false, err
+	if st.version, err = schemaVersion(ctx, conn); err != nil || st.version < wanted {
+		return st, err
 	}
 	system, err := systemIdentifier(ctx, conn)
 	if err != nil {
-		return version, false, err
+		return st, err
 	}
-	current, err = settled(ctx, conn, system)
-	return version, current, err
+	if st.settled, err = settled(ctx, conn, system); err != nil || st.version == wanted {
+		return st, err
+	}
+	// Stamps of another cluster are renewed by whoever knows all of them.
+	var known bool
+	st.oldest, known, err = oldestBinary(ctx, conn, st.version)
+	st.usable = known && st.oldest <= wanted && st.settled
+	return st, err
 }
 
 // goose keeps one row for each step that is applied, and a row 0.

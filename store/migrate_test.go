@@ -2,9 +2,11 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -65,6 +67,74 @@ func TestMigrateRefusesNewer(t *testing.T) {
 		e := wantError(t, err, chat.Invalid, "database")
 		if !strings.Contains(e.Msg, "4711") || !strings.Contains(e.Msg, "versions up to") {
 			t.Errorf("error %v does not say both versions", e)
+		}
+	}
+}
+
+// A newer schema that says so is good for this binary, and left as it is; one whose
+// steps need a newer binary is refused, with what is needed. So a release may be rolled
+// out node by node, and back.
+func TestMigrateAcceptsNewerThatSaysSo(t *testing.T) {
+	t.Parallel()
+	want := store.SchemaVersion()
+	for _, tt := range []struct {
+		oldest int64
+		good   bool
+	}{{want - 1, true}, {want, true}, {want + 1, false}} {
+		dsn := storetest.DSN(t)
+		s := storetest.Open(t, dsn)
+		// As the newer one would have done it.
+		exec(t, s, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, want+1)
+		exec(t, s, `UPDATE schema_compatibility SET version = $1, oldest = $2`, want+1, tt.oldest)
+		from, to, err := store.Migrate(t.Context(), dsn, nil)
+		if tt.good {
+			if err = errors.Join(err, s.CheckVersion(t.Context())); from != want+1 || to != want+1 || err != nil {
+				t.Errorf("oldest %d: Migrate() = %d, %d, %v", tt.oldest, from, to, err)
+			}
+			storetest.Check(t, s)
+			continue
+		}
+		for _, err := range []error{err, s.CheckVersion(t.Context())} {
+			if e := wantError(t, err, chat.Invalid, "database"); !strings.Contains(e.Msg, fmt.Sprint("knows version ", want+1, " or more")) {
+				t.Errorf("error %v does not say which version is needed", e)
+			}
+		}
+	}
+	// A dump restored elsewhere: its stamps are for whoever knows all of them to renew.
+	dsn := storetest.DSN(t)
+	s := storetest.Open(t, dsn)
+	exec(t, s, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, want+1)
+	exec(t, s, `UPDATE schema_compatibility SET version = $1, oldest = 1`, want+1)
+	exec(t, s, `UPDATE sync_origin SET system_identifier = 4711`)
+	_, _, err := store.Migrate(t.Context(), dsn, nil)
+	wantError(t, err, chat.Invalid, "database")
+}
+
+// Every step says for whom it is, and nobody says what cannot be. Steps up to first
+// are those of the first release, before which there is no binary to think of.
+func TestStepsSayTheOldestBinary(t *testing.T) {
+	t.Parallel()
+	const first = 14
+	versions, oldest, err := store.Steps(migrations.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range versions {
+		if v > first && oldest[i] == 0 {
+			t.Errorf("step %d does not say which binaries work on it: write %q and a number (migrations/README.md)", v, store.OldestMark)
+		}
+	}
+	file := func(text string) fstest.MapFS {
+		return fstest.MapFS{"00007_x.sql": {Data: []byte(text)}, "README.md": {}}
+	}
+	for text, want := range map[string]int64{"-- oldest binary: 5\n": 5, "-- about\n-- oldest binary: 7 \n-- +goose Up": 7, "SELECT": 0} {
+		if _, oldest, err := store.Steps(file(text)); err != nil || oldest[0] != want {
+			t.Errorf("Steps(%q) = %d, %v, want %d", text, oldest, err, want)
+		}
+	}
+	for _, text := range []string{"-- oldest binary: 8", "-- oldest binary: 0", "-- oldest binary: ", "-- oldest binary: six"} {
+		if _, _, err := store.Steps(file(text)); err == nil {
+			t.Errorf("Steps(%q) is taken", text)
 		}
 	}
 }

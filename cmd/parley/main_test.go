@@ -131,8 +131,17 @@ type server struct {
 // is stopped, and must stop well, when the test ends.
 func serve(t testing.TB, env []string, args ...string) *server {
 	t.Helper()
+	return serveBinary(t, "", env, args...)
+}
+
+// serveBinary is serve with another binary than this commit's, unless that is empty.
+func serveBinary(t testing.TB, binary string, env []string, args ...string) *server {
+	t.Helper()
 	s := &server{t: t, exited: make(chan struct{})}
 	s.cmd = command(t, env, append([]string{"serve", "--mqtt-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--no-rate-limits", "--log-format=json"}, args...)...)
+	if binary != "" {
+		s.cmd.Path = binary
+	}
 	var banner, log syncBuffer
 	s.Banner, s.Log = banner.String, log.String
 	s.cmd.Stdout = &banner
