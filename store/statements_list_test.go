@@ -1,0 +1,278 @@
+package store
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// A Statement is one of this package's, for TestStatementsNameTheirShard.
+type Statement struct {
+	Name, SQL string
+	Class     Class
+	Names     string // which tables it reads and writes by which things; all: by none, so that every database would be asked
+	Why       string // it is hot, and names none or several kinds
+}
+
+// A Class says how often a statement runs.
+type Class string
+
+// The classes.
+const (
+	Hot     Class = "Hot"     // for each message, delivery, read or connection, alone or in batches
+	Warm    Class = "Warm"    // for a request of a user
+	Rare    Class = "Rare"    // by the server itself, or by operators
+	Part    Class = "Part"    // no statement of its own
+	Utility Class = "Utility" // has no plan
+)
+
+// Why hot statements ask every database, or two kinds of things, and what is to be
+// done before tables are spread (docs/scaling.md).
+const (
+	bySessionID = "a session is named by its id; its user is known wherever this is called, and is to be named as well"
+	allOfMine   = "all conversations of a user, once for each connection, SUBSCRIBE or change of presence; a copy of participants by user is to answer it"
+	bothWays    = "blocks lie with who has blocked; cached, and asked again after a change only. A copy by whom is to answer it"
+	byName      = "accounts by name, once for each password or mention, not for tokens; a table of names is to answer it"
+	byMessageID = "messages by id alone: whoever marks them as read by id does not say in which conversation; reading up to a seq does"
+)
+
+// Statements are all there are.
+var Statements = []Statement{
+	// alone.go
+	{"endFormerSQL", endFormerSQL, Rare, "", ""},
+	// blocks.go
+	{"lockPairSQL", lockPairSQL, Warm, "", ""},
+	{"lockUserSQL", lockUserSQL, Warm, "user: users", ""},
+	{"userExistsSQL", userExistsSQL, Warm, "user: users", ""},
+	{"addBlockSQL", addBlockSQL, Warm, "user: blocks", ""},
+	{"countBlocksSQL", countBlocksSQL, Warm, "user: blocks", ""},
+	{"deleteBlockSQL", deleteBlockSQL, Warm, "user: blocks", ""},
+	{"raiseDirectSQL", raiseDirectSQL, Warm, "all: conversations; user: direct_conversations", ""},
+	{"listBlocksSQL", listBlocksSQL, Warm, "all: users; user: blocks", ""},
+	{"listHiddenSQL", listHiddenSQL, Hot, "all: blocks; conversation: participants; user: blocks", bothWays},
+	{"firstBlockedSQL", firstBlockedSQL, Warm, "all: blocks; user: blocks", ""},
+	// compatibility.go
+	{"lockCompatibilitySQL", lockCompatibilitySQL, Rare, "", ""},
+	{"createCompatibilitySQL", createCompatibilitySQL, Utility, "", ""},
+	{"raiseOldestSQL", raiseOldestSQL, Rare, "", ""},
+	{"oldestSQL", oldestSQL, Rare, "", ""},
+	// contacts.go
+	{"acquaintedSQL", acquaintedSQL, Part, "", ""},
+	{"contactsSQL", contactsSQL, Part, "", ""},
+	// conversations.go
+	{"conversationSQL", conversationSQL, Part, "", ""},
+	{"unreadSQL", unreadSQL, Part, "", ""},
+	{"getConversationSQL", getConversationSQL, Warm, "conversation: conversations, events, participants", ""},
+	{"listConversationsSQL", listConversationsSQL, Warm, "all: conversations, events, participants", ""},
+	{"listParticipantsSQL", listParticipantsSQL, Warm, "all: users; conversation: participants", ""},
+	{"claimPairSQL", claimPairSQL, Warm, "user: direct_conversations", ""},
+	{"getPairSQL", getPairSQL, Warm, "user: direct_conversations", ""},
+	{"missingUserSQL", missingUserSQL, Warm, "user: users", ""},
+	{"insertConversationSQL", insertConversationSQL, Warm, "conversation: conversations", ""},
+	{"insertParticipantsSQL", insertParticipantsSQL, Warm, "conversation: participants", ""},
+	{"insertEventSQL", insertEventSQL, Hot, "conversation: events", ""},
+	// events.go
+	// flushed.go
+	{"flushSQL", flushSQL, Hot, "", ""},
+	// groups.go
+	{"lockGroupSQL", lockGroupSQL, Warm, "conversation: conversations, participants", ""},
+	{"getRoleSQL", getRoleSQL, Warm, "conversation: participants", ""},
+	{"changeConversationSQL", changeConversationSQL, Warm, "conversation: conversations", ""},
+	{"newParticipantsSQL", newParticipantsSQL, Warm, "conversation: participants", ""},
+	{"countParticipantsSQL", countParticipantsSQL, Warm, "conversation: participants", ""},
+	{"addParticipantsSQL", addParticipantsSQL, Warm, "conversation: participants, reads", ""},
+	{"endDeparturesSQL", endDeparturesSQL, Warm, "user: departures", ""},
+	{"removeParticipantSQL", removeParticipantSQL, Warm, "conversation: participants", ""},
+	{"addDepartureSQL", addDepartureSQL, Warm, "user: departures", ""},
+	{"successorSQL", successorSQL, Warm, "conversation: participants", ""},
+	{"setRoleSQL", setRoleSQL, Warm, "conversation: participants", ""},
+	{"pageParticipantsSQL", pageParticipantsSQL, Warm, "all: users; conversation: participants", ""},
+	{"getParticipantsSQL", getParticipantsSQL, Warm, "conversation: participants; user: users", ""},
+	// indexer.go
+	{"lookBehindSQL", lookBehindSQL, Warm, "all: conversations, search_positions", ""},
+	{"makePlacesSQL", makePlacesSQL, Warm, "conversation: conversations, search_positions", ""},
+	{"followSQL", followSQL, Warm, "conversation: events, search_positions", ""},
+	{"getTargetsSQL", getTargetsSQL, Warm, "conversation: events", ""},
+	{"putTermsSQL", putTermsSQL, Warm, "conversation: message_terms", ""},
+	{"deleteTermsSQL", deleteTermsSQL, Warm, "conversation: message_terms", ""},
+	{"movePlacesSQL", movePlacesSQL, Warm, "conversation: search_positions", ""},
+	// keys.go
+	{"listSigningKeysSQL", listSigningKeysSQL, Rare, "", ""},
+	{"lockSigningKeysSQL", lockSigningKeysSQL, Utility, "", ""},
+	{"haveSigningKeySQL", haveSigningKeySQL, Rare, "", ""},
+	{"retireSigningKeysSQL", retireSigningKeysSQL, Rare, "", ""},
+	{"createSigningKeySQL", createSigningKeySQL, Rare, "", ""},
+	{"deleteSigningKeysSQL", deleteSigningKeysSQL, Rare, "", ""},
+	// log.go
+	{"readLogSQL", readLogSQL, Hot, "conversation: events, participants", ""},
+	{"listPositionsSQL", listPositionsSQL, Hot, "all: conversations, participants", allOfMine},
+	// logins.go
+	{"createLoginSQL", createLoginSQL, Warm, "all: refresh_tokens; user: logins", ""},
+	{"getLoginSQL", getLoginSQL, Warm, "all: logins", ""},
+	{"listLoginsSQL", listLoginsSQL, Warm, "user: logins", ""},
+	{"revokeLoginSQL", revokeLoginSQL, Warm, "login: refresh_tokens; user: logins", ""},
+	{"revokeUserSQL", revokeUserSQL, Warm, "all: refresh_tokens; user: logins", ""},
+	{"lockLoginSQL", lockLoginSQL, Warm, "all: logins, refresh_tokens", ""},
+	{"tokenUsedSQL", tokenUsedSQL, Warm, "all: refresh_tokens", ""},
+	{"reusedSQL", reusedSQL, Warm, "all: logins", ""},
+	{"useTokenSQL", useTokenSQL, Warm, "all: refresh_tokens", ""},
+	{"createTokenSQL", createTokenSQL, Warm, "login: refresh_tokens", ""},
+	{"useLoginSQL", useLoginSQL, Warm, "all: logins", ""},
+	{"listRevocationsSQL", listRevocationsSQL, Warm, "all: logins, users", ""},
+	{"deleteExpiredSQL", deleteExpiredSQL, Warm, "all: logins", ""},
+	// messages.go
+	{"olderMessagesSQL", olderMessagesSQL, Warm, "conversation: events, participants", ""},
+	{"newerMessagesSQL", newerMessagesSQL, Warm, "conversation: events, participants", ""},
+	{"messagesAroundSQL", messagesAroundSQL, Warm, "conversation: events, participants", ""},
+	{"getMessageSQL", getMessageSQL, Warm, "all: events, participants", ""},
+	// migrate.go
+	{"schemaVersionSQL", schemaVersionSQL, Rare, "", ""},
+	// presence.go
+	{"listContactsSQL", listContactsSQL, Hot, "all: blocks, participants; user: blocks", allOfMine},
+	{"acquaintedPairSQL", acquaintedPairSQL, Rare, "all: participants", ""},
+	{"listBlockedSQL", listBlockedSQL, Hot, "user: blocks", ""},
+	{"listContactPresencesSQL", listContactPresencesSQL, Rare, "all: blocks, participants, presences; user: blocks", ""},
+	{"getPresencesSQL", getPresencesSQL, Hot, "user: presences", ""},
+	{"putPresencesSQL", putPresencesSQL, Hot, "user: presences", ""},
+	{"seeNodeSQL", seeNodeSQL, Rare, "", ""},
+	{"releasePresencesSQL", releasePresencesSQL, Rare, "all: presences", ""},
+	// query.go
+	// reactions.go
+	{"listEditsSQL", listEditsSQL, Warm, "conversation: events, message_originals", ""},
+	{"countReactionsSQL", countReactionsSQL, Warm, "conversation: reactions", ""},
+	{"listReactionsSQL", listReactionsSQL, Warm, "all: events, participants, reactions", ""},
+	// reads.go
+	{"moveReadsSQL", moveReadsSQL, Hot, "conversation: conversations, participants, reads", ""},
+	{"locateMessagesSQL", locateMessagesSQL, Hot, "all: events, participants", byMessageID},
+	{"readBySQL", readBySQL, Warm, "conversation: conversations, participants, reads; user: blocks", ""},
+	{"deliveredToSQL", deliveredToSQL, Warm, "conversation: conversations, participants, reads; user: blocks", ""},
+	{"moveDeliveredSQL", moveDeliveredSQL, Hot, "conversation: conversations, participants", ""},
+	// rosters.go
+	{"getRosterSQL", getRosterSQL, Hot, "all: blocks; conversation: conversations, participants", bothWays},
+	// search.go
+	{"searchedSQL", searchedSQL, Warm, "all: conversations, events, participants, search_positions", ""},
+	{"searchStretchSQL", searchStretchSQL, Part, "", ""},
+	{"newestMatchesSQL", newestMatchesSQL, Warm, "conversation: message_terms", ""},
+	{"rankedMatchesSQL", rankedMatchesSQL, Warm, "conversation: message_terms", ""},
+	{"endsSQL", endsSQL, Warm, "conversation: events", ""},
+	{"getFoundSQL", getFoundSQL, Warm, "conversation: events, participants", ""},
+	{"countFoundReactionsSQL", countFoundReactionsSQL, Warm, "conversation: reactions", ""},
+	// sessions.go
+	{"findSessionSQL", findSessionSQL, Hot, "user: sessions", ""},
+	{"resumeSessionSQL", resumeSessionSQL, Hot, "all: sessions; user: sessions", bySessionID},
+	{"forgetSessionSQL", forgetSessionSQL, Hot, "user: sessions", ""},
+	{"deleteSessionSQL", deleteSessionSQL, Hot, "all: sessions", bySessionID},
+	{"createSessionSQL", createSessionSQL, Hot, "user: sessions", ""},
+	{"sessionCursorsSQL", sessionCursorsSQL, Hot, "all: conversations, participants, session_cursors; user: sessions", allOfMine},
+	{"trimSessionsSQL", trimSessionsSQL, Hot, "all: sessions; user: sessions", bySessionID},
+	{"changeSubscriptionsSQL", changeSubscriptionsSQL, Hot, "all: sessions", bySessionID},
+	{"endCursorsSQL", endCursorsSQL, Hot, "session: session_cursors", ""},
+	{"beginCursorsSQL", beginCursorsSQL, Hot, "all: conversations, participants; session: session_cursors", allOfMine},
+	{"saveCursorsSQL", saveCursorsSQL, Hot, "all: sessions; session: session_cursors", bySessionID},
+	{"savePacketIDsSQL", savePacketIDsSQL, Hot, "all: sessions", bySessionID},
+	{"partSessionSQL", partSessionSQL, Hot, "all: sessions", bySessionID},
+	{"endSessionSQL", endSessionSQL, Hot, "all: sessions", bySessionID},
+	{"releaseSessionsSQL", releaseSessionsSQL, Rare, "all: sessions", ""},
+	{"deleteExpiredSessionsSQL", deleteExpiredSessionsSQL, Rare, "all: sessions", ""},
+	{"readEventsSQL", readEventsSQL, Hot, "conversation: events, participants", ""},
+	// sync.go
+	{"nowSQL", nowSQL, Warm, "", ""},
+	{"syncFewChangedSQL", syncFewChangedSQL, Part, "", ""},
+	{"syncKnownChangedSQL", syncKnownChangedSQL, Part, "", ""},
+	{"syncProfilesSQL[0]", syncProfilesSQL[0], Warm, "all: conversations, participants, users; user: users", ""},
+	{"syncProfilesSQL[1]", syncProfilesSQL[1], Warm, "all: conversations, participants, users; user: users", ""},
+	{"syncDeparturesSQL", syncDeparturesSQL, Warm, "all: participants; user: departures", ""},
+	{"syncJoinedSQL", syncJoinedSQL, Warm, "all: participants", ""},
+	{"syncConversationsSQL", syncConversationsSQL, Warm, "conversation: conversations, events, participants", ""},
+	{"syncStretchesSQL", syncStretchesSQL, Warm, "all: conversations, events, participants", ""},
+	{"syncEventsSQL", syncEventsSQL, Warm, "conversation: events", ""},
+	{"syncReadsSQL", syncReadsSQL, Warm, "all: participants", ""},
+	{"countChangedSQL", countChangedSQL, Warm, "all: users", ""},
+	// sync_origin.go
+	{"systemIdentifierSQL", systemIdentifierSQL, Rare, "", ""},
+	{"hasOriginSQL", hasOriginSQL, Rare, "", ""},
+	{"settledSQL", settledSQL, Rare, "", ""},
+	{"putOriginSQL", putOriginSQL, Rare, "", ""},
+	{"lockOriginSQL", lockOriginSQL, Utility, "", ""},
+	// users.go
+	{"createUserSQL", createUserSQL, Warm, "user: users", ""},
+	{"getUserSQL", getUserSQL, Hot, "user: users", ""},
+	{"findUsernameSQL", findUsernameSQL, Hot, "all: users", byName},
+	{"findEmailSQL", findEmailSQL, Hot, "all: users", byName},
+	{"findUsernamesSQL", findUsernamesSQL, Hot, "all: users", byName},
+	{"updateUserSQL", updateUserSQL, Warm, "user: users", ""},
+	{"searchUsersSQL", searchUsersSQL, Warm, "all: users", ""},
+	{"listUsersSQL", listUsersSQL, Warm, "all: users", ""},
+	// writer_commands.go
+	{"lockConversationsSQL", lockConversationsSQL, Hot, "conversation: conversations", ""},
+	{"targetsSQL", targetsSQL, Hot, "conversation: events", ""},
+	{"targetMembersSQL", targetMembersSQL, Hot, "conversation: participants", ""},
+	{"targetReactionsSQL", targetReactionsSQL, Hot, "conversation: reactions", ""},
+	{"targetReactedSQL", targetReactedSQL, Hot, "conversation: reactions", ""},
+	{"keepOriginalSQL", keepOriginalSQL, Hot, "conversation: events, message_originals", ""},
+	{"editMessageSQL", editMessageSQL, Hot, "conversation: events", ""},
+	{"deleteMessageSQL", deleteMessageSQL, Hot, "conversation: events", ""},
+	{"deleteEditsSQL", deleteEditsSQL, Hot, "conversation: events", ""},
+	{"deleteOriginalSQL", deleteOriginalSQL, Hot, "conversation: message_originals", ""},
+	{"deleteReactionsSQL", deleteReactionsSQL, Hot, "conversation: reactions", ""},
+	{"addReactionSQL", addReactionSQL, Hot, "conversation: reactions", ""},
+	{"removeReactionSQL", removeReactionSQL, Hot, "conversation: reactions", ""},
+	// writer_statement.go
+	{"appendSQL", appendSQL, Hot, "conversation: conversations, events", ""},
+	{"lookupSQL", lookupSQL, Hot, "conversation: events", ""},
+	{"findResentSQL", findResentSQL, Hot, "conversation: events", ""},
+	{"lockConversationSQL", lockConversationSQL, Hot, "conversation: conversations", ""},
+}
+
+// elsewhere are statements that stand in no constant named …SQL, by file.
+var elsewhere = map[string]string{
+	"alone.go":  "the advisory lock of the only node",
+	"verify.go": "the oracle, which reads everything",
+}
+
+// StatementsInSource returns the names of the constants and variables of this package
+// that hold statements: those that are called …SQL. A statement anywhere else is an
+// error.
+func StatementsInSource(t *testing.T) []string {
+	t.Helper()
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".go") || strings.HasSuffix(e.Name(), "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), e.Name(), nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range f.Decls {
+			ast.Inspect(decl, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.ValueSpec:
+					if strings.HasSuffix(n.Names[0].Name, "SQL") {
+						names = append(names, n.Names[0].Name)
+						return false
+					}
+				case *ast.FuncDecl:
+					return !strings.HasSuffix(n.Name.Name, "SQL") // it makes one of those
+				case *ast.BasicLit:
+					if text, err := strconv.Unquote(n.Value); err == nil && n.Kind == token.STRING && looksLikeSQL.MatchString(text) && elsewhere[e.Name()] == "" {
+						t.Errorf("%s holds a statement that is in no constant called …SQL: %.60q", e.Name(), text)
+					}
+				}
+				return true
+			})
+		}
+	}
+	return names
+}
+
+var looksLikeSQL = regexp.MustCompile(`^\s*(SELECT|INSERT INTO|UPDATE \w+ |DELETE FROM|WITH \w+|LOCK TABLE)\b`)
