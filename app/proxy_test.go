@@ -19,6 +19,7 @@ import (
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/identity"
+	"github.com/parleymq/parley/store/storetest"
 )
 
 // A balancer is an address of Parley's as clients see it, which passes things on.
@@ -34,8 +35,8 @@ func TestLimitsSeeThroughBalancers(t *testing.T) {
 		name  string
 		begin func(t *testing.T, a *apptest.App) balancer
 	}{
-		{"haproxy", func(t *testing.T, a *apptest.App) balancer { return haproxy(t, a.MQTTAddr(), a.HTTPAddr()) }},
-		{"nginx", func(t *testing.T, a *apptest.App) balancer { return nginx(t, a.MQTTAddr(), a.HTTPAddr()) }},
+		{"haproxy", func(t *testing.T, a *apptest.App) balancer { return haproxy(t, a) }},
+		{"nginx", func(t *testing.T, a *apptest.App) balancer { return nginx(t, a) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -175,22 +176,79 @@ func TestProxyHeadersAreForBalancers(t *testing.T) {
 	}
 }
 
+// While a node drains, whoever comes through the balancer is let in elsewhere, at once
+// or after the balancer's own retries, and hears nothing of it.
+func TestDrainBehindABalancer(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.DSN(t)
+	node := func(name string) *apptest.App {
+		return apptest.StartOn(t, dsn, func(o *app.Options) {
+			o.Node, o.Drain = name, time.Hour
+			o.ProxyFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+		})
+	}
+	leaves, stays := node("leaves"), node("stays")
+	t.Cleanup(stays.Hurry)
+	b := haproxy(t, leaves, stays)
+	u := leaves.User(t, "u")
+	probe := func() int { // how many connections the one that leaves has
+		for i := range 8 {
+			brokertest.Open(t, b.mqtt, u.As(brokertest.Connect{ClientID: fmt.Sprint("before", i)}))
+		}
+		return connections(t, leaves)
+	}
+	apptest.Eventually(t, "both get connections", func() bool { n := probe(); return n > 0 && connections(t, stays) > 0 })
+	stopped := make(chan error, 1)
+	go func() { stopped <- leaves.Stop(t.Context()) }()
+	apptest.Eventually(t, "it drains", func() bool {
+		return leaves.REST(t, u, http.MethodGet, "/readyz", nil).Status == http.StatusServiceUnavailable
+	})
+	had := connections(t, leaves)
+	for i := range 20 {
+		brokertest.Open(t, b.mqtt, u.As(brokertest.Connect{ClientID: fmt.Sprint("during", i)})).Ping()
+	}
+	if n := connections(t, leaves); n > had {
+		t.Errorf("the node that drains has %d connections, and had %d", n, had)
+	}
+	leaves.Hurry()
+	if err := <-stopped; err != nil {
+		t.Error("Stop:", err)
+	}
+}
+
+// connections is how many MQTT connections a node has.
+func connections(t *testing.T, a *apptest.App) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+a.HTTPAddr()+"/metrics", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(a.Do(t, apptest.User{}, req).Body)) {
+		var n int
+		if _, err := fmt.Sscanf(line, "parley_mqtt_connections %d", &n); err == nil {
+			return n
+		}
+	}
+	t.Fatal("there is no metric parley_mqtt_connections")
+	return 0
+}
+
 // haproxy runs HAProxy with the settings of docs/haproxy.cfg between clients and
-// the two addresses.
-func haproxy(t *testing.T, mqtt, http string) balancer {
+// one or two nodes.
+func haproxy(t *testing.T, nodes ...*apptest.App) balancer {
 	path := program(t, "haproxy")
 	b := balancer{mqtt: freeAddr(t), http: freeAddr(t)}
-	_, httpPort, _ := net.SplitHostPort(http)
-	config := configured(t, "haproxy.cfg",
-		"bind :1883", "bind "+b.mqtt, "bind :8080", "bind "+b.http,
-		"10.0.0.11:1883", mqtt, "10.0.0.11:8080", http, "check port 8080", "check port "+httpPort,
-		"maxconn 400000", "maxconn 200", "slowstart 30s", "")
-	run(t, b, path, "-db", "-f", config)
+	replace := []string{"bind :1883", "bind " + b.mqtt, "bind :8080", "bind " + b.http, "maxconn 400000", "maxconn 200", "slowstart 30s", ""}
+	for i, n := range nodes {
+		_, port, _ := net.SplitHostPort(n.HTTPAddr())
+		replace = append(replace, fmt.Sprintf("10.0.0.1%d:1883", i+1), n.MQTTAddr()+" check port "+port, fmt.Sprintf("10.0.0.1%d:8080", i+1), n.HTTPAddr())
+	}
+	run(t, b, path, "-db", "-f", configured(t, "haproxy.cfg", len(nodes), replace...))
 	return b
 }
 
 // nginx runs nginx with the settings of docs/nginx.conf.
-func nginx(t *testing.T, mqtt, http string) balancer {
+func nginx(t *testing.T, a *apptest.App) balancer {
 	path := program(t, "nginx")
 	b := balancer{mqtt: freeAddr(t), http: freeAddr(t)}
 	dir := t.TempDir()
@@ -198,16 +256,16 @@ func nginx(t *testing.T, mqtt, http string) balancer {
 	for _, what := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		fmt.Fprintf(&temp, "\n    %s_temp_path %s/%s;", what, dir, what)
 	}
-	config := configured(t, "nginx.conf",
-		"listen 1883", "listen "+b.mqtt, "listen 8080", "listen "+b.http, "10.0.0.11:1883", mqtt, "10.0.0.11:8080", http,
+	config := configured(t, "nginx.conf", 1,
+		"listen 1883", "listen "+b.mqtt, "listen 8080", "listen "+b.http, "10.0.0.11:1883", a.MQTTAddr(), "10.0.0.11:8080", a.HTTPAddr(),
 		"worker_rlimit_nofile 1048576;", "", "200000", "200", "\nhttp {", "\nhttp {"+temp.String(), "auto;", "1;")
 	run(t, b, path, "-c", config, "-e", filepath.Join(dir, "error.log"), "-g", "daemon off; pid "+dir+"/pid;")
 	return b
 }
 
 // configured writes a file of docs with the replacements, and without the servers of
-// other nodes.
-func configured(t *testing.T, name string, replace ...string) string {
+// other nodes than the first ones.
+func configured(t *testing.T, name string, nodes int, replace ...string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("..", "docs", name))
 	if err != nil {
@@ -215,7 +273,11 @@ func configured(t *testing.T, name string, replace ...string) string {
 	}
 	var lines []string
 	for line := range strings.Lines(string(b)) {
-		if !strings.Contains(line, "10.0.0.12:") && !strings.Contains(line, "10.0.0.13:") {
+		var n int
+		if _, after, ok := strings.Cut(line, "10.0.0.1"); ok && strings.Contains(line, "server ") {
+			_, _ = fmt.Sscanf(after, "%d:", &n)
+		}
+		if n <= nodes {
 			lines = append(lines, line)
 		}
 	}
