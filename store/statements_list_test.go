@@ -38,6 +38,7 @@ const (
 	allOfMine   = "all conversations of a user, once for each connection, SUBSCRIBE or change of presence; a copy of participants by user is to answer it"
 	bothWays    = "blocks lie with who has blocked; cached, and asked again after a change only. A copy by whom is to answer it"
 	byName      = "accounts by name, once for each password or mention, not for tokens; a table of names is to answer it"
+	newestOnly  = "with several nodes a message is stored only if its connection is its device's newest; spread, the sessions are to be asked before, or a token of theirs fenced in the log's database"
 	byMessageID = "messages by id alone: whoever marks them as read by id does not say in which conversation; reading up to a seq does"
 )
 
@@ -227,11 +228,26 @@ var Statements = []Statement{
 	{"lookupSQL", lookupSQL, Hot, "conversation: events", ""},
 	{"findResentSQL", findResentSQL, Hot, "conversation: events", ""},
 	{"lockConversationSQL", lockConversationSQL, Hot, "conversation: conversations", ""},
+	// journal.go
+	{"noteJournalSQL", noteJournalSQL, Hot, "", ""},
+	{"noteTakenSQL", noteTakenSQL, Hot, "", ""},
+	{"appendJournaledSQL", appendJournaledSQL, Hot, "conversation: conversations, events; user: sessions", newestOnly},
+	// place.go
+	{"beginNodeSQL", beginNodeSQL, Rare, "", ""},
+	{"beatSQL", beatSQL, Rare, "", ""},
+	{"listNodesSQL", listNodesSQL, Rare, "", ""},
+	{"buryNodeSQL", buryNodeSQL, Rare, "", ""},
+	{"releasedNodeSQL", releasedNodeSQL, Rare, "", ""},
+	{"endNodeSQL", endNodeSQL, Rare, "", ""},
+	{"readJournalSQL", readJournalSQL, Hot, "", ""},
+	{"pruneJournalSQL", pruneJournalSQL, Rare, "", ""},
+	{"pruneOldJournalSQL", pruneOldJournalSQL, Rare, "", ""},
 }
 
 // elsewhere are statements that stand in no constant named …SQL, by file.
 var elsewhere = map[string]string{
 	"alone.go":  "the advisory lock of the only node",
+	"place.go":  "advisory locks of nodes",
 	"verify.go": "the oracle, which reads everything",
 }
 

@@ -41,6 +41,7 @@ var distribution = map[string]struct{ column, of string }{
 	"signing_keys":         {},
 	"sync_origin":          {},
 	"nodes":                {},
+	"journal":              {}, // of each database its own, of what was committed there; nodes read all of them
 	"goose_db_version":     {},
 	"schema_compatibility": {},
 }

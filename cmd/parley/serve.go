@@ -37,7 +37,7 @@ type serveCmd struct {
 	ProxyFrom     string `name:"proxy-protocol-from" env:"PARLEY_PROXY_PROTOCOL_FROM" placeholder:"CIDR,…" help:"Load balancers that begin each connection with a PROXY header (version 1 or 2) naming the client: a must for MQTT, a may for HTTP."`
 	ForwardedFrom string `env:"PARLEY_FORWARDED_FROM" placeholder:"CIDR,…" help:"Reverse proxies whose X-Forwarded-For is believed, beside those of --proxy-protocol-from."`
 
-	Drain           *time.Duration `env:"PARLEY_DRAIN" placeholder:"TIME" help:"After SIGTERM, send MQTT clients away spread over this time, such as 30s, so that they do not all connect elsewhere at once. A second signal ends it. Default: all at once."`
+	Drain           *time.Duration `env:"PARLEY_DRAIN" placeholder:"TIME" help:"After SIGTERM, send MQTT clients away spread over this time, such as 30s, so that they do not all connect elsewhere at once. A second signal ends it. Default: 5s with Redis, 0 (all at once) for a node alone."`
 	ServerReference string         `env:"PARLEY_SERVER_REFERENCE" placeholder:"HOST:PORT…" help:"Other servers, named to MQTT 5 clients that are sent away (0x9C, Server Reference); several with spaces between."`
 
 	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
@@ -130,6 +130,8 @@ const maxDrain = time.Hour
 
 func (c *serveCmd) drain() (time.Duration, error) {
 	switch {
+	case c.Drain == nil && c.Redis != "":
+		return 5 * time.Second, nil // there are other nodes to go to
 	case c.Drain == nil:
 		return 0, nil
 	case *c.Drain < 0 || *c.Drain > maxDrain:

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/cluster/redistest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -42,7 +43,18 @@ func TestTheReleaseBefore(t *testing.T) {
 		w.live(t, s, fmt.Sprint("turn", i))
 		s.Stop(syscall.SIGTERM)
 	}
-	// Several nodes: old and new at once belong here, when there are several on one database.
+	// And both at once, as two nodes: what is said at either is heard at the other.
+	redis := redistest.Start(t)
+	env = append(env, "REDIS_URL="+redis.URL(), "PARLEY_DRAIN=0s")
+	older := serveBinary(t, old, append(slices.Clone(env), "PARLEY_NODE=older"))
+	newer := serveBinary(t, "", append(slices.Clone(env), "PARLEY_NODE=newer"))
+	for i, pair := range [][2]*server{{older, newer}, {newer, older}} {
+		w.meet(t, pair[0], pair[1], fmt.Sprint("meeting", i))
+	}
+	w.live(t, older, "older")
+	w.live(t, newer, "newer")
+	older.Stop(syscall.SIGTERM)
+	newer.Stop(syscall.SIGTERM)
 	if out, stderr, code := run(t, env, "", "verify"); code != 0 {
 		t.Errorf("parley verify: %d\n%s%s", code, out, stderr)
 	}
@@ -119,6 +131,22 @@ func (w *world) live(t *testing.T, s *server, turn string) {
 	bob.Close() // there is more than was waited for
 }
 
+// meet has bob at one node hear what ann says at another one.
+func (w *world) meet(t *testing.T, at, from *server, turn string) {
+	t.Helper()
+	bob := brokertest.Open(t, at.MQTT, brokertest.Connect{ClientID: turn, Password: w.bob.Token})
+	bob.AutoAck = true
+	bob.MustSubscribe(1, "conv/+/messages")
+	ann := brokertest.Open(t, from.MQTT, brokertest.Connect{ClientID: turn, Password: w.ann.Token})
+	if ack := ann.Publish(1, "conv/"+w.direct+"/messages", turn); ack.Code != 0 || ack.Seq == 0 {
+		t.Fatalf("%s: acknowledged with %+v", turn, ack)
+	}
+	w.said[w.direct] = append(w.said[w.direct], turn)
+	awaitText(t, bob, turn)
+	ann.Disconnect()
+	bob.Close()
+}
+
 // awaitText waits for a message of that content.
 func awaitText(t *testing.T, c *brokertest.Client, content string) {
 	t.Helper()
@@ -168,7 +196,13 @@ func (w *world) search(t *testing.T, s *server, turn string) {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		var page struct{ Data []struct{ Content string } }
 		s.rest(t, w.bob.Token, http.MethodGet, "/api/messages/search?limit=100&q=edited", nil, http.StatusOK, &page)
-		if len(page.Data) == (len(w.said[w.direct])+len(w.said[w.group]))/2 {
+		want := 0
+		for _, said := range w.said {
+			for _, content := range said {
+				want += strings.Count(content, "edited")
+			}
+		}
+		if len(page.Data) == want {
 			return
 		}
 	}
