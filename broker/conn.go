@@ -36,6 +36,8 @@ type Conn struct {
 	intake *Intake // set with Client, by NewIntake; nil before
 
 	framing   framing      // owned by the reader
+	strict    strict       // framing's
+	bad       error        // owned by the reader: what is wrong with the packet after those that mochi has
 	idle      atomic.Int64 // read deadline that mochi asked for, in Unix nanoseconds; 0: none
 	connected atomic.Bool  // CONNECT was accepted
 	version   byte         // of MQTT; set before connected
@@ -62,7 +64,7 @@ type Conn struct {
 
 func newConn(c net.Conn, l *Limits, logger *slog.Logger) *Conn {
 	conn := &Conn{Conn: c, limits: l, logger: logger, flushed: make(chan struct{})}
-	conn.framing.maxFirst, conn.framing.max = l.MaxConnectPacket, l.MaxPacket
+	conn.framing.maxFirst, conn.framing.max, conn.framing.strict = l.MaxConnectPacket, l.MaxPacket, &conn.strict
 	_ = c.SetReadDeadline(time.Now().Add(l.ConnectTimeout))
 	return conn
 }
@@ -102,6 +104,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.isClosing() {
 		return 0, net.ErrClosed
 	}
+	if c.bad != nil {
+		return 0, c.refuse(c.bad)
+	}
 	partial := !c.framing.since.IsZero() && c.connected.Load()
 	start := time.Now()
 	if partial { // only the time spent waiting for it counts: the reader may have been busy
@@ -112,9 +117,12 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.framing.waited += time.Since(start)
 	}
 	if n > 0 {
-		if ferr := c.framing.feed(p[:n], time.Now()); ferr != nil {
-			c.refuse(ferr)
-			return 0, ferr
+		var bad error
+		if n, bad = c.framing.feed(p[:n], time.Now()); bad != nil {
+			if c.bad = bad; n > 0 { // what came before it is still served
+				return n, nil
+			}
+			return 0, c.refuse(bad)
 		}
 	}
 	if c.isClosing() { // the deadline that woke us was Close's
@@ -123,17 +131,22 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// refuse says why the bytes of the peer end the connection, where it may be said.
-func (c *Conn) refuse(err error) {
-	if !c.connected.Load() {
-		return
-	}
+// refuse says why the bytes of the peer end the connection, where it may be said,
+// and returns the reason.
+func (c *Conn) refuse(err error) error {
+	var v *violation
+	isViolation := errors.As(err, &v)
 	switch {
+	case !c.connected.Load():
+		if isViolation {
+			_, _ = c.Write(appendRefusal(nil, c.strict.version, v, c.strict.maxPacket))
+		}
+	case isViolation:
+		c.DisconnectCode(v.code, v.reason)
 	case errors.Is(err, errPacketTooLarge):
 		c.DisconnectCode(packets.ErrPacketTooLarge.Code, "packet over "+itoa(c.limits.MaxPacket)+" bytes")
-	default:
-		c.DisconnectCode(packets.ErrMalformedPacket.Code, err.Error())
 	}
+	return err
 }
 
 // SetDeadline implements net.Conn: mochi calls it with the keepalive's end before

@@ -107,7 +107,7 @@ func TestHardLimitCutsOff(t *testing.T) {
 		accept(c, 5, nil, nil)
 		synctest.Wait()
 		reader := make(chan error)
-		go func() { _, err := c.Read(make([]byte, 10)); reader <- err }()
+		go func() { _, err := c.Read(make([]byte, 100)); reader <- err }()
 		for range 3000 {
 			c.WriteAck(packets.Puback, 1, 0) // of a peer that sends and does not read
 		}
@@ -135,7 +135,7 @@ func TestWriteTimeout(t *testing.T) {
 		c, p := pipe(broker.Limits{WriteTimeout: 7 * second})
 		accept(c, 5, nil, nil)
 		start := time.Now()
-		if _, err := c.Read(make([]byte, 10)); err == nil || time.Since(start) != 7*second {
+		if _, err := c.Read(make([]byte, 100)); err == nil || time.Since(start) != 7*second {
 			t.Errorf("the reader ended after %v with %v, want after 7 s", time.Since(start), err)
 		}
 		c.Finish()
@@ -175,7 +175,7 @@ func TestSlowPeerThatReadsIsKept(t *testing.T) {
 				}
 				_ = c.SetDeadline(time.Time{}) // no keepalive
 				start = time.Now()             // and now it stops
-				if _, err := c.Read(make([]byte, 10)); err == nil || time.Since(start) < 6*second || time.Since(start) > 9*second {
+				if _, err := c.Read(make([]byte, 100)); err == nil || time.Since(start) < 6*second || time.Since(start) > 9*second {
 					t.Errorf("the reader ended %v after the peer had stopped, with %v; want about 7 s", time.Since(start), err)
 				}
 				c.Finish()
@@ -212,7 +212,7 @@ func TestSlowPeerBehindALargeSocketBuffer(t *testing.T) {
 		c.Publish(f, delivery.Packet{})
 	}
 	reader := make(chan error, 1)
-	go func() { _, err := c.Read(make([]byte, 10)); reader <- err }() // ends with the connection
+	go func() { _, err := c.Read(make([]byte, 100)); reader <- err }() // ends with the connection
 	buf := make([]byte, 32<<10)
 	tick := time.NewTicker(100 * time.Millisecond) // 320 KB a second: in 800 ms less than a third
 	defer tick.Stop()
@@ -249,7 +249,7 @@ func TestFarewellIsLast(t *testing.T) {
 			if _, err := c.Write([]byte{0xD0, 0}); err == nil {
 				t.Error("Write takes more")
 			}
-			if _, err := c.Read(make([]byte, 10)); !errors.Is(err, net.ErrClosed) {
+			if _, err := c.Read(make([]byte, 100)); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("Read: %v, want closed", err)
 			}
 			p.readAll()
@@ -352,8 +352,8 @@ func TestDeadlines(t *testing.T) {
 				start := time.Now()
 				if test.connected {
 					p.readAll()
-					go func() { _, _ = p.Write([]byte{0x10, 0}) }()
-					if _, err := c.Read(make([]byte, 10)); err != nil {
+					go func() { _, _ = p.Write(validPackets(5)["CONNECT"]) }()
+					if _, err := c.Read(make([]byte, 100)); err != nil {
 						t.Fatal(err)
 					}
 					accept(c, 5, func(cl *mqtt.Client) { cl.State.Keepalive = test.keepalive }, nil)
@@ -366,7 +366,7 @@ func TestDeadlines(t *testing.T) {
 				go func() { _, _ = p.Write(test.send) }()
 				var err error
 				for err == nil {
-					_, err = c.Read(make([]byte, 10))
+					_, err = c.Read(make([]byte, 100))
 				}
 				if d := time.Since(start); d != test.want || !errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Errorf("the reader ended after %v with %v, want after %v", d, err, test.want)
@@ -392,12 +392,12 @@ func TestFramingErrorsAreTold(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				c, p := pipe(broker.Limits{})
-				go func() { _, _ = p.Write([]byte{0x10, 0}) }()
-				_, _ = c.Read(make([]byte, 10))
+				go func() { _, _ = p.Write(validPackets(5)["CONNECT"]) }()
+				_, _ = c.Read(make([]byte, 100))
 				accept(c, 5, nil, nil)
 				p.readAll()
 				go func() { _, _ = p.Write(test.send) }()
-				if _, err := c.Read(make([]byte, 10)); err == nil {
+				if _, err := c.Read(make([]byte, 100)); err == nil {
 					t.Error("Read: no error")
 				}
 				c.Finish()

@@ -22,8 +22,6 @@ var (
 	ErrPacketTooBig  = errPacketTooLarge
 	ErrNotConnect    = errNotConnect
 	ErrMalformed     = errMalformed
-	ErrQoS           = errQoS
-	ErrType          = errType
 )
 
 // NewConn returns a connection that no server looks after.
@@ -59,7 +57,7 @@ func NewFraming(maxFirst, maxOther int) *Framing {
 
 // Feed is feed; within reports whether a packet has begun and not ended.
 func (f *Framing) Feed(b []byte) (within bool, err error) {
-	err = f.f.feed(b, time.Unix(1, 0))
+	_, err = f.f.feed(b, time.Unix(1, 0))
 	return !f.f.since.IsZero(), err
 }
 
@@ -68,3 +66,45 @@ func CutProxyHeader(r io.Reader) (head, rest []byte, none bool, err error) {
 	head, rest, err = cutProxyHeader(r)
 	return head, rest, errors.Is(err, errNoProxyHeader), err
 }
+// Strict is strict.
+type Strict struct{ s strict }
+
+// NewStrict returns a checker of what follows a CONNECT of the version; 0: of a whole
+// connection.
+func NewStrict(version byte) *Strict { return &Strict{strict{version: version}} }
+
+// Version is what CONNECT said.
+func (s *Strict) Version() byte { return s.s.version }
+
+// Packet checks one packet, whose body comes in the given pieces.
+func (s *Strict) Packet(header byte, first bool, length int, pieces ...[]byte) error {
+	if err := s.s.header(header, first); err != nil {
+		return err
+	}
+	if err := s.s.begin(length); err != nil {
+		return err
+	}
+	for _, p := range pieces {
+		if err := s.s.feed(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ViolationCode returns the reason code of a violation, 0 for what is none.
+func ViolationCode(err error) byte {
+	var v *violation
+	if errors.As(err, &v) {
+		return v.code
+	}
+	return 0
+}
+
+// NewStrictFraming is NewFraming with a look at the packets.
+func NewStrictFraming(maxFirst, maxOther int) *Framing {
+	return &Framing{framing{maxFirst: maxFirst, max: maxOther, strict: &strict{}}}
+}
+
+// Whole is Feed that says how many bytes may be passed on.
+func (f *Framing) Whole(b []byte) (int, error) { return f.f.feed(b, time.Unix(1, 0)) }

@@ -7,21 +7,19 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// Errors that end a connection while its bytes are being framed.
+// Errors that end a connection while its bytes are being framed, beside violations.
 var (
 	errPacketTooLarge = errors.New("packet larger than the limit")
 	errNotConnect     = errors.New("first packet is not CONNECT")
-	errMalformed      = errors.New("malformed remaining length")
-	errType           = errors.New("packet type 0 does not exist") // mochi closes without a word
-	errQoS            = errors.New("QoS 3 does not exist")         // [MQTT-3.3.1-4]; mochi calls it a protocol error
 )
 
 // framing follows the packets in a stream of bytes, without copying them, so that
-// a packet that is too large or too slow is found before anything is allocated
-// for it. It is owned by the connection's reader.
+// a packet that is too large, too slow or malformed is found before anything is
+// allocated for it. It is owned by the connection's reader.
 type framing struct {
-	maxFirst int // bytes of the first packet, CONNECT
-	max      int // bytes of any other
+	maxFirst int     // bytes of the first packet, CONNECT
+	max      int     // bytes of any other
+	strict   *strict // looks at the packets; nil: nobody does
 
 	seen    bool          // the first packet has been looked at
 	header  byte          // of the packet at hand
@@ -43,47 +41,52 @@ const (
 )
 
 // feed takes the next bytes of the stream. The error says why the connection must
-// end; it is one of those above.
-func (f *framing) feed(b []byte, now time.Time) error {
-	for len(b) > 0 {
+// end; whole is then how many of the bytes belong to packets before that.
+func (f *framing) feed(b []byte, now time.Time) (whole int, err error) {
+	for at := 0; at < len(b); {
+		rest := b[at:]
 		switch f.phase {
 		case inType:
-			f.header, f.length, f.shift, f.phase, f.since, f.waited = b[0], 0, 0, inLength, now, 0
+			f.header, f.length, f.shift, f.phase, f.since, f.waited = rest[0], 0, 0, inLength, now, 0
+			whole = at
 			if !f.seen && f.header != packets.Connect<<4 {
-				return errNotConnect
+				return whole, errNotConnect
 			}
-			switch {
-			case f.header>>4 == packets.Reserved:
-				return errType
-			case f.header>>4 == packets.Publish && f.header&6 == 6:
-				return errQoS
-			}
-			b = b[1:]
-		case inLength:
-			f.length |= int(b[0]&0x7f) << f.shift
-			if b[0]&0x80 != 0 {
-				if f.shift += 7; f.shift > 21 {
-					return errMalformed
+			if f.strict != nil {
+				if err := f.strict.header(f.header, !f.seen); err != nil {
+					return whole, err
 				}
-				b = b[1:]
+			}
+			at++
+		case inLength:
+			f.length |= int(rest[0]&0x7f) << f.shift
+			at++
+			if rest[0]&0x80 != 0 {
+				if f.shift += 7; f.shift > 21 {
+					return whole, errMalformed
+				}
 				continue
 			}
-			b = b[1:]
 			if err := f.begin(); err != nil {
-				return err
+				return whole, err
 			}
 		case inBody:
-			n := min(len(b), f.missing)
+			n := min(len(rest), f.missing)
 			if f.header>>4 == packets.Disconnect && f.missing == f.length {
-				f.goodbye = b[0]
+				f.goodbye = rest[0]
 			}
-			b = b[n:]
+			if f.strict != nil {
+				if err := f.strict.feed(rest[:n]); err != nil {
+					return whole, err
+				}
+			}
+			at += n
 			if f.missing -= n; f.missing == 0 {
 				f.end()
 			}
 		}
 	}
-	return nil
+	return len(b), nil
 }
 
 func (f *framing) begin() error {
@@ -94,6 +97,11 @@ func (f *framing) begin() error {
 	f.seen = true
 	if f.length+2+f.shift/7 > limit {
 		return errPacketTooLarge
+	}
+	if f.strict != nil {
+		if err := f.strict.begin(f.length); err != nil {
+			return err
+		}
 	}
 	f.missing, f.phase = f.length, inBody
 	if f.missing == 0 {

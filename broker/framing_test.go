@@ -16,10 +16,6 @@ func parse(s []byte, maxFirst, maxOther int) (within bool, err error) {
 		switch {
 		case limit == maxFirst && s[0] != 0x10:
 			return true, broker.ErrNotConnect
-		case s[0]>>4 == 0:
-			return true, broker.ErrType
-		case s[0]&0xf6 == 0x36:
-			return true, broker.ErrQoS
 		}
 		length, digits := 0, 0
 		for {

@@ -224,6 +224,23 @@ func appendParting(b []byte, g parting, limit int) []byte {
 	return append(appendVarint(b, len(props)), props...)
 }
 
+// appendRefusal appends the CONNACK for a CONNECT that is not one, where the version
+// has a word for it: the client's Maximum Packet Size is limit, or 0.
+func appendRefusal(b []byte, version byte, v *violation, limit uint32) []byte {
+	switch {
+	case version == 5:
+		props := appendStringProp(nil, propReasonString, v.reason)
+		if limit > 0 && 2+3+len(props) > int(limit) { // [MQTT-3.2.2-19]
+			props = nil
+		}
+		b = append(b, packets.Connack<<4, byte(3+len(props)), 0, v.code, byte(len(props)))
+		return append(b, props...)
+	case version == 4 && v == errVersion:
+		return append(b, packets.Connack<<4, 2, 0, packets.Err3UnsupportedProtocolVersion.Code)
+	}
+	return b
+}
+
 func appendStringProp(b []byte, id byte, s string) []byte {
 	return appendUTF8(append(b, id), s)
 }

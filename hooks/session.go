@@ -212,15 +212,10 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 // CONNECT and says in those of 5.0. Where 3.1.1 has no word for it, the
 // connection is closed without CONNACK (MQTT 3.1.1, 3.1.4).
 func refusalV3(cl *mqtt.Client, pk packets.Packet) packets.Packet {
-	switch {
-	case cl.Properties.ProtocolVersion != 4:
-		pk.ReasonCode = packets.Err3UnsupportedProtocolVersion.Code // [MQTT-3.1.2-2]
-	case cl.Properties.Props.AssignedClientID != "" && !cl.Properties.Clean:
+	if cl.Properties.Props.AssignedClientID != "" && !cl.Properties.Clean {
 		pk.ReasonCode = packets.Err3ClientIdentifierNotValid.Code // [MQTT-3.1.3-8]
-	default:
-		if conn, ok := cl.Net.Conn.(*broker.Conn); ok {
-			conn.DisconnectCode(pk.ReasonCode, "")
-		}
+	} else if conn, ok := cl.Net.Conn.(*broker.Conn); ok {
+		conn.DisconnectCode(pk.ReasonCode, "")
 	}
 	return pk
 }
