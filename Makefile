@@ -22,7 +22,8 @@ help:
 	@printf '  make test ARGS="./chat/... -v"    some of the tests, without lint\n'
 	@printf '  make bench BENCH=Append COUNT=6   some of the benchmarks, for benchstat\n'
 	@printf '  make fuzz FUZZ=Topic TIME=5m      some of the fuzz tests, longer\n'
-	@printf '  make campaign FOR=30m SEED=7      a long campaign, or a failed one again\n\n'
+	@printf '  make campaign FOR=30m SEED=7      a long campaign, or a failed one again\n'
+	@printf '  make packets FOR=1h               bad packets for an hour\n\n'
 
 .PHONY: run
 run: ## start Parley here, with a PostgreSQL of its own unless DATABASE_URL is set
@@ -57,6 +58,11 @@ fuzz: ## run each fuzz test for a while
 campaign: ## try to break the promises for a while: docs/reliability.md
 	@scripts/need go cc postgresql
 	@go run ./campaign/cmd -race -for=$(FOR) $(if $(SEED),-seed=$(SEED)) $(ARGS)
+
+.PHONY: packets
+packets: ## send the server bad packets for a while: docs/conformance.md
+	@scripts/need go cc postgresql
+	@PARLEY_FUZZ_FOR=$(FOR) PARLEY_FUZZ_SEED=$(SEED) go test -race -count=1 -timeout=0 -v -run=TestPackets ./app/packetfuzz
 
 .PHONY: build
 build: ## build bin/parley, one static binary
