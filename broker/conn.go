@@ -64,8 +64,9 @@ type Conn struct {
 
 func newConn(c net.Conn, l *Limits, logger *slog.Logger) *Conn {
 	conn := &Conn{Conn: c, limits: l, logger: logger, flushed: make(chan struct{})}
-	conn.framing.maxFirst, conn.framing.max, conn.framing.strict = l.MaxConnectPacket, l.MaxPacket, &conn.strict
+	conn.framing.maxFirst, conn.framing.max = l.MaxConnectPacket, l.MaxPacket
 	_ = c.SetReadDeadline(time.Now().Add(l.ConnectTimeout))
+	conn.framing.strict = &conn.strict
 	return conn
 }
 
