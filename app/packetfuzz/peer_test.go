@@ -78,6 +78,8 @@ func (p *peer) read() {
 			p.fault(errors.New("a second CONNACK [MQTT-3.2.0-2]"))
 		case said == packets.Disconnect:
 			p.fault(fmt.Errorf("%s after DISCONNECT [MQTT-3.14.4-1]", packets.PacketNames[kind]))
+		case kind == packets.Connack && (len(body) < 2 || body[0] > 1):
+			p.fault(fmt.Errorf("CONNACK with the flags %x [MQTT-3.2.2-1]", body))
 		case kind == packets.Disconnect && p.version == 4:
 			p.fault(errors.New("DISCONNECT in MQTT 3.1.1"))
 		}
