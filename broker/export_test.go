@@ -66,6 +66,7 @@ func CutProxyHeader(r io.Reader) (head, rest []byte, none bool, err error) {
 	head, rest, err = cutProxyHeader(r)
 	return head, rest, errors.Is(err, errNoProxyHeader), err
 }
+
 // Strict is strict.
 type Strict struct{ s strict }
 
