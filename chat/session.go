@@ -10,10 +10,15 @@ type SubscriptionState struct {
 	Filter     string `json:"filter"` // as the client wrote it
 	QoS        byte   `json:"qos"`
 	Identifier uint32 `json:"identifier,omitempty"` // MQTT 5 subscription identifier; 0: none
+
+	// Options of MQTT 5, of filters on device topics (3.8.3.1).
+	NoLocal           bool `json:"noLocal,omitempty"`
+	RetainAsPublished bool `json:"retainAsPublished,omitempty"`
 }
 
 // InflightState is a publication that was sent and not acknowledged. Its content
-// is in the log.
+// is in the log; one to a device topic has no conversation and no place, and holds
+// its packet identifier's place only.
 type InflightState struct {
 	PacketID       uint16 `json:"packetId"`
 	ConversationID ID     `json:"conversationId"`

@@ -182,9 +182,10 @@ SELECT e.conversation_id, format('message %s is not in the search index, which h
 FROM search_positions i JOIN events e ON e.conversation_id = i.conversation_id AND e.seq <= i.seq
 WHERE e.type = 'message' AND e.deleted_at IS NULL AND e.edited_at IS NULL AND e.content ~ '[0-9A-Za-z]'
   AND NOT EXISTS (SELECT FROM message_terms t WHERE t.conversation_id = e.conversation_id AND t.seq = e.seq)`},
+	// Whoever has connected without saying who they are has an id of version 8 (chat.AnonymousID).
 	{"session-user", `
 SELECT NULL::uuid, format('session %s is of user %s, who does not exist', s.id, s.user_id) FROM sessions s
-WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = s.user_id)`},
+WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = s.user_id) AND substr(s.user_id::text, 15, 1) <> '8'`},
 	{"cursor", `
 SELECT k.conversation_id, format('session %s has acknowledged it to %s, and the log ends at %s', k.session_id, k.seq, c.last_seq)
 FROM session_cursors k LEFT JOIN conversations c ON c.id = k.conversation_id
@@ -196,7 +197,8 @@ WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = k.session_id)`},
 SELECT i."conversationId", format('session %s has event %s on its way, and the log ends at %s', s.id, i.seq, c.last_seq)
 FROM sessions s CROSS JOIN LATERAL jsonb_to_recordset(s.inflight) AS i ("conversationId" uuid, seq bigint)
 LEFT JOIN conversations c ON c.id = i."conversationId"
-WHERE c.id IS NULL OR i.seq NOT BETWEEN 1 AND c.last_seq`},
+WHERE (c.id IS NULL OR i.seq NOT BETWEEN 1 AND c.last_seq)
+  AND (i."conversationId", i.seq) <> ('00000000-0000-0000-0000-000000000000', 0)`},
 	{"presence", `
 SELECT NULL::uuid, format('user %s is invisible, and shown as here at node %s', user_id, node) FROM presences
 WHERE invisible AND node IS NOT NULL`},

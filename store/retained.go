@@ -1,0 +1,231 @@
+package store
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/parleymq/parley/chat"
+)
+
+var _ chat.RetainedStore = (*Store)(nil)
+
+// The one space of all is the zero id, which a parameter of ours takes for NULL.
+const (
+	inSpace     = `space = coalesce(@space::uuid, ` + leastID + `)`
+	namedTopics = `(space, topic) IN (SELECT coalesce(n.space, ` + leastID + `), n.topic FROM unnest(@spaces::uuid[], @topics::text[]) AS n (space, topic))`
+)
+
+// knownRetainedSQL says which of the topics have a retained message, and locks those
+// in the order in which all do.
+const knownRetainedSQL = `
+SELECT space, topic FROM retained_messages WHERE ` + namedTopics + ` ORDER BY space, topic FOR UPDATE`
+
+// countRetainedSQL counts what a user has, as far as that matters.
+const countRetainedSQL = `
+SELECT u.id, (SELECT count(*) FROM (SELECT FROM retained_messages r WHERE r.user_id = u.id LIMIT @limit) AS theirs)
+FROM unnest(@users::uuid[]) AS u (id)`
+
+const putRetainedSQL = `
+INSERT INTO retained_messages (space, topic, user_id, origin, qos, properties, payload, stored_at, expires_at)
+SELECT * FROM (
+  SELECT coalesce(space, ` + leastID + `), topic, user_id, origin, qos, properties, payload, @now::timestamptz, expires_at
+  FROM unnest(@spaces::uuid[], @topics::text[], @users::uuid[], @origins::int8[], @qos::int2[], @properties::bytea[], @payloads::bytea[], @expires::timestamptz[])
+    AS n (space, topic, user_id, origin, qos, properties, payload, expires_at)
+  ORDER BY 1, topic COLLATE "C"
+) AS n
+ON CONFLICT ON CONSTRAINT retained_messages_key DO UPDATE SET
+  user_id = excluded.user_id, origin = excluded.origin, qos = excluded.qos, properties = excluded.properties,
+  payload = excluded.payload, stored_at = excluded.stored_at, expires_at = excluded.expires_at`
+
+const deleteRetainedSQL = `
+DELETE FROM retained_messages WHERE ` + namedTopics
+
+// PutRetained implements chat.RetainedStore.
+func (s *Store) PutRetained(ctx context.Context, changes []chat.RetainedChange, full bool, now time.Time) (refused []error, err error) {
+	const op = "store.PutRetained"
+	for range 3 {
+		refused, err = s.putRetained(ctx, changes, full, now)
+		if !isCollision(err) {
+			return refused, translate(op, err)
+		}
+	}
+	return nil, translate(op, err)
+}
+
+func (s *Store) putRetained(ctx context.Context, changes []chat.RetainedChange, full bool, now time.Time) (refused []error, err error) {
+	refused = make([]error, len(changes))
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := refuseRetained(ctx, tx, changes, full, refused); err != nil {
+			return err
+		}
+		var put, removed retainedColumns
+		for i, c := range changes {
+			switch {
+			case refused[i] != nil:
+			case len(c.Payload) == 0:
+				removed.add(c)
+			default:
+				put.add(c)
+			}
+		}
+		if len(removed.topics) > 0 {
+			if _, err := tx.Exec(ctx, deleteRetainedSQL, pgx.NamedArgs{"spaces": removed.spaces, "topics": removed.topics}); err != nil {
+				return err
+			}
+		}
+		if len(put.topics) == 0 {
+			return nil
+		}
+		_, err := tx.Exec(ctx, putRetainedSQL, pgx.NamedArgs{
+			"spaces": put.spaces, "topics": put.topics, "users": put.users, "origins": put.origins, "qos": put.qos,
+			"properties": put.properties, "payloads": put.payloads, "expires": put.expires, "now": now,
+		})
+		return err
+	})
+	return refused, err
+}
+
+// retainedColumns are rows of retained_messages, column by column.
+type retainedColumns struct {
+	spaces, users        []chat.ID
+	topics               []string
+	origins              []int64
+	qos                  []int16
+	properties, payloads [][]byte
+	expires              []*time.Time
+}
+
+func (r *retainedColumns) add(c chat.RetainedChange) {
+	r.spaces, r.topics, r.users = append(r.spaces, c.Space), append(r.topics, c.Topic), append(r.users, c.UserID)
+	r.origins, r.qos = append(r.origins, int64(c.Origin)), append(r.qos, int16(c.QoS))
+	properties := c.Properties
+	if properties == nil {
+		properties = []byte{}
+	}
+	r.properties, r.payloads = append(r.properties, properties), append(r.payloads, c.Payload)
+	var expires *time.Time
+	if !c.Expires.IsZero() {
+		expires = &c.Expires
+	}
+	r.expires = append(r.expires, expires)
+}
+
+type retainedKey struct {
+	space chat.ID
+	topic string
+}
+
+// refuseRetained finds those changes that would make a new message of a user who has
+// as many as they may. What two transactions do at once may pass the limit by as much.
+func refuseRetained(ctx context.Context, tx pgx.Tx, changes []chat.RetainedChange, full bool, refused []error) error {
+	var all retainedColumns
+	for _, c := range changes {
+		all.add(c)
+	}
+	known := map[retainedKey]bool{}
+	found, err := collect(ctx, tx, func(row pgx.CollectableRow) (k retainedKey, err error) {
+		err = row.Scan(&k.space, &k.topic)
+		return k, err
+	}, knownRetainedSQL, pgx.NamedArgs{"spaces": all.spaces, "topics": all.topics})
+	if err != nil {
+		return err
+	}
+	for _, k := range found {
+		known[k] = true
+	}
+	room := map[chat.ID]int{}
+	var users []chat.ID
+	for _, c := range changes {
+		if _, ok := room[c.UserID]; !ok && len(c.Payload) > 0 && !known[retainedKey{c.Space, c.Topic}] {
+			room[c.UserID] = 0
+			users = append(users, c.UserID)
+		}
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	type count struct {
+		user chat.ID
+		n    int
+	}
+	counts, err := collect(ctx, tx, func(row pgx.CollectableRow) (c count, err error) {
+		err = row.Scan(&c.user, &c.n)
+		return c, err
+	}, countRetainedSQL, pgx.NamedArgs{"users": users, "limit": chat.MaxRetainedByUser})
+	if err != nil {
+		return err
+	}
+	for _, c := range counts {
+		room[c.user] = chat.MaxRetainedByUser - c.n
+	}
+	for i, c := range changes {
+		if len(c.Payload) == 0 || known[retainedKey{c.Space, c.Topic}] {
+			continue
+		}
+		if room[c.UserID]--; full {
+			refused[i] = &chat.Error{Code: chat.Quota, Field: "topic", Msg: "the server keeps as many retained messages as it may"}
+		} else if room[c.UserID] < 0 {
+			refused[i] = &chat.Error{Code: chat.Quota, Field: "topic", Msg: "you have " + strconv.Itoa(chat.MaxRetainedByUser) + " retained messages, which is the limit; remove some"}
+		}
+	}
+	return nil
+}
+
+const listRetainedSQL = `
+SELECT topic FROM retained_messages WHERE ` + inSpace + ` AND topic > @after ORDER BY topic LIMIT @limit`
+
+// The byte after a slash is 0: what is below a level is a range.
+const listRetainedBelowSQL = `
+SELECT topic FROM retained_messages WHERE ` + inSpace + ` AND topic > @after AND topic >= @below AND topic < @until ORDER BY topic LIMIT @limit`
+
+// ListRetainedTopics implements chat.RetainedStore.
+func (s *Store) ListRetainedTopics(ctx context.Context, space chat.ID, below, after string, limit int) ([]string, error) {
+	args := pgx.NamedArgs{"space": space, "after": after, "limit": limit}
+	query := listRetainedSQL
+	if below != "" {
+		query, args["below"], args["until"] = listRetainedBelowSQL, below+"/", below+"0"
+	}
+	topics, err := collect(ctx, s.pool, pgx.RowTo[string], query, args)
+	return topics, translate("store.ListRetainedTopics", err)
+}
+
+const getRetainedSQL = `
+SELECT topic, origin, qos, properties, payload, expires_at FROM retained_messages
+WHERE ` + inSpace + ` AND topic = ANY(@topics) AND (expires_at IS NULL OR expires_at > @now)`
+
+// GetRetained implements chat.RetainedStore.
+func (s *Store) GetRetained(ctx context.Context, space chat.ID, topics []string, now time.Time) ([]*chat.Publication, error) {
+	found, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (*chat.Publication, error) {
+		p := &chat.Publication{Space: space, Retain: true}
+		var origin int64
+		var qos int16
+		var expires *time.Time
+		err := row.Scan(&p.Topic, &origin, &qos, &p.Properties, &p.Payload, &expires)
+		p.Origin, p.QoS = uint64(origin), byte(qos)
+		if expires != nil {
+			p.Expires = *expires
+		}
+		return p, err
+	}, getRetainedSQL, pgx.NamedArgs{"space": space, "topics": topics, "now": now})
+	return found, translate("store.GetRetained", err)
+}
+
+// CountRetained implements chat.RetainedStore.
+func (s *Store) CountRetained(ctx context.Context) (n int64, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT count(*) FROM retained_messages`).Scan(&n)
+	return n, translate("store.CountRetained", err)
+}
+
+const deleteExpiredRetainedSQL = `
+DELETE FROM retained_messages WHERE (space, topic) IN (
+  SELECT space, topic FROM retained_messages WHERE expires_at <= @now ORDER BY space, topic LIMIT @limit FOR UPDATE SKIP LOCKED
+)`
+
+// DeleteExpiredRetained implements chat.RetainedStore.
+func (s *Store) DeleteExpiredRetained(ctx context.Context, now time.Time, limit int) (int64, error) {
+	tag, err := s.pool.Exec(ctx, deleteExpiredRetainedSQL, pgx.NamedArgs{"now": now, "limit": limit})
+	return tag.RowsAffected(), translate("store.DeleteExpiredRetained", err)
+}
