@@ -28,7 +28,8 @@ type Conn struct {
 	net.Conn
 	limits *Limits
 	logger *slog.Logger
-	fence  *chat.Fence // set before the connection is used
+	fence  *chat.Fence   // set before the connection is used
+	sent   *atomic.Int64 // the server's count of PUBLISH packets written
 
 	Client *mqtt.Client // set once, in OnConnect, on the reader's goroutine
 	State  any          // the hooks' own, set with Client
@@ -63,7 +64,7 @@ type Conn struct {
 }
 
 func newConn(c net.Conn, l *Limits, logger *slog.Logger) *Conn {
-	conn := &Conn{Conn: c, limits: l, logger: logger, flushed: make(chan struct{})}
+	conn := &Conn{Conn: c, limits: l, logger: logger, sent: new(atomic.Int64), flushed: make(chan struct{})}
 	conn.framing.maxFirst, conn.framing.max = l.MaxConnectPacket, l.MaxPacket
 	_ = c.SetReadDeadline(time.Now().Add(l.ConnectTimeout))
 	conn.framing.strict = &conn.strict

@@ -1,7 +1,7 @@
 // Package broker runs the embedded MQTT server: listeners, connections, limits
 // and lifecycle, and the packets that Parley writes itself. mochi-mqtt is the
-// codec and the connection loop inside it; what mochi would do with conv/ and
-// user/ topics (acknowledgements, in-flight messages, session take-over, wills)
+// codec and the connection loop inside it; what mochi would do with packets
+// (acknowledgements, in-flight messages, session take-over, wills, topics)
 // is done here and in hooks instead, because an acknowledgement must wait for a
 // commit, and delivery is served from the log.
 //

@@ -26,7 +26,7 @@ type Intake struct {
 	room    chan struct{}
 	closed  bool // mu guards
 
-	releasing map[uint16]struct{} // QoS 2: PUBREC is out, PUBREL is due; owned by the reader and settle, under mu
+	releasing map[uint16]bool // QoS 2: PUBREC is out, PUBREL is due; true: of a device topic. Owned by the reader and settle, under mu
 }
 
 // Publish is one publish between its arrival and its acknowledgement. It is the
@@ -37,6 +37,8 @@ type Publish struct {
 	Name     string // of the topic, as it was sent, if Topic is zero because it is none of the contract's
 	PacketID uint16 // 0 at QoS 0
 	QoS      byte
+	Device   bool  // to a device topic: sent again in a later connection, it is known by its identifier alone
+	Code     byte  // of the acknowledgement, if there is no error
 	Err      error // outcome
 
 	intake *Intake
@@ -131,6 +133,42 @@ func (in *Intake) inFlight(packetID uint16) bool {
 	return ok
 }
 
+// Restore begins with identifiers that wait for PUBREL since an earlier connection of
+// the session, before anything is read; see Releasing.
+func (in *Intake) Restore(packetIDs []uint16) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, id := range packetIDs {
+		in.await(id, true)
+	}
+}
+
+// Releasing returns the identifiers that wait for PUBREL, of publishes to device
+// topics: those are not stored, so nothing else tells that one is sent again. At most
+// 1,024.
+func (in *Intake) Releasing() []uint16 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var ids []uint16
+	for id, device := range in.releasing {
+		if device {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// await notes that an identifier waits for PUBREL. mu is held.
+func (in *Intake) await(packetID uint16, device bool) {
+	if len(in.releasing) >= maxReleasing {
+		return
+	}
+	if in.releasing == nil {
+		in.releasing = map[uint16]bool{}
+	}
+	in.releasing[packetID] = device
+}
+
 // Release answers PUBREL: it reports whether the identifier was waiting for it.
 func (in *Intake) Release(packetID uint16) bool {
 	in.mu.Lock()
@@ -211,18 +249,15 @@ func (in *Intake) answer(p *Publish) bool {
 	if p.QoS == 2 {
 		kind = packets.Pubrec
 	}
-	code, mayAnswer := byte(0), true
+	code, mayAnswer := p.Code, true
 	if p.Err != nil {
 		code, mayAnswer = PubackReason(p.Err)
 	}
 	if !mayAnswer {
 		return false
 	}
-	if p.QoS == 2 && (code == 0 || in.conn.version < 5) && len(in.releasing) < maxReleasing {
-		if in.releasing == nil {
-			in.releasing = map[uint16]struct{}{}
-		}
-		in.releasing[p.PacketID] = struct{}{}
+	if p.QoS == 2 && (code < packets.ErrUnspecifiedError.Code || in.conn.version < 5) {
+		in.await(p.PacketID, p.Device)
 	}
 	if p.QoS > 0 {
 		in.conn.writeOutcome(kind, p, code)

@@ -39,6 +39,7 @@ func (c *Conn) Publish(f *delivery.Frame, p delivery.Packet) delivery.Outcome {
 		c.out = c.out[:start]
 		return delivery.TooLarge
 	}
+	c.sent.Add(1)
 	_ = c.kick()
 	return delivery.Written
 }

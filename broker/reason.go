@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"errors"
+
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/parleymq/parley/chat"
@@ -55,6 +57,10 @@ func ConnackReason(err error, version byte) packets.Code {
 // PubackReason returns what PUBACK or PUBREC says about err; false if the publish
 // must not be answered.
 func PubackReason(err error) (byte, bool) {
+	var e *chat.Error
+	if errors.As(err, &e) && e.Code == chat.Invalid && e.Field == "topic" {
+		return packets.ErrTopicNameInvalid.Code, true
+	}
 	code := reasonFor(err).puback.Code
 	return code, code != 0
 }

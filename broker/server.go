@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -49,6 +50,7 @@ type Server struct {
 	fence      *chat.Fence
 	logger     *slog.Logger
 	metrics    *metrics
+	sent       atomic.Int64 // PUBLISH packets written
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{} // mu guards
@@ -66,12 +68,11 @@ func New(o Options) (*Server, error) {
 	}
 	l := o.Limits.WithDefaults()
 	caps := mqtt.NewDefaultServerCapabilities()
-	caps.MaximumClientWritesPending = 16 // for mochi's own fan-out, which conv/ and user/ do not use
+	caps.MaximumClientWritesPending = 16 // for mochi's own fan-out, which is not used
 	caps.MaximumPacketSize = uint32(max(l.MaxPacket, l.MaxConnectPacket))
 	caps.ReceiveMaximum = uint16(min(l.ReceiveMaximum, 65535))
 	caps.MaximumMessageExpiryInterval = 0 // or every PUBLISH would carry one
-	caps.TopicAliasMaximum = 0            // an alias would reach the access check as an empty topic
-	caps.SharedSubAvailable = 0
+	caps.TopicAliasMaximum = 0            // the hook resolves aliases itself
 	caps.MinimumProtocolVersion = 4
 	caps.Compatibilities.NoInheritedPropertiesOnAck = true
 	s := &Server{
@@ -139,6 +140,7 @@ func (s *Server) admit(c net.Conn) *Conn {
 	}
 	conn := newConn(c, &s.limits, s.logger)
 	conn.fence = s.fence
+	conn.sent = &s.sent
 	s.conns[conn] = struct{}{}
 	s.wg.Add(1)
 	s.metrics.connections.Inc()

@@ -94,12 +94,14 @@ func (s *Session) begin(ends []chat.Position) {
 	}
 }
 
-// resume starts a catch-up if the session is behind, has room, and none runs.
+// resume sends what waits of device topics, and starts a catch-up if the session is
+// behind, has room, and none runs.
 func (s *Session) resume() {
+	s.pump()
 	if s.catching || s.closed || s.stalled || s.loading > 0 || s.waiting || s.window.active > (s.window.limit+1)/2 {
 		return // a window that is more than half full waits, so that pages are worth their query
 	}
-	if s.window.idle == 0 && (len(s.behind) == 0 || s.window.full()) {
+	if s.window.idle == 0 && (len(s.behind) == 0 || s.logRoom() <= 0) {
 		return
 	}
 	r := s.router
@@ -132,6 +134,7 @@ func (s *Session) catchUp(ctx context.Context) {
 			pause = 10 * time.Millisecond
 			continue
 		}
+		s.yield()
 		s.router.metrics.failures.Inc()
 		s.router.logger.Warn("reading the log failed; trying again", "client_id", s.ClientID, "err", err)
 		select {
@@ -168,12 +171,22 @@ func (s *Session) nextBehind(ctx context.Context) (w work, ok bool) {
 		s.behind[0].queued = false
 		s.behind = s.behind[1:]
 	}
-	if len(s.behind) == 0 || s.window.full() {
+	room := s.logRoom()
+	if len(s.behind) == 0 || room <= 0 {
 		s.catching = false
+		s.resume() // what waits of device topics may have the room that no log needs
 		return work{}, false
 	}
 	t := s.behind[0]
-	return work{tail: t, after: t.sent, limit: min(pageSize, s.window.limit-s.window.active), known: t.known}, true
+	return work{tail: t, after: t.sent, limit: min(pageSize, room), known: t.known}, true
+}
+
+// yield lets device publications have their turn while a log cannot be read.
+func (s *Session) yield() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.turnOfLog = false
+	s.pump()
 }
 
 // take sends a page of a tail's log, as far as there is room. The page is

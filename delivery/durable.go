@@ -44,7 +44,7 @@ const resendChunk = 50
 // newSession makes the session of a connection, which has no subscriptions, does
 // not survive its connection, and sends nothing before Start.
 func (r *Router) newSession(o SessionOptions) *Session {
-	s := &Session{Principal: o.Principal, ClientID: o.ClientID, router: r, sink: o.Sink, tails: map[chat.ID]*tail{}, loading: 1}
+	s := &Session{Principal: o.Principal, ClientID: o.ClientID, router: r, sink: o.Sink, stillReleasing: o.Releasing, tails: map[chat.ID]*tail{}, loading: 1}
 	s.window.limit, s.window.next = maxWindow, 1
 	if o.ReceiveMaximum > 0 {
 		s.window.limit = min(maxWindow, o.ReceiveMaximum)
@@ -52,27 +52,36 @@ func (r *Router) newSession(o SessionOptions) *Session {
 	return s
 }
 
-// load gives the session what is kept of its device.
-func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
+// load gives the session what is kept of its device. box is what its last connection
+// has left of device topics; nil: nothing. It returns false if the next connection of the
+// device was faster.
+func (s *Session) load(st *chat.SessionState, expiry time.Duration, box *Box) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	hints := s.hints
 	s.hints = nil
 	if s.closed {
-		return // the next connection of the device was faster
+		return false
 	}
 	if expiry == 0 && !st.Present {
 		s.noted = noted{id: st.ID, epoch: st.Epoch}
-		return
+		return true
+	}
+	var left map[uint16]inflight
+	if box != nil {
+		left = s.adopt(box)
 	}
 	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry, resendSince: st.ResendSince, held: st.HeldPacketIDs}
 	s.window.next = st.NextPacketID
 	for _, sub := range st.Subscriptions {
-		f, err := chat.ParseFilter(sub.Filter)
-		if err != nil {
-			continue // of a version that knew more filters
+		kept := Subscription{Text: sub.Filter, QoS: sub.QoS, Identifier: sub.Identifier, NoLocal: sub.NoLocal, RetainAsPublished: sub.RetainAsPublished, held: true}
+		if kept.Device = !chat.IsFilter(sub.Filter); !kept.Device {
+			var err error
+			if kept.Filter, err = chat.ParseFilter(sub.Filter); err != nil {
+				continue // of a version that knew more filters
+			}
 		}
-		s.subs.put(Subscription{Text: sub.Filter, Filter: f, QoS: sub.QoS, Identifier: sub.Identifier, held: true})
+		s.subs.put(kept)
 		s.kept.exact = s.kept.exact || sub.QoS == 2
 	}
 	for _, c := range st.Cursors {
@@ -81,7 +90,7 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
 		}
 	}
 	s.noteAsking()
-	s.restore(st.Inflight, st.NextPacketID)
+	s.restore(st.Inflight, left, st.NextPacketID)
 	for id, seq := range hints { // committed since, perhaps in a conversation that was joined since
 		if covered, _ := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: id}); !covered {
 			continue
@@ -94,17 +103,24 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration) {
 	for _, t := range s.tails {
 		s.learn(t, t.known)
 	}
+	return true
 }
 
 // restore puts what was on its way at the end of the last connection back into
-// the window. What it is about may be gone (unsubscribed, no member any more):
-// then it is settled.
-func (s *Session) restore(left []chat.InflightState, next uint16) {
+// the window. What it is about may be gone (unsubscribed, no member any more, or to a
+// device topic, and of a process that has ended): then it is settled, or, at QoS 2, told
+// PUBREL.
+func (s *Session) restore(left []chat.InflightState, devices map[uint16]inflight, next uint16) {
 	entries := make([]inflight, len(left))
 	for i, l := range left {
 		e := inflight{seq: l.Seq, qos: l.QoS, tail: s.tails[l.ConversationID]}
+		device := l.ConversationID.IsZero()
+		if d, ok := devices[l.PacketID]; ok && device && !l.Settled {
+			entries[i] = inflight{device: d.device, qos: l.QoS, state: d.state}
+			continue
+		}
 		switch {
-		case l.Settled || e.tail == nil:
+		case l.Settled || e.tail == nil && !(device && l.QoS == 2):
 			e.state = settled
 		case l.Received:
 			e.state = received
@@ -182,7 +198,8 @@ func (s *Session) SetExpiry(d time.Duration) {
 // resend is one publication to be sent again.
 type resend struct {
 	packetID uint16
-	ref      chat.EventRef
+	ref      chat.EventRef         // of an event
+	device   *chat.PublicationCopy // or what was published to a device topic
 	received bool
 }
 
@@ -193,7 +210,11 @@ func (s *Session) toResend() []resend {
 	var list []resend
 	for i := 0; i < w.n && w.idle > 0 && len(list) < min(resendChunk, w.limit-w.active); i++ {
 		if e := w.at(i); e.idle {
-			list = append(list, resend{packetID: w.idAt(i), ref: chat.EventRef{ConversationID: e.tail.conversation, Seq: e.seq}, received: e.state == received})
+			again := resend{packetID: w.idAt(i), device: e.device, received: e.state == received}
+			if e.tail != nil {
+				again.ref = chat.EventRef{ConversationID: e.tail.conversation, Seq: e.seq}
+			}
+			list = append(list, again)
 		}
 	}
 	return list
@@ -204,7 +225,7 @@ func (s *Session) toResend() []resend {
 func (s *Session) sendAgain(ctx context.Context, list []resend) error {
 	var refs []chat.EventRef
 	for _, again := range list {
-		if !again.received {
+		if !again.received && !again.ref.ConversationID.IsZero() {
 			refs = append(refs, again.ref)
 		}
 	}
@@ -231,16 +252,24 @@ func (s *Session) sendAgain(ctx context.Context, list []resend) error {
 			continue
 		}
 		event := events[again.ref]
-		if event == nil {
+		if event == nil && (again.device == nil || expired(again.device, time.Now())) {
 			if e.qos == 2 {
 				s.sink.Pubrel(again.packetID) // the client may hold it
 			}
 			s.window.settle(e, s.moved)
 			continue
 		}
-		f := NewEventFrame(event)
-		_, ids, _ := s.subs.match(f.Topic)
-		switch s.sink.Publish(f, Packet{ID: again.packetID, QoS: e.qos, Dup: true, Subscriptions: ids}) {
+		p := Packet{ID: again.packetID, QoS: e.qos, Dup: true}
+		var outcome Outcome
+		if again.device != nil {
+			p.Retain, p.Subscriptions = again.device.RetainFlag, again.device.Subscriptions
+			outcome = s.sink.Deliver(again.device.Publication, p)
+		} else {
+			f := NewEventFrame(event)
+			_, p.Subscriptions, _ = s.subs.match(f.Topic)
+			outcome = s.sink.Publish(f, p)
+		}
+		switch outcome {
 		case Written:
 			s.window.wake(e)
 			s.router.metrics.resent.Inc()
@@ -321,10 +350,11 @@ func (s *Session) part(now time.Time) *chat.SessionPart {
 	}
 	for i := range s.window.n {
 		e := s.window.at(i)
-		p.Inflight = append(p.Inflight, chat.InflightState{
-			PacketID: s.window.idAt(i), ConversationID: e.tail.conversation, Seq: e.seq, QoS: e.qos,
-			Received: e.state == received, Settled: e.state == settled,
-		})
+		state := chat.InflightState{PacketID: s.window.idAt(i), Seq: e.seq, QoS: e.qos, Received: e.state == received, Settled: e.state == settled}
+		if e.tail != nil {
+			state.ConversationID = e.tail.conversation
+		}
+		p.Inflight = append(p.Inflight, state)
 	}
 	return p
 }
@@ -390,7 +420,9 @@ func (s *Session) change() chat.SubscriptionChange {
 	c := chat.SubscriptionChange{SessionID: s.kept.id, Epoch: s.kept.epoch, UserID: s.Principal.UserID}
 	s.kept.exact = false
 	for _, sub := range s.subs.byText {
-		c.Subscriptions = append(c.Subscriptions, chat.SubscriptionState{Filter: sub.Text, QoS: sub.QoS, Identifier: sub.Identifier})
+		c.Subscriptions = append(c.Subscriptions, chat.SubscriptionState{
+			Filter: sub.Text, QoS: sub.QoS, Identifier: sub.Identifier, NoLocal: sub.NoLocal, RetainAsPublished: sub.RetainAsPublished,
+		})
 		s.kept.exact = s.kept.exact || sub.QoS == 2
 	}
 	return c

@@ -144,6 +144,9 @@ type fakeSink struct {
 	pubrels  []uint16
 	why      []error
 	check    func(p publication)
+
+	devices     []deviceCopy
+	checkDevice func(deviceCopy)
 }
 
 func newFakeSink() *fakeSink { return &fakeSink{room: -1, tooLarge: map[int64]bool{}} }
@@ -282,4 +285,29 @@ func seqOf(t *testing.T, payload string) int64 {
 		t.Fatalf("payload %q: %v", payload, err)
 	}
 	return m.Seq
+}
+
+// deviceCopy is a publication to a device topic that a fakeSink was given.
+type deviceCopy struct {
+	delivery.Packet
+	*chat.Publication
+}
+
+func (s *fakeSink) Deliver(d *chat.Publication, p delivery.Packet) delivery.Outcome {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case d.Topic == "too/large":
+		return delivery.TooLarge
+	case s.room == 0:
+		s.refused = true
+		return delivery.NoRoom
+	case s.room > 0:
+		s.room--
+	}
+	s.devices = append(s.devices, deviceCopy{p, d})
+	if s.checkDevice != nil {
+		s.checkDevice(deviceCopy{p, d})
+	}
+	return delivery.Written
 }

@@ -33,6 +33,7 @@ func (r *Router) Run(ctx context.Context) error {
 		case <-save.C:
 			r.saveAll(ctx)
 		case <-expire.C:
+			r.expireBoxes(time.Now())
 			r.expire(ctx)
 		case <-ctx.Done():
 			last, cancel := chat.WithDeadline(context.WithoutCancel(ctx), readTimeout, "delivery.save")

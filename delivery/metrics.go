@@ -15,6 +15,7 @@ type metrics struct {
 	save     prometheus.Histogram
 	expired  prometheus.Counter
 
+	deviceDropped    prometheus.Counter
 	partsDropped     prometheus.Counter
 	deliveredDropped prometheus.Counter
 }
@@ -34,6 +35,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}),
 		expired: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_expired_sessions_total", Help: "Sessions removed because their expiry had passed."}),
 
+		deviceDropped: f.NewCounter(prometheus.CounterOpts{
+			Name: "parley_delivery_device_dropped_total", Help: "Copies of publications to device topics that were dropped: too many waited for their session, or they were over its Maximum Packet Size.",
+		}),
 		partsDropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "parley_delivery_parts_dropped_total", Help: "Ends of connections that were not saved, because too many waited for the database: their sessions get some events again.",
 		}),

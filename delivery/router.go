@@ -33,8 +33,11 @@ type Options struct {
 	MaxSessions int               // connected sessions of one user, beyond which Take refuses; 0: chat.MaxUserSessions
 	Cluster     *Cluster          // nil: a node alone
 	Readers     int               // pages read from the log at once, for all sessions together; 0: 8
-	Logger      *slog.Logger
-	Registerer  prometheus.Registerer // nil: no metrics
+	// Ended is told each Box that nobody will come back to: what its session held of
+	// device topics is over. It must not block. May be nil.
+	Ended      func(*Box)
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
 }
 
 // Cluster is what a Router does where there are other nodes. Neither function may
@@ -62,8 +65,11 @@ type Router struct {
 	node     string
 	every    time.Duration
 	most     int // connected sessions of one user
+	ended    func(*Box)
 	logger   *slog.Logger
 	metrics  *metrics
+	boxes    boxes
+	boxBytes atomic.Int64 // that wait in boxes
 	shards   [64]routerShard
 	readers  chan struct{} // a place for each page being read
 
@@ -109,7 +115,7 @@ func NewRouter(o Options) *Router {
 		o.SaveEvery = time.Second
 	}
 	r := &Router{
-		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, node: o.Node, every: o.SaveEvery, most: o.MaxSessions,
+		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, node: o.Node, ended: o.Ended, every: o.SaveEvery, most: o.MaxSessions,
 		parts: map[deviceKey]chat.SessionPart{}, delivered: map[deliveredKey]int64{}, logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
 	}
 	if o.Cluster != nil {
@@ -210,7 +216,14 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 		r.remove(o.Principal.UserID, func(other *Session) bool { return other == s })
 		return nil, false, err
 	}
-	s.load(st, o.Expiry)
+	box := r.fetch(key)
+	if box != nil && !box.follows(st) {
+		r.endBox(box)
+		box = nil
+	}
+	if !s.load(st, o.Expiry, box) && box != nil {
+		r.leave(key, box)
+	}
 	if r.cluster != nil && st.From != "" {
 		r.cluster.Taken(st.From, chat.TakenNotice{UserID: o.Principal.UserID, ClientID: o.ClientID, Epoch: st.Epoch, Resumed: st.Present})
 	}
@@ -299,12 +312,24 @@ func (r *Router) Detach(s *Session) {
 
 // close ends the session, and returns what is to be kept of it, or nil.
 func (s *Session) close() *chat.SessionPart {
+	part, box, keep := s.shut()
+	switch {
+	case box == nil:
+	case keep:
+		s.router.leave(deviceKey{s.Principal.UserID, s.ClientID}, box)
+	default:
+		s.router.endBox(box)
+	}
+	return part
+}
+
+func (s *Session) shut() (part *chat.SessionPart, box *Box, keep bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil
+		return nil, nil, false
 	}
-	var part *chat.SessionPart
+	box, keep = s.park(time.Now())
 	switch {
 	case !s.kept.id.IsZero():
 		part = s.part(time.Now())
@@ -323,7 +348,7 @@ func (s *Session) close() *chat.SessionPart {
 	}
 	s.tails, s.behind, s.window, s.kept.dirty = map[chat.ID]*tail{}, nil, window{}, nil
 	s.router.metrics.sessions.Dec()
-	return part
+	return part, box, keep
 }
 
 // Publish implements chat.Publisher: it offers the event to every session here of

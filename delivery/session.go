@@ -33,6 +33,11 @@ type SessionOptions struct {
 	ReceiveMaximum int    // of the client; 0: 65,535
 	Sink           Sink
 
+	// Releasing returns the packet identifiers of the client's QoS 2 publishes to device
+	// topics that wait for PUBREL, when the connection ends: those of a session that is
+	// kept are its next connection's. May be nil; it is called with the session locked.
+	Releasing func() []uint16
+
 	CleanStart bool          // forget what is kept of the device
 	Expiry     time.Duration // how long its session is kept after the connection; 0: not at all
 }
@@ -46,6 +51,8 @@ type Session struct {
 
 	router *Router
 	sink   Sink
+
+	stillReleasing func() []uint16 // SessionOptions.Releasing
 
 	mu       sync.Mutex
 	subs     subscriptions     // mu guards
@@ -61,6 +68,9 @@ type Session struct {
 	missed   bool              // mu guards: a signal about presence found no room
 	closed   bool              // mu guards
 	asks     bool              // mu guards: it is among router.asking
+
+	box       *Box // mu guards: what waits of device topics; nil: it has never had to do with them
+	turnOfLog bool // mu guards: a window of one place is a log's next, while both wait for it
 
 	noted noted // its row, where there are other nodes; zero: see kept, or none
 	kept  kept  // what makes it survive its connection; see durable.go
@@ -233,7 +243,7 @@ func (s *Session) send(t *tail, f *Frame) bool {
 	}
 	p := Packet{QoS: qos, Subscriptions: ids}
 	if qos > 0 {
-		if s.window.full() {
+		if s.logRoom() <= 0 {
 			return false
 		}
 		p.ID = s.window.push(inflight{tail: t, seq: f.Seq, qos: qos})
@@ -246,6 +256,7 @@ func (s *Session) send(t *tail, f *Frame) bool {
 		s.stalled = true
 		return false
 	}
+	s.turnOfLog = false
 	t.sent, t.known = f.Seq, max(t.known, f.Seq)
 	if (qos == 0 || outcome == TooLarge) && !s.window.holds(t) { // else those on their way come first
 		t.acked = f.Seq
@@ -259,8 +270,7 @@ func (s *Session) Puback(packetID uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.window.find(packetID); e != nil && e.qos == 1 && e.state == sent {
-		s.window.settle(e, s.moved)
-		s.resume()
+		s.settle(e)
 	}
 }
 
@@ -275,8 +285,7 @@ func (s *Session) Pubrec(packetID uint16, refused bool) (known bool) {
 		return false
 	}
 	if refused {
-		s.window.settle(e, s.moved)
-		s.resume()
+		s.settle(e)
 		return true
 	}
 	e.state = received
@@ -293,9 +302,18 @@ func (s *Session) Pubcomp(packetID uint16) {
 		s.noteReleased()
 	}
 	if e := s.window.find(packetID); e != nil && e.qos == 2 && e.state == received {
-		s.window.settle(e, s.moved)
-		s.resume()
+		s.settle(e)
 	}
+}
+
+// settle takes note that a publication is acknowledged. mu is held.
+func (s *Session) settle(e *inflight) {
+	if e.tail == nil && s.kept.exact && !s.kept.listed { // no place moves, but the next packet identifier is to be saved
+		s.kept.listed = true
+		s.router.noteDirty(s)
+	}
+	s.window.settle(e, s.moved)
+	s.resume()
 }
 
 // Writable tells the session that its sink has room again.

@@ -9,6 +9,8 @@ type Sink interface {
 	// Publish writes one PUBLISH. After NoRoom its owner calls Session.Writable
 	// when the buffer has drained. A closed connection takes everything.
 	Publish(f *Frame, p Packet) Outcome
+	// Deliver is Publish for a publication to a device topic.
+	Deliver(d *chat.Publication, p Packet) Outcome
 	// Pubrel writes one PUBREL.
 	Pubrel(packetID uint16)
 	// Disconnect tells the client why, where the protocol allows, and closes.
@@ -30,6 +32,7 @@ type Packet struct {
 	ID            uint16 // 0 at QoS 0
 	QoS           byte
 	Dup           bool
+	Retain        bool     // the RETAIN flag; of device topics only
 	Subscriptions []uint32 // MQTT 5 subscription identifiers
 }
 

@@ -9,6 +9,11 @@ type Subscription struct {
 	QoS        byte
 	Identifier uint32 // MQTT 5 subscription identifier; 0: none
 
+	// Device is set of a filter on device topics, whose Filter is zero: the broker for
+	// those knows what it covers, and gives it to the session's Box.
+	Device                     bool
+	NoLocal, RetainAsPublished bool // of a filter on device topics (MQTT 5.0, 3.8.3.1)
+
 	held bool // its Subscribe, or that of an earlier one with the same text, has returned
 }
 
@@ -28,6 +33,9 @@ func (ss *subscriptions) put(s Subscription) bool {
 		ss.byText = map[string]Subscription{}
 	}
 	ss.byText[s.Text] = s
+	if s.Device {
+		return existed
+	}
 	if s.Filter.Kinds&chat.TopicDelivered != 0 {
 		ss.delivered++
 	}
@@ -49,6 +57,9 @@ func (ss *subscriptions) remove(text string) bool {
 		return false
 	}
 	delete(ss.byText, text)
+	if s.Device {
+		return true
+	}
 	if s.Filter.Kinds&chat.TopicDelivered != 0 {
 		ss.delivered--
 	}

@@ -1,5 +1,7 @@
 package delivery
 
+import "github.com/parleymq/parley/chat"
+
 // window is the publications that a client has not acknowledged, oldest first.
 // Packet identifiers are handed out in a circle (1–65,535), so an identifier's
 // place is its distance from the oldest one.
@@ -11,16 +13,18 @@ type window struct {
 	next    uint16 // the next packet identifier
 	limit   int    // the lower of the client's Receive Maximum and ours
 	active  int    // entries on their way on this connection
+	devices int    // of those, publications to device topics
 	idle    int    // entries of an earlier connection, not settled, that must go on their way again first
 }
 
-// inflight is one publication on its way.
+// inflight is one publication on its way: an event of a log, or one to a device topic.
 type inflight struct {
-	tail  *tail
-	seq   int64
-	qos   byte
-	state inflightState
-	idle  bool // of an earlier connection, and not on its way again yet
+	tail   *tail // of the log; nil: it is to a device topic
+	seq    int64
+	device *chat.PublicationCopy // nil once it is settled
+	qos    byte
+	state  inflightState
+	idle   bool // of an earlier connection, and not on its way again yet
 }
 
 type inflightState uint8
@@ -52,6 +56,9 @@ func (w *window) wake(e *inflight) {
 		e.idle = false
 		w.idle--
 		w.active++
+		if e.device != nil {
+			w.devices++
+		}
 	}
 }
 
@@ -73,6 +80,9 @@ func (w *window) push(e inflight) uint16 {
 	}
 	w.n++
 	w.active++
+	if e.device != nil {
+		w.devices++
+	}
 	*w.at(w.n - 1) = e
 	w.next++ // 65,535 wraps to 0, which the next push turns into 1
 	return id
@@ -80,6 +90,11 @@ func (w *window) push(e inflight) uint16 {
 
 // undo takes back the newest entry: it was not written.
 func (w *window) undo(id uint16) {
+	e := w.at(w.n - 1)
+	if e.device != nil {
+		w.devices--
+	}
+	*e = inflight{}
 	w.n--
 	w.active--
 	w.next = id
@@ -126,8 +141,11 @@ func (w *window) settle(e *inflight, moved func(*tail)) {
 		w.idle--
 	default:
 		w.active--
+		if e.device != nil {
+			w.devices--
+		}
 	}
-	e.state, e.idle = settled, false
+	e.state, e.idle, e.device = settled, false, nil
 	w.trim(moved)
 }
 
@@ -135,8 +153,10 @@ func (w *window) settle(e *inflight, moved func(*tail)) {
 func (w *window) trim(moved func(*tail)) {
 	for w.n > 0 && w.at(0).state == settled {
 		first := w.at(0)
-		first.tail.acked = max(first.tail.acked, first.seq)
-		moved(first.tail)
+		if first.tail != nil {
+			first.tail.acked = max(first.tail.acked, first.seq)
+			moved(first.tail)
+		}
 		*first = inflight{}
 		w.head = (w.head + 1) % len(w.entries)
 		w.n--

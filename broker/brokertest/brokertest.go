@@ -206,6 +206,7 @@ func (c *Client) Encode(pk packets.Packet) []byte {
 	if pk.ProtocolVersion == 0 {
 		pk.ProtocolVersion = c.Version
 	}
+	pk.Mods.AllowResponseInfo = true // or mochi leaves response topic and correlation data out
 	b, err := encode(pk)
 	if err != nil {
 		c.t.Fatalf("brokertest: encode %s: %v", Describe(pk), err)
