@@ -33,12 +33,13 @@ var folders = []folder{
 	{"delivery", []string{"chat"}, "events to sessions, knowing neither the wire nor the database"},
 	{"store", []string{"chat", "identity", "migrations"}, "serves the ports of both from PostgreSQL, and applies the schema they need"},
 	{"cluster", []string{"chat"}, "what nodes tell each other, in chat's words"},
+	{"topics", []string{"chat"}, "the broker for device topics, knowing neither the wire nor the database"},
 	{"broker", []string{"chat", "delivery"}, "carries packets, and is what delivery hands events to"},
 
 	{"asyncapi", []string{"chat"}, "describes what goes over MQTT, in chat's words; it carries nothing"},
 
 	// The doors do not know each other.
-	{"hooks", []string{"chat", "broker", "delivery"}, "a door: the host's callbacks as calls on chat and delivery"},
+	{"hooks", []string{"chat", "broker", "delivery", "topics"}, "a door: the host's callbacks as calls on chat, delivery and topics"},
 	{"rest", []string{"chat", "identity", "asyncapi"}, "a door: HTTP as calls on chat, and accounts for clients; it serves the documents of both doors"},
 	{"mosquitto-compat", []string{"chat"}, "a door: mosquitto's files in chat's words"},
 
@@ -48,13 +49,13 @@ var folders = []folder{
 	{"web", nil, "files for the browser: the contract is all they share with the server"},
 
 	{"app", []string{
-		"chat", "identity", "delivery", "store", "cluster", "broker", "hooks", "rest", "asyncapi",
+		"chat", "identity", "delivery", "topics", "store", "cluster", "broker", "hooks", "rest", "asyncapi",
 		"mosquitto-compat", "migrations", "pgchild", "web",
 	}, "puts everything together, outside of main so that tests may start it too"},
 	{"bench", nil, "load over the network: the contract is all it shares with the server"},
 	{"campaign", []string{"chat", "store", "pgchild"}, "speaks to the server over the network only; it runs its PostgreSQL, and asks the store for the truth to compare with"},
 	{"cmd", []string{
-		"app", "bench", "chat", "identity", "delivery", "store", "cluster", "broker", "hooks", "rest",
+		"app", "bench", "chat", "identity", "delivery", "topics", "store", "cluster", "broker", "hooks", "rest",
 		"mosquitto-compat", "migrations", "pgchild", "client", "web",
 	}, "starts it, and speaks with operators; known to nobody"},
 }

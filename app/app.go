@@ -28,6 +28,7 @@ import (
 	"github.com/parleymq/parley/identity"
 	"github.com/parleymq/parley/rest"
 	"github.com/parleymq/parley/store"
+	"github.com/parleymq/parley/topics"
 )
 
 // App is one Parley process. Start may be called once, and Stop after it.
@@ -43,6 +44,7 @@ type App struct {
 	logins   *identity.Limiter // of passwords, for each address, at every door
 	chat     *chat.Service
 	router   *delivery.Router
+	topics   *topics.Engine
 	broker   *broker.Server
 	mqtt     net.Listener
 	http     net.Listener
@@ -160,8 +162,14 @@ func (a *App) join(ctx context.Context) error {
 	}
 	a.chat = chat.NewService(a.store, chat.SystemClock{})
 	a.chat.Presences.Use(chat.PresenceOptions{Node: a.o.Node, Grace: a.o.PresenceGrace, Logger: a.logger})
+	_, open := a.o.TopicAccess.(topics.Open)
+	a.topics = topics.New(topics.Options{
+		Access: a.o.TopicAccess, OneSpace: open, Store: a.store, Logger: a.logger, Registerer: a.registry,
+	})
+	a.run("device topics", a.topics.Run)
 	a.router = delivery.NewRouter(delivery.Options{
-		Log: a.chat, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions, Logger: a.logger, Registerer: a.registry,
+		Log: a.chat, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions,
+		Ended: func(b *delivery.Box) { a.topics.End(b) }, Logger: a.logger, Registerer: a.registry,
 		Cluster: a.deliveryCluster(),
 	})
 	a.joinOthers()
@@ -194,7 +202,8 @@ func (a *App) join(ctx context.Context) error {
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
 	hook := hooks.New(hooks.Options{
-		Chat: a.chat, Authenticator: a.identity, Logins: a.logins, Router: a.router, Fence: a.fence(), Logger: a.logger, Registerer: a.registry,
+		Chat: a.chat, Authenticator: a.identity, Logins: a.logins, Router: a.router, Fence: a.fence(),
+		Topics: a.topics, Anonymous: open, Logger: a.logger, Registerer: a.registry,
 	})
 	a.identity.OnRevoked(func(r identity.Revocation) { hook.Revoke(r.UserID, r.Concerns) })
 	a.broker, err = broker.New(broker.Options{
@@ -204,6 +213,7 @@ func (a *App) join(ctx context.Context) error {
 		return err
 	}
 	hook.Serve(a.broker)
+	a.topics.TellSys(a.sys)
 	a.onStop("tell MQTT clients goodbye", a.broker.Shutdown)
 	return nil
 }

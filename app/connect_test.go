@@ -318,8 +318,8 @@ func TestConnect(t *testing.T) {
 			c := a.Dial(t)
 			o.Version = v
 			ack := c.MustConnect(o)
-			if p := ack.Properties; v == 5 && (p.MaximumPacketSize != 256<<10 || p.ReceiveMaximum != 256 || p.TopicAliasMaximum != 0 ||
-				!p.SharedSubAvailableFlag || p.SharedSubAvailable != 0 || (p.AssignedClientID != "") != (o.ClientID == "")) {
+			if p := ack.Properties; v == 5 && (p.MaximumPacketSize != 256<<10 || p.ReceiveMaximum != 256 || p.TopicAliasMaximum != 10 ||
+				p.SharedSubAvailableFlag || p.RetainAvailableFlag || (p.AssignedClientID != "") != (o.ClientID == "")) {
 				t.Errorf("%s: CONNACK says %+v", name, p)
 			}
 			c.Ping()

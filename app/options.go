@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/broker"
+	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
 	"github.com/parleymq/parley/store"
 )
@@ -47,6 +48,10 @@ type Options struct {
 	MaxUserSessions int           // connections of one user at once; chat.MaxUserSessions
 	PresenceGrace   time.Duration // for a device to come back before its user is shown as offline; 10 s
 	Writer          store.WriterOptions
+	// TopicAccess decides about device topics; nil: topics.Own, so dev/ for everybody and
+	// nothing else. With topics.Open all of them are open to all, dev/ is part of the one
+	// space, and whoever shows no password connects without an account: for test benches.
+	TopicAccess chat.TopicAccess
 	SignupRate      identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
 	LoginRate       identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate
 

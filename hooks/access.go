@@ -10,6 +10,7 @@ import (
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/delivery"
+	"github.com/parleymq/parley/topics"
 )
 
 // subscribe answers SUBSCRIBE (MQTT 5.0 and 3.1.1, 3.8).
@@ -25,7 +26,8 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 	codes := make([]byte, len(pk.Filters))
 	granted := make([]delivery.Subscription, 0, len(pk.Filters))
 	places := make([]int, 0, len(pk.Filters))
-	var fresh []chat.Filter // whose state the client wants to hear
+	var fresh []chat.Filter    // whose state the client wants to hear
+	var devices []deviceFilter // those on device topics
 	room := h.o.MaxSubscriptions - c.session.Subscriptions()
 	for i := range pk.Filters {
 		f := &pk.Filters[i]
@@ -35,7 +37,18 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 		if f.Qos > 2 || f.Filter == "" || strings.IndexByte(f.Filter, 0) >= 0 || !utf8.ValidString(f.Filter) {
 			return c.end(packets.ErrMalformedPacket, "SUBSCRIBE holds a malformed filter or option")
 		}
-		filter, err := h.mayRead(c, f.Filter)
+		onDevices := !chat.IsFilter(f.Filter)
+		var filter chat.Filter
+		var device topics.Filter
+		var err error
+		if onDevices {
+			device, err = h.o.Topics.MaySubscribe(c.user, f.Filter)
+			if f.NoLocal && device.Share != "" {
+				return c.protocolError("no local on a shared subscription") // [MQTT-3.8.3-4]
+			}
+		} else {
+			filter, err = h.mayRead(c, f.Filter)
+		}
 		if err == nil && room <= len(granted) && !c.session.Holds(f.Filter) {
 			err = &chat.Error{Code: chat.Quota, Field: "filter", Msg: "the session holds as many filters as it may"}
 		}
@@ -44,24 +57,32 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 			continue
 		}
 		codes[i] = f.Qos
-		granted = append(granted, delivery.Subscription{Text: f.Filter, Filter: filter, QoS: f.Qos, Identifier: uint32(max(0, f.Identifier))})
-		places = append(places, i)
-		if f.RetainHandling == 0 || f.RetainHandling == 1 && !c.session.Holds(f.Filter) { // MQTT 5.0, 3.8.3.1
+		sub := delivery.Subscription{Text: f.Filter, Filter: filter, QoS: f.Qos, Identifier: uint32(max(0, f.Identifier)), Device: onDevices}
+		tell := f.RetainHandling == 0 || f.RetainHandling == 1 && !c.session.Holds(f.Filter) // MQTT 5.0, 3.8.3.1
+		switch {
+		case onDevices:
+			sub.NoLocal, sub.RetainAsPublished = f.NoLocal, f.RetainAsPublished
+			devices = append(devices, deviceFilter{sub: subscriptionOf(device, &sub), text: f.Filter, tell: tell})
+		case tell:
 			fresh = append(fresh, filter)
 		}
+		granted = append(granted, sub)
+		places = append(places, i)
 	}
 	if len(granted) > 0 {
 		ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubscribeTimeout, "hooks.subscribe")
 		defer cancel()
 		if err := c.session.Subscribe(ctx, granted); err != nil {
 			h.logger.Warn("subscribe failed", "client_id", c.clientID, "err", err)
-			fresh = nil
+			fresh, devices = nil, nil
 			for _, i := range places {
 				codes[i] = broker.SubackReason(err)
 			}
 		}
 	}
+	h.holdDevices(c, devices)
 	c.WriteSubAck(packets.Suback, pk.PacketID, codes)
+	h.tellRetained(c, devices)
 	h.tellTyping(c, fresh)
 	h.tellPresence(c, fresh)
 	return nil
@@ -87,8 +108,8 @@ func (h *Hook) tellTyping(c *connection, filters []chat.Filter) {
 // and may always be held; presence is shown to contacts only, whoever subscribes
 // to it, so that the answer tells nothing.
 func (h *Hook) mayRead(c *connection, text string) (chat.Filter, error) {
-	if strings.HasPrefix(text, "$SYS") {
-		return chat.Filter{}, &chat.Error{Code: chat.Forbidden, Field: "filter", Msg: "$SYS is for admins"}
+	if c.principal.Anonymous {
+		return chat.Filter{}, errAnonymous("filter")
 	}
 	f, err := chat.ParseFilter(text)
 	if err != nil || f.ID.IsZero() {
@@ -120,6 +141,7 @@ func (h *Hook) unsubscribe(c *connection, pk *packets.Packet) error {
 			codes[i] = packets.CodeNoSubscriptionExisted.Code
 		}
 	}
+	h.dropDevices(c, filters)
 	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubscribeTimeout, "hooks.unsubscribe")
 	defer cancel()
 	if err := c.session.SaveUnsubscribed(ctx); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/delivery"
+	"github.com/parleymq/parley/topics"
 )
 
 // Options configures a Hook.
@@ -21,7 +22,9 @@ type Options struct {
 	Authenticator chat.Authenticator
 	Logins        chat.Limiter // asked before a password is checked, not a token; nil: no limit
 	Router        *delivery.Router
-	Fence         *chat.Fence // which every PUBLISH passes; nil: none
+	Fence         *chat.Fence    // which every PUBLISH passes; nil: none
+	Topics        *topics.Engine // for device topics
+	Anonymous     bool           // whoever shows no password connects without an account, and has device topics only
 	Logger        *slog.Logger
 	Registerer    prometheus.Registerer // nil: no metrics
 
@@ -102,7 +105,7 @@ var nothing = packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puba
 func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	c := connectionOf(cl)
 	if c == nil {
-		return pk, nil // CONNECT, or nothing that mochi takes in its place
+		return withWill(pk), nil // CONNECT, or nothing that mochi takes in its place
 	}
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
@@ -143,7 +146,13 @@ type connection struct {
 	present   bool            // the session was there before
 	stay      chat.Stay       // in which the device is here; 0: CONNACK is not out
 	will      *will           // nil: none, or of no interest
+	welcomed  bool            // CONNACK is out
 	goodbye   bool            // DISCONNECT with reason code 0 has come
+	user      chat.TopicUser  // the same, for device topics
+	lane      topics.Lane     // keeps the order of its publishes to them
+	aliases   aliases         // of topic names, owned by the reader
+	retained  retainedFeed    // gives the client retained messages
+	left      *topics.Will    // its will on a device topic; nil: none
 	feed      presenceFeed    // tells the client how its user's contacts are
 	ctx       context.Context // ends with the connection
 	cancel    context.CancelFunc

@@ -45,26 +45,27 @@ func (e *badWill) Unwrap() error { return e.err }
 
 // readWill reads the will of a CONNECT. Nil for one on a topic that no will acts on. May
 // the user write there at all is looked at when it is due.
-func readWill(user chat.ID, pk *packets.Packet) (*will, error) {
+func readWill(p chat.Principal, pk *packets.Packet) (*will, error) {
 	topic, err := chat.ParseTopic(pk.Connect.WillTopic)
-	if !pk.Connect.WillFlag || err != nil {
+	if !pk.Connect.WillFlag || err != nil || p.Anonymous {
 		return nil, nil //nolint:nilnil // none is no fault
 	}
-	if n := len(pk.Connect.WillPayload); n > chat.MaxWillBytes {
-		return nil, &badWill{&chat.Error{Code: chat.Invalid, Field: "will", Msg: "has " + strconv.Itoa(n) + " bytes, limit " + strconv.Itoa(chat.MaxWillBytes)}}
+	payload, err := willPayload(pk)
+	if err != nil {
+		return nil, err
 	}
 	w := &will{delay: time.Duration(pk.Connect.WillProperties.WillDelayInterval) * time.Second}
 	switch topic.Kind {
 	case chat.TopicPresence:
-		if topic.ID != user {
+		if topic.ID != p.UserID {
 			return nil, &chat.Error{Code: chat.Forbidden, Field: "will", Msg: "only your own presence"}
 		}
-		if w.status, err = chat.ParseStatus(pk.Connect.WillPayload); err == nil && w.status == chat.Online {
+		if w.status, err = chat.ParseStatus(payload); err == nil && w.status == chat.Online {
 			err = &chat.Error{Code: chat.Invalid, Field: "status", Msg: `must be "away", "invisible" or "offline" in a will: whoever is cut off is not online`}
 		}
 	case chat.TopicMessages:
 		w.conversation = topic.ID
-		w.command, err = chat.ParseCommand(pk.Connect.WillPayload, pk.Connect.WillProperties.ContentType)
+		w.command, err = chat.ParseCommand(payload, pk.Connect.WillProperties.ContentType)
 	default:
 		return nil, nil //nolint:nilnil // as above
 	}
@@ -72,6 +73,28 @@ func readWill(user chat.ID, pk *packets.Packet) (*will, error) {
 		return nil, &badWill{&chat.Error{Code: chat.Invalid, Field: "will", Msg: chat.PublicMessage(err), Err: err}}
 	}
 	return w, nil
+}
+
+// willPayload returns the payload of a will, if it is not too large.
+func willPayload(pk *packets.Packet) ([]byte, error) {
+	if pk.Origin == emptyWill {
+		return nil, nil
+	}
+	if n := len(pk.Connect.WillPayload); n > chat.MaxWillBytes {
+		return nil, &badWill{&chat.Error{Code: chat.Invalid, Field: "will", Msg: "has " + strconv.Itoa(n) + " bytes, limit " + strconv.Itoa(chat.MaxWillBytes)}}
+	}
+	return pk.Connect.WillPayload, nil
+}
+
+// emptyWill marks a CONNECT whose will has no payload, which mochi takes for a fault: it
+// is shown one that has (MQTT 5.0, 3.1.3.4 and MQTT 3.1.1, 3.1.3.3 allow none).
+const emptyWill = "parley: empty will"
+
+func withWill(pk packets.Packet) packets.Packet {
+	if pk.FixedHeader.Type == packets.Connect && pk.Connect.WillFlag && len(pk.Connect.WillPayload) == 0 {
+		pk.Connect.WillPayload, pk.Origin = []byte{0}, emptyWill
+	}
+	return pk
 }
 
 // went notes that the connection has ended, and leaves what is to be done about it.

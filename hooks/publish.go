@@ -28,11 +28,15 @@ func (h *Hook) publish(c *connection, pk *packets.Packet) error {
 		return c.end(packets.ErrMalformedPacket, "DUP at QoS 0") // [MQTT-3.3.1-2]
 	case qos > 0 && pk.PacketID == 0:
 		return c.protocolError("PUBLISH needs a packet identifier at QoS 1 and 2") // [MQTT-2.2.1-3]
-	case pk.Properties.TopicAliasFlag || pk.Properties.TopicAlias > 0:
-		return c.end(packets.ErrTopicAliasInvalid, "topic aliases are not offered") // [MQTT-3.2.2-17]
 	case len(pk.Properties.SubscriptionIdentifier) > 0:
 		return c.protocolError("a client must not send a subscription identifier") // [MQTT-3.3.4-6]
-	case pk.TopicName == "" || strings.ContainsAny(pk.TopicName, "+#\x00") || !utf8.ValidString(pk.TopicName):
+	}
+	if pk.Properties.TopicAliasFlag {
+		if err := c.resolve(pk); err != nil {
+			return err
+		}
+	}
+	if pk.TopicName == "" || strings.ContainsAny(pk.TopicName, "+#\x00") || !utf8.ValidString(pk.TopicName) {
 		return c.end(packets.ErrTopicNameInvalid, "a topic name has 1 to 65,535 bytes of UTF-8 without +, # and NUL") // [MQTT-3.3.2-2]
 	}
 	topic, err := chat.ParseTopic(pk.TopicName)
@@ -43,23 +47,24 @@ func (h *Hook) publish(c *connection, pk *packets.Packet) error {
 	if p == nil {
 		return nil // sent again, and answered by the first
 	}
-	if err != nil {
-		p.Name = pk.TopicName
-	} else {
+	switch {
+	case err == nil:
 		err = h.dispatch(c, p, pk)
+	case chat.CodeOf(err) == chat.NotFound:
+		p.Name = pk.TopicName
+		err = h.device(c, p, pk)
+	default:
+		p.Name, err = pk.TopicName, refusedTopic(err)
 	}
 	if err != nil {
 		h.metrics.refused.WithLabelValues(string(chat.CodeOf(err))).Inc()
-		if p.Topic.Kind == 0 {
-			err = refusedTopic(err)
-		}
 		p.Settle(err)
 	}
 	return nil
 }
 
-// refusedTopic is what a publish to a topic that is none of ours is answered: the
-// client may not write there (0x87).
+// refusedTopic is what a publish to a topic in conv/ or user/ that does not exist is
+// answered: the client may not write there (0x87).
 func refusedTopic(err error) error {
 	return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: strings.TrimPrefix(chat.PublicMessage(err), "topic: "), Err: err}
 }
@@ -67,6 +72,9 @@ func refusedTopic(err error) error {
 // dispatch does what a publish to one of Parley's topics asks for. After an error
 // nothing has been done, and p is to be settled with it.
 func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) error {
+	if c.principal.Anonymous {
+		return errAnonymous("topic")
+	}
 	switch p.Topic.Kind {
 	case chat.TopicMessages:
 		return h.command(c, p, pk)

@@ -73,8 +73,12 @@ func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk 
 		return nil, err
 	}
 	c := &connection{Conn: conn, principal: p, clientID: cl.ID, hash: chat.SessionHash(p.UserID, cl.ID), ctx: ctx, cancel: func() {}}
+	c.user = chat.TopicUser{Principal: p, ClientID: cl.ID}
 	c.asked, c.expiry = h.expiry(pk)
-	if c.will, err = readWill(p.UserID, pk); err != nil {
+	if c.will, err = readWill(p, pk); err != nil {
+		return nil, err
+	}
+	if c.left, err = h.readDeviceWill(c.user, c.hash, pk); err != nil {
 		return nil, err
 	}
 	c.feed.wake = make(chan struct{}, 1)
@@ -89,7 +93,7 @@ func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk 
 	defer taken()
 	c.session, c.present, err = h.o.Router.Take(taking, delivery.SessionOptions{
 		Principal: p, ClientID: cl.ID, ReceiveMaximum: int(pk.Properties.ReceiveMaximum), Sink: conn,
-		CleanStart: pk.Connect.Clean, Expiry: c.expiry,
+		CleanStart: pk.Connect.Clean, Expiry: c.expiry, Releasing: c.intake.Releasing,
 	})
 	if err != nil {
 		conn.Rejected()
@@ -100,6 +104,7 @@ func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk 
 		conn.Rejected()
 		return nil, &chat.Error{Code: chat.Unauthenticated, Msg: "the login was revoked"}
 	}
+	h.resumeDevices(c)
 	return c, nil
 }
 
@@ -142,7 +147,9 @@ func (h *Hook) admit(ctx context.Context, cl *mqtt.Client, pk *packets.Packet) (
 	if id := pk.Connect.ClientIdentifier; len(id) > chat.MaxClientIDBytes || !plainText(id) {
 		return chat.Principal{}, &chat.Error{Code: chat.Invalid, Field: "client id", Msg: "must have at most 256 bytes of UTF-8 without control characters"}
 	}
-	if !pk.Connect.PasswordFlag || len(pk.Connect.Password) == 0 {
+	if noPassword := !pk.Connect.PasswordFlag || len(pk.Connect.Password) == 0; noPassword && h.o.Anonymous {
+		return chat.Principal{UserID: chat.AnonymousID(cl.ID), Anonymous: true}, nil
+	} else if noPassword {
 		return chat.Principal{}, &chat.Error{Code: chat.Unauthenticated, Msg: "send an access token as the password, or user name and password"}
 	}
 	ctx, cancel := chat.WithDeadline(ctx, h.o.AuthTimeout, "hooks.authenticate")
@@ -198,7 +205,7 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 		return pk
 	}
 	pk.Properties.MaximumPacketSize = uint32(h.server.Limits().MaxPacket)
-	pk.Properties.SharedSubAvailable, pk.Properties.SharedSubAvailableFlag = 0, true
+	pk.Properties.TopicAliasMaximum = maxAliases
 	if c.asked != c.expiry {
 		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = uint32(c.expiry/time.Second), true // [MQTT-3.2.2.3.2]
 	}
@@ -227,6 +234,11 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 		return
 	}
 	c.session.Start()
+	c.welcomed = true
+	h.o.Topics.WillBack(c.user, c.present)
+	if c.principal.Anonymous {
+		return // nobody knows them
+	}
 	h.o.Chat.Wills.Back(c.device(), c.present)
 	c.stay = h.o.Chat.DeviceCame(c.device())
 	if c.present { // signals were missed
@@ -267,8 +279,10 @@ func (h *Hook) Ended(conn *broker.Conn, err error) {
 	}
 	c.cancel()
 	c.intake.Close()
+	h.deviceWent(c)
 	h.went(c)
 	c.feed.wait()
+	c.retained.wait()
 	h.o.Router.Detach(c.session)
 	h.logger.Debug("disconnected", "client_id", c.clientID, "principal", c.principal.Username, "err", err)
 }

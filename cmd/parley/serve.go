@@ -20,6 +20,7 @@ import (
 
 	"github.com/parleymq/parley/app"
 	"github.com/parleymq/parley/identity"
+	"github.com/parleymq/parley/topics"
 )
 
 // serveCmd is the server's configuration. Addresses may have port 0; those really
@@ -42,6 +43,8 @@ type serveCmd struct {
 
 	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
 	NoRateLimits   bool `env:"PARLEY_NO_RATE_LIMITS" help:"No limits for each address on making accounts and logging in: for load tests."`
+
+	OpenTopics bool `name:"open-topics" env:"PARLEY_OPEN_TOPICS" help:"Open every device topic to everybody, also without an account: for test benches only."`
 
 	LogLevel  slog.Level `env:"PARLEY_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
 	LogFormat string     `env:"PARLEY_LOG_FORMAT" enum:"auto,json,text" default:"auto" help:"json, text, or auto: text on a terminal, json elsewhere."`
@@ -121,6 +124,10 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 	if c.NoRateLimits {
 		o.SignupRate = identity.Rate{Every: -1}
 		o.LoginRate = o.SignupRate
+	}
+	if c.OpenTopics {
+		logger.Warn("device topics are open to everybody, also without an account (--open-topics): for test benches only")
+		o.TopicAccess = topics.Open{}
 	}
 	return o, c.apply(&o.Identity)
 }

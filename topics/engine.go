@@ -1,0 +1,314 @@
+package topics
+
+import (
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// Receiver gets copies of publications: a session, also while its device is away. Its
+// methods are called from many goroutines and must not block.
+type Receiver interface {
+	// Receive takes a copy, or drops it if there is no room.
+	Receive(c chat.PublicationCopy)
+	// Present reports whether the device is connected: of the members of a shared
+	// subscription those come first.
+	Present() bool
+}
+
+// Subscription is a filter with the options of MQTT 5.0, 3.8.3.1.
+type Subscription struct {
+	Filter            Filter
+	QoS               byte
+	NoLocal           bool
+	RetainAsPublished bool
+	Identifier        uint32 // 0: none
+}
+
+// Options configures an Engine.
+type Options struct {
+	Access      chat.TopicAccess // who may what; nil: Own
+	OneSpace    bool             // dev/ is part of the one space, not each user's own
+	Store       chat.RetainedStore
+	MaxRetained int64 // retained messages of all together, about; 0: 1,000,000
+	// Forward is given each publication that was accepted here, for other nodes; it must
+	// not block. May be nil.
+	Forward    func(*chat.Publication)
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+// Engine is the broker for device topics. It is safe for concurrent use; Run must run.
+type Engine struct {
+	o       Options
+	logger  *slog.Logger
+	metrics *metrics
+	forest  forest
+	retain  retainer
+	wills   wills
+	sys     sys
+
+	mu      sync.Mutex
+	holders map[Receiver]*holder // mu guards
+	nextID  uint64               // mu guards
+}
+
+// holder is a receiver and what it holds.
+type holder struct {
+	id       uint64
+	user     chat.TopicUser
+	origin   uint64 // see chat.Publication
+	receiver Receiver
+
+	subs map[string]Filter // Engine.mu guards: by text
+
+	feeding atomic.Int32 // retained messages are being fed to it
+	mu      sync.Mutex
+	page    map[retainedKey]bool // mu guards: of which topics those are at the moment; true: a newer one has come live
+}
+
+type retainedKey struct {
+	space chat.ID
+	topic string
+}
+
+// New returns an engine without subscriptions.
+func New(o Options) *Engine {
+	if o.Access == nil {
+		o.Access = Own{}
+	}
+	if o.MaxRetained == 0 {
+		o.MaxRetained = 1_000_000
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	e := &Engine{o: o, logger: o.Logger.With("component", "topics"), holders: map[Receiver]*holder{}}
+	e.metrics = newMetrics(o.Registerer, e)
+	e.retain.init(e)
+	e.wills.waiting = map[device]*waitingWill{}
+	e.sys.start = time.Now()
+	return e
+}
+
+// Forwards has f called with each publication that was accepted here; see
+// Options.Forward. It must be called before Run.
+func (e *Engine) Forwards(f func(*chat.Publication)) { e.o.Forward = f }
+
+// MayPublish reports whether a device may publish to a topic, as Forbidden if not, or
+// as Invalid if it is none.
+func (e *Engine) MayPublish(u chat.TopicUser, topic string) error {
+	if isSys(topic) || !e.o.Access.MayPublish(u, topic) {
+		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "you may not publish here"}
+	}
+	return CheckName(topic)
+}
+
+func isSys(topic string) bool { return topic == "$SYS" || strings.HasPrefix(topic, "$SYS/") }
+
+// MaySubscribe checks a filter and whether a device may hold it: Invalid, Forbidden,
+// or Unsupported for a shared subscription to conv/ or user/.
+func (e *Engine) MaySubscribe(u chat.TopicUser, text string) (Filter, error) {
+	f, err := ParseFilter(text)
+	switch {
+	case err != nil:
+		return f, err
+	case chat.IsFilter(f.Topic):
+		return f, &chat.Error{Code: chat.Unsupported, Field: "filter", Msg: "shared subscriptions are not offered on conv/ and user/"}
+	case f.sys() && !u.Principal.Admin:
+		return f, &chat.Error{Code: chat.Forbidden, Field: "filter", Msg: "$SYS is for admins"}
+	case !f.sys() && !e.o.Access.MaySubscribe(u, f.Topic):
+		return f, &chat.Error{Code: chat.Forbidden, Field: "filter", Msg: "you may not subscribe to this"}
+	}
+	return f, nil
+}
+
+// Space returns the space of a topic name that the user names.
+func (e *Engine) Space(user chat.ID, topic string) chat.ID {
+	if !e.o.OneSpace && strings.HasPrefix(topic, devPrefix) {
+		return user
+	}
+	return chat.ID{}
+}
+
+// Subscribe gives a receiver, whose device is u, a filter in place of its one with the
+// same text. What is published from its return on, and covered, is received. Whether
+// it may is for the caller to ask.
+func (e *Engine) Subscribe(r Receiver, u chat.TopicUser, text string, sub Subscription) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	h := e.holders[r]
+	if h == nil {
+		e.nextID++
+		h = &holder{
+			id: e.nextID, user: u, origin: chat.SessionHash(u.Principal.UserID, u.ClientID), receiver: r, subs: map[string]Filter{},
+		}
+		e.holders[r] = h
+	}
+	h.subs[text] = sub.Filter
+	s := &subscription{Subscription: sub, holder: h}
+	own, all := sub.Filter.spaces(e.o.OneSpace)
+	if own {
+		e.forest.put(u.Principal.UserID, s)
+	}
+	if all {
+		e.forest.put(chat.ID{}, s)
+	}
+}
+
+// Unsubscribe takes a receiver's filter away. One that it does not hold is ignored.
+func (e *Engine) Unsubscribe(r Receiver, text string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if h := e.holders[r]; h != nil {
+		e.drop(h, text)
+		if len(h.subs) == 0 {
+			delete(e.holders, r)
+		}
+	}
+}
+
+// End takes all of a receiver's filters away.
+func (e *Engine) End(r Receiver) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	h := e.holders[r]
+	if h == nil {
+		return
+	}
+	for text := range h.subs {
+		e.drop(h, text)
+	}
+	delete(e.holders, r)
+}
+
+// drop takes a filter out of the trees. mu is held.
+func (e *Engine) drop(h *holder, text string) {
+	f, ok := h.subs[text]
+	if !ok {
+		return
+	}
+	delete(h.subs, text)
+	own, all := f.spaces(e.o.OneSpace)
+	if own {
+		e.forest.remove(h.user.Principal.UserID, h, f)
+	}
+	if all {
+		e.forest.remove(chat.ID{}, h, f)
+	}
+}
+
+// Arrive delivers a publication that was accepted elsewhere to the sessions here. It
+// waits for none of them, and may be called from many goroutines; those of one
+// publisher keep their order if the calls do.
+func (e *Engine) Arrive(p *chat.Publication) { e.deliver(p) }
+
+// deliver hands a publication to everybody whose filters cover it and reports whether
+// there was anybody.
+func (e *Engine) deliver(p *chat.Publication) bool {
+	t := e.forest.of(p.Space)
+	if t == nil {
+		return false
+	}
+	var buf [16]*subscription
+	f := found{subs: buf[:0]}
+	t.match(p.Topic, &f, func(g *group) *subscription { return e.turn(g, p) })
+	if len(f.subs) > 1 {
+		slices.SortStableFunc(f.subs, func(a, b *subscription) int {
+			switch {
+			case a.holder.id < b.holder.id:
+				return -1
+			case a.holder.id > b.holder.id:
+				return 1
+			}
+			return 0
+		})
+	}
+	any := false
+	for len(f.subs) > 0 {
+		n := 1
+		for n < len(f.subs) && f.subs[n].holder == f.subs[0].holder {
+			n++
+		}
+		any = e.send(f.subs[:n], p) || any
+		f.subs = f.subs[n:]
+	}
+	for i := range f.shared {
+		any = e.send(f.shared[i:i+1], p) || any
+	}
+	return any
+}
+
+// send gives a holder its one copy, for all of its filters that cover the publication
+// (MQTT 5.0, 3.3.4): at the highest QoS among them, with all their identifiers.
+func (e *Engine) send(subs []*subscription, p *chat.Publication) bool {
+	h := subs[0].holder
+	c := chat.PublicationCopy{Publication: p}
+	any := false
+	for _, s := range subs {
+		if s.NoLocal && p.Origin != 0 && p.Origin == h.origin {
+			continue
+		}
+		any = true
+		c.QoS = max(c.QoS, min(s.QoS, p.QoS))
+		c.RetainFlag = c.RetainFlag || s.RetainAsPublished && p.Retain
+		if s.Identifier != 0 && !slices.Contains(c.Subscriptions, s.Identifier) {
+			c.Subscriptions = append(c.Subscriptions, s.Identifier)
+		}
+	}
+	if !any || !e.mayReceive(h, p.Topic) {
+		return false
+	}
+	if p.Retain && h.feeding.Load() > 0 {
+		h.mu.Lock()
+		if _, ok := h.page[retainedKey{p.Space, p.Topic}]; ok {
+			h.page[retainedKey{p.Space, p.Topic}] = true
+		}
+		h.mu.Unlock()
+	}
+	e.metrics.copies.Inc()
+	h.receiver.Receive(c)
+	return true
+}
+
+func (e *Engine) mayReceive(h *holder, topic string) bool {
+	return isSys(topic) && h.user.Principal.Admin || !isSys(topic) && e.o.Access.MayReceive(h.user, topic)
+}
+
+// turn chooses the member of a shared subscription that gets the publication: the next
+// one that is connected, or, if none is, the next one (MQTT 5.0, 4.8.2).
+func (e *Engine) turn(g *group, p *chat.Publication) *subscription {
+	n := len(g.members)
+	first := int(g.next.Add(1)-1) % n
+	var away *subscription
+	for i := range n {
+		s := g.members[(first+i)%n]
+		switch {
+		case !e.mayReceive(s.holder, p.Topic):
+		case s.holder.receiver.Present():
+			g.next.Add(uint32(i))
+			return s
+		case away == nil:
+			away = s
+		}
+	}
+	return away
+}
+
+// Counts returns how many filters are held, by how many sessions, those that are away
+// included.
+func (e *Engine) Counts() (subscriptions, sessions int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, h := range e.holders {
+		subscriptions += len(h.subs)
+	}
+	return subscriptions, len(e.holders)
+}

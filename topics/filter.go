@@ -1,0 +1,132 @@
+package topics
+
+import (
+	"strings"
+	"unicode/utf8"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// Filter is a topic filter that has been checked (MQTT 5.0, 4.7 and 4.8.2).
+type Filter struct {
+	Topic string // the filter without $share/{name}/
+	Share string // the name of its shared subscription; "": it is none
+}
+
+const sharePrefix = "$share/"
+
+// ParseFilter checks a topic filter: at most chat.MaxTopicBytes bytes of UTF-8 and
+// chat.MaxTopicLevels levels, a wildcard being a whole level, and # the last one; before
+// it perhaps $share/{name}/, where name has no /, + and #. Anything else is Invalid.
+// It does not allocate on success.
+func ParseFilter(s string) (Filter, error) {
+	f := Filter{Topic: s}
+	if strings.HasPrefix(s, sharePrefix) {
+		name, topic, ok := strings.Cut(s[len(sharePrefix):], "/")
+		if !ok || name == "" || len(name) > chat.MaxTopicBytes || strings.ContainsAny(name, "+#") || !utf8.ValidString(name) {
+			return Filter{}, badFilter("a shared subscription is $share/{name}/{filter}, and its name has no /, + and #")
+		}
+		f.Share, f.Topic = name, topic
+	}
+	if err := checkTopic(f.Topic, "filter"); err != nil {
+		return Filter{}, err
+	}
+	for rest, more := f.Topic, true; more; {
+		var level string
+		level, rest, more = strings.Cut(rest, "/")
+		switch {
+		case level == "#" && more:
+			return Filter{}, badFilter("# must be the last level")
+		case len(level) > 1 && strings.ContainsAny(level, "+#"):
+			return Filter{}, badFilter("a wildcard must be a whole level")
+		}
+	}
+	return f, nil
+}
+
+func badFilter(msg string) error { return &chat.Error{Code: chat.Invalid, Field: "filter", Msg: msg} }
+
+// CheckName checks a topic name by the same limits; wildcards are Invalid in it.
+func CheckName(s string) error {
+	if strings.ContainsAny(s, "+#") {
+		return &chat.Error{Code: chat.Invalid, Field: "topic", Msg: "a topic name has no + and #"}
+	}
+	return checkTopic(s, "topic")
+}
+
+func checkTopic(s, field string) error {
+	switch {
+	case s == "" || len(s) > chat.MaxTopicBytes:
+		return &chat.Error{Code: chat.Invalid, Field: field, Msg: "must have 1 to 1024 bytes"}
+	case strings.IndexByte(s, 0) >= 0 || !utf8.ValidString(s):
+		return &chat.Error{Code: chat.Invalid, Field: field, Msg: "must be UTF-8 without NUL"}
+	case strings.Count(s, "/") >= chat.MaxTopicLevels:
+		return &chat.Error{Code: chat.Invalid, Field: field, Msg: "must have at most 32 levels"}
+	}
+	return nil
+}
+
+// Covers reports whether the filter matches a topic name (MQTT 5.0, 4.7). A name that
+// begins with $ is matched only by a filter that does [MQTT-4.7.2-1]. O(levels), and it
+// does not allocate.
+func (f Filter) Covers(name string) bool {
+	filter := f.Topic
+	if strings.HasPrefix(name, "$") && (filter[0] == '+' || filter[0] == '#') {
+		return false
+	}
+	for more := true; ; {
+		want, restFilter, moreFilter := strings.Cut(filter, "/")
+		if want == "#" {
+			return true // also the level above: the name has ended there, below
+		}
+		if !more {
+			return false
+		}
+		var level string
+		level, name, more = strings.Cut(name, "/")
+		if want != "+" && want != level {
+			return false
+		}
+		if !moreFilter {
+			return !more
+		}
+		filter = restFilter
+	}
+}
+
+// below returns the levels before the first wildcard, without the slash after them, and
+// whether there is one: without it they are the only topic that the filter covers.
+func (f Filter) below() (string, bool) {
+	for at := 0; at < len(f.Topic); {
+		if f.Topic[at] == '+' || f.Topic[at] == '#' {
+			return f.Topic[:max(0, at-1)], true
+		}
+		next := strings.IndexByte(f.Topic[at:], '/')
+		if next < 0 {
+			break
+		}
+		at += next + 1
+	}
+	return f.Topic, false
+}
+
+// devPrefix begins the names that are each user's own.
+const devPrefix = "dev/"
+
+// spaces returns in which spaces the filter may cover something: the user's own names,
+// and the one space of all. With one space for everything, all is there.
+func (f Filter) spaces(one bool) (own, all bool) {
+	first, _, more := strings.Cut(f.Topic, "/")
+	switch {
+	case one:
+		return false, true
+	case first == "#" || first == "+" && more:
+		return true, true
+	case first == "dev":
+		return more, !more // "dev" itself is nobody's
+	}
+	return false, true
+}
+
+// sys reports whether the filter may cover topics of $SYS.
+func (f Filter) sys() bool { return f.Topic == "$SYS" || strings.HasPrefix(f.Topic, "$SYS/") }

@@ -1,0 +1,33 @@
+package topics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	published prometheus.Counter
+	copies    prometheus.Counter
+	store     prometheus.Histogram
+}
+
+// newMetrics registers the package's metrics; a nil Registerer discards them.
+func newMetrics(r prometheus.Registerer, e *Engine) *metrics {
+	f := promauto.With(r)
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_topics_subscriptions", Help: "Filters on device topics, of sessions that are here or may come back."}, func() float64 { n, _ := e.Counts(); return float64(n) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_topics_retained", Help: "Retained messages, counted every now and then."}, func() float64 { return float64(e.retain.count.Load()) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_topics_retained_queue", Help: "Retained messages that wait for their commit."}, func() float64 {
+		e.retain.mu.Lock()
+		defer e.retain.mu.Unlock()
+		return float64(len(e.retain.waiting))
+	})
+	f.NewCounterFunc(prometheus.CounterOpts{Name: "parley_topics_wills_sent_total", Help: "Wills published on device topics."}, func() float64 { return float64(e.wills.sent.Load()) })
+	f.NewCounterFunc(prometheus.CounterOpts{Name: "parley_topics_wills_dropped_total", Help: "Wills on device topics that were refused, or too many at once."}, func() float64 { return float64(e.wills.dropped.Load()) })
+	return &metrics{
+		published: f.NewCounter(prometheus.CounterOpts{Name: "parley_topics_published_total", Help: "Publications to device topics that were accepted."}),
+		copies:    f.NewCounter(prometheus.CounterOpts{Name: "parley_topics_copies_total", Help: "Copies of them that were handed to sessions."}),
+		store: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "parley_topics_retain_seconds", Help: "Time to store a batch of retained messages.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+	}
+}

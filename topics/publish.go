@@ -1,0 +1,98 @@
+package topics
+
+import (
+	"context"
+	"sync"
+
+	"github.com/parleymq/parley/chat"
+)
+
+// Lane keeps the publications of one connection in their order while retained ones
+// among them wait for their commit. The zero value is ready.
+type Lane struct {
+	mu      sync.Mutex
+	waiting []*publishing // mu guards: oldest first; bounded by the connection's acknowledging window
+	running bool          // mu guards: somebody hands out the first ones
+}
+
+// publishing is a publication between its arrival and its acknowledgement.
+type publishing struct {
+	pub   *chat.Publication
+	user  chat.ID
+	lane  *Lane
+	done  func(matched bool, err error)
+	ready bool  // Lane.mu guards: it need not wait for its commit, or it has it
+	err   error // Lane.mu guards
+}
+
+// Publish takes a publication of a user's. done is called once, from any goroutine,
+// with whether anybody has a filter that covers it: when it has been handed to the
+// sessions, or with the error for which it was not (Quota: there are too many retained
+// messages; Unavailable: it could not be stored, and may be sent again). With Retain
+// set that is after its commit. What comes by one lane is handed out in its order.
+//
+// It waits for no receiver. While more retained messages wait for their commit than
+// there is room for it blocks, for up to 10 s and until ctx ends.
+func (e *Engine) Publish(ctx context.Context, lane *Lane, user chat.ID, p *chat.Publication, done func(matched bool, err error)) {
+	e.metrics.published.Inc()
+	w := &publishing{pub: p, user: user, lane: lane, done: done, ready: !p.Retain}
+	lane.mu.Lock()
+	if w.ready && len(lane.waiting) == 0 {
+		lane.mu.Unlock()
+		e.finish(w)
+		return
+	}
+	lane.waiting = append(lane.waiting, w)
+	lane.mu.Unlock()
+	if w.ready {
+		e.advance(lane) // what it waited for may have been handed out just now
+		return
+	}
+	if err := e.retain.put(ctx, w); err != nil {
+		e.settle(w, err)
+	}
+}
+
+// settle gives a publication that has waited its outcome.
+func (e *Engine) settle(w *publishing, err error) {
+	w.lane.mu.Lock()
+	w.ready, w.err = true, err
+	w.lane.mu.Unlock()
+	e.advance(w.lane)
+}
+
+// advance hands out what need not wait any more, one caller at a time.
+func (e *Engine) advance(l *Lane) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.running {
+		return
+	}
+	l.running = true
+	for len(l.waiting) > 0 && l.waiting[0].ready {
+		first := l.waiting[0]
+		l.mu.Unlock()
+		e.finish(first)
+		l.mu.Lock()
+		l.waiting[0] = nil
+		l.waiting = l.waiting[1:] // only now: until then, others wait behind it
+	}
+	l.running = false
+	if len(l.waiting) == 0 {
+		l.waiting = nil
+	}
+}
+
+// finish hands a publication out, and says so.
+func (e *Engine) finish(w *publishing) {
+	if w.err != nil {
+		w.done(false, w.err)
+		return
+	}
+	matched := e.deliver(w.pub)
+	if f := e.o.Forward; f != nil {
+		f(w.pub)
+		matched = true // perhaps elsewhere
+	}
+	w.done(matched, nil)
+}
