@@ -52,8 +52,8 @@ type Options struct {
 	// nothing else. With topics.Open all of them are open to all, dev/ is part of the one
 	// space, and whoever shows no password connects without an account: for test benches.
 	TopicAccess chat.TopicAccess
-	SignupRate      identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
-	LoginRate       identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate
+	SignupRate  identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
+	LoginRate   identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate
 
 	// Drain is over how long Stop sends clients away, one after the other, so that they do
 	// not all connect elsewhere at once; 0: all at once.

@@ -169,7 +169,7 @@ func ValidProperties(b []byte) bool {
 				return false
 			}
 		case PropUser:
-			if !field() || !field() {
+			if key := field(); !key || !field() {
 				return false
 			}
 		default:

@@ -391,8 +391,8 @@ func (s *Session) sendDevice(c chat.PublicationCopy) bool {
 }
 
 // deviceRoom reports whether a device publication may enter the window. While the
-// session is behind in a log, the window is shared: half of it each, and where it has
-// one place only, in turn. mu is held.
+// session is behind in a log, at most half of it is theirs; where it has one place only,
+// they take turns. mu is held.
 func (s *Session) deviceRoom() bool {
 	w := &s.window
 	switch {
@@ -406,27 +406,20 @@ func (s *Session) deviceRoom() bool {
 	return w.devices < w.limit/2
 }
 
-// logRoom returns how many events of logs may enter the window: all that there is room
-// for, or, while device publications wait, half of it, or their turn. mu is held.
+// logRoom returns how many events of logs may enter the window. Whenever a place becomes
+// free, device publications that wait are asked first (pump), so it need not spare any
+// for them, unless there is one only. mu is held.
 func (s *Session) logRoom() int {
 	w := &s.window
 	if w.full() {
 		return 0
 	}
-	room := w.limit - w.active
-	if s.box == nil {
-		return room
-	}
-	if queue, _ := s.box.waits(); !queue {
-		return room
-	}
-	if w.limit == 1 {
-		if s.turnOfLog {
-			return room
+	if w.limit == 1 && !s.turnOfLog && s.box != nil {
+		if queue, _ := s.box.waits(); queue {
+			return 0
 		}
-		return 0
 	}
-	return min(room, w.limit-w.limit/2-(w.active-w.devices))
+	return w.limit - w.active
 }
 
 // pump sends what waits in the box, as far as there is room. mu is held.

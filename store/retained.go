@@ -18,10 +18,14 @@ const (
 	namedTopics = `(space, topic) IN (SELECT coalesce(n.space, ` + leastID + `), n.topic FROM unnest(@spaces::uuid[], @topics::text[]) AS n (space, topic))`
 )
 
-// knownRetainedSQL says which of the topics have a retained message, and locks those
-// in the order in which all do.
+// lockRetainedSQL lets one transaction after the other change retained messages: each
+// node has one at a time, with all that has gathered for it, and two with the same topics,
+// some of them new, would wait for each other in a circle.
+const lockRetainedSQL = `SELECT pg_advisory_xact_lock(hashtextextended('parley retained messages', 0))`
+
+// knownRetainedSQL says which of the topics have a retained message.
 const knownRetainedSQL = `
-SELECT space, topic FROM retained_messages WHERE ` + namedTopics + ` ORDER BY space, topic FOR UPDATE`
+SELECT space, topic FROM retained_messages WHERE ` + namedTopics
 
 // countRetainedSQL counts what a user has, as far as that matters.
 const countRetainedSQL = `
@@ -30,12 +34,9 @@ FROM unnest(@users::uuid[]) AS u (id)`
 
 const putRetainedSQL = `
 INSERT INTO retained_messages (space, topic, user_id, origin, qos, properties, payload, stored_at, expires_at)
-SELECT * FROM (
-  SELECT coalesce(space, ` + leastID + `), topic, user_id, origin, qos, properties, payload, @now::timestamptz, expires_at
-  FROM unnest(@spaces::uuid[], @topics::text[], @users::uuid[], @origins::int8[], @qos::int2[], @properties::bytea[], @payloads::bytea[], @expires::timestamptz[])
-    AS n (space, topic, user_id, origin, qos, properties, payload, expires_at)
-  ORDER BY 1, topic COLLATE "C"
-) AS n
+SELECT coalesce(space, ` + leastID + `), topic, user_id, origin, qos, properties, payload, @now::timestamptz, expires_at
+FROM unnest(@spaces::uuid[], @topics::text[], @users::uuid[], @origins::int8[], @qos::int2[], @properties::bytea[], @payloads::bytea[], @expires::timestamptz[])
+  AS n (space, topic, user_id, origin, qos, properties, payload, expires_at)
 ON CONFLICT ON CONSTRAINT retained_messages_key DO UPDATE SET
   user_id = excluded.user_id, origin = excluded.origin, qos = excluded.qos, properties = excluded.properties,
   payload = excluded.payload, stored_at = excluded.stored_at, expires_at = excluded.expires_at`
@@ -45,19 +46,11 @@ DELETE FROM retained_messages WHERE ` + namedTopics
 
 // PutRetained implements chat.RetainedStore.
 func (s *Store) PutRetained(ctx context.Context, changes []chat.RetainedChange, full bool, now time.Time) (refused []error, err error) {
-	const op = "store.PutRetained"
-	for range 3 {
-		refused, err = s.putRetained(ctx, changes, full, now)
-		if !isCollision(err) {
-			return refused, translate(op, err)
-		}
-	}
-	return nil, translate(op, err)
-}
-
-func (s *Store) putRetained(ctx context.Context, changes []chat.RetainedChange, full bool, now time.Time) (refused []error, err error) {
 	refused = make([]error, len(changes))
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, lockRetainedSQL); err != nil {
+			return err
+		}
 		if err := refuseRetained(ctx, tx, changes, full, refused); err != nil {
 			return err
 		}
@@ -85,7 +78,7 @@ func (s *Store) putRetained(ctx context.Context, changes []chat.RetainedChange, 
 		})
 		return err
 	})
-	return refused, err
+	return refused, translate("store.PutRetained", err)
 }
 
 // retainedColumns are rows of retained_messages, column by column.
@@ -119,7 +112,7 @@ type retainedKey struct {
 }
 
 // refuseRetained finds those changes that would make a new message of a user who has
-// as many as they may. What two transactions do at once may pass the limit by as much.
+// as many as they may.
 func refuseRetained(ctx context.Context, tx pgx.Tx, changes []chat.RetainedChange, full bool, refused []error) error {
 	var all retainedColumns
 	for _, c := range changes {
@@ -221,7 +214,7 @@ func (s *Store) CountRetained(ctx context.Context) (n int64, err error) {
 
 const deleteExpiredRetainedSQL = `
 DELETE FROM retained_messages WHERE (space, topic) IN (
-  SELECT space, topic FROM retained_messages WHERE expires_at <= @now ORDER BY space, topic LIMIT @limit FOR UPDATE SKIP LOCKED
+  SELECT space, topic FROM retained_messages WHERE expires_at <= @now LIMIT @limit FOR UPDATE SKIP LOCKED
 )`
 
 // DeleteExpiredRetained implements chat.RetainedStore.

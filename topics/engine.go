@@ -231,19 +231,19 @@ func (e *Engine) deliver(p *chat.Publication) bool {
 			return 0
 		})
 	}
-	any := false
+	reached := false
 	for len(f.subs) > 0 {
 		n := 1
 		for n < len(f.subs) && f.subs[n].holder == f.subs[0].holder {
 			n++
 		}
-		any = e.send(f.subs[:n], p) || any
+		reached = e.send(f.subs[:n], p) || reached
 		f.subs = f.subs[n:]
 	}
 	for i := range f.shared {
-		any = e.send(f.shared[i:i+1], p) || any
+		reached = e.send(f.shared[i:i+1], p) || reached
 	}
-	return any
+	return reached
 }
 
 // send gives a holder its one copy, for all of its filters that cover the publication
@@ -251,19 +251,19 @@ func (e *Engine) deliver(p *chat.Publication) bool {
 func (e *Engine) send(subs []*subscription, p *chat.Publication) bool {
 	h := subs[0].holder
 	c := chat.PublicationCopy{Publication: p}
-	any := false
+	reached := false
 	for _, s := range subs {
 		if s.NoLocal && p.Origin != 0 && p.Origin == h.origin {
 			continue
 		}
-		any = true
+		reached = true
 		c.QoS = max(c.QoS, min(s.QoS, p.QoS))
 		c.RetainFlag = c.RetainFlag || s.RetainAsPublished && p.Retain
 		if s.Identifier != 0 && !slices.Contains(c.Subscriptions, s.Identifier) {
 			c.Subscriptions = append(c.Subscriptions, s.Identifier)
 		}
 	}
-	if !any || !e.mayReceive(h, p.Topic) {
+	if !reached || !e.mayReceive(h, p.Topic) {
 		return false
 	}
 	if p.Retain && h.feeding.Load() > 0 {
