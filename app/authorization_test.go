@@ -251,6 +251,11 @@ var mqttCases = []mqttCase{
 	{operation: "sendPresence", subscribe: func(s *scene) string { return s.target.Topic("presence") }, want: [6]byte{granted, granted, granted, granted, granted, granted}},
 	{operation: "sendError", what: "another's", subscribe: func(s *scene) string { return s.target.Topic("errors") }, want: [6]byte{no, no, no, no, no, no}},
 	{operation: "sendError", what: "one's own", subscribe: func(s *scene) string { return s.me.Topic("errors") }, want: [6]byte{granted, granted, granted, granted, granted, granted}},
+	// Everybody's own, by the same names.
+	{operation: "receiveDevice", publish: func(*scene) (string, string) { return "dev/lamp/state", "on" }, want: [6]byte{0x10, 0x10, 0x10, 0x10, 0x10, 0x10}},
+	{operation: "receiveDevice", what: "elsewhere", publish: func(*scene) (string, string) { return "home/lamp", "on" }, want: [6]byte{no, no, no, no, no, no}},
+	{operation: "sendDevice", subscribe: filter("dev/#"), want: [6]byte{granted, granted, granted, granted, granted, granted}},
+	{operation: "sendDevice", what: "elsewhere", subscribe: filter("home/#"), want: [6]byte{no, no, no, no, no, no}},
 	{operation: "", what: "$SYS", subscribe: filter("$SYS/#"), want: [6]byte{no, no, no, no, no, no}},
 	{operation: "", what: "everything", subscribe: filter("#"), want: [6]byte{no, no, no, no, no, no}},
 	{operation: "", what: "shared", subscribe: filter("$share/g/conv/+/messages"), want: [6]byte{0x9e, 0x9e, 0x9e, 0x9e, 0x9e, 0x9e}},

@@ -205,6 +205,10 @@ func (b *builder) channel(name, address, title, description, tag string) {
 		switch level {
 		case "{conversationId}":
 			c.Parameters = append(c.Parameters, Member[Param]{"conversationId", Param{"A conversation that one is in: its id in lower-case text.", []string{string(exampleConversation)}}})
+		case "{clientId}":
+			c.Parameters = append(c.Parameters, Member[Param]{"clientId", Param{"A device, by its client id or any other name.", []string{"lamp"}}})
+		case "{topic}":
+			c.Parameters = append(c.Parameters, Member[Param]{"topic", Param{"One level or several.", []string{"state"}}})
 		case "{userId}":
 			c.Parameters = append(c.Parameters, Member[Param]{"userId", Param{"A user: their id in lower-case text.", []string{string(exampleUser)}}})
 		}
@@ -216,10 +220,15 @@ func (b *builder) channel(name, address, title, description, tag string) {
 func (b *builder) operation(name, channel string, o Operation, messages ...string) {
 	no := false
 	o.Channel = Ref{"#/channels/" + channel}
-	o.Bindings.MQTT.Retain, o.Bindings.MQTT.BindingVersion = &no, bindingVersion
+	o.Bindings.MQTT.BindingVersion = bindingVersion
+	if channel != "device" { // where clients may
+		o.Bindings.MQTT.Retain = &no
+	}
 	c := b.d.Channels.Get(channel)
 	for _, m := range messages {
-		c.Messages = append(c.Messages, Member[Ref]{m, Ref{"#/components/messages/" + m}})
+		if c.Messages.Get(m) == (Ref{}) { // else both directions carry it
+			c.Messages = append(c.Messages, Member[Ref]{m, Ref{"#/components/messages/" + m}})
+		}
 		o.Messages = append(o.Messages, Ref{"#/channels/" + channel + "/messages/" + m})
 	}
 	b.d.Operations = append(b.d.Operations, Member[*Operation]{name, &o})

@@ -8,7 +8,7 @@ func New(version string) *Document {
 		AsyncAPI: "3.0.0", ID: "urn:parley:mqtt", DefaultContentType: "application/json",
 		Info: Info{
 			Title: "Parley over MQTT", Version: version, Description: description,
-			Tags: []Tag{{"conversations", "What is said in a conversation, and about it."}, {"users", "What concerns one user."}},
+			Tags: []Tag{{"conversations", "What is said in a conversation, and about it."}, {"users", "What concerns one user."}, {"devices", "Plain MQTT beside conversations, for devices and what talks to them."}},
 		},
 	}
 	b := &builder{d}
@@ -17,6 +17,7 @@ func New(version string) *Document {
 	b.signalMessages()
 	b.conversationTopics()
 	b.userTopics()
+	b.deviceTopics()
 	return d
 }
 
@@ -24,7 +25,8 @@ const description = "Live messaging over MQTT 5.0 and 3.1.1. Accounts, history a
 	"What is sent by one is received by the other.\n\n" +
 	"The document is written from the server's side, as is usual: on `receive` operations clients publish, on `send` operations subscribers receive.\n\n" +
 	"**Wildcards** mean *mine*: a filter such as `conv/+/messages` covers the user's own conversations, now and later, and nobody else's. " +
-	"`$share` is refused (0x9E).\n\n" +
+	"`$share` on them is refused (0x9E).\n\n" +
+	"**Device topics**: what is below `dev/` is plain MQTT, and each user's own.\n\n" +
 	"**Acknowledgement.** PUBACK (PUBREC at QoS 2) of a command comes after the commit, never before. " +
 	"MQTT 3.1.1 has no negative answer: there a refused publish is acknowledged, and an object on `user/{userId}/errors` says why.\n\n" +
 	"What clients receive may get new fields, and new types of event, at any time: pass over what you do not know."
@@ -172,4 +174,23 @@ func (b *builder) userTopics() {
 		Action: Receive, Title: "Receive errors", Summary: "Refusals of what this device has published.", Bindings: qos(0),
 		Description: "One's own topic only; each device hears of its own.", Filters: []string{"user/{userId}/errors", "user/{userId}/+", "user/{userId}/#"},
 	}, "publishError")
+}
+
+func (b *builder) deviceTopics() {
+	b.add("devicePublication", "Anything", "Whatever devices tell each other: any bytes, with any content type.", "text/plain",
+		&Schema{Type: Types{"string"}, Title: "Anything", Description: "Any bytes, none included, up to the Maximum Packet Size."},
+		[]Example{{"state", "mosquitto_pub -t dev/lamp/state -m on", "on"}})
+	b.channel("device", "dev/{clientId}/{topic}", "Device topics",
+		"Plain MQTT among the devices of one user, at any number of levels up to 32: all QoS, retained messages, wills, shared subscriptions, subscription options and identifiers, request and response. "+
+			"Names below `dev/` are private to each user: two users may both have a `dev/lamp/state`, and neither hears the other's. Everything else is closed, unless the operator opens it.", "devices")
+	about := "A retained message is acknowledged after its commit, and survives restarts; anything else when it has been handed to the sessions, and it waits in memory for those that are away, " +
+		"up to 1,000 publications and 1 MiB: what must not get lost belongs into a conversation."
+	b.operation("receiveDevice", "device", Operation{
+		Action: Publish, Title: "Publish to a device topic", Summary: "Tell one's other devices something, or leave it for those to come.", Bindings: qos(1),
+		Description: "Any QoS. 0x10 says that nobody listens. " + about, ReasonCodes: ReasonCodes(),
+	}, "devicePublication")
+	b.operation("sendDevice", "device", Operation{
+		Action: Receive, Title: "Receive from device topics", Summary: "What one's devices have published.", Bindings: qos(1),
+		Description: "A wildcard means *mine*, here too.", Filters: []string{"dev/#", "dev/{clientId}/#", "dev/+/{topic}", "$share/{name}/dev/#"},
+	}, "devicePublication")
 }
