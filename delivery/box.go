@@ -101,12 +101,12 @@ func (b *Box) put(c chat.PublicationCopy, away bool) {
 			return
 		}
 		b.bytes -= b.zero[0].Cost()
-		b.router.boxBytes.Add(-int64(b.zero[0].Cost()))
+		b.router.waits(-b.zero[0].Cost())
 		b.zero = shift(b.zero)
 		b.router.metrics.deviceDropped.Inc()
 	}
-	if b.router.boxBytes.Add(int64(cost)) > maxBoxes {
-		b.router.boxBytes.Add(-int64(cost))
+	if b.router.waits(cost) > maxBoxes {
+		b.router.waits(-cost)
 		b.router.metrics.deviceDropped.Inc()
 		return
 	}
@@ -155,7 +155,7 @@ func (b *Box) pop(c chat.PublicationCopy) {
 	}
 	*list = shift(*list)
 	b.bytes -= c.Cost()
-	b.router.boxBytes.Add(-int64(c.Cost()))
+	b.router.waits(-c.Cost())
 	if b.wantRoom && len(b.queue)+len(b.zero) <= feedRoom/2 {
 		b.wantRoom = false
 		select {
@@ -177,7 +177,7 @@ func (b *Box) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
-	b.router.boxBytes.Add(-int64(b.bytes))
+	b.router.waits(-b.bytes)
 	b.queue, b.zero, b.bytes, b.left = nil, nil, 0, nil
 }
 
@@ -251,7 +251,7 @@ func (s *Session) park(now time.Time) (b *Box, keep bool) {
 	}
 	for _, c := range b.zero {
 		b.bytes -= c.Cost()
-		s.router.boxBytes.Add(-int64(c.Cost()))
+		s.router.waits(-c.Cost())
 	}
 	b.zero = nil
 	b.session.Store(nil)
@@ -338,6 +338,12 @@ func (r *Router) expireBoxes(now time.Time) {
 	for _, b := range expired {
 		r.endBox(b)
 	}
+}
+
+// waits counts bytes that wait in boxes, and returns how many do.
+func (r *Router) waits(more int) int64 {
+	r.metrics.deviceWaiting.Add(float64(more))
+	return r.boxBytes.Add(int64(more))
 }
 
 // Waiting returns how many bytes wait in boxes, all together.

@@ -15,6 +15,7 @@ type metrics struct {
 	save     prometheus.Histogram
 	expired  prometheus.Counter
 
+	deviceWaiting    prometheus.Gauge
 	deviceDropped    prometheus.Counter
 	partsDropped     prometheus.Counter
 	deliveredDropped prometheus.Counter
@@ -35,6 +36,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}),
 		expired: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_expired_sessions_total", Help: "Sessions removed because their expiry had passed."}),
 
+		deviceWaiting: f.NewGauge(prometheus.GaugeOpts{
+			Name: "parley_delivery_device_waiting_bytes", Help: "Bytes of publications to device topics that wait for room, or for devices that are away.",
+		}),
 		deviceDropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "parley_delivery_device_dropped_total", Help: "Copies of publications to device topics that were dropped: too many waited for their session, or they were over its Maximum Packet Size.",
 		}),
