@@ -771,3 +771,47 @@ func TestSys(t *testing.T) {
 		t.Errorf("who is no admin got 0x%02x", code)
 	}
 }
+
+// A subscriber that does not read delays nobody: who publishes, who reads, or who talks in
+// a conversation.
+func TestSlowDeviceDelaysNobody(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t, openTopics)
+	ann, bob := a.User(t, "ann"), a.User(t, "bob")
+	conv := a.Direct(t, ann, bob)
+	var stuck [2]*apptest.Device
+	for qos := range stuck {
+		stuck[qos] = a.Device(t, ann, brokertest.Connect{ClientID: fmt.Sprint("stuck", qos)})
+		stuck[qos].AutoAck = false
+		stuck[qos].MustSubscribe(byte(qos), "s/#", "conv/#")
+	}
+	reader := nameless(t, a, brokertest.Connect{ClientID: "reader"})
+	reader.AutoAck = true
+	reader.MustSubscribe(1, "s/#")
+	c := nameless(t, a, brokertest.Connect{ClientID: "c"})
+	payload := strings.Repeat("x", 8<<10)
+	for i := range 1500 { // 12 MiB, more than all buffers on the way hold
+		if ack := c.Publish(1, "s/x", payload); ack.Code != 0 {
+			t.Fatalf("publish %d: %+v", i, ack)
+		}
+		hears(t, reader, "s/x", payload, 1, false)
+	}
+	talker := a.Device(t, bob, brokertest.Connect{ClientID: "b"})
+	talker.MustSubscribe(1, "conv/#")
+	talker.Send(conv, "hello")
+	talker.ExpectEvent(conv, 2)
+	for qos, d := range stuck { // and what is not lost on the way is there when they read again
+		d.AutoAck = true
+		got := 0
+		for {
+			pk := d.Expect(packets.Publish)
+			if pk.TopicName == conv.Topic("messages") {
+				break // chat is there, whatever was dropped of the other
+			}
+			got++
+		}
+		if got == 0 || got == 1500 {
+			t.Errorf("QoS %d: %d of 1,500 came", qos, got)
+		}
+	}
+}

@@ -226,7 +226,7 @@ func (s *Session) DeviceSubscriptions() []Subscription {
 
 // park takes the box of a session whose connection has ended out of it. mu is held.
 func (s *Session) park(now time.Time) (b *Box, keep bool) {
-	keep = !s.kept.id.IsZero() && s.kept.expiry > 0
+	keep = !s.kept.id.IsZero() && s.kept.expiry > 0 && !s.elsewhere
 	var releasing []uint16
 	if keep && s.stillReleasing != nil {
 		releasing = s.stillReleasing()
@@ -259,11 +259,32 @@ func (s *Session) park(now time.Time) (b *Box, keep bool) {
 }
 
 // follows reports whether a session that was taken is the one that the box was left by,
-// and nobody has had it in between, on another node.
+// and no other node has had it in between.
 func (b *Box) follows(st *chat.SessionState) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return st.Present && !b.id.IsZero() && b.id == st.ID && b.epoch+1 == st.Epoch
+	return st.Present && st.From == "" && !b.id.IsZero() && b.id == st.ID
+}
+
+// boxMoved ends the box of a device that is away, and has connected at another node with
+// the given epoch.
+func (r *Router) boxMoved(key deviceKey, epoch int64) {
+	r.boxes.mu.Lock()
+	b := r.boxes.away[key]
+	if b != nil {
+		b.mu.Lock()
+		older := b.epoch < epoch
+		b.mu.Unlock()
+		if !older {
+			b = nil
+		} else {
+			delete(r.boxes.away, key)
+		}
+	}
+	r.boxes.mu.Unlock()
+	if b != nil {
+		r.endBox(b)
+	}
 }
 
 // adopt gives the session the box of its last connection. mu is held.

@@ -262,3 +262,33 @@ func TestBoxEnds(t *testing.T) {
 		}
 	})
 }
+
+// Of a session that another node has had in between, nothing is left here: its copies
+// would be old.
+func TestBoxOfASessionThatMoved(t *testing.T) {
+	t.Parallel()
+	for _, away := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newFakeLog(), newFakeSink()
+			r, s := startAmong(t, &among{}, log, sink)
+			defer r.Close()
+			box := s.Box()
+			if away {
+				r.Detach(s)
+				box.Receive(deviceCopyOf("x", 1))
+			}
+			r.Passed(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 6}) // an old story
+			if away && r.Waiting() == 0 {
+				t.Error("the box has ended")
+			}
+			r.Passed(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 8})
+			if !away {
+				r.Detach(s)
+			}
+			box.Receive(deviceCopyOf("y", 1))
+			if r.Waiting() != 0 {
+				t.Error("something waits for a session that is elsewhere")
+			}
+		})
+	}
+}

@@ -136,9 +136,18 @@ func (r *Router) Passed(n chat.TakenNotice) bool {
 		if !s.loaded() || s.Epoch() >= n.Epoch {
 			return false
 		}
+		s.leaves()
 		s.Disconnect(ErrTakenOver)
 	}
+	r.boxMoved(deviceKey{n.UserID, n.ClientID}, n.Epoch)
 	return true
+}
+
+// leaves notes that the session goes on at another node: nothing waits for it here.
+func (s *Session) leaves() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.elsewhere = true
 }
 
 // loaded reports whether the session's epoch is known.

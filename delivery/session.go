@@ -70,6 +70,7 @@ type Session struct {
 	asks     bool              // mu guards: it is among router.asking
 
 	box       *Box // mu guards: what waits of device topics; nil: it has never had to do with them
+	elsewhere bool // mu guards: another node has the session now
 	turnOfLog bool // mu guards: a window of one place is a log's next, while both wait for it
 
 	noted noted // its row, where there are other nodes; zero: see kept, or none
