@@ -46,9 +46,12 @@ type App struct {
 	router   *delivery.Router
 	topics   *topics.Engine
 	broker   *broker.Server
+	hook     *hooks.Hook
 	mqtt     net.Listener
 	http     net.Listener
 	admin    net.Listener
+
+	listeners []*listening // of Options.Listeners
 
 	hurried context.Context // ended by Hurry
 	hurry   context.CancelFunc
@@ -91,7 +94,7 @@ func (a *App) Start(ctx context.Context) error {
 		}
 	}
 	a.ready.Store(true)
-	a.logger.Info("ready", "mqtt", a.MQTTAddr(), "http", a.HTTPAddr(), "admin", a.AdminAddr(), "elapsed_ms", time.Since(start).Milliseconds())
+	a.logger.Info("ready", "mqtt", a.MQTTAddr(), "listeners", a.Addrs(), "http", a.HTTPAddr(), "admin", a.AdminAddr(), "elapsed_ms", time.Since(start).Milliseconds())
 	return nil
 }
 
@@ -102,7 +105,7 @@ func (a *App) listen(context.Context) error {
 		what, addr, flag string
 		to               *net.Listener
 	}{{"MQTT", a.o.MQTTAddr, "PARLEY_MQTT_ADDR", &a.mqtt}, {"HTTP", a.o.HTTPAddr, "PARLEY_HTTP_ADDR", &a.http}, {"admin", a.o.AdminAddr, "PARLEY_ADMIN_ADDR", &a.admin}} {
-		if l.addr == "" {
+		if l.addr == "" || l.addr == NoMQTT {
 			continue
 		}
 		ln, err := net.Listen("tcp", l.addr)
@@ -111,6 +114,11 @@ func (a *App) listen(context.Context) error {
 		}
 		*l.to = ln
 		a.onStop("close the "+l.what+" listener", func(context.Context) error { return closeListener(ln) })
+	}
+	for _, l := range a.o.Listeners {
+		if err := a.listenFor(l); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -164,7 +172,7 @@ func (a *App) join(ctx context.Context) error {
 	a.chat.Presences.Use(chat.PresenceOptions{Node: a.o.Node, Grace: a.o.PresenceGrace, Logger: a.logger})
 	_, open := a.o.TopicAccess.(topics.Open)
 	a.topics = topics.New(topics.Options{
-		Access: a.o.TopicAccess, OneSpace: open, Store: a.store, Logger: a.logger, Registerer: a.registry,
+		Access: a.o.TopicAccess, OneSpace: open || a.o.OneTopicSpace, Store: a.store, Logger: a.logger, Registerer: a.registry,
 	})
 	a.run("device topics", a.topics.Run)
 	a.router = delivery.NewRouter(delivery.Options{
@@ -201,18 +209,18 @@ func (a *App) join(ctx context.Context) error {
 	a.run("tell who is here", a.chat.Presences.Run)
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
-	hook := hooks.New(hooks.Options{
+	a.hook = hooks.New(hooks.Options{
 		Chat: a.chat, Authenticator: a.identity, Logins: a.logins, Router: a.router, Fence: a.fence(),
-		Topics: a.topics, Anonymous: open, Logger: a.logger, Registerer: a.registry,
+		Topics: a.topics, Anonymous: open, MaxSessionExpiry: a.o.MaxSessionExpiry, Logger: a.logger, Registerer: a.registry,
 	})
-	a.identity.OnRevoked(func(r identity.Revocation) { hook.Revoke(r.UserID, r.Concerns) })
+	a.identity.OnRevoked(func(r identity.Revocation) { a.hook.Revoke(r.UserID, r.Concerns) })
 	a.broker, err = broker.New(broker.Options{
-		Limits: a.o.Limits, Hook: hook, Fence: a.fence(), Reference: a.o.ServerReference, AllowedOrigins: a.o.AllowedOrigins, Logger: a.logger, Registerer: a.registry,
+		Limits: a.o.Limits, Hook: a.hook, Fence: a.fence(), Reference: a.o.ServerReference, AllowedOrigins: a.o.AllowedOrigins, Logger: a.logger, Registerer: a.registry,
 	})
 	if err != nil {
 		return err
 	}
-	hook.Serve(a.broker)
+	a.hook.Serve(a.broker)
 	a.topics.TellSys(a.sys)
 	a.onStop("tell MQTT clients goodbye", a.broker.Shutdown)
 	return nil
@@ -258,15 +266,20 @@ func (a *App) serve(context.Context) error {
 		adminMux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 		a.serveHTTP("admin", a.admin, adminMux, 0) // a profile takes as long as it is asked to
 	}
-	mux.Handle("/mqtt", a.broker.WebSocket())
+	mux.Handle("/mqtt", a.broker.WebSocket(nil))
 	mux.Handle("/", rest.New(o))
 	proxies := broker.NewProxies(broker.ProxyOptions{From: a.o.ProxyFrom, Logger: a.logger, Registerer: a.registry})
 	a.serveHTTP("HTTP", proxies.Listen(a.http, true), rest.Forwarded(slices.Concat(a.o.ProxyFrom, a.o.ForwardedFrom), mux), time.Minute)
 	a.stops = append(a.stops, stop{"send MQTT clients away", a.drain, a.o.Drain + a.o.StopTimeout})
-	a.run("MQTT listener", func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, func() { _ = closeListener(a.mqtt) })()
-		return a.broker.Serve(proxies.Listen(a.mqtt, false))
-	})
+	if a.mqtt != nil {
+		a.run("MQTT listener", func(ctx context.Context) error {
+			defer context.AfterFunc(ctx, func() { _ = closeListener(a.mqtt) })()
+			return a.broker.Serve(proxies.Listen(a.mqtt, false), nil)
+		})
+	}
+	for _, l := range a.listeners {
+		a.serveListener(l, proxies)
+	}
 	a.onStop("not ready", func(context.Context) error { a.ready.Store(false); return nil })
 	return nil
 }
@@ -340,8 +353,19 @@ func (a *App) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// MQTTAddr returns the address bound for MQTT.
-func (a *App) MQTTAddr() string { return addr(a.mqtt) }
+// MQTTAddr returns the address bound for MQTT: that of the first unencrypted one of
+// Options.Listeners, if Options.MQTTAddr is NoMQTT, or "" if there is none.
+func (a *App) MQTTAddr() string {
+	if a.mqtt != nil {
+		return addr(a.mqtt)
+	}
+	for _, l := range a.listeners {
+		if l.Network != "unix" && !l.WebSocket && l.TLS == nil {
+			return addr(l.l)
+		}
+	}
+	return ""
+}
 
 // HTTPAddr returns the address bound for REST and WebSocket.
 func (a *App) HTTPAddr() string { return addr(a.http) }

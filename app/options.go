@@ -29,7 +29,7 @@ type Options struct {
 	PostgresBin string // folder of the server binaries for the private one; empty: looked up
 
 	Node      string // name of this node; "parley"
-	MQTTAddr  string // TCP address for MQTT; ":1883"
+	MQTTAddr  string // TCP address for MQTT; ":1883". NoMQTT: only Listeners
 	HTTPAddr  string // TCP address for REST and MQTT over WebSocket (/mqtt); ":8080"
 	AdminAddr string // TCP address for /metrics and /debug/pprof; empty: /metrics on HTTPAddr, for loopback only
 
@@ -38,22 +38,25 @@ type Options struct {
 	ProxyFrom []netip.Prefix
 	// ForwardedFrom are those of reverse proxies whose X-Forwarded-For is believed, beside ProxyFrom.
 	ForwardedFrom []netip.Prefix
+	Listeners     []Listener // for MQTT, beside MQTTAddr: TLS, unix sockets, and those with rules of their own
 
 	AllowedOrigins []string // of web pages that may call REST and /mqtt, beside the server's own
 	Version        string   // shown in /openapi.json; "dev"
 
 	Identity identity.Options // tokens and passwords; its Store, Clock, Logger and Registerer are set here
 
-	Limits          broker.Limits // of connections
-	MaxUserSessions int           // connections of one user at once; chat.MaxUserSessions
-	PresenceGrace   time.Duration // for a device to come back before its user is shown as offline; 10 s
-	Writer          store.WriterOptions
+	Limits           broker.Limits // of connections
+	MaxUserSessions  int           // connections of one user at once; chat.MaxUserSessions
+	MaxSessionExpiry time.Duration // how long a session is kept at most after its connection; 90 days
+	PresenceGrace    time.Duration // for a device to come back before its user is shown as offline; 10 s
+	Writer           store.WriterOptions
 	// TopicAccess decides about device topics; nil: topics.Own, so dev/ for everybody and
 	// nothing else. With topics.Open all of them are open to all, dev/ is part of the one
 	// space, and whoever shows no password connects without an account: for test benches.
-	TopicAccess chat.TopicAccess
-	SignupRate  identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
-	LoginRate   identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate
+	TopicAccess   chat.TopicAccess
+	OneTopicSpace bool          // dev/ is part of the one space, whatever TopicAccess is: no user's own
+	SignupRate    identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
+	LoginRate     identity.Rate // POST /api/sessions and CONNECT with a password together, for each address; identity.DefaultLoginRate
 
 	// Drain is over how long Stop sends clients away, one after the other, so that they do
 	// not all connect elsewhere at once; 0: all at once.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -26,10 +27,11 @@ import (
 // accepted it closes the socket; see finish.
 type Conn struct {
 	net.Conn
-	limits *Limits
-	logger *slog.Logger
-	fence  *chat.Fence   // set before the connection is used
-	sent   *atomic.Int64 // the server's count of PUBLISH packets written
+	limits   *Limits
+	logger   *slog.Logger
+	listener *Listener     // set before it serves
+	fence    *chat.Fence   // set before the connection is used
+	sent     *atomic.Int64 // the server's count of PUBLISH packets written
 
 	Client *mqtt.Client // set once, in OnConnect, on the reader's goroutine
 	State  any          // the hooks' own, set with Client
@@ -64,9 +66,11 @@ type Conn struct {
 }
 
 func newConn(c net.Conn, l *Limits, logger *slog.Logger) *Conn {
-	conn := &Conn{Conn: c, limits: l, logger: logger, sent: new(atomic.Int64), flushed: make(chan struct{})}
+	conn := &Conn{Conn: c, limits: l, logger: logger, listener: &Listener{}, sent: new(atomic.Int64), flushed: make(chan struct{})}
 	conn.framing.maxFirst, conn.framing.max = l.MaxConnectPacket, l.MaxPacket
-	_ = c.SetReadDeadline(time.Now().Add(l.ConnectTimeout))
+	end := time.Now().Add(l.ConnectTimeout)
+	_ = c.SetReadDeadline(end)
+	_ = c.SetWriteDeadline(end) // of a TLS handshake; writeAll sets its own
 	conn.framing.strict = &conn.strict
 	return conn
 }
@@ -299,11 +303,11 @@ const writePiece = 16 << 10
 //
 // A write that runs into its deadline is tried again meanwhile: the kernel calls a
 // socket writable only when a third of its buffer is free, which may be a megabyte,
-// but a new write puts in whatever there is room for. A WebSocket does not recover
-// from a write that ended early; its peer has to take a piece in time.
+// but a new write puts in whatever there is room for. A WebSocket and TLS do not
+// recover from a write that ended early; their peer has to take a piece in time.
 func (c *Conn) writeAll(b []byte) error {
 	try := c.limits.WriteTimeout
-	if _, ok := c.Conn.(*wsConn); !ok {
+	if _, ok := c.Conn.(*wsConn); !ok && c.tls() == nil {
 		try /= 8
 	}
 	for taken := time.Now(); len(b) > 0; {
@@ -363,7 +367,15 @@ func (c *Conn) finish() {
 	graceful := !c.broken
 	c.broken = true
 	c.mu.Unlock()
+	if secure := c.tls(); secure != nil && !graceful { // its own Close would write first, to somebody who does not read
+		_ = secure.NetConn().Close()
+	}
 	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok && graceful && hc.CloseWrite() == nil {
+		if secure, ok := c.Conn.(*tls.Conn); ok { // it has said that nothing follows, and the kernel has not
+			if tcp, ok := secure.NetConn().(*net.TCPConn); ok {
+				_ = tcp.CloseWrite()
+			}
+		}
 		_ = c.Conn.SetReadDeadline(time.Now().Add(c.limits.Linger))
 		var rest io.Reader = c.Conn
 		if ws, ok := c.Conn.(*wsConn); ok {

@@ -10,6 +10,8 @@ type metrics struct {
 	acceptErrors prometheus.Counter
 	turnedAway   prometheus.Counter
 	panics       prometheus.Counter
+
+	handshakeErrors prometheus.Counter
 }
 
 // newMetrics registers the package's metrics; a nil Registerer discards them.
@@ -20,6 +22,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		acceptErrors: f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_accept_errors_total", Help: "Failures to accept a connection."}),
 		turnedAway:   f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_turned_away_total", Help: "Connections closed at once because there were too many, or the server was stopping."}),
 		panics:       f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_panics_total", Help: "Packets that caused a panic."}),
+
+		handshakeErrors: f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_tls_handshake_errors_total", Help: "Connections that ended before TLS was established: no TLS client, a certificate that one of the two does not trust, or silence."}),
 	}
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -102,8 +103,12 @@ func (s *Server) SendConnack(cl *mqtt.Client, code packets.Code) error {
 
 // Serve takes connections from the listener until it is closed. Errors of accept
 // (no file descriptors left, a connection reset before it was taken) are logged
-// and tried again: a listener that ends by itself is an outage nobody sees.
-func (s *Server) Serve(l net.Listener) error {
+// and tried again: a listener that ends by itself is an outage nobody sees. on says
+// how they are taken; nil: by the server's own rules.
+func (s *Server) Serve(l net.Listener, on *Listener) error {
+	if on == nil {
+		on = &Listener{}
+	}
 	pause := 5 * time.Millisecond
 	for {
 		c, err := l.Accept()
@@ -121,7 +126,10 @@ func (s *Server) Serve(l net.Listener) error {
 		if tcp, ok := c.(*net.TCPConn); ok {
 			_ = tcp.SetNoDelay(true)
 		}
-		conn := s.admit(c)
+		if on.TLS != nil {
+			c = tls.Server(c, on.TLS)
+		}
+		conn := s.admit(c, on)
 		if conn == nil {
 			continue
 		}
@@ -130,10 +138,10 @@ func (s *Server) Serve(l net.Listener) error {
 }
 
 // admit takes a connection into account, or closes it if there are too many.
-func (s *Server) admit(c net.Conn) *Conn {
+func (s *Server) admit(c net.Conn, on *Listener) *Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing || len(s.conns) >= s.limits.MaxConnections {
+	if s.closing || len(s.conns) >= s.limits.MaxConnections || !on.enter() {
 		s.metrics.turnedAway.Inc()
 		_ = c.Close()
 		return nil
@@ -141,6 +149,7 @@ func (s *Server) admit(c net.Conn) *Conn {
 	conn := newConn(c, &s.limits, s.logger)
 	conn.fence = s.fence
 	conn.sent = &s.sent
+	conn.listener = on
 	s.conns[conn] = struct{}{}
 	s.wg.Add(1)
 	s.metrics.connections.Inc()
@@ -150,7 +159,10 @@ func (s *Server) admit(c net.Conn) *Conn {
 // serve reads the connection until it ends.
 func (s *Server) serve(conn *Conn, listener string) {
 	defer s.wg.Done()
-	err := s.establish(conn, listener)
+	err := s.handshake(conn)
+	if err == nil {
+		err = s.establish(conn, listener)
+	}
 	if cl := conn.Client; cl != nil {
 		s.mochi.Clients.Delete(cl.ID) // mochi forgets to, where CONNACK could not be written
 		if s.Closing() {
@@ -163,11 +175,27 @@ func (s *Server) serve(conn *Conn, listener string) {
 		s.hook.Ended(conn, err)
 	}
 	conn.finish()
+	conn.listener.leave()
 	s.mu.Lock()
 	delete(s.conns, conn)
 	s.mu.Unlock()
 	s.metrics.connections.Dec()
 	s.logger.Debug("connection ended", "remote", conn.RemoteAddr().String(), "err", err)
+}
+
+// handshake begins TLS, where there is any. The time until CONNECT is there
+// (Limits.ConnectTimeout) covers it: whoever begins one and says nothing is gone as
+// soon as somebody who is silent from the start.
+func (s *Server) handshake(conn *Conn) error {
+	t := conn.tls()
+	if t == nil {
+		return nil
+	}
+	if err := t.Handshake(); err != nil {
+		s.metrics.handshakeErrors.Inc()
+		return fmt.Errorf("TLS handshake: %w", err)
+	}
+	return nil
 }
 
 // Closing reports whether Shutdown was called: connections end because of that.

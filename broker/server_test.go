@@ -89,7 +89,7 @@ func serve(t *testing.T, h *stubHook, l broker.Limits) (*broker.Server, string) 
 		t.Fatal(err)
 	}
 	done := make(chan error)
-	go func() { done <- s.Serve(&flaky{Listener: ln}) }()
+	go func() { done <- s.Serve(&flaky{Listener: ln}, nil) }()
 	t.Cleanup(func() {
 		_ = ln.Close()
 		if err := <-done; err != nil {
@@ -205,7 +205,7 @@ func TestFarewellReachesAPeerThatSends(t *testing.T) {
 	for name, dial := range map[string]func(t *testing.T, s *broker.Server, addr string) *brokertest.Client{
 		"TCP": func(t *testing.T, _ *broker.Server, addr string) *brokertest.Client { return brokertest.Dial(t, addr) },
 		"WebSocket": func(t *testing.T, s *broker.Server, _ string) *brokertest.Client {
-			ts := httptest.NewServer(s.WebSocket())
+			ts := httptest.NewServer(s.WebSocket(nil))
 			t.Cleanup(ts.Close)
 			return brokertest.DialWebSocket(t, strings.Replace(ts.URL, "http", "ws", 1))
 		},
@@ -279,7 +279,7 @@ func TestWebSocket(t *testing.T) {
 	t.Parallel()
 	h := newStubHook()
 	s, _ := serve(t, h, broker.Limits{})
-	ts := httptest.NewServer(s.WebSocket())
+	ts := httptest.NewServer(s.WebSocket(nil))
 	t.Cleanup(ts.Close)
 	url := strings.Replace(ts.URL, "http", "ws", 1)
 	for _, test := range []struct {

@@ -16,10 +16,14 @@ import (
 
 // WebSocket returns the handler for MQTT over WebSocket (MQTT 5.0, 6): binary
 // frames, subprotocol "mqtt". A browser must come from the server's own origin or
-// an allowed one; clients that send no Origin are not browsers and may connect.
-func (s *Server) WebSocket() http.Handler {
+// an allowed one; clients that send no Origin are not browsers and may connect. on
+// is as for Serve, but that TLS is the HTTP server's affair.
+func (s *Server) WebSocket(on *Listener) http.Handler {
+	if on == nil {
+		on = &Listener{}
+	}
 	up := websocket.Upgrader{
-		Subprotocols: []string{"mqtt"}, CheckOrigin: s.originAllowed, HandshakeTimeout: 10 * time.Second,
+		Subprotocols: []string{"mqtt"}, CheckOrigin: s.originChecker(on), HandshakeTimeout: 10 * time.Second,
 		ReadBufferSize: 2048, WriteBufferSize: 2048,
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			http.Error(w, reason.Error(), status)
@@ -35,15 +39,15 @@ func (s *Server) WebSocket() http.Handler {
 			return // Upgrade has answered
 		}
 		ws.SetReadLimit(int64(s.limits.MaxPacket) + 64<<10) // packets are bounded by themselves; a frame may hold several
-		if conn := s.admit(&wsConn{Conn: ws.UnderlyingConn(), ws: ws, remote: remoteOf(r)}); conn != nil {
+		if conn := s.admit(&wsConn{Conn: ws.UnderlyingConn(), ws: ws, remote: remoteOf(r)}, on); conn != nil {
 			s.serve(conn, "ws") // in the handler's goroutine
 		}
 	})
 }
 
-func (s *Server) originAllowed(r *http.Request) bool {
+func originAllowed(origins []string, r *http.Request) bool {
 	origin := r.Header.Get("Origin")
-	if origin == "" || slices.Contains(s.origins, "*") || slices.Contains(s.origins, origin) {
+	if origin == "" || slices.Contains(origins, "*") || slices.Contains(origins, origin) {
 		return true
 	}
 	u, err := url.Parse(origin)

@@ -19,5 +19,6 @@ type TopicAccess interface {
 // TopicUser is who asks for a device topic.
 type TopicUser struct {
 	Principal Principal
-	ClientID  string // as the client sent it, or was assigned
+	ClientID  string      // as the client sent it, or was assigned
+	Access    TopicAccess // of the listener by which the device has come; nil: the process's
 }

@@ -1,7 +1,6 @@
 package chat
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"math"
 	"time"
@@ -177,13 +176,4 @@ func ValidProperties(b []byte) bool {
 		}
 	}
 	return true
-}
-
-// AnonymousID is the user id of whoever connects without saying who they are, where
-// that is allowed: a UUIDv8 made of the client id, which no account has.
-func AnonymousID(clientID string) ID {
-	sum := sha256.Sum256([]byte("anonymous\x00" + clientID))
-	id := ID(sum[:16])
-	id[6], id[8] = id[6]&0x0f|0x80, id[8]&0x3f|0x80
-	return id
 }

@@ -78,11 +78,3 @@ func TestRemaining(t *testing.T) {
 		t.Errorf("without expiry: %d, %v", got, ok)
 	}
 }
-
-func TestAnonymousID(t *testing.T) {
-	t.Parallel()
-	a, b := chat.AnonymousID("a"), chat.AnonymousID("b")
-	if a == b || a != chat.AnonymousID("a") || a[6]>>4 != 8 || a[8]>>6 != 2 {
-		t.Errorf("got %s and %s", a, b)
-	}
-}

@@ -26,9 +26,6 @@ type Principal struct {
 	Username string
 	LoginID  ID // the login whose access token was used; zero when a password was, or a token that an operator made
 	Admin    bool
-	// Anonymous is set of whoever has not said who they are, where device topics are open
-	// to all: UserID is an AnonymousID then, and there is no such account.
-	Anonymous bool
 	// CredentialsAt is, without a login, when the password behind the credential had
 	// been set; zero: it was the account's first. Another one ends what p may do.
 	CredentialsAt time.Time

@@ -149,6 +149,22 @@ func (r *Router) Sessions(user chat.ID) []*Session {
 	return sh.users[user]
 }
 
+// Each calls f for every connected session, with what it writes to. f must not block.
+func (r *Router) Each(f func(*Session, Sink)) {
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.RLock()
+		all := make([]*Session, 0, len(sh.users))
+		for _, list := range sh.users {
+			all = append(all, list...)
+		}
+		sh.mu.RUnlock()
+		for _, s := range all {
+			f(s, s.sink)
+		}
+	}
+}
+
 // Attach adds a connection's session without asking what is kept of the device:
 // it begins empty, has started, and ends with its connection. If the same device is
 // connected already, the old session is taken out, and returned for the caller to

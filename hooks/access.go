@@ -108,7 +108,7 @@ func (h *Hook) tellTyping(c *connection, filters []chat.Filter) {
 // and may always be held; presence is shown to contacts only, whoever subscribes
 // to it, so that the answer tells nothing.
 func (h *Hook) mayRead(c *connection, text string) (chat.Filter, error) {
-	if c.principal.Anonymous {
+	if !c.principal.HasAccount() {
 		return chat.Filter{}, errAnonymous("filter")
 	}
 	f, err := chat.ParseFilter(text)

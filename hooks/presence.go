@@ -43,11 +43,12 @@ type badWill struct{ err error }
 func (e *badWill) Error() string { return e.err.Error() }
 func (e *badWill) Unwrap() error { return e.err }
 
-// readWill reads the will of a CONNECT. Nil for one on a topic that no will acts on. May
+// readWill reads the will of a CONNECT. Nil for one on a topic that no will acts on, and
+// for a guest, which has no part in those that one does. May
 // the user write there at all is looked at when it is due.
 func readWill(p chat.Principal, pk *packets.Packet) (*will, error) {
 	topic, err := chat.ParseTopic(pk.Connect.WillTopic)
-	if !pk.Connect.WillFlag || err != nil || p.Anonymous {
+	if !pk.Connect.WillFlag || err != nil || !p.HasAccount() {
 		return nil, nil //nolint:nilnil // none is no fault
 	}
 	payload, err := willPayload(pk)
@@ -102,7 +103,7 @@ func (h *Hook) went(c *connection) {
 	if c.stay == 0 {
 		return // it had not begun
 	}
-	gone := c.goodbye || h.o.Authenticator.Revoked(c.principal)
+	gone := c.goodbye || h.authenticator(c.Conn).Revoked(c.principal)
 	end := chat.End{Gone: gone, Kept: c.expiry}
 	if c.will != nil {
 		end.Will, end.Wait = c.will.status, c.will.delay

@@ -72,7 +72,7 @@ func refusedTopic(err error) error {
 // dispatch does what a publish to one of Parley's topics asks for. After an error
 // nothing has been done, and p is to be settled with it.
 func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) error {
-	if c.principal.Anonymous {
+	if !c.principal.HasAccount() {
 		return errAnonymous("topic")
 	}
 	switch p.Topic.Kind {

@@ -68,12 +68,23 @@ func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk 
 	if _, leaving := h.server.Leaving(); leaving {
 		return nil, errLeaving
 	}
-	p, err := h.admit(ctx, cl, pk)
+	on := conn.Listener()
+	p, err := h.admit(ctx, conn, cl, pk)
 	if err != nil {
 		return nil, err
 	}
+	switch {
+	case on.NameIsClientID && p.Username == "":
+		return nil, &chat.Error{Code: chat.Forbidden, Field: "username", Msg: "is needed here: it is the client id"}
+	case on.NameIsClientID:
+		cl.ID = p.Username
+		cl.Properties.Props.AssignedClientID = ""
+	case on.NoEmptyClientID && cl.Properties.Props.AssignedClientID != "":
+		return nil, &chat.Error{Code: chat.Invalid, Field: "client id", Msg: "must not be empty here"}
+	}
+	p = p.OnDevice(cl.ID)
 	c := &connection{Conn: conn, principal: p, clientID: cl.ID, hash: chat.SessionHash(p.UserID, cl.ID), ctx: ctx, cancel: func() {}}
-	c.user = chat.TopicUser{Principal: p, ClientID: cl.ID}
+	c.user = chat.TopicUser{Principal: p, ClientID: cl.ID, Access: on.Topics}
 	c.asked, c.expiry = h.expiry(pk)
 	if c.will, err = readWill(p, pk); err != nil {
 		return nil, err
@@ -99,7 +110,7 @@ func (h *Hook) open(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk 
 		conn.Rejected()
 		return nil, err
 	}
-	if h.o.Authenticator.Revoked(p) { // while it could not be found by Revoke
+	if h.authenticator(conn).Revoked(p) { // while it could not be found by Revoke
 		h.o.Router.Detach(c.session)
 		conn.Rejected()
 		return nil, &chat.Error{Code: chat.Unauthenticated, Msg: "the login was revoked"}
@@ -140,33 +151,62 @@ var errLeaving = &chat.Error{Code: chat.Unavailable, Op: "hooks.OnConnect", Msg:
 var errAuthMethod = &chat.Error{Code: chat.Unsupported, Op: "hooks.OnConnect", Msg: "enhanced authentication is not offered"}
 
 // admit tells who connects, and whether as they may.
-func (h *Hook) admit(ctx context.Context, cl *mqtt.Client, pk *packets.Packet) (chat.Principal, error) {
+func (h *Hook) admit(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk *packets.Packet) (chat.Principal, error) {
 	if pk.Properties.AuthenticationMethod != "" {
 		return chat.Principal{}, errAuthMethod
 	}
 	if id := pk.Connect.ClientIdentifier; len(id) > chat.MaxClientIDBytes || !plainText(id) {
 		return chat.Principal{}, &chat.Error{Code: chat.Invalid, Field: "client id", Msg: "must have at most 256 bytes of UTF-8 without control characters"}
 	}
-	if noPassword := !pk.Connect.PasswordFlag || len(pk.Connect.Password) == 0; noPassword && h.o.Anonymous {
-		return chat.Principal{UserID: chat.AnonymousID(cl.ID), Anonymous: true}, nil
-	} else if noPassword {
-		return chat.Principal{}, &chat.Error{Code: chat.Unauthenticated, Msg: "send an access token as the password, or user name and password"}
-	}
 	ctx, cancel := chat.WithDeadline(ctx, h.o.AuthTimeout, "hooks.authenticate")
 	defer cancel()
+	auth := h.authenticator(conn)
+	guests, _ := auth.(chat.GuestBook)
+	if conn.Listener().NameFromCertificate {
+		name, ok := conn.CertificateName()
+		if !ok || guests == nil {
+			return chat.Principal{}, &chat.Error{Code: chat.Unauthenticated, Msg: "the user name here is that of a client certificate, and none was shown that has one"}
+		}
+		return guests.VerifyCertificate(ctx, name)
+	}
+	if !pk.Connect.PasswordFlag || len(pk.Connect.Password) == 0 {
+		if guests != nil {
+			return guests.VerifyGuest(ctx, string(pk.Connect.Username))
+		}
+		if h.o.Anonymous {
+			return chat.AnonymousPrincipal(), nil
+		}
+		return chat.Principal{}, &chat.Error{Code: chat.Unauthenticated, Msg: "send an access token as the password, or user name and password"}
+	}
 	username, password := string(pk.Connect.Username), string(pk.Connect.Password)
 	if !isToken(pk.Connect.Password) {
+		if username == "" && guests != nil {
+			return guests.VerifyGuest(ctx, "")
+		}
 		if username == "" {
 			return chat.Principal{}, &chat.Error{Code: chat.Unauthenticated, Msg: "a password needs a user name"}
+		}
+		if guests != nil {
+			if p, err := guests.VerifyGuestPassword(ctx, username, password); chat.CodeOf(err) != chat.Unauthenticated {
+				return p, err
+			}
 		}
 		if h.o.Logins != nil { // before the hash: whoever guesses must not fill the queue for it
 			if err := h.o.Logins.Allow(remoteAddr(cl)); err != nil {
 				return chat.Principal{}, err
 			}
 		}
-		return h.o.Authenticator.VerifyPassword(ctx, username, password)
+		return auth.VerifyPassword(ctx, username, password)
 	}
-	return h.o.Authenticator.VerifyToken(ctx, password)
+	return auth.VerifyToken(ctx, password)
+}
+
+// authenticator returns who tells who connects by the connection's listener.
+func (h *Hook) authenticator(conn *broker.Conn) chat.Authenticator {
+	if a := conn.Listener().Authenticator; a != nil {
+		return a
+	}
+	return h.o.Authenticator
 }
 
 // remoteAddr is the address of the connection's other end.
@@ -236,8 +276,8 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	c.session.Start()
 	c.welcomed = true
 	h.o.Topics.WillBack(c.user, c.present)
-	if c.principal.Anonymous {
-		return // nobody knows them
+	if !c.principal.HasAccount() {
+		return // nobody sees a guest come and go
 	}
 	h.o.Chat.Wills.Back(c.device(), c.present)
 	c.stay = h.o.Chat.DeviceCame(c.device())
@@ -285,6 +325,19 @@ func (h *Hook) Ended(conn *broker.Conn, err error) {
 	c.retained.wait()
 	h.o.Router.Detach(c.session)
 	h.logger.Debug("disconnected", "client_id", c.clientID, "principal", c.principal.Username, "err", err)
+}
+
+// Recheck cuts the connections of clients that would not be let in any more, after
+// what their listener's Authenticator goes by has changed, and returns how many. It
+// does not block.
+func (h *Hook) Recheck() (cut int) {
+	h.o.Router.Each(func(s *delivery.Session, sink delivery.Sink) {
+		if conn, ok := sink.(*broker.Conn); ok && h.authenticator(conn).Revoked(s.Principal) {
+			s.Disconnect(delivery.ErrRevoked)
+			cut++
+		}
+	})
+	return cut
 }
 
 // Revoke cuts the user's connections that a revocation concerns. It does not block.

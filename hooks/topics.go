@@ -217,7 +217,7 @@ func (h *Hook) readDeviceWill(u chat.TopicUser, origin uint64, pk *packets.Packe
 // has connected again already has not gone, unless its will was to be sent at once
 // (MQTT 5.0, 3.1.3.2.2).
 func (h *Hook) deviceWent(c *connection) {
-	if c.left == nil || !c.welcomed || c.goodbye || h.o.Authenticator.Revoked(c.principal) || h.server.Closing() {
+	if c.left == nil || !c.welcomed || c.goodbye || h.authenticator(c.Conn).Revoked(c.principal) || h.server.Closing() {
 		return
 	}
 	w := *c.left

@@ -182,7 +182,7 @@ SELECT e.conversation_id, format('message %s is not in the search index, which h
 FROM search_positions i JOIN events e ON e.conversation_id = i.conversation_id AND e.seq <= i.seq
 WHERE e.type = 'message' AND e.deleted_at IS NULL AND e.edited_at IS NULL AND e.content ~ '[0-9A-Za-z]'
   AND NOT EXISTS (SELECT FROM message_terms t WHERE t.conversation_id = e.conversation_id AND t.seq = e.seq)`},
-	// Whoever has connected without saying who they are has an id of version 8 (chat.AnonymousID).
+	// A guest, who has no account, has an id of version 8 (chat.Principal.HasAccount).
 	{"session-user", `
 SELECT NULL::uuid, format('session %s is of user %s, who does not exist', s.id, s.user_id) FROM sessions s
 WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = s.user_id) AND substr(s.user_id::text, 15, 1) <> '8'`},

@@ -20,7 +20,7 @@ func (Own) MaySubscribe(u chat.TopicUser, filter string) bool { return own(u, fi
 func (Own) MayReceive(u chat.TopicUser, topic string) bool { return own(u, topic) }
 
 func own(u chat.TopicUser, topic string) bool {
-	return !u.Principal.Anonymous && strings.HasPrefix(topic, devPrefix)
+	return u.Principal.HasAccount() && strings.HasPrefix(topic, devPrefix)
 }
 
 // Open is the chat.TopicAccess that opens every device topic to everybody. With it

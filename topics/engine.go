@@ -105,13 +105,27 @@ func (e *Engine) Forwards(f func(*chat.Publication)) { e.o.Forward = f }
 // MayPublish reports whether a device may publish to a topic, as Forbidden if not, or
 // as Invalid if it is none.
 func (e *Engine) MayPublish(u chat.TopicUser, topic string) error {
-	if isSys(topic) || !e.o.Access.MayPublish(u, topic) {
+	if isSys(topic) || !e.access(u).MayPublish(u, topic) {
 		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "you may not publish here"}
 	}
 	return CheckName(topic)
 }
 
 func isSys(topic string) bool { return topic == "$SYS" || strings.HasPrefix(topic, "$SYS/") }
+
+// access returns what decides about a device.
+func (e *Engine) access(u chat.TopicUser) chat.TopicAccess {
+	if u.Access != nil {
+		return u.Access
+	}
+	return e.o.Access
+}
+
+// mayKnowSys reports whether a device may hold a filter on $SYS: an admin's, or a
+// guest's whose listener has rules of its own, which say what of it may be received.
+func mayKnowSys(u chat.TopicUser, filter string) bool {
+	return u.Principal.Admin || !u.Principal.HasAccount() && u.Access != nil && u.Access.MaySubscribe(u, filter)
+}
 
 // MaySubscribe checks a filter and whether a device may hold it: Invalid, Forbidden,
 // or Unsupported for a shared subscription to conv/ or user/.
@@ -122,9 +136,9 @@ func (e *Engine) MaySubscribe(u chat.TopicUser, text string) (Filter, error) {
 		return f, err
 	case chat.IsFilter(f.Topic):
 		return f, &chat.Error{Code: chat.Unsupported, Field: "filter", Msg: "shared subscriptions are not offered on conv/ and user/"}
-	case f.sys() && !u.Principal.Admin:
+	case f.sys() && !mayKnowSys(u, f.Topic):
 		return f, &chat.Error{Code: chat.Forbidden, Field: "filter", Msg: "$SYS is for admins"}
-	case !f.sys() && !e.o.Access.MaySubscribe(u, f.Topic):
+	case !f.sys() && !e.access(u).MaySubscribe(u, f.Topic):
 		return f, &chat.Error{Code: chat.Forbidden, Field: "filter", Msg: "you may not subscribe to this"}
 	}
 	return f, nil
@@ -279,7 +293,10 @@ func (e *Engine) send(subs []*subscription, p *chat.Publication) bool {
 }
 
 func (e *Engine) mayReceive(h *holder, topic string) bool {
-	return isSys(topic) && h.user.Principal.Admin || !isSys(topic) && e.o.Access.MayReceive(h.user, topic)
+	if isSys(topic) {
+		return h.user.Principal.Admin || mayKnowSys(h.user, topic) && h.user.Access.MayReceive(h.user, topic)
+	}
+	return e.access(h.user).MayReceive(h.user, topic)
 }
 
 // turn chooses the member of a shared subscription that gets the publication: the next

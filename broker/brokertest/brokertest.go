@@ -88,6 +88,9 @@ func New(t testing.TB, conn net.Conn) *Client {
 	return &Client{Version: 5, t: t, conn: conn}
 }
 
+// WebSocketStream returns a WebSocket as a stream of bytes, for New.
+func WebSocketStream(ws *websocket.Conn) net.Conn { return &wsStream{Conn: ws.NetConn(), ws: ws} }
+
 // wsStream is a WebSocket as a stream of bytes. After a read that timed out it
 // cannot be read again, unlike TCP.
 type wsStream struct {
