@@ -1,0 +1,4 @@
+package mosquitto
+
+// Parse is what Load makes of a file's text.
+var Parse = parse

@@ -1,0 +1,466 @@
+package mosquitto
+
+import (
+	"crypto/tls"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// kind is the form of an option's value.
+type kind int
+
+const (
+	text   kind = iota // the rest of the line, without blanks around it
+	word               // one word
+	flag               // true or false, 1 or 0
+	number             // a whole number
+	rest               // anything, nothing included
+)
+
+// scope is what an option is about.
+type scope int
+
+const (
+	ofAll scope = iota
+	ofListener
+	ofSecurity
+)
+
+// value is what follows an option's name.
+type value struct {
+	name   string
+	text   string
+	flag   bool
+	number int
+}
+
+// option is one that mosquitto.conf may hold.
+type option struct {
+	kind   kind
+	scope  scope
+	bridge bool // it describes a bridge
+	secret bool // its value is not shown
+	take   func(*parser, value) (Verdict, string)
+}
+
+// ignored returns an option that has no effect, and why.
+func ignored(k kind, why string) option {
+	return option{kind: k, take: func(*parser, value) (Verdict, string) { return Ignored, why }}
+}
+
+// refused returns an option that Parley cannot do, where going on without it would be
+// less safe than the file says.
+func refused(k kind, why string) option {
+	return option{kind: k, take: func(*parser, value) (Verdict, string) { return Refused, why }}
+}
+
+// bridged returns an option of a bridge.
+func bridged(secret bool) option {
+	return option{kind: rest, bridge: true, secret: secret, take: func(*parser, value) (Verdict, string) {
+		return Ignored, "of the bridge"
+	}}
+}
+
+// file returns an option of a listener's TLS that names a file.
+func tlsFile(set func(*TLS, string)) option {
+	return option{kind: text, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+		set(p.tls(), v.text)
+		return Taken, ""
+	}}
+}
+
+// tls returns the TLS of the listener at hand, and notes that it is meant to be on.
+func (p *parser) tls() *TLS {
+	d := p.perFile.cur
+	if d.tlsLine == 0 {
+		d.tlsLine, d.tlsFile = p.perFile.line, p.perFile.name
+	}
+	return &d.tls
+}
+
+const (
+	stored   = "PostgreSQL keeps everything, at once"
+	logged   = "Parley writes its log to standard error: see --log-level and --log-format"
+	noPlugin = "Parley has no plugins. Take the line out, and see whether password_file, acl_file and Parley's accounts do what the plugin did"
+	noPSK    = "pre-shared keys are not offered: Go's TLS has none. Give the listener a certificate"
+)
+
+// options are those of Mosquitto 2.0 and 2.1, by name.
+var options map[string]option
+
+func init() { //nolint:gochecknoinits // the table refers to the parser, which refers to it
+	options = map[string]option{
+		// Where to listen.
+		"listener":     {kind: rest, take: takeListener},
+		"port":         {kind: number, take: takePort},
+		"bind_address": {kind: text, take: takeBindAddress},
+		"protocol": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			switch v.text {
+			case "mqtt":
+				p.perFile.cur.WebSocket = false
+			case "websockets":
+				p.perFile.cur.WebSocket = true
+				return Taken, `at any path, subprotocol "mqtt"`
+			default:
+				return Refused, fmt.Sprintf("is %q: want mqtt or websockets", v.text)
+			}
+			return Taken, ""
+		}},
+		"socket_domain": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			switch v.text {
+			case "ipv4":
+				p.perFile.cur.ipVersion = "4"
+			case "ipv6":
+				p.perFile.cur.ipVersion = "6"
+			default:
+				return Refused, fmt.Sprintf("is %q: want ipv4 or ipv6", v.text)
+			}
+			return Taken, ""
+		}},
+		"bind_interface":  refused(text, "a listener cannot be tied to an interface; give it an address of that interface instead: listener PORT ADDRESS"),
+		"mount_point":     refused(text, "topics are not put under a prefix for one listener. Without it its clients would meet those of the others"),
+		"max_connections": {kind: number, scope: ofListener, take: takeMaxConnections},
+		"http_dir":        ignored(text, "Parley serves no files"),
+		"websockets_origin": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			p.perFile.cur.Origins = append(p.perFile.cur.Origins, v.text)
+			return Taken, ""
+		}},
+		"websockets_log_level":          ignored(number, logged),
+		"websockets_headers_size":       ignored(number, "headers of 64 KiB are taken"),
+		"enable_proxy_protocol":         refused(number, "the PROXY protocol is not spoken: the server would take it for malformed packets"),
+		"proxy_protocol_v2_require_tls": refused(flag, "the PROXY protocol is not spoken"),
+		"accept_protocol_versions":      refused(text, "MQTT 5.0 and 3.1.1 are both spoken on every listener"),
+		"include_dir":                   {kind: text, take: func(p *parser, v value) (Verdict, string) { return p.include(v.text) }},
+
+		// Encryption.
+		"certfile": tlsFile(func(t *TLS, f string) { t.CertFile = f }),
+		"keyfile":  tlsFile(func(t *TLS, f string) { t.KeyFile = f }),
+		"cafile":   tlsFile(func(t *TLS, f string) { t.CAFile = f }),
+		"capath":   tlsFile(func(t *TLS, f string) { t.CAPath = f }),
+		"require_certificate": {kind: flag, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			if v.flag {
+				p.tls().RequireClient = true
+			} else {
+				p.perFile.cur.tls.RequireClient = false
+			}
+			return Taken, ""
+		}},
+		"use_identity_as_username": {kind: flag, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			p.perFile.cur.NameFromCertificate = v.flag
+			if v.flag {
+				p.tls()
+			}
+			return Taken, ""
+		}},
+		"use_subject_as_username": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
+			if v.flag {
+				return Refused, "the subject as OpenSSL writes it is not rebuilt; use_identity_as_username takes its common name"
+			}
+			return Taken, ""
+		}},
+		"tls_version": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			t := p.tls()
+			switch v.text {
+			case "tlsv1.3":
+				t.MinVersion = tls.VersionTLS13
+			case "tlsv1.2":
+				t.MinVersion = tls.VersionTLS12
+				return Taken, "and 1.3"
+			case "tlsv1.1":
+				t.MinVersion = tls.VersionTLS12
+				return Changed, "1.2 is the oldest offered"
+			default:
+				return Refused, fmt.Sprintf("is %q: want tlsv1.3 or tlsv1.2", v.text)
+			}
+			return Taken, ""
+		}},
+		"ciphers": {kind: text, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			var suites []uint16
+			for name := range strings.SplitSeq(v.text, ":") {
+				id, ok := cipherSuites[name]
+				if !ok {
+					return Refused, fmt.Sprintf("%q is none of the suites offered. Take the line out for Go's choice, which is ECDHE with AES-GCM or ChaCha20-Poly1305 first, or name some of those", name)
+				}
+				suites = append(suites, id)
+			}
+			p.tls().CipherSuites = suites
+			return Changed, "for TLS 1.2; Go chooses the order"
+		}},
+		"ciphers_tls1.3": {kind: text, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			for _, name := range []string{"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"} {
+				if !strings.Contains(v.text, name) {
+					return Refused, "the suites of TLS 1.3 cannot be chosen: all three are offered. Take the line out"
+				}
+			}
+			p.tls()
+			return Taken, ""
+		}},
+		"dhparamfile":           ignored(text, "key exchange is by elliptic curves only; nothing is weaker for that"),
+		"crlfile":               refused(text, "revocation lists are not read: a revoked certificate would be taken. Use short-lived certificates, or take those clients out of the ACL file"),
+		"tls_engine":            refused(text, "OpenSSL's engines are not there; give the listener a keyfile"),
+		"tls_engine_kpass_sha1": {kind: text, secret: true, take: func(*parser, value) (Verdict, string) { return Refused, "OpenSSL's engines are not there" }},
+		"tls_keyform": {kind: word, take: func(_ *parser, v value) (Verdict, string) {
+			if v.text != "pem" {
+				return Refused, "OpenSSL's engines are not there; give the listener a keyfile in PEM"
+			}
+			return Taken, ""
+		}},
+		"disable_client_cert_date_checks": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
+			if v.flag {
+				return Ignored, "expired client certificates are refused all the same"
+			}
+			return Taken, ""
+		}},
+		"psk_file": refused(text, noPSK),
+		"psk_hint": refused(text, noPSK),
+
+		// Who may come in, and what for.
+		"per_listener_settings": {kind: flag, take: func(p *parser, v value) (Verdict, string) {
+			if v.flag && p.securitySaid {
+				return Refused, "must come before every option of security"
+			}
+			p.config.PerListener = v.flag
+			return Taken, ""
+		}},
+		"password_file": {kind: text, scope: ofSecurity, take: func(p *parser, v value) (Verdict, string) {
+			p.security().PasswordFile = v.text
+			return Changed, "whoever is not in it, or has another password there, may be one of Parley's accounts"
+		}},
+		"acl_file": {kind: text, scope: ofSecurity, take: func(p *parser, v value) (Verdict, string) {
+			p.security().ACLFile = v.text
+			return Taken, "for device topics; conv/ and user/ are Parley's"
+		}},
+		"allow_anonymous": {kind: flag, scope: ofSecurity, take: takeAnonymous},
+		"listener_allow_anonymous": {kind: flag, take: func(p *parser, v value) (Verdict, string) {
+			return Refused, "say per_listener_settings true, and allow_anonymous for the listener"
+		}},
+		"allow_zero_length_clientid": {kind: flag, scope: ofSecurity, take: func(p *parser, v value) (Verdict, string) {
+			p.security().NoEmptyClientID = !v.flag
+			return Taken, ""
+		}},
+		"auto_id_prefix":          ignored(text, "assigned client ids are random, without a prefix"),
+		"listener_auto_id_prefix": ignored(text, "assigned client ids are random, without a prefix"),
+		"use_username_as_clientid": {kind: flag, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			p.perFile.cur.NameIsClientID = v.flag
+			return Taken, ""
+		}},
+		"clientid_prefixes": refused(text, "client ids are not restricted by a prefix; write an ACL pattern with %c"),
+		"check_retain_source": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
+			if v.flag {
+				return Ignored, "a retained message stays when its publisher may not write there any more; delete it with an empty one"
+			}
+			return Taken, ""
+		}},
+		"auth_plugin":                    refused(text, noPlugin),
+		"plugin":                         refused(text, noPlugin),
+		"global_plugin":                  refused(text, noPlugin),
+		"plugin_load":                    refused(text, noPlugin),
+		"plugin_use":                     refused(text, noPlugin),
+		"auth_plugin_deny_special_chars": refused(flag, noPlugin),
+
+		// How much.
+		"max_packet_size": {kind: number, take: func(p *parser, v value) (Verdict, string) {
+			if v.number < 20 || v.number > 268435455 {
+				return Refused, fmt.Sprintf("is %d: want 20 to 268,435,455 bytes", v.number)
+			}
+			p.config.MaxPacketSize = v.number
+			return Taken, ""
+		}},
+		"message_size_limit": {kind: number, take: func(p *parser, v value) (Verdict, string) {
+			if v.number < 0 || v.number > 268435455 {
+				return Refused, fmt.Sprintf("is %d: want 0 to 268,435,455 bytes", v.number)
+			}
+			if v.number == 0 {
+				return Ignored, "0 means no limit there; here the default is: see max_packet_size"
+			}
+			const besides = 64 << 10 // topic and properties
+			p.config.MaxPacketSize = v.number + besides
+			return Changed, "as max_packet_size, with 64 KiB for topic and properties"
+		}},
+		"max_inflight_messages": {kind: number, take: func(p *parser, v value) (Verdict, string) {
+			switch {
+			case v.number < 0 || v.number > math.MaxUint16:
+				return Refused, fmt.Sprintf("is %d: want 0 to 65,535", v.number)
+			case v.number == 0:
+				return Ignored, "0 means no limit there; here 256 publishes of a client may wait for their acknowledgement"
+			}
+			p.config.MaxInflight = v.number
+			return Changed, "as Receive Maximum, for what clients send; what they receive is bounded by theirs, at most 512"
+		}},
+		"persistent_client_expiration": {kind: word, take: takeExpiration},
+		"max_inflight_bytes":           ignored(number, "bounded by messages and by the connection's buffer"),
+		"max_queued_messages":          ignored(number, "Parley's own bound on what waits for a device holds; conversations have none, their log is the queue"),
+		"max_queued_bytes":             ignored(number, "as max_queued_messages"),
+		"queue_qos0_messages":          ignored(flag, "QoS 0 is dropped first where something has to be"),
+		"max_keepalive":                ignored(number, "a client's Keep Alive is taken as it is"),
+		"max_topic_alias":              ignored(number, "Parley's own bound holds, and CONNACK says it"),
+		"max_topic_alias_broker":       ignored(number, "Parley uses no aliases of its own"),
+		"memory_limit":                 ignored(number, "every queue is bounded by itself; bound the process with its service manager (MemoryMax)"),
+		"packet_buffer_size":           ignored(number, "buffers grow and shrink by themselves"),
+		"global_max_clients":           ignored(number, "see --max-connections"),
+		"global_max_connections":       ignored(number, "see --max-connections"),
+		"max_qos":                      {kind: number, scope: ofListener, take: takeMaxQoS},
+		"maximum_qos":                  {kind: number, scope: ofListener, take: takeMaxQoS},
+		"retain_available": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
+			if !v.flag {
+				return Ignored, "retained messages are always there"
+			}
+			return Taken, ""
+		}},
+		"retain_expiry_interval": ignored(word, "retained messages stay until they are deleted, or their own Message Expiry Interval is over"),
+		"set_tcp_nodelay": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
+			if !v.flag {
+				return Ignored, "TCP_NODELAY is always set"
+			}
+			return Taken, ""
+		}},
+		"upgrade_outgoing_qos": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
+			if v.flag {
+				return Ignored, "a publication is never sent with a higher QoS than it came with [MQTT-3.8.4-8]"
+			}
+			return Taken, ""
+		}},
+		"allow_duplicate_messages": ignored(flag, "deprecated: overlapping subscriptions are answered as MQTT says"),
+		"retry_interval":           ignored(rest, "gone from Mosquitto, too: nothing is sent again while a connection lasts"),
+		"sys_interval":             ignored(number, "$SYS is published every 10 s, while somebody listens"),
+
+		// What is kept, and where.
+		"persistence":          {kind: flag, take: takePersistence},
+		"retained_persistence": {kind: flag, take: takePersistence},
+		"persistence_file":     ignored(text, stored),
+		"persistence_location": ignored(text, stored+": see --data and --database. What Mosquitto has stored there is not read"),
+		"autosave_interval":    ignored(number, stored),
+		"autosave_on_changes":  ignored(flag, stored),
+
+		// The process.
+		"user":                 ignored(text, "Parley does not change its user: start it as the one that it should be (User= in systemd)"),
+		"pid_file":             ignored(text, "service managers know the process without one"),
+		"log_dest":             ignored(rest, logged),
+		"log_facility":         ignored(rest, logged),
+		"log_type":             ignored(rest, logged),
+		"log_timestamp":        ignored(rest, logged),
+		"log_timestamp_format": ignored(rest, logged),
+		"connection_messages":  ignored(flag, logged),
+		"enable_control_api":   ignored(flag, "there is no $CONTROL; accounts are made with parley user"),
+		"http_api":             ignored(rest, "there is none; /metrics has the figures"),
+
+		// Bridges.
+		"connection": {kind: word, take: func(p *parser, v value) (Verdict, string) {
+			p.bridge = true
+			return Ignored, "Parley opens no bridges, it takes them: set one up in the other Mosquitto (docs/mosquitto.md)"
+		}},
+	}
+	for _, name := range []string{
+		"address", "addresses", "cleansession", "clientid", "remote_clientid", "idle_timeout", "keepalive_interval", "local_cleansession", "local_clientid",
+		"local_username", "notification_topic", "notifications", "notifications_local_only", "username", "remote_username", "restart_timeout", "round_robin",
+		"start_type", "threshold", "topic", "try_private", "bridge_alpn", "bridge_attempt_unsubscribe", "bridge_bind_address", "bridge_cafile", "bridge_capath",
+		"bridge_certfile", "bridge_ciphers", "bridge_ciphers_tls1.3", "bridge_insecure", "bridge_keyfile", "bridge_max_packet_size", "bridge_max_topic_alias",
+		"bridge_outgoing_retain", "bridge_protocol_version", "bridge_receive_maximum", "bridge_reload_type", "bridge_require_ocsp", "bridge_session_expiry_interval",
+		"bridge_tcp_keepalive", "bridge_tcp_user_timeout", "bridge_tls_use_os_certs", "bridge_tls_version",
+	} {
+		options[name] = bridged(false)
+	}
+	for _, name := range []string{"password", "remote_password", "local_password", "bridge_psk", "bridge_identity"} {
+		options[name] = bridged(true)
+	}
+}
+
+// optionByPrefix returns an option of a plugin, which has a name of its own making.
+func optionByPrefix(name string) (option, bool) {
+	if strings.HasPrefix(name, "auth_opt_") || strings.HasPrefix(name, "plugin_opt_") {
+		return option{kind: rest, secret: true, take: func(*parser, value) (Verdict, string) { return Refused, noPlugin }}, true
+	}
+	return option{}, false
+}
+
+// takeListener begins a listener: a port and an address, or 0 and the path of a unix
+// socket.
+func takeListener(p *parser, v value) (Verdict, string) {
+	words := strings.Fields(v.text)
+	for i, w := range words {
+		if w[0] == '#' {
+			words = words[:i]
+			break
+		}
+	}
+	if len(words) == 0 {
+		return Refused, "has no value: want a port, and perhaps an address"
+	}
+	port, err := strconv.Atoi(words[0])
+	d := &draft{Listener: Listener{Line: p.perFile.line, Security: &Security{}}, port: port}
+	p.perFile.cur = d
+	p.listeners = append(p.listeners, d)
+	switch {
+	case err != nil || port < 0 || port > math.MaxUint16:
+		return Refused, fmt.Sprintf("port is %q: want 1 to 65,535, or 0 and the path of a unix socket", words[0])
+	case len(words) > 2:
+		return Refused, fmt.Sprintf("%q follows port and address", strings.Join(words[2:], " "))
+	case port == 0 && len(words) == 1:
+		return Refused, "port 0 needs the path of a unix socket"
+	case port == 0:
+		d.Network, d.Address = "unix", words[1]
+		return Taken, "a unix socket"
+	case len(words) == 2:
+		d.host = words[1]
+	}
+	return Taken, ""
+}
+
+func takePort(p *parser, v value) (Verdict, string) {
+	if v.number < 1 || v.number > math.MaxUint16 {
+		return Refused, fmt.Sprintf("is %d: want 1 to 65,535", v.number)
+	}
+	p.byDefault.port, p.byDefault.portSaid = v.number, true
+	return Taken, "the default listener; Mosquitto calls the option deprecated"
+}
+
+func takeBindAddress(p *parser, v value) (Verdict, string) {
+	p.byDefault.host, p.byDefault.portSaid = v.text, true
+	return Taken, "the default listener; Mosquitto calls the option deprecated"
+}
+
+func takeMaxConnections(p *parser, v value) (Verdict, string) {
+	p.perFile.cur.MaxConnections = max(0, v.number)
+	return Taken, ""
+}
+
+func takeMaxQoS(_ *parser, v value) (Verdict, string) {
+	switch {
+	case v.number < 0 || v.number > 2:
+		return Refused, fmt.Sprintf("is %d: want 0, 1 or 2", v.number)
+	case v.number < 2:
+		return Ignored, "all three are offered"
+	}
+	return Taken, ""
+}
+
+func takeAnonymous(p *parser, v value) (Verdict, string) {
+	p.security().anonymous = &v.flag
+	if v.flag {
+		return Taken, "for device topics; who has no account is in no conversation"
+	}
+	return Taken, ""
+}
+
+func takePersistence(_ *parser, v value) (Verdict, string) {
+	if v.flag {
+		return Taken, stored
+	}
+	return Ignored, stored
+}
+
+// takeExpiration reads a number and a unit: hours, days, weeks, months (of 30 days)
+// or years (of 365).
+func takeExpiration(p *parser, v value) (Verdict, string) {
+	units := map[byte]time.Duration{'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour, 'm': 30 * 24 * time.Hour, 'y': 365 * 24 * time.Hour}
+	unit := units[v.text[len(v.text)-1]]
+	n, err := strconv.Atoi(v.text[:len(v.text)-1])
+	if unit == 0 || err != nil || n < 1 || n > 1000 {
+		return Refused, fmt.Sprintf("is %q: want a number of 1 to 1,000 and h, d, w, m or y", v.text)
+	}
+	p.config.SessionExpiry = time.Duration(n) * unit
+	return Changed, "for every session, also where an MQTT 5 client asks for longer"
+}
