@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"reflect"
 	"sync"
+
+	"github.com/parleymq/parley/chat"
 )
 
 // Rules are the gates of all listeners of a configuration.
@@ -41,6 +43,18 @@ func Open(c *Config, logger *slog.Logger) *Rules {
 // Gate returns the gate of one of the configuration's listeners.
 func (r *Rules) Gate(l Listener) *Gate { return r.gates[l.Security] }
 
+// Elsewhere returns who may use device topics that has come by no listener of the
+// configuration, such as over WebSocket on the HTTP address: the same rules, or, where
+// each listener has its own (per_listener_settings), nobody.
+func (r *Rules) Elsewhere() chat.TopicAccess {
+	if r.config.PerListener {
+		closed := &Gate{}
+		closed.says.Store(&saying{acl: &ACL{}})
+		return closed
+	}
+	return r.Gate(r.config.Listeners[0])
+}
+
 // read reads the files of one Security, and says of each what was found.
 func (s *Security) read() (*saying, []Note) {
 	says := &saying{anonymous: s.AllowAnonymous}
@@ -74,7 +88,7 @@ func (s *Security) read() (*saying, []Note) {
 			return says, notes
 		}
 		says.acl = acl
-		note(f, 0, Taken, fmt.Sprintf("ACL file, %d rules for %d users", acl.count, len(acl.users)))
+		note(f, 0, Taken, fmt.Sprintf("ACL file, %d rules, %d users", acl.count, len(acl.users)))
 		for _, w := range acl.warnings {
 			note(f, w.Line, Taken, w.Text)
 		}

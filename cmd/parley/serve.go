@@ -19,7 +19,9 @@ import (
 	"golang.org/x/term"
 
 	"github.com/parleymq/parley/app"
+	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/identity"
+	mosquitto "github.com/parleymq/parley/mosquitto-compat"
 	"github.com/parleymq/parley/topics"
 )
 
@@ -28,7 +30,10 @@ import (
 type serveCmd struct {
 	databaseFlags
 	tokenFlags
-	MQTTAddr  string `name:"mqtt-addr" env:"PARLEY_MQTT_ADDR" default:":1883" help:"Address for MQTT."`
+	MQTTAddr  string `name:"mqtt-addr" env:"PARLEY_MQTT_ADDR" placeholder:"ADDR" help:"Address for MQTT. Default: :1883, or what --mosquitto-conf says."`
+	MQTTSAddr string `name:"mqtts-addr" env:"PARLEY_MQTTS_ADDR" placeholder:"ADDR" help:"Address for MQTT over TLS. Default: :8883, if there is a certificate."`
+	TLSCert   string `name:"tls-cert" env:"PARLEY_TLS_CERT" placeholder:"FILE" help:"PEM file with the server's certificate, and those between it and its authority. It is read again when it changes."`
+	TLSKey    string `name:"tls-key" env:"PARLEY_TLS_KEY" placeholder:"FILE" help:"PEM file with the certificate's private key."`
 	HTTPAddr  string `name:"http-addr" env:"PARLEY_HTTP_ADDR" default:":8080" help:"Address for REST and for MQTT over WebSocket (/mqtt)."`
 	AdminAddr string `env:"PARLEY_ADMIN_ADDR" placeholder:"ADDR" help:"Address for /metrics and /debug/pprof. Default: /metrics on the HTTP address, for this machine only."`
 	Redis     string `name:"redis" env:"REDIS_URL" placeholder:"URL" help:"Redis that joins this node and others on the same database: redis://, rediss:// (TLS), several hosts with commas for a Cluster, redis+sentinel://. Default: this node is alone."`
@@ -40,6 +45,7 @@ type serveCmd struct {
 
 	Drain           *time.Duration `env:"PARLEY_DRAIN" placeholder:"TIME" help:"After SIGTERM, send MQTT clients away spread over this time, such as 30s, so that they do not all connect elsewhere at once. A second signal ends it. Default: 5s with Redis, 0 (all at once) for a node alone."`
 	ServerReference string         `env:"PARLEY_SERVER_REFERENCE" placeholder:"HOST:PORT…" help:"Other servers, named to MQTT 5 clients that are sent away (0x9C, Server Reference); several with spaces between."`
+	MosquittoConf   string         `name:"mosquitto-conf" env:"PARLEY_MOSQUITTO_CONF" placeholder:"FILE" help:"Take the place of a Mosquitto with this configuration: its listeners, password and ACL files. What is made of each line is shown."`
 
 	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
 	NoRateLimits   bool `env:"PARLEY_NO_RATE_LIMITS" help:"No limits for each address on making accounts and logging in: for load tests."`
@@ -58,6 +64,12 @@ func (c *serveCmd) Run(ctx context.Context, tty terminal) error {
 	if err != nil {
 		return err
 	}
+	var rules *mosquitto.Rules
+	if c.MosquittoConf != "" {
+		if rules, err = c.likeMosquitto(&o, tty.Out, logger); err != nil {
+			return err
+		}
+	}
 	a := app.New(o)
 	if err := a.Start(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -66,11 +78,22 @@ func (c *serveCmd) Run(ctx context.Context, tty terminal) error {
 		return err
 	}
 	banner(tty.Out, a)
-	select {
-	case <-ctx.Done():
-		logger.Info("stopping")
-	case err = <-a.Failed():
-		logger.Error("stopping", "err", err)
+	reload := make(chan os.Signal, 1)
+	if rules != nil { // else SIGHUP ends the process, as the terminal that is closed wants it
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
+	}
+	for running := true; running; {
+		select {
+		case <-reload:
+			reloadRules(rules, a, logger)
+			continue
+		case <-ctx.Done():
+			logger.Info("stopping")
+		case err = <-a.Failed():
+			logger.Error("stopping", "err", err)
+		}
+		running = false
 	}
 	start := time.Now()
 	hurried := hurry(logger, a.Hurry)
@@ -129,6 +152,9 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 		logger.Warn("device topics are open to everybody, also without an account (--open-topics): for test benches only")
 		o.TopicAccess = topics.Open{}
 	}
+	if err := c.secure(&o); err != nil {
+		return o, err
+	}
 	return o, c.apply(&o.Identity)
 }
 
@@ -156,6 +182,22 @@ func (c *serveCmd) serverReference() (string, error) {
 		return "", fmt.Errorf("--server-reference: must be at most %d bytes of text, such as b.example.com:1883", maxReference)
 	}
 	return s, nil
+}
+
+// secure adds the listener for MQTT over TLS, if there is a certificate.
+func (c *serveCmd) secure(o *app.Options) error {
+	switch {
+	case c.TLSCert == "" && c.TLSKey == "" && c.MQTTSAddr == "":
+		return nil
+	case c.TLSCert == "" || c.TLSKey == "":
+		return errors.New("MQTT over TLS needs --tls-cert and --tls-key (PARLEY_TLS_CERT, PARLEY_TLS_KEY)")
+	}
+	addr := c.MQTTSAddr
+	if addr == "" {
+		addr = ":8883"
+	}
+	o.Listeners = append(o.Listeners, app.Listener{Address: addr, TLS: &broker.TLSFiles{CertFile: c.TLSCert, KeyFile: c.TLSKey}})
+	return nil
 }
 
 func (c *serveCmd) logger(w io.Writer) *slog.Logger {
