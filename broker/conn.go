@@ -35,6 +35,7 @@ type Conn struct {
 
 	Client *mqtt.Client // set once, in OnConnect, on the reader's goroutine
 	State  any          // the hooks' own, set with Client
+	Bridge bool         // the hooks' own, set before Client: see hooks, bridgeBit
 
 	intake *Intake // set with Client, by NewIntake; nil before
 

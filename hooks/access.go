@@ -61,7 +61,7 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 		tell := f.RetainHandling == 0 || f.RetainHandling == 1 && !c.session.Holds(f.Filter) // MQTT 5.0, 3.8.3.1
 		switch {
 		case onDevices:
-			sub.NoLocal, sub.RetainAsPublished = f.NoLocal, f.RetainAsPublished
+			sub.NoLocal, sub.RetainAsPublished = f.NoLocal || c.Bridge, f.RetainAsPublished || c.Bridge
 			devices = append(devices, deviceFilter{sub: subscriptionOf(device, &sub), text: f.Filter, tell: tell})
 		case tell:
 			fresh = append(fresh, filter)

@@ -105,7 +105,7 @@ var nothing = packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puba
 func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	c := connectionOf(cl)
 	if c == nil {
-		return withWill(pk), nil // CONNECT, or nothing that mochi takes in its place
+		return withWill(asBridge(cl, pk)), nil // CONNECT, or nothing that mochi takes in its place
 	}
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
@@ -130,6 +130,21 @@ func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 		return nothing, c.protocolError("a client must not send packet type " + packets.PacketNames[pk.FixedHeader.Type])
 	}
 	return nothing, nil
+}
+
+// bridgeBit in the protocol version of a CONNECT of MQTT 3.1.1 says that the client is a
+// bridge: Mosquitto's extension, which its bridges try first (try_private). Whoever
+// understands it gives all of the bridge's subscriptions what MQTT 5 has options for:
+// No Local, so that nothing goes round, and Retain As Published.
+const bridgeBit = 0x80
+
+// asBridge notes that a CONNECT is a bridge's, and has mochi take it for MQTT 3.1.1.
+func asBridge(cl *mqtt.Client, pk packets.Packet) packets.Packet {
+	conn, ok := cl.Net.Conn.(*broker.Conn)
+	if ok && pk.FixedHeader.Type == packets.Connect && pk.ProtocolVersion == 4|bridgeBit && string(pk.Connect.ProtocolName) == "MQTT" {
+		pk.ProtocolVersion, conn.Bridge = 4, true
+	}
+	return pk
 }
 
 // connection is what the hooks know of a connection, from CONNECT on. It is owned

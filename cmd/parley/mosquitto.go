@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,9 @@ import (
 // likeMosquitto adds to o what mosquitto.conf says, and shows what was made of each
 // line. Nothing is started on a file that asks for more safety than there is.
 func (c *serveCmd) likeMosquitto(o *app.Options, w io.Writer, logger *slog.Logger) (*mosquitto.Rules, error) {
+	if c.OpenTopics {
+		return nil, errors.New("--open-topics has no place beside --mosquitto-conf, whose ACL files say what is open")
+	}
 	conf, err := mosquitto.Load(c.MosquittoConf)
 	if err != nil {
 		return nil, fmt.Errorf("--mosquitto-conf: %w", err)
