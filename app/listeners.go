@@ -116,7 +116,7 @@ func (a *App) serveListener(l *listening, proxies *broker.Proxies) {
 // Addrs returns the addresses bound for Options.Listeners, such as
 // "mqtts://127.0.0.1:8883", in their order.
 func (a *App) Addrs() []string {
-	var list []string
+	list := []string{}
 	for _, l := range a.listeners {
 		list = append(list, l.name())
 	}

@@ -19,6 +19,21 @@ import (
 	"github.com/parleymq/parley/store/storetest"
 )
 
+// recipe returns the block of docs/mosquitto.md that begins so.
+func recipe(t testing.TB, begin string) string {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/mosquitto.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(b), "```\n"+begin+"\n")
+	block, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatalf("docs/mosquitto.md has no block that begins with %q", begin)
+	}
+	return begin + "\n" + block
+}
+
 // wire carries TCP connections to an address, and can be cut and mended.
 type wire struct {
 	l  net.Listener
@@ -87,7 +102,7 @@ func (w *wire) set(whole bool) {
 	}
 }
 
-// broker is a real Mosquitto.
+// realBroker is a running Mosquitto.
 type realBroker struct {
 	c     conf
 	lines chan string // of its log
@@ -140,7 +155,7 @@ func startMosquitto(t testing.TB, c conf, lines string) *realBroker {
 // await waits for a line of the log that holds the words.
 func (b *realBroker) await(t testing.TB, words string) {
 	t.Helper()
-	timeout := time.After(patience)
+	timeout := time.After(4 * patience) // before it connects again, it waits longer each time
 	for {
 		select {
 		case line := <-b.lines:
@@ -191,15 +206,17 @@ func TestBridge(t *testing.T) {
 	port := silentPort(t)
 	file := c.write(t, "mosquitto.conf", fmt.Sprintf("listener %s 127.0.0.1\ncertfile %s\nkeyfile %s\nlistener 0 DIR/parley\npassword_file DIR/passwords\nacl_file DIR/acl\n", port, cert, key))
 	c.write(t, "passwords", "bridge:"+secretHash+"\nscreen:"+secretHash+"\n")
-	c.write(t, "acl", "user bridge\ntopic readwrite sensors/#\ntopic readwrite commands/#\ntopic readwrite shared/#\nuser screen\ntopic #\n")
+	c.write(t, "acl", recipe(t, "user bridge")+"user screen\ntopic #\n")
 	serve(t, []string{"DATABASE_URL=" + storetest.DSN(t)}, "--mosquitto-conf="+file)
 	line := newWire(t, "127.0.0.1:"+port)
 	for _, version := range []string{"mqttv50", "mqttv311"} {
 		t.Run(version, func(t *testing.T) {
 			dir := newConf(t)
+			defer line.set(true)
 			_, linePort, _ := net.SplitHostPort(line.l.Addr().String())
-			lines := fmt.Sprintf("connection parley-%s\naddress 127.0.0.1:%s\nbridge_protocol_version %s\nbridge_cafile %s\nremote_username bridge\nremote_password secret\ncleansession false\nrestart_timeout 1\nnotifications false\n", version, linePort, version, ca.File) +
-				"topic sensors/# out 1\ntopic commands/# in 1\ntopic shared/# both 1\n"
+			lines := strings.NewReplacer(
+				"parley.example.com:8883", "127.0.0.1:"+linePort, "/etc/ssl/certs/ca-certificates.crt", ca.File, "mqttv311", version,
+			).Replace(recipe(t, "connection parley")) + "restart_timeout 1\n"
 			real := startMosquitto(t, dir, lines)
 			real.await(t, "Received SUBACK")
 			real.await(t, "Received SUBACK")
@@ -236,6 +253,7 @@ func TestBridge(t *testing.T) {
 				}
 			}
 			line.set(true)
+			real.await(t, "Received CONNACK")
 			for i := range 20 {
 				expectAgain(t, screen, "sensors/kitchen/count", fmt.Sprint(i), "from there")
 				if version == "mqttv311" {
@@ -259,17 +277,9 @@ func TestBridgeToConversation(t *testing.T) {
 	s := serve(t, []string{"DATABASE_URL=" + storetest.DSN(t)})
 	bell, bob := s.user(t, "doorbell"), s.user(t, "bob")
 	conv := s.direct(t, bell, bob)
-	real := startMosquitto(t, newConf(t), fmt.Sprintf(`connection doorbell
-address %s
-bridge_protocol_version mqttv50
-remote_username doorbell
-remote_password %s
-remote_clientid bridge
-cleansession false
-notifications false
-topic messages out 1 bell/ conv/%s/
-topic messages in 1 answers/ conv/%s/
-`, s.MQTT, password, conv, conv))
+	real := startMosquitto(t, newConf(t), strings.NewReplacer(
+		"parley.example.com:8883", s.MQTT, "bridge_cafile /etc/ssl/certs/ca-certificates.crt\n", "", "its password", password, "01a215aa-a3a7-7369-bb3f-b7d9abf7eed1", conv,
+	).Replace(recipe(t, "connection doorbell")))
 	real.await(t, "SUBACK")
 	device := real.client(t, "button")
 	device.MustSubscribe(1, "answers/messages")
