@@ -28,9 +28,25 @@ func TestMatches(t *testing.T) {
 		filter, topic string
 		want          bool
 	}{
-		{"#", "a/b", true}, {"#", "$SYS/a", false}, {"$SYS/#", "$SYS", true}, {"+/b", "$a/b", false}, {"a/#", "a", true}, {"a/#", "ab", false},
-		{"+/#", "a", true}, {"+", "/", false}, {"+/+", "/", true}, {"a/+", "a/", true}, {"a/+", "a", false}, {"a/+/#", "a/", true}, {"/", "/", true},
-		{"a//#", "a/", true}, {"", "", false}, {"a", "", false}, {"#", "/", true}, {"a/b", "a/b/", false}, {"a/b/", "a/b", false},
+		{"#", "a/b", true},
+		{"#", "$SYS/a", false},
+		{"$SYS/#", "$SYS", true},
+		{"+/b", "$a/b", false},
+		{"a/#", "a", true},
+		{"a/#", "ab", false},
+		{"+/#", "a", true},
+		{"+", "/", false},
+		{"+/+", "/", true},
+		{"a/+", "a/", true},
+		{"a/+", "a", false},
+		{"a/+/#", "a/", true},
+		{"/", "/", true},
+		{"a//#", "a/", true},
+		{"", "", false},
+		{"a", "", false},
+		{"#", "/", true},
+		{"a/b", "a/b/", false},
+		{"a/b/", "a/b", false},
 	} {
 		if got := matches(tt.filter, tt.topic); got != tt.want {
 			t.Errorf("matches(%q, %q) = %v", tt.filter, tt.topic, got)
