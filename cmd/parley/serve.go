@@ -225,20 +225,13 @@ func isTerminal(w io.Writer) bool {
 
 // banner tells a newcomer where everything is, and what to try.
 func banner(w io.Writer, a *app.App) {
-	mqttHost, mqttPort := dialable(a.MQTTAddr())
 	webHost, webPort := dialable(a.HTTPAddr())
 	api := "http://" + net.JoinHostPort(webHost, webPort)
-	mosquitto := ""
-	if mqttHost != "localhost" {
-		mosquitto += " -h " + mqttHost
-	}
-	if mqttPort != "1883" {
-		mosquitto += " -p " + mqttPort
-	}
+	where, mosquitto := doors(a)
 	fmt.Fprintf(w, `
   Parley is ready.
 
-    MQTT        mqtt://%s
+    MQTT        %s
     WebSocket   ws://%s/mqtt
     REST        %s/api
     All of it   %s/docs
@@ -256,7 +249,31 @@ func banner(w io.Writer, a *app.App) {
 
   Ctrl-C stops it.
 
-`, net.JoinHostPort(mqttHost, mqttPort), net.JoinHostPort(webHost, webPort), api, api, api, mosquitto)
+`, strings.Join(where, "\n                "), net.JoinHostPort(webHost, webPort), api, api, api, mosquitto)
+}
+
+// doors returns where MQTT is listened for, and how mosquitto's clients are told to
+// come there.
+func doors(a *app.App) (urls []string, flags string) {
+	host, port := dialable(a.MQTTAddr())
+	if a.MQTTAddr() != "" {
+		urls = append(urls, "mqtt://"+net.JoinHostPort(host, port))
+	}
+	for _, l := range a.Addrs() {
+		if l != "mqtt://"+a.MQTTAddr() {
+			urls = append(urls, l)
+		}
+	}
+	switch {
+	case a.MQTTAddr() == "":
+		return urls, " …" // TLS, or a socket: it takes more than a line to say
+	case host != "localhost":
+		flags += " -h " + host
+	}
+	if port != "1883" {
+		flags += " -p " + port
+	}
+	return urls, flags
 }
 
 // dialable returns a bound address as a client on this machine would write it.
