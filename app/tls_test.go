@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -111,6 +112,41 @@ func TestTLSCatchUp(t *testing.T) {
 		}
 	}
 	r.undisturbed(t)
+}
+
+// Who does not read at all, over TLS or WebSocket over TLS, does not hold up the end of
+// the server, which each step of has 5 s for; apptest looks at that.
+func TestTLSStuck(t *testing.T) {
+	t.Parallel()
+	ca := apptest.NewCA(t)
+	cert, key := ca.Server(t, "server")
+	files := &broker.TLSFiles{CertFile: cert, KeyFile: key}
+	a := apptest.Start(t, func(o *app.Options) {
+		o.Listeners = []app.Listener{{Address: "127.0.0.1:0", TLS: files}, {Address: "127.0.0.1:0", TLS: files, WebSocket: true}}
+		o.Limits.HighWater, o.Limits.MaxBuffer = 8<<20, 16<<20
+	})
+	r := newRig(t, a)
+	d := websocket.Dialer{Subprotocols: []string{"mqtt"}, TLSClientConfig: ca.Config(), HandshakeTimeout: brokertest.Patience}
+	ws, resp, err := d.Dial("wss://"+host(t, a, 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	for i, c := range []*brokertest.Client{dialTLS(t, host(t, a, 0), ca.Config()), brokertest.New(t, brokertest.WebSocketStream(ws))} {
+		c.MustConnect(r.eve.As(brokertest.Connect{ClientID: "stuck" + strconv.Itoa(i), ReceiveMaximum: 500}))
+		c.MustSubscribe(1, "conv/#")
+	}
+	text := strings.Repeat("x", 60<<10)
+	for range 100 { // 6 MB, more than the kernel's buffers take
+		r.near.Send(r.conv, text)
+		r.seq++
+		r.near.ExpectEvent(r.conv, r.seq)
+	}
+	start := time.Now()
+	if err := a.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	t.Logf("stopped in %s", time.Since(start))
 }
 
 // What is no TLS, or an old one, or silent, is turned away; the limits before CONNECT

@@ -360,15 +360,18 @@ func (c *Conn) finish() {
 		go c.flush() // closes flushed
 	}
 	c.mu.Unlock()
+	stuck := false
 	select {
 	case <-c.flushed:
 	case <-time.After(c.limits.Linger):
+		stuck = true
 	}
 	c.mu.Lock()
 	graceful := !c.broken
 	c.broken = true
 	c.mu.Unlock()
-	if secure := c.tls(); secure != nil && !graceful { // its own Close would write first, to somebody who does not read
+	if secure := c.tls(); secure != nil && (stuck || !graceful) { // to say goodbye it would write, to somebody who does not read
+		graceful = false
 		_ = secure.NetConn().Close()
 	}
 	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok && graceful && hc.CloseWrite() == nil {
