@@ -94,6 +94,24 @@ func TestMosquittoConf(t *testing.T) {
 		}
 	}
 	lamp.Ping()
+	// What the ACL file says of device topics, and of $SYS.
+	screen := c.dial(t, "s")
+	screen.MustConnect(brokertest.Connect{ClientID: "screen", Username: "screen", Password: "secret"})
+	screen.MustSubscribe(0, "#", "$SYS/broker/version", "$SYS/broker/uptime")
+	if pk := screen.Await(packets.Publish); pk.TopicName != "$SYS/broker/version" {
+		t.Errorf("the screen receives %s", brokertest.Describe(pk))
+	}
+	for _, tt := range []struct {
+		topic string
+		code  byte
+	}{{"home/lamp/on", 0}, {"home/door", packets.ErrNotAuthorized.Code}, {"home/lamp", 0}, {"dev/l1/x", packets.ErrNotAuthorized.Code}, {"$SYS/broker/version", packets.ErrNotAuthorized.Code}} {
+		if ack := lamp.Publish(1, tt.topic, tt.topic); ack.Code != tt.code {
+			t.Errorf("the lamp publishes %s: 0x%02x, want 0x%02x", tt.topic, ack.Code, tt.code)
+		}
+		if tt.code == 0 {
+			expectPublication(t, screen, tt.topic, tt.topic)
+		}
+	}
 	for _, as := range []brokertest.Connect{{Username: "ann", Password: password}, {Password: ann.Token}} { // a person, here
 		person := c.dial(t, "s")
 		as.ClientID = "phone"
