@@ -42,6 +42,8 @@ type Presence struct {
 	UserID       ID
 	Status       Status
 	LastOnlineAt time.Time // when the user was here last, if they are not; zero: never
+
+	version int64 // PresenceState.Version
 }
 
 // AppendJSON appends what is published on user/{id}/presence.
@@ -62,6 +64,10 @@ type PresenceState struct {
 	Online       bool // shown as here, at the node that stores it
 	Invisible    bool
 	LastOnlineAt time.Time // zero: never
+
+	// Where there are several nodes; a node alone leaves both empty.
+	Status  Status // how they are shown, by all nodes together; empty: Offline
+	Version int64  // rises with every change of Status and Invisible
 }
 
 // PresenceStore keeps what outlives the memory of the nodes: who wants to be
@@ -93,6 +99,8 @@ type PresenceStore interface {
 	// so for as long as it was last seen alive. "" means every node. It returns how
 	// many.
 	ReleasePresences(ctx context.Context, node string) (int64, error)
+
+	PlaceStore
 }
 
 // End says how a device's connection has ended.

@@ -56,26 +56,28 @@ func (s *Store) ListBlocked(ctx context.Context, users []chat.ID) ([][2]chat.ID,
 // A look-up for each contact, not a join: a plan made while the table was empty may
 // read all of it, and is kept while 10,000 users come for the first time.
 var listContactPresencesSQL = `
-SELECT c.user_id, (SELECT p.last_online_at FROM presences p WHERE p.user_id = c.user_id)
+SELECT c.user_id, p.last_online_at, coalesce(p.status, ''), coalesce(p.version, 0)
 FROM (VALUES (@user_id::uuid)) AS wanted (user_id) CROSS JOIN LATERAL (` + contactsSQL + `) c
+LEFT JOIN LATERAL (SELECT * FROM presences p WHERE p.user_id = c.user_id OFFSET 0) p ON true
 WHERE c.user_id > @after::uuid AND (@of::uuid[] IS NULL OR c.user_id = ANY (@of))
 ORDER BY c.user_id LIMIT @limit`
 
 // ListContactPresences implements chat.PresenceStore.
 func (s *Store) ListContactPresences(ctx context.Context, user chat.ID, of []chat.ID, after chat.ID, limit int) ([]chat.PresenceState, error) {
 	list, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (st chat.PresenceState, err error) {
-		err = row.Scan(&st.UserID, scanTime(&st.LastOnlineAt))
+		err = row.Scan(&st.UserID, scanTime(&st.LastOnlineAt), &st.Status, &st.Version)
 		return st, err
 	}, listContactPresencesSQL, pgx.NamedArgs{"user_id": user, "of": of, "after": [16]byte(after), "limit": limit})
 	return list, translate("store.ListContactPresences", err)
 }
 
-const getPresencesSQL = `SELECT user_id, node IS NOT NULL, invisible, last_online_at FROM presences WHERE user_id = ANY (@users::uuid[])`
+const getPresencesSQL = `
+SELECT user_id, node IS NOT NULL, invisible, last_online_at, coalesce(status, ''), version FROM presences WHERE user_id = ANY (@users::uuid[])`
 
 // GetPresences implements chat.PresenceStore.
 func (s *Store) GetPresences(ctx context.Context, users []chat.ID) (map[chat.ID]chat.PresenceState, error) {
 	list, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (st chat.PresenceState, err error) {
-		err = row.Scan(&st.UserID, &st.Online, &st.Invisible, scanTime(&st.LastOnlineAt))
+		err = row.Scan(&st.UserID, &st.Online, &st.Invisible, scanTime(&st.LastOnlineAt), &st.Status, &st.Version)
 		return st, err
 	}, getPresencesSQL, pgx.NamedArgs{"users": users})
 	states := make(map[chat.ID]chat.PresenceState, len(list))
@@ -119,8 +121,10 @@ func (s *Store) SeeNode(ctx context.Context, node string, now time.Time) error {
 	return translate("store.SeeNode", err)
 }
 
+// Every node: what several nodes have left goes with it.
 const releasePresencesSQL = `
-UPDATE presences p SET node = NULL, last_online_at = greatest(p.last_online_at, (SELECT date_trunc('milliseconds', n.seen_at) FROM nodes n WHERE n.name = p.node))
+WITH places AS (DELETE FROM presence_places WHERE @node = '')
+UPDATE presences p SET node = NULL, status = NULL, last_online_at = greatest(p.last_online_at, (SELECT date_trunc('milliseconds', n.seen_at) FROM nodes n WHERE n.name = p.node))
 WHERE p.node IS NOT NULL AND (p.node = @node OR @node = '')`
 
 // ReleasePresences implements chat.PresenceStore.

@@ -24,6 +24,8 @@ var stamps = []struct{ table, column, definition, index string }{
 	{"participants", "read_xid", "", ""},
 	{"users", "profile_xid", stampedAlways, "CREATE INDEX users_profile_xid ON users (profile_xid)"},
 	{"departures", "xid", stampedAlways, ""},
+	{"presences", "changed", "", "CREATE INDEX presences_changed ON presences (changed, user_id) WHERE changed IS NOT NULL"},
+	{"contact_changes", "changed", stampedAlways, "CREATE INDEX contact_changes_changed ON contact_changes (changed, id)"},
 }
 
 const stampedAlways = ` NOT NULL DEFAULT pg_current_xact_id()`
