@@ -1,6 +1,9 @@
 package chat
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // ValidateNew is validateNew.
 var ValidateNew = validateNew
@@ -46,3 +49,23 @@ func PresencesKept(s *Service) (users, board int) {
 
 // StandStill makes a fence believe that the process has stood still for so long.
 func StandStill(f *Fence, d time.Duration) { f.tick.Add(-int64(d)) }
+
+// CarriedDevices counts the devices that were taken over from other nodes, and are yet
+// to come.
+func CarriedDevices(s *Service) int { return int(s.Presences.shared.devices.n.Load()) }
+
+// SweepNodes is sweepNodes for nodes that were silent for so long.
+func SweepNodes(s *Service, silent time.Duration) {
+	s.Presences.sweepNodes(context.Background(), silent)
+}
+
+// SharedKept is PresencesKept where there are several nodes.
+func SharedKept(s *Service) (users, board int) {
+	for i := range presenceShards {
+		b := &s.Presences.shared.board.shards[i]
+		b.mu.Lock()
+		board += len(b.users)
+		b.mu.Unlock()
+	}
+	return s.Presences.Stats().Users, board
+}

@@ -31,6 +31,7 @@ type Notice struct {
 	Contacts *ContactsNotice `json:"contacts,omitempty"`
 	Block    *BlockNotice    `json:"block,omitempty"`
 	Taken    *TakenNotice    `json:"taken,omitempty"`
+	Device   *DeviceNotice   `json:"device,omitempty"`
 }
 
 // HintNotice says how far a log reaches, at least, and which version its members have.
@@ -63,14 +64,23 @@ type PresenceNotice struct {
 	LastOnlineAt time.Time `json:"l,omitzero"`
 	Version      int64     `json:"v"`
 	To           []ID      `json:"to,omitempty"` // contacts who are to hear of it; the user's own devices always do
+	Part         bool      `json:"r,omitempty"`  // To is not all of them
 	Invisible    bool      `json:"i,omitempty"`  // what the user's own devices are shown
 }
 
 // ContactsNotice says that users became contacts of others, or ceased to be; see
 // Service.onContactsChanged.
 type ContactsNotice struct {
-	A []ID `json:"a"`
-	B []ID `json:"b"`
+	ID ID   `json:"i"` // ContactChange.ID
+	A  []ID `json:"a"`
+	B  []ID `json:"b,omitempty"` // none: those of A among themselves
+}
+
+// DeviceNotice says how a device was that the receiving node has taken over.
+type DeviceNotice struct {
+	UserID   ID     `json:"u"`
+	ClientID string `json:"c"`
+	Status   Status `json:"p"`
 }
 
 // BlockNotice says that a block between two users has begun or ended.
@@ -120,7 +130,15 @@ func (s *Service) Arrive(ctx context.Context, from string, n Notice) {
 		s.hidden.forget(n.Block.UserID, n.Block.OtherID)
 		s.typing.hide(n.Block.UserID, n.Block.OtherID)
 	case n.Taken != nil:
-		s.Wills.Back(Device{n.Taken.UserID, n.Taken.ClientID}, n.Taken.Resumed)
+		d := Device{n.Taken.UserID, n.Taken.ClientID}
+		s.Wills.Back(d, n.Taken.Resumed)
+		s.DeviceTaken(d)
+	case n.Presence != nil:
+		s.Presences.heard(n.Presence)
+	case n.Contacts != nil:
+		s.Presences.heardContacts(n.Contacts)
+	case n.Device != nil:
+		s.Presences.heardDevice(n.Device)
 	}
 }
 

@@ -28,7 +28,7 @@ type PlaceOutcome struct {
 // DeadNode is a life of a node that has ended.
 type DeadNode struct {
 	Name   string
-	ID     string    // of the life; empty: all of that name, but for a node's own
+	ID     string    // of the life; empty: all of that name that have places, but for the present one of the node that asks
 	SeenAt time.Time // its last sign of life, by the database's clock; zero: as stored in nodes
 }
 

@@ -1,20 +1,15 @@
 package chat
 
 import (
-	"context"
 	"sync"
 	"time"
 )
 
-// board knows how users are shown, by what all nodes say of them together: each puts
-// up what it knows of the devices connected to it. It alone would have to be shared
-// for there to be several nodes; memoryBoard is for one.
+// board knows how users are shown to others: memoryBoard where there is one node,
+// sharedBoard where there are several.
 type board interface {
-	// put says how users are at this node, and returns those who are shown in another
-	// way than before, as they are shown now.
-	put(ctx context.Context, list []Presence) ([]Presence, error)
 	// look calls f with how the user is shown, or false if nothing is known of them,
-	// who is offline then. f must not block: what put changes is told after it.
+	// who is as the store says then. f must not block: what changes is told after it.
 	look(user ID, f func(Presence, bool))
 	// sweep forgets whoever has been offline for so long that the store knows.
 	sweep(now time.Time)
@@ -24,7 +19,7 @@ type board interface {
 // anybody holds what they have read from the store before that.
 const boardKeeps = 30 * time.Second
 
-// memoryBoard is the board of one node alone.
+// memoryBoard is the board of one node alone: whoever is not on it is offline.
 type memoryBoard struct {
 	shards [presenceShards]boardShard
 	clock  Clock
@@ -53,7 +48,9 @@ func newMemoryBoard(clock Clock) *memoryBoard {
 
 func (b *memoryBoard) shard(user ID) *boardShard { return &b.shards[user.Shard(presenceShards)] }
 
-func (b *memoryBoard) put(_ context.Context, list []Presence) ([]Presence, error) {
+// put says how users are, and returns those who are shown in another way than before,
+// as they are shown now.
+func (b *memoryBoard) put(list []Presence) []Presence {
 	var changed []Presence
 	for _, p := range list {
 		sh := b.shard(p.UserID)
@@ -74,7 +71,7 @@ func (b *memoryBoard) put(_ context.Context, list []Presence) ([]Presence, error
 			b.mu.Unlock()
 		}
 	}
-	return changed, nil
+	return changed
 }
 
 func (b *memoryBoard) look(user ID, f func(Presence, bool)) {

@@ -49,6 +49,9 @@ func (p *Presences) Stats() PresenceStats {
 // here, in turn, so that nothing old comes after something new. While the store is
 // away it waits, and nobody hears of anything.
 func (p *Presences) Run(ctx context.Context) error {
+	if p.shared != nil {
+		return p.runShared(ctx)
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { p.beSeen(ctx) })
@@ -188,13 +191,7 @@ func (p *Presences) tell(ctx context.Context, users []*present) {
 			states, stored = append(states, state), append(stored, u)
 		}
 	}
-	var changed []Presence
-	if !p.retry(ctx, "put up who is here", func(ctx context.Context) (err error) {
-		changed, err = p.board.put(ctx, shown)
-		return err
-	}) {
-		return
-	}
+	changed := p.memory.put(shown)
 	for _, v := range changed {
 		p.signal(v, contacts[v.UserID])
 	}
@@ -274,7 +271,7 @@ func (p *Presences) forget(u *present, now time.Time) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	switch {
-	case len(u.devices) > 0 || u.queued || u.paced:
+	case len(u.devices) > 0 || u.queued || u.paced || p.shared != nil && (!u.loaded || u.place != Offline || u.says != nil):
 	case u.pace.After(now):
 		p.resting = append(p.resting, u)
 	case sh.users[u.id] == u:
@@ -355,7 +352,9 @@ const (
 // introduce tells those in to how those in of are.
 func (p *Presences) introduce(of, to []ID, pairs map[[2]ID]bond, stored map[ID]PresenceState) {
 	for _, id := range of {
-		view := p.view(PresenceState{UserID: id, LastOnlineAt: stored[id].LastOnlineAt})
+		st := stored[id]
+		st.UserID = id
+		view := p.view(st)
 		var yes, no []ID
 		for _, other := range to {
 			if other == id {
@@ -383,11 +382,29 @@ func (p *Presences) view(stored PresenceState) (view Presence) {
 	return view
 }
 
+// presence is how the user is shown by the store alone.
+func (st *PresenceState) presence() Presence {
+	v := Presence{UserID: st.UserID, Status: Offline, LastOnlineAt: st.LastOnlineAt, version: st.Version}
+	if st.Status == Online || st.Status == Away {
+		v.Status, v.LastOnlineAt = st.Status, time.Time{}
+	}
+	return v
+}
+
+// own is presence for the user themselves.
+func (st *PresenceState) own() Presence {
+	v := st.presence()
+	if st.Invisible {
+		v.Status, v.LastOnlineAt = Invisible, time.Time{}
+	}
+	return v
+}
+
 // shownAs is what is shown of a user by the store and the board together.
 func shownAs(stored PresenceState, v Presence, ok bool) Presence {
 	switch {
-	case !ok:
-		return Presence{UserID: stored.UserID, Status: Offline, LastOnlineAt: stored.LastOnlineAt}
+	case !ok || v.version < stored.Version:
+		return stored.presence()
 	case v.Status == Offline && v.LastOnlineAt.Before(stored.LastOnlineAt):
 		v.LastOnlineAt = stored.LastOnlineAt
 	}
@@ -569,7 +586,7 @@ func (p *Presences) self(ctx context.Context, user ID) (Presence, error) {
 	sh := p.shard(user)
 	sh.mu.Lock()
 	u := sh.users[user]
-	if u != nil && u.known {
+	if u != nil && u.known && p.shared == nil { // else it is not for this node alone to say
 		defer sh.mu.Unlock()
 		return u.ownView(), nil
 	}
@@ -580,9 +597,7 @@ func (p *Presences) self(ctx context.Context, user ID) (Presence, error) {
 	if err != nil {
 		return Presence{}, err
 	}
-	v := Presence{UserID: user, Status: Offline, LastOnlineAt: states[user].LastOnlineAt}
-	if states[user].Invisible {
-		v.Status, v.LastOnlineAt = Invisible, time.Time{}
-	}
-	return v, nil
+	st := states[user]
+	st.UserID = user
+	return st.own(), nil
 }

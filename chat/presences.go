@@ -31,6 +31,11 @@ type PresenceOptions struct {
 	Grace  time.Duration // for a device to come back before anybody hears that it was gone [10 s]
 	Gather time.Duration // during which changes gather before they are told together [50 ms]
 	Logger *slog.Logger  // nil: nobody hears anything
+
+	// Where there are several nodes:
+	Peers  Peers         // the other ones; nil: there are none
+	NodeID string        // of this life of the node, see NodeID
+	Heal   time.Duration // how often it is looked for what was not heard of [5 s]
 }
 
 // Presences knows who is here: the devices that are connected to this node, what they
@@ -44,7 +49,9 @@ type Presences struct {
 	store  PresenceStore
 	clock  Clock
 	signal func(p Presence, to []ID)
-	board  board
+	memory *memoryBoard
+	shared *sharing // where there are several nodes; nil: alone
+	board  board    // of the two
 	shards [presenceShards]presenceShard
 	stays  atomic.Uint64
 	closed atomic.Bool   // Run is ending: nothing more is noted for it
@@ -79,12 +86,15 @@ type present struct {
 	last      time.Time // likewise, as it was stored when they came
 	own       Status    // what their own devices were told last
 	contacts  uint64    // rises when they have got or lost contacts
+	says      *bool     // whether they are invisible, as a device has said and the other nodes do not know yet
+	anew      bool      // what other nodes say of them is to be read again
 	queued    bool      // in Presences.changes
 	paced     bool      // a timer will queue them
 	pace      time.Time // how far the changes that were told reach, at one every presencePace
 
 	loaded bool          // owned by Run: what is stored was read
 	saved  PresenceState // owned by Run: as it is stored
+	place  Status        // owned by Run: likewise, how they are at this node; where there are several
 }
 
 // presentDevice is a device that is connected, or is to be treated as if it were.
@@ -95,10 +105,12 @@ type presentDevice struct {
 	will   Status      // what it left for that
 	until  time.Time   // until when a will of Away holds
 	willed bool        // that will has acted
+	taken  bool        // it has come to another node
+	said   bool        // it has said how it is, on this connection
 }
 
 func newPresences(store PresenceStore, clock Clock, signal func(Presence, []ID)) *Presences {
-	p := &Presences{store: store, clock: clock, signal: signal, board: newMemoryBoard(clock), asking: make(chan struct{}, 8), wake: make(chan struct{}, 1)}
+	p := &Presences{store: store, clock: clock, signal: signal, memory: newMemoryBoard(clock), asking: make(chan struct{}, 8), wake: make(chan struct{}, 1)}
 	for i := range p.shards {
 		p.shards[i].users = map[ID]*present{}
 	}
@@ -117,8 +129,15 @@ func (p *Presences) Use(o PresenceOptions) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Heal == 0 {
+		o.Heal = 5 * time.Second
+	}
 	o.Logger = o.Logger.With("component", "presence")
-	p.o = o
+	p.o, p.shared, p.board = o, nil, p.memory
+	if o.Peers != nil {
+		p.shared = newSharing(p.clock, o)
+		p.board = p.shared.board
+	}
 }
 
 func (p *Presences) shard(user ID) *presenceShard { return &p.shards[user.Shard(presenceShards)] }
@@ -145,6 +164,9 @@ func (p *Presences) came(d Device) Stay {
 		u = &present{id: d.UserID, devices: map[string]*presentDevice{}}
 		sh.users[d.UserID] = u
 	}
+	if p.shared != nil && !u.connected() {
+		u.own, u.anew = "", true // other nodes have not told this one how they are
+	}
 	dev := u.devices[d.ClientID]
 	if dev == nil {
 		u.makeRoom()
@@ -155,12 +177,25 @@ func (p *Presences) came(d Device) Stay {
 		dev.timer.Stop()
 		dev.timer = nil
 	}
-	if dev.willed { // it has been away, not only cut off
-		dev.status, dev.willed = Online, false
+	if dev.willed || dev.taken { // it has been away, not only cut off; or at another node
+		dev.status, dev.willed, dev.taken = Online, false, false
 	}
-	dev.stay = stay
+	dev.stay, dev.said = stay, false
+	if p.shared != nil {
+		p.shared.carried(d, dev)
+	}
 	p.changed(u)
 	return stay
+}
+
+// connected reports whether any device is. sh.mu is held.
+func (u *present) connected() bool {
+	for _, dev := range u.devices {
+		if dev.timer == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // makeRoom lets go of a device that is away, if there are too many.
@@ -186,13 +221,16 @@ func (p *Presences) set(d Device, stay Stay, status Status) {
 		return // taken over meanwhile
 	}
 	u.touch(p.clock.Now())
+	dev.said = true
 	switch status {
 	case Invisible:
-		dev.status, u.invisible, u.known = Online, true, true
+		dev.status = Online
+		u.say(true)
 	case Offline:
 		dev.status = Offline // and nobody becomes visible by it
 	default:
-		dev.status, u.invisible, u.known = status, false, true
+		dev.status = status
+		u.say(false)
 	}
 	p.changed(u)
 }
@@ -235,11 +273,16 @@ func (p *Presences) due(sh *presenceShard, d Device, stay Stay) {
 		dev.timer.Reset(left)
 	default:
 		if dev.will == Invisible {
-			u.invisible, u.known = true, true
+			u.say(true)
 		}
 		delete(u.devices, d.ClientID)
 	}
 	p.changed(u)
+}
+
+// say notes whether the user is invisible. sh.mu is held.
+func (u *present) say(invisible bool) {
+	u.invisible, u.known, u.says = invisible, true, &invisible
 }
 
 // touch notes that the user is here, if that can be seen, before it changes. sh.mu
@@ -343,24 +386,38 @@ func (p *Presences) here(users []ID) bool {
 }
 
 // contactTurn is a change of contacts that those concerned are to hear of.
-type contactTurn struct{ a, b []ID }
+type contactTurn struct {
+	a, b []ID
+	id   ID   // where there are several nodes
+	mine bool // the others are to hear of it from here
+}
 
 // contactsChanged has users told that those of a and those of b have become contacts, or
 // ceased to be: both hear how the others are, or that they are offline. It does not
 // block, and keeps neither slice.
 func (p *Presences) contactsChanged(a, b []ID) {
-	if p.closed.Load() || !p.here(a) && !p.here(b) {
+	if p.shared == nil && !p.here(a) && !p.here(b) {
 		return // nobody would hear of it
 	}
 	if len(a) > len(b) {
 		a, b = b, a
 	}
-	a, b = slices.Clone(a), slices.Clone(b)
-	n := len(a) + len(b)
+	t := contactTurn{a: slices.Clone(a), b: slices.Clone(b)}
+	if p.shared != nil {
+		t.id, t.mine = NewID(), true
+	}
+	p.addTurn(t)
+}
+
+func (p *Presences) addTurn(t contactTurn) {
+	if p.closed.Load() {
+		return
+	}
+	n := len(t.a) + len(t.b)
 	p.mu.Lock()
 	if fits := p.turnIDs+n <= maxTurnIDs; fits {
 		p.turnIDs += n
-		p.turns = append(p.turns, contactTurn{a, b})
+		p.turns = append(p.turns, t)
 	} else {
 		p.counts.dropped.Add(1)
 	}

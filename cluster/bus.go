@@ -393,6 +393,8 @@ func about(n *chat.Notice) chat.ID {
 		return n.Presence.UserID
 	case n.Taken != nil:
 		return n.Taken.UserID
+	case n.Device != nil:
+		return n.Device.UserID
 	}
 	return chat.ID{}
 }

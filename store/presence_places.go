@@ -146,7 +146,9 @@ func (s *Store) ReleasePlaces(ctx context.Context, dead chat.DeadNode, own chat.
 	return slices.DeleteFunc(outcomes, func(o chat.PlaceOutcome) bool { return !o.Changed }), true, nil
 }
 
-const nodeSeenSQL = `SELECT (SELECT seen_at FROM nodes WHERE name = @node), now()`
+// A node whose heart beats is in its next life: then it is what was noted from time to time.
+const nodeSeenSQL = `
+SELECT (SELECT CASE WHEN beat_at > now() - interval '8 seconds' THEN seen_at ELSE greatest(seen_at, beat_at) END FROM nodes WHERE name = @node), now()`
 
 // NodeSeen implements chat.PlaceStore.
 func (s *Store) NodeSeen(ctx context.Context, node string) (seen, now time.Time, err error) {
@@ -164,8 +166,8 @@ WITH RECURSIVE lives AS (
     SELECT pp.node, pp.node_id FROM presence_places pp WHERE (pp.node, pp.node_id) > (l.node, l.node_id) ORDER BY pp.node, pp.node_id LIMIT 1
   ) n
 )
-SELECT l.node, l.node_id, coalesce(n.seen_at, now()) FROM lives l LEFT JOIN nodes n ON n.name = l.node
-WHERE CASE WHEN l.node = @own_name THEN l.node_id <> @own_id ELSE n.seen_at IS NULL OR n.seen_at < now() - @silent::interval END
+SELECT l.node, l.node_id, coalesce(greatest(n.seen_at, n.beat_at), now()) FROM lives l LEFT JOIN nodes n ON n.name = l.node
+WHERE CASE WHEN l.node = @own_name THEN l.node_id <> @own_id ELSE n.name IS NULL OR greatest(n.seen_at, n.beat_at) < now() - @silent::interval END
 ORDER BY l.node, l.node_id LIMIT 100`
 
 // ListDeadNodes implements chat.PlaceStore.
