@@ -169,18 +169,18 @@ func (a *App) join(ctx context.Context) error {
 		return err
 	}
 	a.chat = chat.NewService(a.store, chat.SystemClock{})
-	a.chat.Presences.Use(chat.PresenceOptions{Node: a.o.Node, Grace: a.o.PresenceGrace, Logger: a.logger})
+	a.chat.Presences.Use(a.presence())
 	_, open := a.o.TopicAccess.(topics.Open)
 	a.topics = topics.New(topics.Options{
 		Access: a.o.TopicAccess, OneSpace: open || a.o.OneTopicSpace, Store: a.store, Logger: a.logger, Registerer: a.registry,
 	})
-	a.run("device topics", a.topics.Run)
 	a.router = delivery.NewRouter(delivery.Options{
 		Log: a.chat, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions,
 		Ended: func(b *delivery.Box) { a.topics.End(b) }, Logger: a.logger, Registerer: a.registry,
 		Cluster: a.deliveryCluster(),
 	})
 	a.joinOthers()
+	a.run("device topics", a.topics.Run)
 	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
 
 	indexer := store.NewIndexer(a.store, store.IndexerOptions{Logger: a.logger, Registerer: a.registry})
@@ -207,6 +207,9 @@ func (a *App) join(ctx context.Context) error {
 	a.run("save sessions", a.router.Run)
 	registerChat(a.registry, a.chat)
 	a.run("tell who is here", a.chat.Presences.Run)
+	if a.others != nil {
+		a.run("release the former self", a.releaseFormerPresences)
+	}
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
 	a.hook = hooks.New(hooks.Options{

@@ -48,12 +48,11 @@ func (a *App) takePlace(ctx context.Context) error {
 const placeWait = 20 * time.Second
 
 func (a *App) takePlaceAmong(ctx context.Context) error {
-	var id [8]byte
-	_, _ = rand.Read(id[:]) // it does not fail (crypto/rand)
-	o := &others{id: hex.EncodeToString(id[:]), fence: chat.NewFence(cluster.PauseLimit)}
+	o := &others{id: newNodeID(), fence: chat.NewFence(cluster.PauseLimit)}
 	o.bus = cluster.NewBus(cluster.BusOptions{
-		Asking: func() bool { return a.router.Asking() }, Taken: func(n chat.TakenNotice) bool { return a.router.Passed(n) },
-		Logger: a.logger, Registerer: a.registry,
+		Asking: func() bool { return a.router.Asking() }, Taken: a.passed,
+		Publication: func(p *chat.Publication) { a.topics.Arrive(p) },
+		Logger:      a.logger, Registerer: a.registry,
 	})
 	var err error
 	o.link, err = redis.New(redis.Options{
@@ -82,6 +81,32 @@ func (a *App) takePlaceAmong(ctx context.Context) error {
 	return nil
 }
 
+// newNodeID names a life of a node.
+func newNodeID() string {
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // it does not fail (crypto/rand)
+	return hex.EncodeToString(id[:])
+}
+
+// passed ends a device's connection here, if there is one, and what it has left to be
+// done, because it has connected at another node.
+func (a *App) passed(n chat.TakenNotice) bool {
+	newer := a.router.Passed(n)
+	if newer {
+		a.topics.WillBack(chat.TopicUser{Principal: chat.Principal{UserID: n.UserID}, ClientID: n.ClientID}, n.Resumed)
+	}
+	return newer
+}
+
+// presence is how presence works here.
+func (a *App) presence() chat.PresenceOptions {
+	o := chat.PresenceOptions{Node: a.o.Node, Grace: a.o.PresenceGrace, Logger: a.logger}
+	if a.others != nil {
+		o.NodeID, o.Peers = a.others.id, a.others.bus
+	}
+	return o
+}
+
 // deliveryCluster is what the router tells the other nodes; nil for a node alone.
 func (a *App) deliveryCluster() *delivery.Cluster {
 	o := a.others
@@ -103,8 +128,10 @@ func (a *App) joinOthers() {
 	}
 	o.bus.Use(o.link, a.chat)
 	a.chat.UsePeers(o.bus)
+	a.topics.Forwards(o.bus.Publication)
 	keeper := cluster.NewKeeper(cluster.KeeperOptions{
-		Place: o.place, Link: o.link, Sessions: a.router, Rules: a.chat, Release: a.release, Logger: a.logger, Registerer: a.registry,
+		Place: o.place, Link: o.link, Sessions: a.router, Rules: a.chat, Release: a.release, Renewed: func() { a.chat.NodeRenewed(newNodeID()) },
+		Logger: a.logger, Registerer: a.registry,
 	})
 	a.run("place among the nodes", keeper.Run)
 	a.run("fence", func(ctx context.Context) error { return o.fence.Run(ctx, keeper.Look) })
@@ -112,23 +139,37 @@ func (a *App) joinOthers() {
 	a.run("bus", o.bus.Run)
 }
 
-// release gives up what a node has had, or before this one serves, its own former
-// self; "" means every node.
+// release gives up what another node has had: its sessions at once, and that its users
+// are here when the grace for them to come back has passed.
 func (a *App) release(ctx context.Context, node string) error {
 	if _, err := a.store.ReleaseSessions(ctx, node, time.Now()); err != nil {
 		return err
 	}
-	_, err := a.store.ReleasePresences(ctx, node)
-	return err
+	return a.chat.NodeDied(ctx, chat.DeadNode{Name: node})
 }
 
 // releaseFormer releases what is marked as connected and is not: this node has not
 // begun to serve. A node alone releases everything.
 func (a *App) releaseFormer(ctx context.Context) error {
 	if a.others == nil {
-		return a.release(ctx, "")
+		if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil {
+			return err
+		}
+		_, err := a.store.ReleasePresences(ctx, "")
+		return err
 	}
-	return a.release(ctx, a.o.Node)
+	_, err := a.store.ReleaseSessions(ctx, a.o.Node, time.Now())
+	return err
+}
+
+// releaseFormerPresences has those told of as offline who were here in this node's
+// former life, when they have not come back in time.
+func (a *App) releaseFormerPresences(ctx context.Context) error {
+	if err := a.chat.NodeDied(ctx, chat.DeadNode{Name: a.o.Node}); err != nil && ctx.Err() == nil {
+		a.logger.Warn("who was here before could not be released; another node does it", "err", err)
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // clusterCommits is how many commits are under way at once in all nodes together, as

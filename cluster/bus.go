@@ -38,9 +38,12 @@ type BusOptions struct {
 	Asking func() bool
 	// Taken ends the connection of a device that has connected at another node, and
 	// reports whether that one is the newer. It does not block.
-	Taken      func(chat.TakenNotice) bool
-	Logger     *slog.Logger
-	Registerer prometheus.Registerer // nil: no metrics
+	Taken func(chat.TakenNotice) bool
+	// Publication delivers a publication to a device topic to the sessions here. It does
+	// not block.
+	Publication func(*chat.Publication)
+	Logger      *slog.Logger
+	Registerer  prometheus.Registerer // nil: no metrics
 }
 
 // Bus carries events and notices to the other nodes, and theirs to the sessions here.
@@ -243,6 +246,21 @@ func (b *Bus) Tell(n chat.Notice, users []chat.ID) {
 	b.route(frame, at, unknown, among)
 }
 
+// Publication carries a publication to a device topic to every node. It does not block,
+// and p must not be changed any more.
+func (b *Bus) Publication(p *chat.Publication) {
+	live := b.live()
+	if live.empty() {
+		return
+	}
+	frame, err := p.AppendBinary([]byte{byte(framePublication)})
+	if err != nil || len(frame) > MaxFrame {
+		b.metrics.dropped.Inc()
+		return
+	}
+	b.send(frame, live)
+}
+
 // TellNode implements chat.Peers.
 func (b *Bus) TellNode(node string, n chat.Notice) {
 	b.mu.RLock()
@@ -375,6 +393,8 @@ func (b *Bus) Receive(from string, raw []byte) {
 		b.enqueue(f.event.ConversationID, arrival{from, f})
 	case frameNotice:
 		b.enqueue(about(&f.notice), arrival{from, f})
+	case framePublication:
+		b.enqueueAt(int(f.publication.Origin%busWorkers), arrival{from, f}) // those of one publisher in order
 	}
 }
 
@@ -399,9 +419,11 @@ func about(n *chat.Notice) chat.ID {
 	return chat.ID{}
 }
 
-func (b *Bus) enqueue(key chat.ID, a arrival) {
+func (b *Bus) enqueue(key chat.ID, a arrival) { b.enqueueAt(key.Shard(busWorkers), a) }
+
+func (b *Bus) enqueueAt(worker int, a arrival) {
 	select {
-	case b.workers[key.Shard(busWorkers)] <- a:
+	case b.workers[worker] <- a:
 	default:
 		b.metrics.dropped.Inc()
 	}
@@ -430,6 +452,10 @@ func (b *Bus) work(ctx context.Context, queue chan arrival) {
 		case a := <-queue:
 			if a.frame.event != nil {
 				b.rules.EventArrived(ctx, a.frame.event, a.frame.membersVersion)
+				continue
+			}
+			if a.frame.publication != nil {
+				b.o.Publication(a.frame.publication)
 				continue
 			}
 			if taken := a.frame.notice.Taken; taken != nil && !b.o.Taken(*taken) {

@@ -164,7 +164,7 @@ func (rules) MembersMoved(context.Context, chat.ID, int64, int64) {}
 // startBus runs a bus over the network until the test ends.
 func startBus(t *testing.T, n *network, id string) (*cluster.Bus, *link) {
 	t.Helper()
-	b := cluster.NewBus(cluster.BusOptions{Asking: func() bool { return false }, Taken: func(chat.TakenNotice) bool { return true }})
+	b := cluster.NewBus(cluster.BusOptions{Asking: func() bool { return false }, Taken: func(chat.TakenNotice) bool { return true }, Publication: func(*chat.Publication) {}})
 	l := n.join(id, b.Receive)
 	b.Use(l, rules{})
 	ctx, cancel := context.WithCancel(context.Background())

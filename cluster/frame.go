@@ -13,11 +13,12 @@ import (
 type frameKind byte
 
 const (
-	frameEvent  frameKind = 1 // an event of the log: conversation, seq, members_version, and its JSON
-	frameNotice frameKind = 2 // a chat.Notice, as JSON
-	frameHere   frameKind = 3 // a user has a connection at the sending node
-	frameGone   frameKind = 4 // and has none any more
-	frameHello  frameKind = 5 // what the sending node asks for
+	frameEvent       frameKind = 1 // an event of the log: conversation, seq, members_version, and its JSON
+	frameNotice      frameKind = 2 // a chat.Notice, as JSON
+	frameHere        frameKind = 3 // a user has a connection at the sending node
+	frameGone        frameKind = 4 // and has none any more
+	frameHello       frameKind = 5 // what the sending node asks for
+	framePublication frameKind = 6 // to a device topic, as chat.Publication has it
 )
 
 const eventHeader = 1 + 16 + 8 + 8
@@ -57,6 +58,7 @@ type frame struct {
 	event          *chat.Event
 	membersVersion int64
 	notice         chat.Notice
+	publication    *chat.Publication
 	user           chat.ID
 	asks           bool
 }
@@ -85,6 +87,10 @@ func readFrame(b []byte) (f frame, err error) {
 		f.event = &chat.Event{ConversationID: chat.ID(body[:16]), Seq: seq, Encoded: b[eventHeader:]}
 	case frameNotice:
 		if json.Unmarshal(body, &f.notice) != nil {
+			return f, errFrame
+		}
+	case framePublication:
+		if f.publication, err = chat.ParsePublication(body); err != nil {
 			return f, errFrame
 		}
 	case frameHere, frameGone:

@@ -59,6 +59,9 @@ type KeeperOptions struct {
 	Link     Link
 	Sessions Sessions
 	Rules    Rules
+	// Renewed is told when this node, which was given up by the others, begins anew. It does
+	// not block.
+	Renewed func()
 	// Release gives up what a node has had: its sessions, and that its users are here. It
 	// may be called again, and for a node that has had nothing.
 	Release    func(ctx context.Context, node string) error
@@ -247,7 +250,11 @@ func (k *Keeper) lost(ctx context.Context) error {
 	k.metrics.lost.Inc()
 	k.logger.Error("this node was given up by the others, because it was not heard of for too long; its connections are ended, and it begins anew")
 	k.o.Sessions.GiveUp()
-	return k.try(ctx, k.o.Place.Begin)
+	if err := k.try(ctx, k.o.Place.Begin); err != nil {
+		return err
+	}
+	k.o.Renewed()
+	return nil
 }
 
 // bury gives up a node that has not been heard of.

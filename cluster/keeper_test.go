@@ -97,7 +97,7 @@ func (s *sessions) MembersMoved(_ context.Context, _ chat.ID, seq, _ int64) {
 // runKeeper runs a keeper in a bubble; stop ends it and returns what Run has.
 func runKeeper(t *testing.T, p *place, s *sessions, release func(context.Context, string) error) (k *cluster.Keeper, stop func() error) {
 	t.Helper()
-	k = cluster.NewKeeper(cluster.KeeperOptions{Place: p, Link: newNetwork().join("x", nil), Sessions: s, Rules: s, Release: release})
+	k = cluster.NewKeeper(cluster.KeeperOptions{Place: p, Link: newNetwork().join("x", nil), Sessions: s, Rules: s, Renewed: func() {}, Release: release})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx) }()

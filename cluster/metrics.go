@@ -13,7 +13,7 @@ type metrics struct {
 }
 
 var kindNames = map[frameKind]string{
-	frameEvent: "event", frameNotice: "notice", frameHere: "here", frameGone: "gone", frameHello: "hello",
+	frameEvent: "event", frameNotice: "notice", frameHere: "here", frameGone: "gone", frameHello: "hello", framePublication: "publication",
 }
 
 func newMetrics(r prometheus.Registerer, b *Bus) *metrics {

@@ -77,7 +77,9 @@ FROM nodes WHERE name <> @node AND (id IS NOT NULL OR NOT released)`
 UPDATE nodes SET id = NULL WHERE name = @node AND id = @id AND beat_at <= clock_timestamp() - make_interval(secs => @lease)`
 
 	releasedNodeSQL = `UPDATE nodes SET released = true WHERE name = @node AND id IS NULL`
-	endNodeSQL      = `UPDATE nodes SET id = NULL, released = true WHERE name = @node AND id = @id`
+	// What it had stays, for as long as its users may come back elsewhere; then another
+	// node releases it.
+	endNodeSQL = `UPDATE nodes SET id = NULL, released = false WHERE name = @node AND id = @id`
 )
 
 // Beat says that the node lives, and asks for the others. It takes the place again if
