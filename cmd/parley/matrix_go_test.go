@@ -163,9 +163,9 @@ func (s *ackStore) Del(key string) {
 	}
 }
 
-// startMosquitto is mosquitto_sub, and a mosquitto_pub for each message: which, like
+// startMosquittoClients is mosquitto_sub, and a mosquitto_pub for each message: which, like
 // somebody at a terminal, is started again until it has succeeded.
-func startMosquitto(t *testing.T, s seat) *partner {
+func startMosquittoClients(t *testing.T, s seat) *partner {
 	pub, stdbuf := need(t, "mosquitto_pub"), need(t, "stdbuf")
 	need(t, "mosquitto_sub")
 	ctx, cancel := context.WithCancel(context.Background())

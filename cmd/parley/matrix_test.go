@@ -122,7 +122,7 @@ var clients = []struct {
 	transports []string
 	start      func(t *testing.T, s seat) *partner
 }{
-	{"mosquitto_sub and mosquitto_pub", []int{4, 5}, []string{"tcp"}, startMosquitto},
+	{"mosquitto_sub and mosquitto_pub", []int{4, 5}, []string{"tcp"}, startMosquittoClients},
 	{"paho.golang", []int{5}, []string{"tcp", "ws"}, startAutopaho},
 	{"paho.mqtt.golang", []int{4}, []string{"tcp", "ws"}, startPahoV3},
 	{"MQTT.js", []int{4, 5}, []string{"tcp", "ws"}, startMQTTJS},
