@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,7 +31,9 @@ type Options struct {
 	For     time.Duration // how long rounds are begun; 1 minute
 	Clients int           // devices; 24
 	Round   time.Duration // of load and faults, before each checkpoint; 8 s
-	MaxRSS  int64         // bytes of memory that the server may take; 0: any
+	MaxRSS  int64         // bytes of memory that each server may take; 0: any
+	Nodes   int           // servers on the database; 1. More than one need Redis
+	Redis   string        // between them: RedisSingle or RedisCluster; "": none
 	Out     io.Writer     // hears how it goes; nil: nobody
 }
 
@@ -52,6 +53,7 @@ type message struct {
 	first                    time.Duration // when it was sent first
 	about                    *message      // commands: the message that it is about
 	by                       *client       // commands: the device
+	via                      *server       // messages of the steady pair: where it was sent
 	emoji, op                string        // reactions
 	upTo                     int64         // reads
 
@@ -70,12 +72,11 @@ type campaign struct {
 	out   io.Writer
 
 	pg     *postgres
-	server *server
-	mqtt   *proxy  // devices to server
-	http   *proxy  // REST to server
-	toDB   *proxy  // server to PostgreSQL
-	db     outages // the database was out of reach of the server
-	down   outages // that, or the server was
+	redis  *redis    // nil: one server, without
+	nodes  []*server // one or more
+	db     outages   // the database was out of reach of a server
+	down   outages   // that, or a server was
+	struck faultList
 	store  *store.Store
 
 	users    []*user
@@ -103,6 +104,8 @@ type campaign struct {
 	counts     map[string]int64         // mu guards
 	violations []Violation              // mu guards
 	latencies  []time.Duration          // mu guards: of the steady pair, while nothing was down
+	heals      heals                    // mu guards: of the steady pair, at different nodes, by what was struck
+	dice       *rand.Rand               // mu guards: which node is asked
 
 	check checker
 	httpc *http.Client
@@ -125,10 +128,12 @@ type Report struct {
 	Rounds     int
 	Counts     map[string]int64
 	Latencies  []time.Duration // of the steady pair
-	PeakKiB    int64           // of the server's memory
+	PeakKiB    int64           // of the memory of any server
 	Events     int             // in all logs, at the end
+	Heals      heals           // how long events between nodes took, by what was struck meanwhile
+	Metrics    map[string]float64
 	Violations []Violation
-	ServerLog  string
+	ServerLogs []string
 }
 
 const maxViolations = 40
@@ -145,13 +150,23 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Round == 0 {
 		o.Round = 8 * time.Second
 	}
+	if o.Nodes == 0 {
+		o.Nodes = 1
+	}
 	if o.Out == nil {
 		o.Out = io.Discard
+	}
+	switch {
+	case o.Nodes < 1 || o.Nodes > 26:
+		return nil, fmt.Errorf("%d nodes, of 1 to 26", o.Nodes)
+	case o.Redis != "" && o.Redis != RedisSingle && o.Redis != RedisCluster, o.Nodes > 1 && o.Redis == "":
+		return nil, fmt.Errorf("Redis is %q between %d nodes; it is %q or %q, or for one node none", o.Redis, o.Nodes, RedisSingle, RedisCluster)
 	}
 	c := &campaign{
 		o: o, began: time.Now(), out: o.Out, pg: &postgres{dir: o.Dir},
 		convs: map[*user][]string{}, messages: map[string]*message{}, byID: map[string]*message{}, commands: map[*message][]*message{},
-		absences: map[absence]*outages{}, reads: map[absence]*readsOf{}, moving: map[string]*user{}, titles: map[string]time.Duration{}, counts: map[string]int64{},
+		absences: map[absence]*outages{}, reads: map[absence]*readsOf{}, moving: map[string]*user{}, titles: map[string]time.Duration{}, counts: map[string]int64{}, heals: heals{},
+		dice: rand.New(rand.NewPCG(o.Seed, 9)),
 	}
 	c.check = checker{c: c, logs: map[string][]entry{}, deleted: map[string]map[string]bool{}}
 	rounds, err := c.run(ctx)
@@ -159,10 +174,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer c.mu.Unlock()
 	r := &Report{
 		Seed: o.Seed, Elapsed: c.now(), Rounds: rounds, Counts: c.counts, Latencies: c.latencies,
-		Violations: c.violations, Events: c.check.events(), ServerLog: filepath.Join(o.Dir, "server.log"),
+		Violations: c.violations, Events: c.check.events(), Heals: c.heals, Metrics: map[string]float64{},
 	}
-	if c.server != nil {
-		r.PeakKiB = c.server.peakKiB
+	for _, s := range c.nodes {
+		r.PeakKiB = max(r.PeakKiB, s.peakKiB)
+		r.ServerLogs = append(r.ServerLogs, s.log.Name())
+		s.metrics.addTo(r.Metrics)
 	}
 	return r, err
 }
@@ -176,7 +193,9 @@ func (c *campaign) run(ctx context.Context) (rounds int, err error) {
 		return 0, err
 	}
 	live, stopClients := context.WithCancel(ctx)
-	c.wg.Go(func() { c.server.watch(live) })
+	for _, s := range c.nodes {
+		c.wg.Go(func() { s.watch(live) })
+	}
 	for _, cl := range c.clients {
 		c.wg.Go(func() { cl.run(live) })
 	}
@@ -194,7 +213,7 @@ func (c *campaign) run(ctx context.Context) (rounds int, err error) {
 	}
 	defer func() { stopClients(); c.wg.Wait() }()
 	c.say("%d devices of %d users; rounds of %v for %v", len(c.clients), len(c.users), c.o.Round, c.o.For)
-	deck := newDeck(rand.New(rand.NewPCG(c.o.Seed, 1)))
+	deck := newDeck(rand.New(rand.NewPCG(c.o.Seed, 1)), c.blows())
 	start := c.now()
 	for rounds == 0 || c.now()-start < c.o.For {
 		rounds++
@@ -234,11 +253,6 @@ func (c *campaign) broken() bool {
 	return len(c.violations) > 0
 }
 
-// databaseURL is PostgreSQL as the server sees it: through the proxy.
-func (c *campaign) databaseURL() string {
-	return "postgres://parley@" + c.toDB.addr() + "/parley?sslmode=disable&connect_timeout=5"
-}
-
 func (c *campaign) setUp(ctx context.Context) (stopAll func() error, err error) {
 	var stops []func() error
 	stopAll = func() error {
@@ -248,33 +262,53 @@ func (c *campaign) setUp(ctx context.Context) (stopAll func() error, err error) 
 		}
 		return errors.Join(errs...)
 	}
-	log, err := os.Create(filepath.Join(c.o.Dir, "server.log"))
-	if err != nil {
-		return stopAll, err
-	}
-	stops = append(stops, log.Close)
-	for _, p := range []**proxy{&c.mqtt, &c.http, &c.toDB} {
-		if *p, err = newProxy(); err != nil {
-			return stopAll, err
-		}
-		stops = append(stops, func() error { (*p).close(); return nil })
-	}
 	c.httpc = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	stops = append(stops, func() error { return c.pg.stop(context.WithoutCancel(ctx)) })
 	if err := c.pg.start(ctx); err != nil {
 		return stopAll, err
 	}
-	c.toDB.aim(c.pg.dial)
-	c.server = &server{c: c, log: log}
-	stops = append(stops, func() error { c.server.stop(syscall.SIGKILL, false); return nil })
-	if err := c.server.start(ctx); err != nil {
-		return stopAll, err
+	if c.o.Redis != "" {
+		c.redis = &redis{c: c, sharded: c.o.Redis == RedisCluster}
+		stops = append(stops, func() error { c.redis.stop(); return nil })
+		if err := c.redis.start(ctx); err != nil {
+			return stopAll, err
+		}
+	}
+	for i := range c.o.Nodes {
+		name := ""
+		if c.redis != nil {
+			name = string(rune('a' + i))
+		}
+		s, err := newServer(c, name)
+		if err != nil {
+			return stopAll, err
+		}
+		c.nodes = append(c.nodes, s)
+		stops = append(stops, s.close, func() error { s.stop(syscall.SIGKILL, false); return nil })
+		if err := s.start(ctx); err != nil {
+			return stopAll, err
+		}
 	}
 	if c.store, err = store.Open(ctx, store.Options{DSN: c.pg.dsn(), MaxConns: 2}); err != nil {
 		return stopAll, err
 	}
 	stops = append(stops, func() error { c.store.Close(); return nil })
 	return stopAll, c.populate(ctx)
+}
+
+// node draws who is asked.
+func (c *campaign) node() *server {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.draw(c.dice)
+}
+
+// draw draws a node; where there is one, nothing is drawn.
+func (c *campaign) draw(random *rand.Rand) *server {
+	if len(c.nodes) == 1 {
+		return c.nodes[0]
+	}
+	return c.nodes[random.IntN(len(c.nodes))]
 }
 
 // undisturbed is how many devices, the first ones, and users, the last ones, no
@@ -335,7 +369,7 @@ func (c *campaign) populate(ctx context.Context) error {
 			conv := c.convs[u][random.IntN(len(c.convs[u]))]
 			p.filters = []string{"conv/" + conv + "/messages"}
 		}
-		c.clients = append(c.clients, &client{c: c, user: u, profile: p, rng: rand.New(rand.NewPCG(c.o.Seed, uint64(1000+i))), holding: map[uint16]bool{}, places: map[string]*place{}, reacted: map[*message]reactionState{}, emoji: emojis[i%len(emojis)]})
+		c.clients = append(c.clients, &client{c: c, user: u, profile: p, index: i, rng: rand.New(rand.NewPCG(c.o.Seed, uint64(1000+i))), holding: map[uint16]bool{}, places: map[string]*place{}, reacted: map[*message]reactionState{}, emoji: emojis[i%len(emojis)]})
 	}
 	c.makeSyncers()
 	if err := c.makeMoving(ctx, random); err != nil {
@@ -383,7 +417,7 @@ func (c *campaign) register(ctx context.Context, u *user) error {
 	}
 	u.id = answer.ID
 	cmd := exec.CommandContext(ctx, c.o.Server, "token", u.name, "--ttl=720h")
-	cmd.Env = append(os.Environ(), "DATABASE_URL="+c.databaseURL())
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+c.nodes[0].databaseURL())
 	out, err := cmd.Output()
 	if err != nil {
 		return fmt.Errorf("make a token for %s: %w", u.name, err)
@@ -505,7 +539,7 @@ func (c *campaign) rest(ctx context.Context, u *user, method, path string, body,
 			return 0, err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.http.addr()+path, bytes.NewReader(text))
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.node().http.addr()+path, bytes.NewReader(text))
 	if err != nil {
 		return 0, err
 	}
@@ -531,7 +565,7 @@ func (c *campaign) rest(ctx context.Context, u *user, method, path string, body,
 }
 
 // deliveredTo measures the steady pair.
-func (c *campaign) deliveredTo(cl *client, e *event) {
+func (c *campaign) deliveredTo(cl *client, cc *clientConn, e *event) {
 	if !cl.steady {
 		return
 	}
@@ -542,6 +576,9 @@ func (c *campaign) deliveredTo(cl *client, e *event) {
 		return
 	}
 	now := c.now()
+	if m.via != nil && m.via != cc.node && cc.since < m.first {
+		c.noteHeal(m, now)
+	}
 	if c.down.faulty(m.first-time.Second, now) {
 		return
 	}
@@ -582,6 +619,34 @@ func (o *outages) begin(at time.Duration) (end func(time.Duration)) {
 		o.list[i][1] = at
 		o.mu.Unlock()
 	}
+}
+
+// lastEnd returns when the last one that overlaps the time from … to was over, 0 if there
+// was none; over is false if one is not.
+func (o *outages) lastEnd(from, to time.Duration) (end time.Duration, over bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.list {
+		if s[0] <= to && s[1] == 0 {
+			return 0, false
+		}
+		if s[0] <= to && s[1] >= from {
+			end = max(end, s[1])
+		}
+	}
+	return end, true
+}
+
+// around returns the one within which a moment was; end is 0 while it lasts.
+func (o *outages) around(at time.Duration) (began, end time.Duration, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.list {
+		if s[0] <= at && (s[1] == 0 || s[1] >= at) {
+			return s[0], s[1], true
+		}
+	}
+	return 0, 0, false
 }
 
 // faulty reports whether any of the time from … to was within one.

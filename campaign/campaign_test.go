@@ -4,6 +4,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"testing"
@@ -17,6 +19,22 @@ import (
 // To run one again: PARLEY_CAMPAIGN_SEED=… go test ./campaign; for longer ones there
 // is make campaign.
 func TestShortCampaign(t *testing.T) {
+	runShort(t, campaign.Options{Round: 7 * time.Second})
+}
+
+// The same against three nodes on one database, with Redis between them. A Cluster is
+// for longer ones: make campaign ARGS='-nodes=3 -redis=cluster'.
+func TestShortCampaignOfNodes(t *testing.T) {
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		if os.Getenv("CI") == "" {
+			t.Skip("no Redis: install redis-server")
+		}
+		t.Fatal("no Redis:", err)
+	}
+	runShort(t, campaign.Options{Round: 9 * time.Second, Nodes: 3, Redis: campaign.RedisSingle})
+}
+
+func runShort(t *testing.T, o campaign.Options) {
 	if testing.Short() {
 		t.Skip("takes about a minute")
 	}
@@ -37,33 +55,35 @@ func TestShortCampaign(t *testing.T) {
 	case err != nil:
 		t.Fatal(err)
 	}
-	seed := rand.Uint64()
+	o.Seed, o.For = rand.Uint64(), 30*time.Second
 	if s := os.Getenv("PARLEY_CAMPAIGN_SEED"); s != "" {
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+		if o.Seed, err = strconv.ParseUint(s, 10, 64); err != nil {
 			t.Fatal(err)
 		}
 	}
-	length := 30 * time.Second
 	if s := os.Getenv("PARLEY_CAMPAIGN_FOR"); s != "" {
-		if length, err = time.ParseDuration(s); err != nil {
+		if o.For, err = time.ParseDuration(s); err != nil {
 			t.Fatal(err)
 		}
 	}
-	server, err := campaign.BuildServer(t.Context(), dir, true)
-	if err != nil {
+	if o.Server, err = campaign.BuildServer(t.Context(), dir, true); err != nil {
 		t.Fatal(err)
 	}
-	r, err := campaign.Run(t.Context(), campaign.Options{
-		Server: server, Dir: dir, Seed: seed, For: length, Round: 7 * time.Second, MaxRSS: 600 << 20, Out: t.Output(),
-	})
-	t.Logf("seed %d\n%s", seed, r)
+	o.Dir, o.MaxRSS, o.Out = dir, 600<<20, t.Output()
+	r, err := campaign.Run(t.Context(), o)
 	if err != nil {
 		t.Error(err)
 	}
+	if r == nil {
+		return
+	}
+	t.Logf("seed %d\n%s", o.Seed, r)
 	for _, v := range r.Violations {
 		t.Error(v)
 	}
-	if log, err := os.ReadFile(r.ServerLog); err == nil && t.Failed() {
-		t.Logf("the server's last words:\n%s", log[max(0, len(log)-8000):])
+	for _, name := range r.ServerLogs {
+		if log, err := os.ReadFile(name); err == nil && t.Failed() {
+			t.Logf("the last words of %s:\n%s", filepath.Base(name), log[max(0, len(log)-8000):])
+		}
 	}
 }

@@ -51,11 +51,13 @@ type client struct {
 	c    *campaign
 	user *user
 	profile
-	rng *rand.Rand // owned by run
+	rng   *rand.Rand // owned by run
+	index int        // among the clients
+	tries int        // owned by run: connections asked for by the steady ones
 
 	mu       sync.Mutex
 	conn     *clientConn                // mu guards; nil: not connected
-	old      []net.Conn                 // mu guards: connections taken over by ourselves, which the server must end
+	old      []*clientConn              // mu guards: connections taken over by ourselves, which the server must end
 	outbound []*flight                  // mu guards: not acknowledged, in the order of their first sending
 	nextID   uint16                     // mu guards
 	written  int                        // mu guards: messages and commands made
@@ -70,6 +72,8 @@ type client struct {
 	places       map[string]*place // mu guards: by conversation
 	forgiven     time.Duration     // mu guards: the database was away while the device was, last before this
 	last         connEnd           // mu guards: of the connection before
+	at           *server           // mu guards: the node that was asked for a connection last
+	moves        []time.Duration   // mu guards: when another one than before was asked; see moves.go
 }
 
 // connEnd is what is remembered of a connection when the next one comes.
@@ -90,9 +94,11 @@ type flight struct {
 type clientConn struct {
 	conn   net.Conn
 	r      *bufio.Reader
+	node   *server
 	dialed int           // incarnation of the server when it was dialed
 	asked  time.Duration // when it was dialed
 	since  time.Duration
+	passed time.Duration // when the device had its next one, while this one was still there; 0: it has not
 
 	mood      mood
 	moodEnds  time.Duration
@@ -159,8 +165,9 @@ const patience = 8 * time.Second // for an answer, before a device takes the lin
 
 // connect makes a connection, which takes over the one there is, if any.
 func (cl *client) connect(ctx context.Context) bool {
-	dialed, asked := cl.c.server.current(), cl.c.now()
-	conn, err := cl.dial(ctx, cl.c)
+	node := cl.choose()
+	dialed, asked := node.current(), cl.c.now()
+	conn, err := cl.dial(ctx, node)
 	if err != nil {
 		return false
 	}
@@ -188,7 +195,7 @@ func (cl *client) connect(ctx context.Context) bool {
 	_ = conn.SetDeadline(time.Time{})
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	cl.begin(ctx, &clientConn{conn: conn, r: r, dialed: dialed, asked: asked}, pk.body[0]&1 != 0)
+	cl.begin(ctx, &clientConn{conn: conn, r: r, node: node, dialed: dialed, asked: asked}, pk.body[0]&1 != 0)
 	return true
 }
 
@@ -202,9 +209,13 @@ func (cl *client) begin(ctx context.Context, cc *clientConn, present bool) {
 	if cl.web {
 		c.count("connections by WebSocket", 1)
 	}
-	if cl.conn != nil { // the old one is not read any more; the server must end it
+	if old := cl.conn; old != nil { // the server must end it
 		c.count("take-overs", 1)
-		cl.old = append(cl.old, cl.conn.conn)
+		if old.node != cc.node {
+			c.count("take-overs from another node", 1)
+		}
+		old.passed = now
+		cl.old = append(cl.old, old)
 		cl.forget()
 	}
 	if cl.last.any && c.db.faulty(cl.last.at-2*time.Second, now) {
@@ -299,8 +310,8 @@ func (cl *client) forget() {
 }
 
 func (cl *client) closeOld() {
-	for _, c := range cl.old {
-		_ = c.Close()
+	for _, old := range cl.old {
+		_ = old.conn.Close()
 	}
 	cl.old = nil
 }
@@ -353,8 +364,8 @@ func (cl *client) turn(ctx context.Context) {
 		cc.pinged, cc.pingMark = now, len(cc.acked)
 		cl.write([]byte{pingreq << 4, 0})
 	}
-	if len(cl.old) > 0 && cl.rng.IntN(20) == 0 {
-		cl.closeOld()
+	if len(cl.old) > 0 && !quiet && cl.rng.IntN(100) == 0 {
+		cl.closeOld() // or else the server does
 	}
 	if quiet {
 		return
@@ -396,6 +407,7 @@ func (cl *client) publish() {
 		}
 		cl.written++
 		m = c.newMessage(cl.user, conv, fmt.Sprintf("%s-%d", cl.clientID, cl.written), cl.keyed, cl.size())
+		m.via = cl.conn.node
 	} else if m.kind == kindRead && (cl.pubQoS == 2 || cl.rng.IntN(3) == 0) {
 		c.post(m) // these are not published at QoS 2
 		return
@@ -484,7 +496,8 @@ func (cc *clientConn) read(ctx context.Context, cl *client) {
 			gone := cl.conn != cc
 			cl.mu.Unlock()
 			if gone {
-				return // closed, or taken over
+				cl.readOld(ctx, cc)
+				return
 			}
 			if held {
 				sleep(ctx, 20*time.Millisecond)
@@ -494,6 +507,12 @@ func (cc *clientConn) read(ctx context.Context, cl *client) {
 			cl.mu.Lock()
 			if cl.conn != cc {
 				cl.mu.Unlock()
+				if err != nil {
+					cl.ended(cc)
+					return
+				}
+				cl.judgeOld(cc, pk)
+				cl.readOld(ctx, cc)
 				return
 			}
 			if err != nil {
@@ -561,7 +580,7 @@ func (cl *client) take(cc *clientConn, pk packet) {
 		}
 		c.count(fmt.Sprintf("DISCONNECT %#02x from the server", code), 1)
 		switch code {
-		case 0x88, 0x89, 0x8b, 0x8d, 0x8e:
+		case 0x88, 0x89, 0x8b, 0x8d, 0x8e, 0x9c:
 		default:
 			c.violate("refusal", "%s was disconnected with %#02x: %q", cl.clientID, code, pk.body)
 		}

@@ -2,8 +2,10 @@ package campaign
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,7 +19,7 @@ type blow struct {
 	strike func(c *campaign, ctx context.Context, random *rand.Rand) error
 }
 
-// blows is the deck that each campaign goes through, in an order of its own.
+// blows is the deck that a campaign of one server goes through, in an order of its own.
 var blows = []blow{
 	{"kill -9 of the server", (*campaign).killServer},
 	{"SIGTERM to the server", (*campaign).stopServer},
@@ -35,15 +37,16 @@ var blows = []blow{
 
 type deck struct {
 	random *rand.Rand
+	all    []blow
 	left   []blow
 }
 
-func newDeck(random *rand.Rand) *deck { return &deck{random: random} }
+func newDeck(random *rand.Rand, all []blow) *deck { return &deck{random: random, all: all} }
 
 func (d *deck) draw() blow {
 	if len(d.left) == 0 {
-		for _, i := range d.random.Perm(len(blows)) {
-			d.left = append(d.left, blows[i])
+		for _, i := range d.random.Perm(len(d.all)) {
+			d.left = append(d.left, d.all[i])
 		}
 	}
 	b := d.left[0]
@@ -75,7 +78,10 @@ func (c *campaign) round(ctx context.Context, n int, deck *deck) error {
 		early := time.Duration(random.IntN(30)) * time.Millisecond
 		c.after(ctx, time.Duration(random.IntN(60))*time.Millisecond, func() { c.writeSeldom(random, c.seldom[i]) })
 		sleep(ctx, early)
-		if err := b.strike(c, ctx, rand.New(rand.NewPCG(c.o.Seed, 3<<32+uint64(2*n+i)))); err != nil {
+		over := c.struck.begin(b.name, c.now())
+		err := b.strike(c, ctx, rand.New(rand.NewPCG(c.o.Seed, 3<<32+uint64(2*n+i))))
+		over(c.now())
+		if err != nil {
 			return fmt.Errorf("%s: %w", b.name, err)
 		}
 	}
@@ -84,9 +90,11 @@ func (c *campaign) round(ctx context.Context, n int, deck *deck) error {
 	}
 	heal()
 	<-done
-	c.mqtt.heal()
-	c.http.heal()
-	c.toDB.heal()
+	for _, s := range c.nodes {
+		for _, p := range s.lines() {
+			p.heal()
+		}
+	}
 	return c.checkpoint(ctx, n)
 }
 
@@ -108,9 +116,9 @@ func (c *campaign) strikeLines(ctx context.Context, random *rand.Rand) {
 		victim.mu.Lock()
 		var l *link
 		if victim.conn != nil {
-			door := c.mqtt
+			door := victim.conn.node.mqtt
 			if victim.web {
-				door = c.http
+				door = victim.conn.node.http
 			}
 			l = door.find(victim.conn.conn.LocalAddr().String())
 		}
@@ -141,9 +149,11 @@ func (c *campaign) strikeLines(ctx context.Context, random *rand.Rand) {
 			c.after(ctx, 2*long, func() { l.delay.Store(0) })
 		default:
 			c.count("fault: all lines reset", 1)
-			for _, other := range append(c.mqtt.each(), c.http.each()...) {
-				if !c.isSteady(other) {
-					other.cut()
+			for _, s := range c.nodes {
+				for _, other := range append(s.mqtt.each(), s.http.each()...) {
+					if !c.isSteady(other) {
+						other.cut()
+					}
 				}
 			}
 		}
@@ -182,16 +192,35 @@ func (c *campaign) outage(database bool, f func() error) error {
 
 func (c *campaign) killServer(ctx context.Context, _ *rand.Rand) error {
 	return c.outage(false, func() error {
-		c.server.stop(syscall.SIGKILL, false)
-		return c.server.start(ctx)
+		c.stopAll(syscall.SIGKILL, false)
+		return c.startAll(ctx)
 	})
+}
+
+// stopAll ends all servers at once.
+func (c *campaign) stopAll(sig syscall.Signal, saved bool) {
+	var wg sync.WaitGroup
+	for _, s := range c.nodes {
+		wg.Go(func() { s.stop(sig, saved) })
+	}
+	wg.Wait()
+}
+
+func (c *campaign) startAll(ctx context.Context) error {
+	errs := make([]error, len(c.nodes))
+	var wg sync.WaitGroup
+	for i, s := range c.nodes {
+		wg.Go(func() { errs[i] = s.start(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func (c *campaign) killTwice(ctx context.Context, random *rand.Rand) error {
 	return c.outage(false, func() error {
 		for range 2 {
-			c.server.stop(syscall.SIGKILL, false)
-			if err := c.server.start(ctx); err != nil {
+			c.stopAll(syscall.SIGKILL, false)
+			if err := c.startAll(ctx); err != nil {
 				return err
 			}
 			sleep(ctx, time.Duration(random.IntN(1000))*time.Millisecond)
@@ -202,8 +231,8 @@ func (c *campaign) killTwice(ctx context.Context, random *rand.Rand) error {
 
 func (c *campaign) stopServer(ctx context.Context, _ *rand.Rand) error {
 	return c.outage(false, func() error {
-		c.server.stop(syscall.SIGTERM, true)
-		return c.server.start(ctx)
+		c.stopAll(syscall.SIGTERM, true)
+		return c.startAll(ctx)
 	})
 }
 
@@ -230,18 +259,23 @@ func (c *campaign) stopPostgres(ctx context.Context, random *rand.Rand) error {
 func (c *campaign) killBoth(ctx context.Context, _ *rand.Rand) error {
 	return c.outage(true, func() error {
 		c.pg.kill()
-		c.server.stop(syscall.SIGKILL, false)
-		return c.server.start(ctx)
+		c.stopAll(syscall.SIGKILL, false)
+		return c.startAll(ctx)
 	})
 }
 
 func (c *campaign) cutDatabase(_ context.Context, _ *rand.Rand) error {
 	return c.outage(true, func() error {
-		for _, l := range c.toDB.each() {
-			l.cut()
-		}
+		c.eachDatabaseLine((*proxy).reset)
 		return nil
 	})
+}
+
+// eachDatabaseLine does something to the line of every server to PostgreSQL.
+func (c *campaign) eachDatabaseLine(f func(*proxy)) {
+	for _, s := range c.nodes {
+		f(s.toDB)
+	}
 }
 
 func (c *campaign) stallDatabase(ctx context.Context, random *rand.Rand) error {
@@ -249,11 +283,9 @@ func (c *campaign) stallDatabase(ctx context.Context, random *rand.Rand) error {
 		c.stallAll(true)
 		sleep(ctx, time.Duration(500+random.IntN(4000))*time.Millisecond)
 		if random.IntN(2) == 0 {
-			for _, l := range c.toDB.each() {
-				l.cut()
-			}
+			c.eachDatabaseLine((*proxy).reset)
 		}
-		c.toDB.heal()
+		c.eachDatabaseLine((*proxy).heal)
 		return nil
 	})
 }
@@ -283,28 +315,29 @@ func (c *campaign) swallow(ctx context.Context, d time.Duration) error {
 		c.stallAll(false)
 		c.post(c.newMessage(c.users[0], c.seldom[2], "seldom-"+uuid.NewString(), true, 10))
 		sleep(ctx, d)
-		for _, l := range c.toDB.each() {
-			l.cut()
-		}
-		c.toDB.heal()
+		c.eachDatabaseLine((*proxy).reset)
+		c.eachDatabaseLine((*proxy).heal)
 		return nil
 	})
 }
 
 func (c *campaign) stallAll(both bool) {
-	for _, l := range c.toDB.each() {
-		l.stallOut.Store(true)
-		if both {
-			l.stallIn.Store(true)
+	c.eachDatabaseLine(func(p *proxy) {
+		for _, l := range p.each() {
+			l.stallOut.Store(true)
+			if both {
+				l.stallIn.Store(true)
+			}
 		}
-	}
+	})
 }
 
 func (c *campaign) slowDatabase(ctx context.Context, random *rand.Rand) error {
 	return c.outage(true, func() error {
-		c.toDB.setSlow(time.Duration(10+random.IntN(60)) * time.Millisecond)
+		delay := time.Duration(10+random.IntN(60)) * time.Millisecond
+		c.eachDatabaseLine(func(p *proxy) { p.setSlow(delay) })
 		sleep(ctx, 3*time.Second)
-		c.toDB.setSlow(0)
+		c.eachDatabaseLine(func(p *proxy) { p.setSlow(0) })
 		return nil
 	})
 }

@@ -53,6 +53,9 @@ type watcher struct {
 }
 
 func (c *campaign) makePresence(ctx context.Context) error {
+	if len(c.nodes) > 1 {
+		return nil // nodes do not tell each other yet
+	}
 	u := &user{name: "watcher"}
 	if err := c.register(ctx, u); err != nil {
 		return err
@@ -78,7 +81,7 @@ func (c *campaign) makePresence(ctx context.Context) error {
 
 // open makes a connection that is accepted, or returns nil.
 func (p *profile) open(ctx context.Context, c *campaign, u *user) (net.Conn, *bufio.Reader) {
-	conn, err := p.dial(ctx, c)
+	conn, err := p.dial(ctx, c.node())
 	if err != nil {
 		return nil, nil
 	}
@@ -97,12 +100,12 @@ func (p *profile) open(ctx context.Context, c *campaign, u *user) (net.Conn, *bu
 }
 
 // dial makes the device's connection: by TCP, or WebSocket.
-func (p *profile) dial(ctx context.Context, c *campaign) (net.Conn, error) {
+func (p *profile) dial(ctx context.Context, node *server) (net.Conn, error) {
 	d := net.Dialer{Timeout: 5 * time.Second}
 	if !p.web {
-		return d.DialContext(ctx, "tcp", c.mqtt.addr())
+		return d.DialContext(ctx, "tcp", node.mqtt.addr())
 	}
-	conn, err := d.DialContext(ctx, "tcp", c.http.addr())
+	conn, err := d.DialContext(ctx, "tcp", node.http.addr())
 	if err != nil {
 		return nil, err
 	}

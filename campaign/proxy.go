@@ -1,6 +1,7 @@
 package campaign
 
 import (
+	"io"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -17,6 +18,9 @@ type proxy struct {
 	target func() (net.Conn, error) // mu guards; nil: connections are refused
 	links  map[*link]struct{}       // mu guards
 	slow   time.Duration            // mu guards: delay of each chunk on links made from now on
+	frozen bool                     // mu guards: nothing passes on links made from now on
+	shut   bool                     // mu guards: connections are refused for now
+	resp   *mangler                 // of what Redis answers; nil: as it is; not changed any more
 	closed bool                     // mu guards
 	wg     sync.WaitGroup
 }
@@ -52,7 +56,10 @@ func (p *proxy) accept() {
 
 func (p *proxy) serve(near *net.TCPConn) {
 	p.mu.Lock()
-	target, delay := p.target, p.slow
+	target, delay, frozen := p.target, p.slow, p.frozen
+	if p.shut {
+		target = nil
+	}
 	p.mu.Unlock()
 	if target == nil {
 		reset(near)
@@ -66,6 +73,8 @@ func (p *proxy) serve(near *net.TCPConn) {
 	l := &link{near: near, far: far, done: make(chan struct{})}
 	l.delay.Store(int64(delay))
 	l.cutAfter.Store(-1)
+	l.stallIn.Store(frozen)
+	l.stallOut.Store(frozen)
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -75,8 +84,12 @@ func (p *proxy) serve(near *net.TCPConn) {
 	p.links[l] = struct{}{}
 	p.mu.Unlock()
 	var both sync.WaitGroup
+	answers := io.Reader(far)
+	if p.resp != nil {
+		answers = p.resp.reader(far)
+	}
 	both.Go(func() { l.pump(far, near, &l.stallIn) })
-	both.Go(func() { l.pump(near, far, &l.stallOut) })
+	both.Go(func() { l.pump(near, answers, &l.stallOut) })
 	both.Wait()
 	l.close()
 	p.mu.Lock()
@@ -114,8 +127,38 @@ func (p *proxy) setSlow(d time.Duration) {
 	}
 }
 
-// heal ends every stall and delay.
+// freeze lets nothing pass, on what there is and what is made from now on: what is sent
+// waits in the sockets, as behind a cut cable.
+func (p *proxy) freeze() {
+	p.mu.Lock()
+	p.frozen = true
+	p.mu.Unlock()
+	for _, l := range p.each() {
+		l.stallIn.Store(true)
+		l.stallOut.Store(true)
+	}
+}
+
+// reset resets what there is.
+func (p *proxy) reset() {
+	for _, l := range p.each() {
+		l.cut()
+	}
+}
+
+// refuse resets what there is and refuses what comes.
+func (p *proxy) refuse() {
+	p.mu.Lock()
+	p.shut = true
+	p.mu.Unlock()
+	p.reset()
+}
+
+// heal ends every stall and delay, and takes connections again.
 func (p *proxy) heal() {
+	p.mu.Lock()
+	p.frozen, p.shut = false, false
+	p.mu.Unlock()
 	p.setSlow(0)
 	for _, l := range p.each() {
 		l.stallIn.Store(false)
@@ -149,7 +192,7 @@ type link struct {
 
 // pump forwards until either end has gone. A stalled pump leaves what comes in the
 // kernel's buffers, as a line without a peer does.
-func (l *link) pump(to, from net.Conn, stall *atomic.Bool) {
+func (l *link) pump(to net.Conn, from io.Reader, stall *atomic.Bool) {
 	defer l.close()
 	buf := make([]byte, 16<<10)
 	for {

@@ -20,6 +20,8 @@ import (
 //     repeats are new packets. None of them may be of an event that it had proof of
 //     (for it and all before it) settled time before the kill, with the database at
 //     hand all the while.
+//   - Unless the device has been at another node since: what its connection there knew, and
+//     had not saved, is lost like that. Such repeats are held to the same rule.
 //   - Unless the database was out of reach while the device was away, since then: the statement
 //     that takes a session may have been done with its answer lost, which is to the
 //     session like a crash. These are counted by themselves.
@@ -114,7 +116,7 @@ func (cl *client) receive(cc *clientConn, p publication) {
 	}
 	r := &receipt{conn: cc, packetID: p.id, qos: p.qos}
 	cl.judge(cc, &e, p, r)
-	c.deliveredTo(cl, &e)
+	c.deliveredTo(cl, cc, &e)
 	cc.due = append(cc.due, r)
 	cc.order = append(cc.order, r)
 	if cc.mood == eager {
@@ -221,15 +223,18 @@ func (cl *client) judge(cc *clientConn, e *event, p publication, r *receipt) {
 // judgeRepeat asks whether an event that was received before may come again.
 func (cl *client) judgeRepeat(cc *clientConn, e *event, p publication, before *receipt) {
 	c := cl.c
-	crashed := c.server.crashes(before.conn.dialed, c.server.current())
+	first, how := cl.lossSince(before.conn)
 	switch {
-	case len(crashed) > 0:
-		first := crashed[0].at
+	case how != "":
 		if safe := before.safeSince; safe > 0 && first-safe > settledTime && !c.db.faulty(safe-time.Second, first) {
-			c.violate("3 repeats", "%s: event %d of %s again, acknowledged with proof %v before the server was killed",
-				cl.clientID, e.Seq, e.ConversationID, (first - safe).Round(time.Millisecond))
+			c.violate("3 repeats", "%s: event %d of %s again, acknowledged with proof %v before %s",
+				cl.clientID, e.Seq, e.ConversationID, (first - safe).Round(time.Millisecond), how)
 		}
-		c.count("repeats after a kill", 1)
+		if p.dup {
+			c.count("repeats with DUP after "+how, 1)
+		} else {
+			c.count("repeats after "+how, 1)
+		}
 	case before.conn.since < cl.forgiven:
 		c.count("repeats after the database was away", 1)
 	case before.acked && before.confirmed:

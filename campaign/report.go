@@ -2,6 +2,7 @@ package campaign
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,12 @@ func (r *Report) String() string {
 		slices.Sort(r.Latencies)
 		fmt.Fprintf(&b, "The steady pair, while nothing was down: %d events, p50 %v, p99 %v, slowest %v.\n", n,
 			r.Latencies[n/2].Round(100*time.Microsecond), r.Latencies[n*99/100].Round(100*time.Microsecond), r.Latencies[n-1].Round(100*time.Microsecond))
+	}
+	if len(r.Heals) > 0 {
+		fmt.Fprintf(&b, "From one node to another, by what was struck meanwhile: events, p50, p90, p99, slowest.\n%s", r.Heals)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Metrics)) {
+		fmt.Fprintf(&b, "  %9.0f  %s\n", r.Metrics[name], name)
 	}
 	var names []string
 	for name := range r.Counts {

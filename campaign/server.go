@@ -32,10 +32,18 @@ func BuildServer(ctx context.Context, dir string, race bool) (string, error) {
 	return binary, nil
 }
 
-// server is the parley process, one incarnation after the other.
+// server is one parley process, one incarnation after the other, with the lines that
+// lead to it and those by which it reaches others.
 type server struct {
-	c   *campaign
-	log *os.File // everything that every incarnation says
+	c    *campaign
+	name string   // among the nodes; "" where there is one
+	log  *os.File // everything that every incarnation says
+
+	mqtt    *proxy   // devices to it
+	http    *proxy   // REST to it
+	toDB    *proxy   // it to PostgreSQL
+	toRedis []*proxy // it to each server of Redis
+	pauses  outages  // it was stopped, and went on
 
 	mu          sync.Mutex
 	cmd         *exec.Cmd     // mu guards; nil: not running
@@ -44,6 +52,64 @@ type server struct {
 	incarnation int           // mu guards
 	ends        []serverEnd   // mu guards: of each incarnation that has ended, from 1
 	peakKiB     int64         // mu guards: of the memory of any incarnation
+	metricsURL  string        // mu guards: of the running one
+	metrics     tally         // mu guards: what its incarnations have counted
+}
+
+func newServer(c *campaign, name string) (*server, error) {
+	s := &server{c: c, name: name}
+	file := "server.log"
+	if name != "" {
+		file = "server-" + name + ".log"
+	}
+	var err error
+	if s.log, err = os.Create(filepath.Join(c.o.Dir, file)); err != nil {
+		return nil, err
+	}
+	for _, p := range []**proxy{&s.mqtt, &s.http, &s.toDB} {
+		if *p, err = newProxy(); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+	}
+	s.toDB.aim(c.pg.dial)
+	if c.redis != nil {
+		if s.toRedis, err = c.redis.lines(); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+	}
+	return s, nil
+}
+
+// close closes its lines and its log. It has ended.
+func (s *server) close() error {
+	for _, p := range s.lines() {
+		p.close()
+	}
+	return s.log.Close()
+}
+
+// lines returns all proxies there are.
+func (s *server) lines() []*proxy {
+	var list []*proxy
+	for _, p := range append([]*proxy{s.mqtt, s.http, s.toDB}, s.toRedis...) {
+		if p != nil {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// databaseURL is PostgreSQL as the server sees it: through its proxy.
+func (s *server) databaseURL() string {
+	return "postgres://parley@" + s.toDB.addr() + "/parley?sslmode=disable&connect_timeout=5"
+}
+
+// what names it in a report.
+func (s *server) what() string {
+	if s.name == "" {
+		return "the server"
+	}
+	return "node " + s.name
 }
 
 // serverEnd is how an incarnation ended.
@@ -60,29 +126,17 @@ type readyLine struct {
 // start starts the next incarnation and waits until it is ready.
 func (s *server) start(ctx context.Context) error {
 	cmd := exec.Command(s.c.o.Server, "serve", "--mqtt-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--no-rate-limits", "--log-format=json")
-	cmd.Env = append(os.Environ(), "DATABASE_URL="+s.c.databaseURL(), "GORACE=halt_on_error=0")
-	cmd.SysProcAttr = diesWithUs()
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+s.databaseURL(), "GORACE=halt_on_error=0")
+	if s.c.redis != nil {
+		cmd.Env = append(cmd.Env, "PARLEY_NODE="+s.name, "REDIS_URL="+s.c.redis.url(s.toRedis))
+	}
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return err
 	}
-	began := make(chan error)
 	ready := make(chan readyLine, 1)
-	exited := make(chan struct{})
-	go func() { // ends with the process; keeps its thread, with which the process would end
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		began <- err
-		if err != nil {
-			return
-		}
-		s.listen(bufio.NewReader(stderr), ready)
-		_ = cmd.Wait()
-		close(exited)
-		s.ended(cmd)
-	}()
-	if err := <-began; err != nil {
+	exited, err := spawn(cmd, func() { s.listen(bufio.NewReader(stderr), ready) }, func() { s.ended(cmd) })
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -93,16 +147,43 @@ func (s *server) start(ctx context.Context) error {
 	defer t.Stop()
 	select {
 	case r := <-ready:
-		s.c.mqtt.aim(func() (net.Conn, error) { return net.DialTimeout("tcp", r.MQTT, 5*time.Second) })
-		s.c.http.aim(func() (net.Conn, error) { return net.DialTimeout("tcp", r.HTTP, 5*time.Second) })
+		s.mqtt.aim(func() (net.Conn, error) { return net.DialTimeout("tcp", r.MQTT, 5*time.Second) })
+		s.http.aim(func() (net.Conn, error) { return net.DialTimeout("tcp", r.HTTP, 5*time.Second) })
+		s.mu.Lock()
+		s.metricsURL = "http://" + r.HTTP + "/metrics"
+		s.metrics.begin()
+		s.mu.Unlock()
 		return nil
 	case <-exited:
-		return errors.New("the server ended before it was ready; its log says why")
+		return errors.New(s.what() + " ended before it was ready; its log says why")
 	case <-t.C:
-		return errors.New("the server was not ready within 90 s")
+		return errors.New(s.what() + " was not ready within 90 s")
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// spawn starts a process that ends when this one does, on a thread of its own, which
+// lives as long: read is called while it runs, ended after its end. exited is closed
+// between the two.
+func spawn(cmd *exec.Cmd, read, ended func()) (exited chan struct{}, err error) {
+	cmd.SysProcAttr = diesWithUs()
+	began := make(chan error)
+	exited = make(chan struct{})
+	go func() { // ends with the process
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		began <- err
+		if err != nil {
+			return
+		}
+		read()
+		_ = cmd.Wait()
+		close(exited)
+		ended()
+	}()
+	return exited, <-began
 }
 
 // listen keeps what the server says and looks for what it should never say.
@@ -120,9 +201,9 @@ func (s *server) listen(r *bufio.Reader, ready chan<- readyLine) {
 				}
 			}
 		case bytes.Contains(line, []byte("WARNING: DATA RACE")):
-			s.c.violate("server", "a data race in the server: see %s", s.log.Name())
+			s.c.violate("server", "a data race in %s: see %s", s.what(), s.log.Name())
 		case bytes.Contains(line, []byte("panic")):
-			s.c.violate("server", "a panic in the server: %.300s", line)
+			s.c.violate("server", "a panic in %s: %.300s", s.what(), line)
 		case bytes.Contains(line, []byte(`"level":"ERROR"`)):
 			s.c.count("server: ERROR in its log", 1)
 		}
@@ -136,7 +217,7 @@ func (s *server) ended(cmd *exec.Cmd) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cmd == cmd && !s.expected {
-		s.c.violate("server", "the server ended by itself: %v", cmd.ProcessState)
+		s.c.violate("server", "%s ended by itself: %v", s.what(), cmd.ProcessState)
 		s.ends = append(s.ends, serverEnd{s.c.now(), false, "by itself"})
 		s.cmd = nil
 	}
@@ -153,26 +234,35 @@ func (s *server) stop(sig syscall.Signal, saved bool) {
 	}
 	s.expected = true
 	s.mu.Unlock()
-	s.c.mqtt.aim(nil)
-	s.c.http.aim(nil)
+	s.mqtt.aim(nil)
+	s.http.aim(nil)
 	_ = cmd.Process.Signal(sig)
 	t := time.NewTimer(40 * time.Second)
 	defer t.Stop()
 	select {
 	case <-exited:
 	case <-t.C:
-		s.c.violate("server", "the server did not end within 40 s of %v", sig)
+		s.c.violate("server", "%s did not end within 40 s of %v", s.what(), sig)
 		_ = cmd.Process.Kill()
 		<-exited
 		saved = false
 	}
 	if code := cmd.ProcessState.ExitCode(); sig == syscall.SIGTERM && saved && code != 0 {
-		s.c.violate("server", "the server ended with code %d after SIGTERM", code)
+		s.c.violate("server", "%s ended with code %d after SIGTERM", s.what(), code)
 	}
 	s.mu.Lock()
 	s.ends = append(s.ends, serverEnd{s.c.now(), saved && sig == syscall.SIGTERM, sig.String()})
 	s.cmd = nil
 	s.mu.Unlock()
+}
+
+// signal sends the running server a signal that does not end it.
+func (s *server) signal(sig syscall.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd != nil {
+		_ = s.cmd.Process.Signal(sig)
+	}
 }
 
 // current returns the number of the incarnation that runs, or ran last.
@@ -196,11 +286,11 @@ func (s *server) crashes(from, to int) []serverEnd {
 	return list
 }
 
-// watch samples the memory of the server until ctx ends.
+// watch samples the memory of the server, and what it counts, until ctx ends.
 func (s *server) watch(ctx context.Context) {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for n := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -211,9 +301,13 @@ func (s *server) watch(ctx context.Context) {
 			s.peakKiB = max(s.peakKiB, residentKiB(s.cmd.Process.Pid))
 		}
 		peak := s.peakKiB
+		url := s.metricsURL
 		s.mu.Unlock()
+		if n++; n%8 == 0 && s.c.redis != nil {
+			s.count(ctx, url)
+		}
 		if limit := s.c.o.MaxRSS; limit > 0 && peak > limit/1024 {
-			s.c.violate("5, 6 memory", "the server has taken %d MiB, more than the %d allowed", peak/1024, limit>>20)
+			s.c.violate("5, 6 memory", "%s has taken %d MiB, more than the %d allowed", s.what(), peak/1024, limit>>20)
 		}
 	}
 }

@@ -37,10 +37,15 @@ func run(ctx context.Context) error {
 	flag.DurationVar(&o.Round, "round", 12*time.Second, "of load and faults, before each checkpoint")
 	flag.IntVar(&o.Clients, "clients", 30, "devices")
 	flag.StringVar(&o.Server, "server", "", "the parley binary; none: it is built from this checkout")
+	flag.IntVar(&o.Nodes, "nodes", 1, "servers on the database; more than one need Redis")
+	flag.StringVar(&o.Redis, "redis", "", "between the nodes: single or cluster, of redis-server from the PATH; none: single, if there are several nodes")
 	race := flag.Bool("race", false, "build it with the race detector")
 	maxRSS := flag.Int64("max-rss", 600, "MiB of memory that the server may take; 0: any")
 	flag.Parse()
 	o.MaxRSS, o.Out = *maxRSS<<20, os.Stdout
+	if o.Nodes > 1 && o.Redis == "" {
+		o.Redis = campaign.RedisSingle
+	}
 	var err error
 	if o.Dir, err = os.MkdirTemp("", "campaign-"); err != nil {
 		return err
