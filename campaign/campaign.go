@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -635,6 +636,13 @@ func (o *outages) lastEnd(from, to time.Duration) (end time.Duration, over bool)
 		}
 	}
 	return end, true
+}
+
+// now reports whether one lasts.
+func (o *outages) now() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.ContainsFunc(o.list, func(s [2]time.Duration) bool { return s[1] == 0 })
 }
 
 // around returns the one within which a moment was; end is 0 while it lasts.

@@ -377,6 +377,11 @@ func (cl *client) turn(ctx context.Context) {
 		return
 	}
 	switch n := cl.rng.IntN(2000); {
+	case cl.impatient(cc):
+		c.count("devices that have left a node which stood still", 1)
+		cl.mu.Unlock()
+		cl.connect(ctx)
+		cl.mu.Lock()
 	case n < 3:
 		c.count("orderly disconnects", 1)
 		cl.write([]byte{disconnect << 4, 0})

@@ -2,6 +2,7 @@ package campaign
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -28,12 +29,21 @@ func (cl *client) choose() *server {
 	}
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
+	if cl.conn != nil && cl.conn.node == node && node.pauses.now() {
+		node = c.nodes[(slices.Index(c.nodes, node)+1)%len(c.nodes)] // which answers
+	}
 	if cl.at != nil && cl.at != node {
 		cl.moves = append(cl.moves, c.now())
 		c.count("attempts at another node", 1)
 	}
 	cl.at = node
 	return node
+}
+
+// impatient reports whether a device has had enough of a node that stands still: it
+// connects to another one, and leaves the old connection as it is.
+func (cl *client) impatient(cc *clientConn) bool {
+	return len(cl.c.nodes) > 1 && !cl.steady && cc.node.pauses.now() && cl.rng.IntN(60) == 0
 }
 
 // lossSince returns the first time, since a connection was made, at which its session

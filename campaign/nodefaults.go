@@ -98,9 +98,12 @@ func (c *campaign) pauseNodeLong(ctx context.Context, random *rand.Rand) error {
 	return c.pause(ctx, c.draw(random), seconds(random, 9, 12))
 }
 
-// pause stops a node and lets it go on. Its database is out of its reach meanwhile.
+// pause stops a node and lets it go on. Its database is out of its reach meanwhile, and
+// what it is told by the others is lost in part, as when it does not read in time.
 func (c *campaign) pause(ctx context.Context, s *server, d time.Duration) error {
 	return c.outage(true, func() error {
+		s.toRedis[0].resp.set(0.5, 0, 0)
+		defer s.toRedis[0].resp.set(0, 0, 0)
 		s.signal(syscall.SIGSTOP)
 		sleep(ctx, 50*time.Millisecond) // until all of it stands still
 		over := s.pauses.begin(c.now())

@@ -89,7 +89,7 @@ func isMessage(reply []byte) bool {
 var errRESP = errors.New("no reply of Redis")
 
 const (
-	maxReply = 64 << 20 // bytes; more is not Redis
+	maxReply = 8 << 20 // bytes; more is not Redis
 	maxDepth = 8
 )
 
