@@ -35,6 +35,7 @@ type Options struct {
 	MaxRSS  int64         // bytes of memory that each server may take; 0: any
 	Nodes   int           // servers on the database; 1. More than one need Redis
 	Redis   string        // between them: RedisSingle or RedisCluster; "": none
+	Only    string        // blows whose names hold this; "": all
 	Out     io.Writer     // hears how it goes; nil: nobody
 }
 
@@ -214,7 +215,11 @@ func (c *campaign) run(ctx context.Context) (rounds int, err error) {
 	}
 	defer func() { stopClients(); c.wg.Wait() }()
 	c.say("%d devices of %d users; rounds of %v for %v", len(c.clients), len(c.users), c.o.Round, c.o.For)
-	deck := newDeck(rand.New(rand.NewPCG(c.o.Seed, 1)), c.blows())
+	blows := c.blows()
+	if len(blows) == 0 {
+		return 0, fmt.Errorf("no blow is named like %q", c.o.Only)
+	}
+	deck := newDeck(rand.New(rand.NewPCG(c.o.Seed, 1)), blows)
 	start := c.now()
 	for rounds == 0 || c.now()-start < c.o.For {
 		rounds++

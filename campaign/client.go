@@ -74,6 +74,7 @@ type client struct {
 	last         connEnd           // mu guards: of the connection before
 	at           *server           // mu guards: the node that was asked for a connection last
 	moves        []time.Duration   // mu guards: when another one than before was asked; see moves.go
+	attempts     []unanswered      // mu guards: those that came to nothing
 }
 
 // connEnd is what is remembered of a connection when the next one comes.
@@ -176,16 +177,19 @@ func (cl *client) connect(ctx context.Context) bool {
 	r := bufio.NewReaderSize(conn, 8<<10)
 	if _, err := conn.Write(encodeConnect(&cl.profile, cl.user)); err != nil {
 		_ = conn.Close()
+		cl.gaveUp(node, asked)
 		return false
 	}
 	pk, err := readPacket(r)
 	if err != nil || pk.kind != connack || len(pk.body) < 2 {
 		_ = conn.Close()
+		cl.gaveUp(node, asked)
 		cl.c.count("connections that came to nothing", 1)
 		return false
 	}
 	if code := pk.body[1]; code != 0 {
 		_ = conn.Close()
+		cl.gaveUp(node, asked)
 		cl.c.count(fmt.Sprintf("CONNACK %#02x", code), 1)
 		if cl.version == 5 && code != 0x88 && code != 0x89 || cl.version == 4 && code != 3 {
 			cl.c.violate("refusal", "%s was refused with CONNACK %#02x", cl.clientID, code)

@@ -46,18 +46,47 @@ func (cl *client) impatient(cc *clientConn) bool {
 	return len(cl.c.nodes) > 1 && !cl.steady && cc.node.pauses.now() && cl.rng.IntN(60) == 0
 }
 
+// unanswered is an attempt at a connection that came to nothing: the node may have
+// taken the session for it, and may still do so later.
+type unanswered struct {
+	node        *server
+	asked, over time.Duration
+}
+
+// lateLimit is how long after a device has given a connection up the node may still act
+// on its CONNECT: it waits for the database, or stands still.
+const lateLimit = 15 * time.Second
+
+// gaveUp notes an attempt that came to nothing.
+func (cl *client) gaveUp(node *server, asked time.Duration) {
+	if len(cl.c.nodes) == 1 {
+		return
+	}
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.attempts = append(cl.attempts, unanswered{node, asked, cl.c.now()})
+}
+
 // lossSince returns the first time, since a connection was made, at which its session
 // may have lost what was not saved, and how; "": there was none. mu is held.
 func (cl *client) lossSince(cc *clientConn) (at time.Duration, how string) {
+	note := func(t time.Duration, what string) {
+		if how == "" || t < at {
+			at, how = t, what
+		}
+	}
 	if crashed := cc.node.crashes(cc.dialed, cc.node.current()); len(crashed) > 0 {
-		at, how = crashed[0].at, "a kill"
+		note(crashed[0].at, "a kill")
 	}
 	for _, moved := range cl.moves {
 		if moved > cc.asked {
-			if how == "" || moved < at {
-				at, how = moved, "a move to another node"
-			}
+			note(moved, "a move to another node")
 			break
+		}
+	}
+	for _, a := range cl.attempts {
+		if a.node != cc.node && a.over+lateLimit > cc.asked {
+			note(max(a.asked, cc.asked), "an attempt at another node")
 		}
 	}
 	return at, how

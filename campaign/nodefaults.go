@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -46,13 +47,15 @@ var nodeBlows = []blow{
 
 // blows are those that the campaign has.
 func (c *campaign) blows() []blow {
+	all := blows
 	switch {
 	case c.redis == nil:
-		return blows
 	case c.redis.sharded:
-		return append(slices.Clone(nodeBlows), blow{"kill -9 of one server of Redis, and of another", (*campaign).killShards})
+		all = append(slices.Clone(nodeBlows), blow{"kill -9 of one server of Redis, and of another", (*campaign).killShards})
+	default:
+		all = append(slices.Clone(nodeBlows), blow{"Redis read-only", (*campaign).readOnlyRedis})
 	}
-	return append(slices.Clone(nodeBlows), blow{"Redis read-only", (*campaign).readOnlyRedis})
+	return slices.DeleteFunc(slices.Clone(all), func(b blow) bool { return !strings.Contains(b.name, c.o.Only) })
 }
 
 func seconds(random *rand.Rand, from, to float64) time.Duration {

@@ -39,6 +39,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.Server, "server", "", "the parley binary; none: it is built from this checkout")
 	flag.IntVar(&o.Nodes, "nodes", 1, "servers on the database; more than one need Redis")
 	flag.StringVar(&o.Redis, "redis", "", "between the nodes: single or cluster, of redis-server from the PATH; none: single, if there are several nodes")
+	flag.StringVar(&o.Only, "only", "", "only blows whose names hold this")
 	race := flag.Bool("race", false, "build it with the race detector")
 	maxRSS := flag.Int64("max-rss", 600, "MiB of memory that the server may take; 0: any")
 	flag.Parse()
