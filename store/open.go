@@ -50,6 +50,11 @@ type Store struct {
 	node    atomic.Pointer[string] // that the journal is kept for; nil: there is none
 }
 
+// idleInTx is how long a transaction may wait for its process before PostgreSQL ends it: a
+// process that stands still, or a host that is gone, keeps others from the rows that it
+// has locked for no longer than this. None of ours waits between statements.
+const idleInTx = 5 * time.Second
+
 // Open connects to a database and returns when it has answered. It does not
 // migrate: see Migrate.
 //
@@ -119,6 +124,9 @@ func poolConfig(dsn string) (*pgxpool.Config, error) {
 	}
 	if config.ConnConfig.ConnectTimeout == 0 || config.ConnConfig.ConnectTimeout > 2*time.Minute {
 		config.ConnConfig.ConnectTimeout = 10 * time.Second // pgx's default of 2 min outlasts every caller's patience
+	}
+	if config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] == "" {
+		config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = strconv.FormatInt(idleInTx.Milliseconds(), 10)
 	}
 	config.MaxConnLifetimeJitter = config.MaxConnLifetime / 10
 	config.AfterConnect = registerTypes
