@@ -69,6 +69,7 @@ func runShort(t *testing.T, o campaign.Options) {
 	if o.Server, err = campaign.BuildServer(t.Context(), dir, true); err != nil {
 		t.Fatal(err)
 	}
+	o.Only = os.Getenv("PARLEY_CAMPAIGN_ONLY")
 	o.Dir, o.MaxRSS, o.Out = dir, 600<<20, t.Output()
 	r, err := campaign.Run(t.Context(), o)
 	if err != nil {

@@ -99,6 +99,7 @@ type clientConn struct {
 	dialed int           // incarnation of the server when it was dialed
 	asked  time.Duration // when it was dialed
 	since  time.Duration
+	sentOn bool          // the server has said goodbye: it is stopping
 	passed time.Duration // when the device had its next one, while this one was still there; 0: it has not
 
 	mood      mood
@@ -588,6 +589,7 @@ func (cl *client) take(cc *clientConn, pk packet) {
 			code = pk.body[0]
 		}
 		c.count(fmt.Sprintf("DISCONNECT %#02x from the server", code), 1)
+		cc.sentOn = code == 0x8b || code == 0x9c
 		switch code {
 		case 0x88, 0x89, 0x8b, 0x8d, 0x8e, 0x9c:
 		default:

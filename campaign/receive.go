@@ -230,9 +230,12 @@ func (cl *client) judgeRepeat(cc *clientConn, e *event, p publication, before *r
 			c.violate("3 repeats", "%s: event %d of %s again, acknowledged with proof %v before %s",
 				cl.clientID, e.Seq, e.ConversationID, (first - safe).Round(time.Millisecond), how)
 		}
-		if p.dup {
+		switch {
+		case p.dup:
 			c.count("repeats with DUP after "+how, 1)
-		} else {
+		case before.conn.sentOn && before.acked: // it could have been saved before the goodbye
+			c.count("repeats after "+how+", from a node that was stopping", 1)
+		default:
 			c.count("repeats after "+how, 1)
 		}
 	case before.conn.since < cl.forgiven:
