@@ -224,3 +224,60 @@ func TestPassedConnections(t *testing.T) {
 		t.Errorf("it is stored %d times", n)
 	}
 }
+
+// What waits for a row at one node, while its device connects at another one and sends it
+// again there, is stored once: the campaign over several nodes found both. The statement
+// had looked for newer connections with the snapshot of before it waited.
+func TestPassedWhileWaiting(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	r := newWriterRig(t, store.WriterOptions{Shards: 1, Node: func() string { return "a1" }})
+	defer r.finish()
+	held := group(t, r.s, now, r.members...).ID // locked before target: ids are in the order of their making
+	target := group(t, r.s, now, r.members...).ID
+	lock := func(conversation chat.ID) (release func()) {
+		tx, err := r.s.Pool().Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(ctx, `SELECT FROM conversations WHERE id = $1 FOR UPDATE`, conversation); err != nil {
+			t.Fatal(err)
+		}
+		return func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }
+	}
+	old := take(t, r.s, r.members[0], "phone")
+	release := r.hold()
+	releaseHeld := lock(held)
+	beside, before := r.message(r.members[1], chat.ID{}, "beside"), r.resent(7, 1, 1, false, "sent again")
+	beside.Event.ConversationID, before.Event.ConversationID = held, target
+	before.Device, before.Epoch = "phone", old.Epoch
+	r.append(beside, before) // in one batch
+	release()
+	for count(t, r.s, `SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) JOIN conversations c ON c.id = $1
+		WHERE NOT l.granted AND a.application_name = 'writer' AND a.datname = current_database() AND c.last_seq > 1`, r.conv) == 0 {
+		time.Sleep(time.Millisecond) // until it waits for the next lock
+	}
+
+	newer := take(t, r.s, r.members[0], "phone", func(o *chat.SessionTake) { o.Node = "b" })
+	other := store.NewWriter(r.s.WriterConfig(), store.WriterOptions{
+		Node: func() string { return "b1" }, Recheck: r.rules.Recheck, Committed: func(context.Context, *chat.Event, int64) {},
+	})
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- other.Run(running) }()
+	defer func() { stop(); <-ended }()
+	again := r.resent(7, 1, 2, true, "sent again")
+	again.Event.ConversationID, again.Device, again.Epoch = target, "phone", newer.Epoch
+	if err := other.Append(ctx, &again.Append); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.wait(again); err != nil {
+		t.Fatal(err)
+	}
+	releaseHeld()
+	wantCode(t, r.wait(before), chat.Unavailable)
+	r.stored(beside)
+	if n := count(t, r.s, `SELECT count(*) FROM events WHERE conversation_id = $1 AND content = 'sent again'`, target); n != 1 {
+		t.Errorf("it is stored %d times", n)
+	}
+}

@@ -53,6 +53,9 @@ SELECT ` + eventColumns + ` FROM events
 WHERE conversation_id = $1 AND sender_id = $2 AND client_msg_id BETWEEN $3 AND $4
 ORDER BY client_msg_id DESC LIMIT 1`
 
+// lockBatchSQL locks as appendSQL does.
+const lockBatchSQL = `SELECT FROM conversations c WHERE c.id = ANY($1::uuid[]) ORDER BY c.id FOR UPDATE`
+
 const lockConversationSQL = `SELECT FROM conversations WHERE id = $1 FOR UPDATE`
 
 // errRepeat says that a key of the batch is in the log already: nothing was stored.
@@ -84,6 +87,7 @@ const (
 	appendParams    = 12
 	journaledParams = 16
 	appendName      = "parley_append"
+	lockName        = "parley_lock"
 )
 
 var (
@@ -111,6 +115,13 @@ func (s *statement) acquire(ctx context.Context) error {
 		_ = conn.Conn().Close(context.WithoutCancel(ctx))
 		conn.Release()
 		return translate("store.Writer", err)
+	}
+	if s.node != nil {
+		if _, err := conn.Conn().PgConn().Prepare(ctx, lockName, lockBatchSQL, appendOIDs[:1]); err != nil {
+			_ = conn.Conn().Close(context.WithoutCancel(ctx))
+			conn.Release()
+			return translate("store.Writer", err)
+		}
 	}
 	s.conn = conn
 	return nil
@@ -152,25 +163,21 @@ func (s *statement) insert(ctx context.Context, b *batch, now time.Time) (map[ch
 	if err := s.encode(b, now); err != nil {
 		return nil, err
 	}
-	n := s.params()
-	res := s.conn.Conn().PgConn().ExecPrepared(ctx, appendName, s.values[:n], appendFormats[:n], resultFormats)
 	if s.bases == nil {
 		s.bases = map[chat.ID]place{}
 	}
 	clear(s.bases)
 	var passed passedError
-	for res.NextRow() {
-		v := res.Values()
+	err := s.exec(ctx, s.node != nil && len(s.fenced) > 0 && !b.commands, func(v [][]byte) {
 		if base := int64(binary.BigEndian.Uint64(v[1])); base < 0 {
 			passed.events = append(passed.events, s.fenced[-base-1])
-			continue
+			return
 		}
 		s.bases[chat.ID(v[0])] = place{
 			seq: int64(binary.BigEndian.Uint64(v[1])),
 			at:  postgresEpoch.Add(time.Duration(int64(binary.BigEndian.Uint64(v[2]))) * time.Microsecond),
 		}
-	}
-	_, err := res.Close()
+	})
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
 		switch pe.Code {
@@ -187,6 +194,38 @@ func (s *statement) insert(ctx context.Context, b *batch, now time.Time) (map[ch
 		return nil, &passed
 	}
 	return s.bases, nil
+}
+
+// exec runs the statement with what encode has left, and calls row for each row of
+// its answer. With lock the conversations are locked by a statement before it, in the
+// same round trip and transaction: so its snapshot, by which it sees whether a device has
+// connected again, is taken when it waits for nobody any more. Otherwise a device that
+// connects at another node meanwhile, and sends again what is on its way here, would
+// find nothing, and both would be stored. (With commands, they are locked already.)
+func (s *statement) exec(ctx context.Context, lock bool, row func(values [][]byte)) error {
+	n := s.params()
+	conn := s.conn.Conn().PgConn()
+	if !lock {
+		res := conn.ExecPrepared(ctx, appendName, s.values[:n], appendFormats[:n], resultFormats)
+		for res.NextRow() {
+			row(res.Values())
+		}
+		_, err := res.Close()
+		return err
+	}
+	var batch pgconn.Batch
+	batch.ExecPrepared(lockName, s.values[:1], appendFormats[:1], nil)
+	batch.ExecPrepared(appendName, s.values[:n], appendFormats[:n], resultFormats)
+	results := conn.ExecBatch(ctx, &batch)
+	for results.NextResult() {
+		res := results.ResultReader()
+		for res.NextRow() {
+			if v := res.Values(); len(v) > 0 { // of the second
+				row(v)
+			}
+		}
+	}
+	return results.Close()
 }
 
 var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
