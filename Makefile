@@ -56,7 +56,7 @@ fuzz: ## run each fuzz test for a while
 
 .PHONY: campaign
 campaign: ## try to break the promises for a while: docs/reliability.md
-	@scripts/need go cc postgresql
+	@scripts/need go cc postgresql $(if $(findstring nodes,$(ARGS)),redis)
 	@go run ./campaign/cmd -race -for=$(FOR) $(if $(SEED),-seed=$(SEED)) $(ARGS)
 
 .PHONY: packets

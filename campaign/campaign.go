@@ -107,6 +107,7 @@ type campaign struct {
 	violations []Violation              // mu guards
 	latencies  []time.Duration          // mu guards: of the steady pair, while nothing was down
 	heals      heals                    // mu guards: of the steady pair, at different nodes, by what was struck
+	levels     []time.Duration          // mu guards: of each checkpoint, until everybody had everything
 	dice       *rand.Rand               // mu guards: which node is asked
 
 	check checker
@@ -133,6 +134,7 @@ type Report struct {
 	PeakKiB    int64           // of the memory of any server
 	Events     int             // in all logs, at the end
 	Heals      heals           // how long events between nodes took, by what was struck meanwhile
+	Levels     []time.Duration // from the end of each round's faults until everybody had everything
 	Metrics    map[string]float64
 	Violations []Violation
 	ServerLogs []string
@@ -176,7 +178,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer c.mu.Unlock()
 	r := &Report{
 		Seed: o.Seed, Elapsed: c.now(), Rounds: rounds, Counts: c.counts, Latencies: c.latencies,
-		Violations: c.violations, Events: c.check.events(), Heals: c.heals, Metrics: map[string]float64{},
+		Violations: c.violations, Events: c.check.events(), Heals: c.heals, Levels: c.levels, Metrics: map[string]float64{},
 	}
 	for _, s := range c.nodes {
 		r.PeakKiB = max(r.PeakKiB, s.peakKiB)

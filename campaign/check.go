@@ -100,6 +100,9 @@ func (c *campaign) checkpoint(ctx context.Context, round int) error {
 	if !c.await(ctx, levelPatience, func() string { return c.check.behind() }, "4 delivered") {
 		return context.Cause(ctx)
 	}
+	c.mu.Lock()
+	c.levels = append(c.levels, c.now()-began)
+	c.mu.Unlock()
 	if !c.await(ctx, levelPatience, c.twoFaced, "one node") {
 		return context.Cause(ctx)
 	}

@@ -18,6 +18,11 @@ func (r *Report) String() string {
 		fmt.Fprintf(&b, "The steady pair, while nothing was down: %d events, p50 %v, p99 %v, slowest %v.\n", n,
 			r.Latencies[n/2].Round(100*time.Microsecond), r.Latencies[n*99/100].Round(100*time.Microsecond), r.Latencies[n-1].Round(100*time.Microsecond))
 	}
+	if n := len(r.Levels); n > 0 {
+		slices.Sort(r.Levels)
+		fmt.Fprintf(&b, "From the end of a round's faults until everybody was back and had everything: p50 %v, slowest %v.\n",
+			r.Levels[n/2].Round(100*time.Millisecond), r.Levels[n-1].Round(100*time.Millisecond))
+	}
 	if len(r.Heals) > 0 {
 		fmt.Fprintf(&b, "From one node to another, by what was struck meanwhile: events, p50, p90, p99, slowest.\n%s", r.Heals)
 	}
