@@ -43,7 +43,7 @@ func (cl *client) choose() *server {
 // impatient reports whether a device has had enough of a node that stands still: it
 // connects to another one, and leaves the old connection as it is.
 func (cl *client) impatient(cc *clientConn) bool {
-	return len(cl.c.nodes) > 1 && !cl.steady && cc.node.pauses.now() && cl.rng.IntN(60) == 0
+	return len(cl.c.nodes) > 1 && !cl.steady && cc.node.pauses.now() && cl.rng.IntN(15) == 0
 }
 
 // unanswered is an attempt at a connection that came to nothing: the node may have
