@@ -192,7 +192,7 @@ func (cl *client) connect(ctx context.Context) bool {
 		_ = conn.Close()
 		cl.gaveUp(node, asked)
 		cl.c.count(fmt.Sprintf("CONNACK %#02x", code), 1)
-		if cl.version == 5 && code != 0x88 && code != 0x89 || cl.version == 4 && code != 3 {
+		if cl.version == 5 && code != 0x88 && code != 0x89 && code != 0x9c || cl.version == 4 && code != 3 {
 			cl.c.violate("refusal", "%s was refused with CONNACK %#02x", cl.clientID, code)
 		}
 		return false
