@@ -24,7 +24,8 @@ const (
 	pruneEvery   = 15 * time.Second
 	keeperStep   = time.Second
 	placeTimeout = 5 * time.Second
-	othersRound  = 5 // heartbeats after which another node than the one that gave a node up releases what it had
+	movedQueue   = 4096 // changes of members that wait to be acted upon
+	othersRound  = 5    // heartbeats after which another node than the one that gave a node up releases what it had
 )
 
 // Place is a node's place in the database: *store.Place is one. It is used by one
@@ -76,7 +77,8 @@ type Keeper struct {
 	o       KeeperOptions
 	logger  *slog.Logger
 	metrics *keeperMetrics
-	looks   chan chan error // from Look
+	looks   chan chan error        // from Look
+	moved   chan chat.JournalEntry // changes of members; full: all sessions are looked at instead
 
 	// Owned by Run.
 	steady    time.Time // since when heartbeats follow each other
@@ -104,7 +106,7 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	}
 	return &Keeper{
 		o: o, logger: o.Logger.With("component", "cluster"), metrics: newKeeperMetrics(o.Registerer),
-		looks: make(chan chan error), left: map[string]int{}, releasing: map[string]bool{}, released: make(chan released),
+		looks: make(chan chan error), moved: make(chan chat.JournalEntry, movedQueue), left: map[string]int{}, releasing: map[string]bool{}, released: make(chan released),
 	}
 }
 
@@ -137,6 +139,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.logger.Warn("could not take leave of the other nodes; they will find out", "err", err)
 		}
 	}()
+	k.wg.Go(func() { k.followMembers(ctx) }) // ends with ctx; Run waits for it
 	step := time.NewTicker(keeperStep)
 	defer step.Stop()
 	var beat, read, prune time.Time
@@ -344,9 +347,26 @@ func (k *Keeper) act(ctx context.Context, e *chat.JournalEntry) {
 			k.o.Rules.Arrive(ctx, "", chat.Notice{Taken: e.Taken})
 		}
 	case e.Members:
-		k.o.Rules.MembersMoved(ctx, e.ConversationID, e.Seq, e.MembersVersion)
+		select {
+		case k.moved <- *e:
+		default:
+			k.owed = true
+		}
 	default:
 		k.o.Sessions.Heard(e.ConversationID, e.Seq)
+	}
+}
+
+// followMembers acts on changes of members, beside everything else: each may wait for the
+// database, and a heartbeat must not wait for many of them.
+func (k *Keeper) followMembers(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-k.moved:
+			k.o.Rules.MembersMoved(ctx, e.ConversationID, e.Seq, e.MembersVersion)
+		}
 	}
 }
 

@@ -70,7 +70,8 @@ type sessions struct {
 	moved    []int64
 	gaveUp   int
 	rechecks int
-	fails    int // rechecks that fail first
+	fails    int           // rechecks that fail first
+	slow     time.Duration // that each MembersMoved takes
 }
 
 func (s *sessions) note(f func()) { s.mu.Lock(); f(); s.mu.Unlock() }
@@ -90,7 +91,11 @@ func (s *sessions) Recheck(context.Context) (n int, err error) {
 	return 0, err
 }
 
-func (s *sessions) MembersMoved(_ context.Context, _ chat.ID, seq, _ int64) {
+func (s *sessions) MembersMoved(ctx context.Context, _ chat.ID, seq, _ int64) {
+	select {
+	case <-time.After(s.slow):
+	case <-ctx.Done():
+	}
 	s.note(func() { s.moved = append(s.moved, seq) })
 }
 
@@ -224,6 +229,46 @@ func TestKeeperIsLost(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if err := stop(); chat.CodeOf(err) != chat.Conflict {
 			t.Errorf("the place is another node's, and it ended with %v", err)
+		}
+	})
+}
+
+// Many changes of members, each of which waits for a database that is slow, hold up
+// neither the heartbeat, by which the others know that this node lives, nor what else
+// the journal says. The campaign over several nodes had messages wait for it.
+func TestKeeperDoesNotWaitForMembers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, s := &place{}, &sessions{slow: time.Second}
+		_, stop := runKeeper(t, p, s, nil)
+		time.Sleep(3 * time.Second)
+		_ = p.with(func() {
+			p.beats = 0
+			for seq := range int64(60) {
+				p.journal = append(p.journal, chat.JournalEntry{Seq: seq, Members: true})
+			}
+		})
+		time.Sleep(3 * time.Second)
+		_ = p.with(func() { p.journal = []chat.JournalEntry{{Seq: 100}, {Taken: &chat.TakenNotice{ClientID: "phone"}}} })
+		time.Sleep(5 * time.Second)
+		s.note(func() {
+			if !slices.Contains(s.heard, 100) || !slices.Contains(s.passed, "phone") {
+				t.Errorf("after 5 s the sessions have heard of %v, and of devices %v", s.heard, s.passed)
+			}
+		})
+		_ = p.with(func() {
+			if p.beats < 3 {
+				t.Errorf("%d heartbeats in 8 s", p.beats)
+			}
+		})
+		time.Sleep(2 * time.Minute)
+		s.note(func() {
+			if n := len(s.moved); n != 120 { // each twice
+				t.Errorf("%d changes of members were acted upon", n)
+			}
+		})
+		if err := stop(); err != nil {
+			t.Error(err)
 		}
 	})
 }
