@@ -60,7 +60,10 @@ func (f *faultList) during(from, to time.Duration) string {
 // noteHeal notes that an event has come from another node, to a connection that was
 // there before it was sent.
 func (c *campaign) noteHeal(m *message, now time.Duration) {
-	what := c.struck.during(m.first, now)
+	what := c.struck.during(m.first, m.first) // what it was sent into counts first
+	if what == "" {
+		what = c.struck.during(m.first, now)
+	}
 	if what == "" {
 		what = "(nothing)"
 	}
