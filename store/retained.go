@@ -206,9 +206,11 @@ func (s *Store) GetRetained(ctx context.Context, space chat.ID, topics []string,
 	return found, translate("store.GetRetained", err)
 }
 
+const countAllRetainedSQL = `SELECT count(*) FROM retained_messages`
+
 // CountRetained implements chat.RetainedStore.
 func (s *Store) CountRetained(ctx context.Context) (n int64, err error) {
-	err = s.pool.QueryRow(ctx, `SELECT count(*) FROM retained_messages`).Scan(&n)
+	err = s.pool.QueryRow(ctx, countAllRetainedSQL).Scan(&n)
 	return n, translate("store.CountRetained", err)
 }
 

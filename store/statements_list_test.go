@@ -141,7 +141,7 @@ var Statements = []Statement{
 	{"getPresencesSQL", getPresencesSQL, Hot, "user: presences", ""},
 	{"putPresencesSQL", putPresencesSQL, Hot, "user: presences", ""},
 	{"seeNodeSQL", seeNodeSQL, Rare, "", ""},
-	{"releasePresencesSQL", releasePresencesSQL, Rare, "all: presences", ""},
+	{"releasePresencesSQL", releasePresencesSQL, Rare, "all: presence_places, presences", ""},
 	// query.go
 	// reactions.go
 	{"listEditsSQL", listEditsSQL, Warm, "conversation: events, message_originals", ""},
@@ -163,6 +163,34 @@ var Statements = []Statement{
 	{"endsSQL", endsSQL, Warm, "conversation: events", ""},
 	{"getFoundSQL", getFoundSQL, Warm, "conversation: events, participants", ""},
 	{"countFoundReactionsSQL", countFoundReactionsSQL, Warm, "conversation: reactions", ""},
+	// presence_changes.go
+	{"presencesNowSQL", presencesNowSQL, Rare, "", ""},
+	{"sinceSQL", sinceSQL, Part, "", ""},
+	{"changedPresencesSQL", changedPresencesSQL, Rare, "all: presences", ""},
+	{"contactChangesSQL", contactChangesSQL, Rare, "", ""},
+	{"putContactChangeSQL", putContactChangeSQL, Warm, "", ""},
+	{"deleteContactChangesSQL", deleteContactChangesSQL, Rare, "", ""},
+	// presence_places.go
+	{"freshPlansSQL", freshPlansSQL, Utility, "", ""},
+	{"lockPresencesSQL", lockPresencesSQL, Hot, "user: presences", ""},
+	{"putPlacesSQL", putPlacesSQL, Hot, "user: presence_places, presences", ""},
+	{"becomeSQL", becomeSQL, Part, "", ""},
+	{"deadPlacesSQL", deadPlacesSQL, Rare, "all: presence_places", ""},
+	{"releasePlacesSQL", releasePlacesSQL, Rare, "user: presence_places, presences", ""},
+	{"releaseAloneSQL", releaseAloneSQL, Rare, "all: presences", ""},
+	{"nodeSeenSQL", nodeSeenSQL, Rare, "", ""},
+	{"listDeadNodesSQL", listDeadNodesSQL, Rare, "all: presence_places", ""},
+	// retained.go
+	{"lockRetainedSQL", lockRetainedSQL, Warm, "", ""},
+	{"knownRetainedSQL", knownRetainedSQL, Warm, "all: retained_messages", ""},
+	{"countRetainedSQL", countRetainedSQL, Warm, "all: retained_messages", ""},
+	{"putRetainedSQL", putRetainedSQL, Warm, "user: retained_messages", ""},
+	{"deleteRetainedSQL", deleteRetainedSQL, Warm, "all: retained_messages", ""},
+	{"listRetainedSQL", listRetainedSQL, Warm, "all: retained_messages", ""},
+	{"listRetainedBelowSQL", listRetainedBelowSQL, Warm, "all: retained_messages", ""},
+	{"getRetainedSQL", getRetainedSQL, Warm, "all: retained_messages", ""},
+	{"countAllRetainedSQL", countAllRetainedSQL, Rare, "all: retained_messages", ""},
+	{"deleteExpiredRetainedSQL", deleteExpiredRetainedSQL, Rare, "all: retained_messages", ""},
 	// sessions.go
 	{"findSessionSQL", findSessionSQL, Hot, "user: sessions", ""},
 	{"resumeSessionSQL", resumeSessionSQL, Hot, "all: sessions; user: sessions", bySessionID},
@@ -231,6 +259,7 @@ var Statements = []Statement{
 	// journal.go
 	{"noteJournalSQL", noteJournalSQL, Hot, "", ""},
 	{"noteTakenSQL", noteTakenSQL, Hot, "", ""},
+	{"lockBatchSQL", lockBatchSQL, Hot, "conversation: conversations", ""},
 	{"appendJournaledSQL", appendJournaledSQL, Hot, "conversation: conversations, events; user: sessions", newestOnly},
 	// place.go
 	{"beginNodeSQL", beginNodeSQL, Rare, "", ""},

@@ -36,12 +36,15 @@ var distribution = map[string]struct{ column, of string }{
 	"direct_conversations": {"low_user_id", "user"},
 	"sessions":             {"user_id", "user"},
 	"session_cursors":      {"session_id", "session"},
+	"presence_places":      {"user_id", "user"},
+	"retained_messages":    {"space", "user"},
 	"refresh_tokens":       {"login_id", "login"},
 
 	"signing_keys":         {},
 	"sync_origin":          {},
 	"nodes":                {},
 	"journal":              {}, // of each database its own, of what was committed there; nodes read all of them
+	"contact_changes":      {}, // likewise
 	"goose_db_version":     {},
 	"schema_compatibility": {},
 }
