@@ -52,7 +52,7 @@ func startServer() (*server, error) {
 	if dsn := os.Getenv(EnvServer); dsn != "" {
 		s.dsn = func(database string) string { return withDatabase(dsn, database) }
 	} else {
-		child, err := pgchild.New(pgchild.Options{Ephemeral: true, MaxConnections: 200})
+		child, err := pgchild.New(pgchild.Options{Ephemeral: true, MaxConnections: 600})
 		if errors.Is(err, pgchild.ErrNotInstalled) {
 			return nil, fmt.Errorf("%w: %w", errNone, err)
 		} else if err != nil {
