@@ -77,8 +77,8 @@ type Keeper struct {
 	o       KeeperOptions
 	logger  *slog.Logger
 	metrics *keeperMetrics
-	looks   chan chan error        // from Look
-	moved   chan chat.JournalEntry // changes of members; full: all sessions are looked at instead
+	looks   chan chan error // from Look
+	moved   chan move       // changes of members; full: all sessions are looked at instead
 
 	// Owned by Run.
 	steady    time.Time // since when heartbeats follow each other
@@ -91,6 +91,12 @@ type Keeper struct {
 	releasing map[string]bool
 	released  chan released
 	wg        sync.WaitGroup // rechecks and releases
+}
+
+// move is a change of members, or with looked the end of those that a Look has found.
+type move struct {
+	entry  chat.JournalEntry
+	looked chan<- error
 }
 
 // released is how the release of a node has ended.
@@ -106,7 +112,7 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	}
 	return &Keeper{
 		o: o, logger: o.Logger.With("component", "cluster"), metrics: newKeeperMetrics(o.Registerer),
-		looks: make(chan chan error), moved: make(chan chat.JournalEntry, movedQueue), left: map[string]int{}, releasing: map[string]bool{}, released: make(chan released),
+		looks: make(chan chan error), moved: make(chan move, movedQueue), left: map[string]int{}, releasing: map[string]bool{}, released: make(chan released),
 	}
 }
 
@@ -180,7 +186,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			err = k.try(ctx, k.o.Place.PruneJournal)
 		}
 		if asked != nil {
-			asked <- err
+			k.answer(asked, err)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -348,7 +354,7 @@ func (k *Keeper) act(ctx context.Context, e *chat.JournalEntry) {
 		}
 	case e.Members:
 		select {
-		case k.moved <- *e:
+		case k.moved <- move{entry: *e}:
 		default:
 			k.owed = true
 		}
@@ -364,9 +370,26 @@ func (k *Keeper) followMembers(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case e := <-k.moved:
-			k.o.Rules.MembersMoved(ctx, e.ConversationID, e.Seq, e.MembersVersion)
+		case m := <-k.moved:
+			if m.looked != nil {
+				m.looked <- nil // it has room
+				continue
+			}
+			k.o.Rules.MembersMoved(ctx, m.entry.ConversationID, m.entry.Seq, m.entry.MembersVersion)
 		}
+	}
+}
+
+// answer answers a Look, when the changes of members that it has found are acted upon.
+func (k *Keeper) answer(asked chan<- error, err error) {
+	if err != nil {
+		asked <- err
+		return
+	}
+	select {
+	case k.moved <- move{looked: asked}:
+	default:
+		asked <- &chat.Error{Code: chat.Unavailable, Op: "cluster.Look", Msg: "too many changes of members wait; try again"}
 	}
 }
 
