@@ -175,8 +175,12 @@ func TestSlowPeerThatReadsIsKept(t *testing.T) {
 				}
 				_ = c.SetDeadline(time.Time{}) // no keepalive
 				start = time.Now()             // and now it stops
-				if _, err := c.Read(make([]byte, 100)); err == nil || time.Since(start) < 6*second || time.Since(start) > 9*second {
-					t.Errorf("the reader ended %v after the peer had stopped, with %v; want about 7 s", time.Since(start), err)
+				least := 6 * second
+				if name == "WebSocket" { // the piece of 16 KiB on its way is what it had 7 s for, and it took 4 KiB of that a second
+					least = 7*second - 4*second
+				}
+				if _, err := c.Read(make([]byte, 100)); err == nil || time.Since(start) < least || time.Since(start) > 9*second {
+					t.Errorf("the reader ended %v after the peer had stopped, with %v; want %v to 9 s", time.Since(start), err, least)
 				}
 				c.Finish()
 				_ = p.Close()
