@@ -299,3 +299,47 @@ func TestNodesForget(t *testing.T) {
 		a.Publish(0, group.Topic("typing"), `{"typing":false}`)
 	}
 }
+
+// A session that moves between nodes that both live goes on exactly where it was:
+// nothing that was acknowledged comes again, and what was not comes with its packet
+// identifier and DUP.
+func TestSessionMovesExactly(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	nodes := startNodes(t, 2, redis.URL())
+	meet(t, nodes...)
+	ann, bob := nodes[0].User(t, "ann"), nodes[0].User(t, "bob")
+	conv := nodes[0].Direct(t, ann, bob)
+	sender := nodes[1].Device(t, bob, brokertest.Connect{ClientID: "sender"})
+	keep := brokertest.Connect{ClientID: "phone", Persistent: true, SessionExpiry: 3600}
+	d := nodes[0].Device(t, ann, keep)
+	d.AutoAck = false
+	d.MustSubscribe(1, "conv/+/messages")
+	seq := int64(1)
+	for i := range 10 {
+		for range 5 {
+			sender.Send(conv, "hello")
+			seq++
+		}
+		var last packets.Packet
+		for j := range 5 { // all but the last are acknowledged
+			last = awaitEvent(t, d, conv, seq-4+int64(j)).Packet
+			if j < 4 {
+				d.SendBytes([]byte{packets.Puback << 4, 2, byte(last.PacketID >> 8), byte(last.PacketID)})
+			}
+		}
+		d.Ping() // the acknowledgements have been read
+		if i%2 == 0 {
+			d.Close() // the line is cut; otherwise the old connection is still there
+		}
+		next := nodes[(i+1)%2].Dial(t)
+		next.MustConnect(ann.As(keep))
+		d = &apptest.Device{Client: next, User: ann}
+		again := d.Expect(packets.Publish)
+		if e := apptest.EventOf(t, again); e.Seq != seq || !again.FixedHeader.Dup || again.PacketID != last.PacketID {
+			t.Fatalf("move %d: event %d came first, packet %d, DUP %v; want event %d again, packet %d", i, e.Seq, again.PacketID, again.FixedHeader.Dup, seq, last.PacketID)
+		}
+		d.SendBytes([]byte{packets.Puback << 4, 2, byte(again.PacketID >> 8), byte(again.PacketID)})
+		d.Ping() // and nothing else
+	}
+}

@@ -39,6 +39,7 @@ type CursorState struct {
 // state (MQTT 5.0, 4.1), with cursors into the logs in place of queued messages.
 type SessionState struct {
 	ID            ID
+	Elsewhere     bool   // it is connected at From, at Epoch, and was not taken; see SessionTake.Await. The rest is not set
 	Epoch         int64  // of this connection: what an older one writes later is ignored
 	Present       bool   // it was there before this connection: CONNACK's session present
 	From          string // the other node that had its last connection, and may have it still; "": none
@@ -58,6 +59,9 @@ type SessionTake struct {
 	Expiry     time.Duration // how long it is kept after the connection ends; 0: not at all
 	Node       string
 	Now        time.Time
+	// Await says that a session which is connected at another node is not to be taken yet:
+	// that node is to be told, and stores first how far it has come.
+	Await bool
 	// Note has the connection noted whatever its expiry is, so that it can be found and
 	// taken over at other nodes.
 	Note bool

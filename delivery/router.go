@@ -84,6 +84,8 @@ type Router struct {
 
 	asking atomic.Int64 // connected sessions that have asked for what was delivered
 
+	handovers handovers
+
 	taking keyedLock // one connection of a device at a time is being made
 
 	dirtyMu   sync.Mutex
@@ -224,7 +226,7 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	if err := r.add(s, r.most); err != nil {
 		return nil, false, err
 	}
-	st, err := r.sessions.TakeSession(ctx, chat.SessionTake{
+	st, err := r.takeSession(ctx, chat.SessionTake{
 		UserID: o.Principal.UserID, ClientID: o.ClientID, CleanStart: o.CleanStart, Expiry: o.Expiry, Node: r.node, Now: time.Now(),
 		Note: r.cluster != nil,
 	})

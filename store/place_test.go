@@ -281,3 +281,34 @@ func TestPassedWhileWaiting(t *testing.T) {
 		t.Errorf("it is stored %d times", n)
 	}
 }
+
+// A session that is connected at another node waits for that node, if it is asked to,
+// and is taken when it has parted from it, with what was stored then; or by force.
+func TestAwaitSession(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	s.KeepJournal("a1")
+	u := users(t, s, 1)
+	at := func(node string, await, clean bool) func(*chat.SessionTake) {
+		return func(o *chat.SessionTake) { o.Node, o.Await, o.CleanStart, o.Note = node, await, clean, true }
+	}
+	first := take(t, s, u[0], "phone", at("a", true, false))
+	if st := take(t, s, u[0], "phone", at("b", true, false)); !st.Elsewhere || st.From != "a" || st.Epoch != first.Epoch || !st.ID.IsZero() {
+		t.Errorf("connected at a: %+v", st)
+	}
+	if st := take(t, s, u[0], "phone", at("a", true, false)); st.Elsewhere || st.Epoch <= first.Epoch {
+		t.Errorf("at a itself: %+v", st)
+	} else {
+		first = st
+	}
+	part(t, s, first, func(p *chat.SessionPart) { p.NextPacketID = 77 })
+	if st := take(t, s, u[0], "phone", at("b", true, false)); st.Elsewhere || !st.Present || st.NextPacketID != 77 || st.From != "a" {
+		t.Errorf("parted from a: %+v", st)
+	}
+	if st := take(t, s, u[0], "phone", at("a", false, false)); st.Elsewhere || !st.Present || st.From != "b" {
+		t.Errorf("by force: %+v", st)
+	}
+	if st := take(t, s, u[0], "phone", at("b", true, true)); st.Elsewhere || st.Present || st.From != "a" {
+		t.Errorf("with a clean start: %+v", st)
+	}
+}

@@ -28,7 +28,7 @@ const heldAfterCrash = `(held_packet_ids || next_packet_id)[greatest(1, cardinal
 // findSessionSQL looks at what is in the way of a new session: resumeSessionSQL has
 // taken none, or was not to.
 const findSessionSQL = `
-SELECT id, node, coalesce(expires_at <= @now, expiry_seconds = 0) FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
+SELECT id, node, coalesce(expires_at <= @now, expiry_seconds = 0), epoch FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
 // resumeSessionSQL takes a session that is there, in one statement. Whoever else takes
 // it at the same time waits for the row, and takes what this one leaves. A session
@@ -38,7 +38,7 @@ WITH old AS (
   SELECT id, node, subscriptions, inflight, coalesce(parted_at, connected_at) AS since,
     CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END AS next_packet_id,
     CASE WHEN expires_at IS NULL THEN ` + heldAfterCrash + ` ELSE held_packet_ids END AS held
-  FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL AND expiry_seconds > 0 OR expires_at > @now) FOR UPDATE
+  FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL AND expiry_seconds > 0 AND (node = @node OR NOT @await) OR expires_at > @now) FOR UPDATE
 ), taken AS (
   UPDATE sessions s SET epoch = nextval('session_epochs'), node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
   inflight = '[]', next_packet_id = old.next_packet_id, held_packet_ids = old.held
@@ -115,7 +115,7 @@ var errTaken = errors.New("session made by another connection")
 func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.SessionState, error) {
 	args := pgx.NamedArgs{
 		"user_id": t.UserID, "client_id": t.ClientID, "node": t.Node, "now": t.Now, "expiry": int64(t.Expiry / time.Second),
-		"journal": s.JournalNode(),
+		"journal": s.JournalNode(), "await": t.Await,
 	}
 	if !t.CleanStart {
 		state, err := s.resumeSession(ctx, args)
@@ -131,11 +131,15 @@ func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 		var old chat.ID
 		var from string
 		var expired bool
-		err := tx.QueryRow(ctx, findSessionSQL, args).Scan(&old, &from, &expired)
+		var epoch int64
+		err := tx.QueryRow(ctx, findSessionSQL, args).Scan(&old, &from, &expired, &epoch)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 		case err != nil:
 			return err
+		case !t.CleanStart && !expired && t.Await && from != t.Node:
+			state = &chat.SessionState{Elsewhere: true, From: from, Epoch: epoch}
+			return nil
 		case !t.CleanStart && !expired:
 			return errTaken
 		default:
