@@ -81,7 +81,6 @@ func TestBadConnect(t *testing.T) {
 		}}, v4: 1, only: 4},
 		{name: "version 3 of MQTT", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) { pk.ProtocolVersion = 3 }}, v4: 1, only: 4},
 		{name: "version 6", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) { pk.ProtocolVersion = 6 }}, v5: 0x84, only: 5},
-		{name: "version 4 with the bridge bit", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) { pk.ProtocolVersion = 0x84 }}, v4: 1, only: 4},
 		{name: "version 5 with the bridge bit", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) { pk.ProtocolVersion = 0x85 }}, v5: 0x84, only: 5},
 		{name: "another protocol", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) { pk.Connect.ProtocolName = []byte("AMQP") }}, v5: 0x84, v4: closed},
 		{name: "protocol in small letters", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) { pk.Connect.ProtocolName = []byte("mqtt") }}, v5: 0x84, v4: closed},

@@ -125,12 +125,16 @@ func (s *strict) credentials(flags byte) error {
 }
 
 // protocol looks at the protocol's name and version. Where it is another, version says
-// in which the answer can be read. Mosquitto's bridges set the highest bit.
+// in which the answer can be read. Mosquitto's bridges set the highest bit, which hooks
+// take for what it says.
 func (s *strict) protocol(version byte) error {
 	name := string(s.name[:min(s.named, len(s.name))])
 	switch {
 	case s.named == 4 && name == "MQTT" && (version == 4 || version == 5):
 		s.version = version
+		return nil
+	case s.named == 4 && name == "MQTT" && version == 4|1<<7:
+		s.version = 4
 		return nil
 	case s.named == 4 && name == "MQTT" && version&0x7f < 5, s.named == 6 && name == "MQIsdp":
 		s.version = 4

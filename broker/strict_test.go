@@ -146,7 +146,8 @@ func naive(version, header byte, b []byte) (wrong string) {
 	switch kind {
 	case packets.Connect:
 		r.must(r.text() == "MQTT", "name")
-		r.must(r.number(1) == int(version), "version")
+		n := r.number(1)
+		r.must(n == int(version) || version == 4 && n == 4|0x80, "version") // a bridge of Mosquitto's
 		f := r.number(1)
 		r.must(f&1 == 0, "reserved")
 		r.must(f&0x18 != 0x18 && (f&4 != 0 || f&0x38 == 0), "will's flags")

@@ -1,4 +1,5 @@
 -- Device topics: retained messages, and sessions of clients that have no account.
+-- oldest binary: 11
 
 -- +goose Up
 

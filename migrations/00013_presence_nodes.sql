@@ -1,4 +1,5 @@
 -- Who is here, where several nodes serve one database. A node alone keeps it in memory.
+-- oldest binary: 11
 
 -- +goose Up
 

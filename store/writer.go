@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -255,6 +256,9 @@ func (s *shard) commit(ctx context.Context, b *batch) {
 	s.w.metrics.batch.Observe(float64(len(b.pending)))
 	s.store(ctx, b)
 	s.w.metrics.commit.Observe(time.Since(start).Seconds())
+	if b.unclear { // what an attempt without an answer has stored was found between what came after it
+		slices.SortStableFunc(b.stored, func(a, b stored) int { return cmp.Compare(a.event.Seq, b.event.Seq) })
+	}
 	if len(b.stored) > 0 {
 		s.w.metrics.events.Add(float64(len(b.stored)))
 		s.stored <- b.stored

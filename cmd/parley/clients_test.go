@@ -212,7 +212,7 @@ func TestPaho(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := ack.Properties; p.MaximumPacketSize == nil || p.ReceiveMaximum == nil || p.SharedSubAvailable {
+	if p := ack.Properties; p.MaximumPacketSize == nil || p.ReceiveMaximum == nil || !p.SharedSubAvailable {
 		t.Errorf("CONNACK has the properties %+v", p)
 	}
 	subscribe(t, ctx, c, "conv/"+conv+"/messages")
