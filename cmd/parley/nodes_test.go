@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"encoding/json"
 	"strings"
 	"syscall"
 	"testing"
@@ -126,22 +127,55 @@ func TestNodeStandsStill(t *testing.T) {
 	}
 }
 
-// The sessions of a node that is killed go on at another one at once.
+// The sessions of a node that is killed go on at another one at once. Contacts hear of
+// those who do not come back that they are offline, and of the others nothing.
 func TestNodeIsKilled(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
+	eve := p.a.user(t, "eve")
+	p.a.direct(t, eve, p.bob)
+	contacts := brokertest.Open(t, p.b.MQTT, brokertest.Connect{ClientID: "contacts", Password: p.bob.Token, KeepAlive: 600})
+	contacts.MustSubscribe(0, "user/+/presence")
 	d := p.phone(t, p.a)
 	d.MustSubscribe(1, "conv/+/messages")
+	brokertest.Open(t, p.a.MQTT, brokertest.Connect{ClientID: "eve", Password: eve.Token, KeepAlive: 600})
+	for _, u := range []user{p.ann, eve} {
+		expectStatus(t, contacts, u, "online")
+	}
 	p.sender.Publish(1, p.topic, "before")
 	expect(t, d, "before")
 	p.a.Stop(syscall.SIGKILL)
+	killed := time.Now()
 	p.sender.Publish(1, p.topic, "meanwhile")
 	d = p.phone(t, p.b)
 	expect(t, d, "meanwhile")
 	d.Publish(1, p.topic, "from the phone")
 	expect(t, d, "from the phone")
-	for !strings.Contains(p.b.Log(), `"lost_node":"a"`) {
-		time.Sleep(50 * time.Millisecond) // until it is given up; the test's own timeout says if it never is
+	statuses := expectStatus(t, contacts, eve, "offline")
+	t.Logf("eve was shown as offline %v after her node was killed", time.Since(killed).Round(time.Millisecond))
+	if status := statuses[p.ann.ID]; status != "" {
+		t.Errorf("ann, who came back elsewhere, was shown as %s", status)
+	}
+	if !strings.Contains(p.b.Log(), `"lost_node":"a"`) {
+		t.Error("the node was not given up")
 	}
 	d.Ping()
+}
+
+// expectStatus waits until the user is shown with a status, and returns what was shown
+// of all until then.
+func expectStatus(t *testing.T, c *brokertest.Client, u user, status string) map[string]string {
+	t.Helper()
+	seen := map[string]string{}
+	for {
+		pk := c.Await(packets.Publish)
+		var presence struct{ UserID, Status string }
+		if err := json.Unmarshal(pk.Payload, &presence); err != nil {
+			t.Fatalf("%s: %v", brokertest.Describe(pk), err)
+		}
+		seen[presence.UserID] = presence.Status
+		if presence.UserID == u.ID && presence.Status == status {
+			return seen
+		}
+	}
 }
