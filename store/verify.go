@@ -206,10 +206,11 @@ WHERE invisible AND node IS NOT NULL`},
 SELECT NULL::uuid, format('%s users are here at node %s, which was never seen alive', count(*), node) FROM presences p
 WHERE node IS NOT NULL AND NOT EXISTS (SELECT FROM nodes n WHERE n.name = p.node)
 GROUP BY node`},
+	// node is for older binaries, which clear it without knowing of places.
 	{"presence-places", `
 SELECT NULL::uuid, format('user %s is shown as %s, and their places say %s', user_id, coalesce(status, 'offline'), coalesce(places, 'offline'))
 FROM (SELECT p.*, (SELECT max(pp.status) FROM presence_places pp WHERE pp.user_id = p.user_id) AS places FROM presences p) p
-WHERE status IS DISTINCT FROM CASE WHEN NOT invisible THEN places END OR status IS NOT NULL AND node IS NULL`},
+WHERE status IS DISTINCT FROM CASE WHEN NOT invisible THEN places END`},
 	{"presence-place-user", `
 SELECT NULL::uuid, format('user %s has a place at node %s, and nothing else is stored of them', user_id, node) FROM presence_places pp
 WHERE NOT EXISTS (SELECT FROM presences p WHERE p.user_id = pp.user_id)`},
