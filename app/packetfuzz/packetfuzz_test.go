@@ -224,12 +224,12 @@ func random(r *rand.Rand) []byte {
 	return b
 }
 
-// Random scripts for a while: 30 s, or as long as PARLEY_FUZZ_FOR says (1h). The seed is
+// Random scripts for a while: a minute, or as long as PARLEY_FUZZ_FOR says (1h). The seed is
 // in the log, and PARLEY_FUZZ_SEED repeats it. A script that fails is written to
 // testdata/fuzz/FuzzPackets, where it is run by FuzzPackets from then on.
 func TestPackets(t *testing.T) {
 	t.Parallel()
-	d, err := time.ParseDuration(getenv("PARLEY_FUZZ_FOR", "30s"))
+	d, err := time.ParseDuration(getenv("PARLEY_FUZZ_FOR", "1m"))
 	if err != nil {
 		t.Fatal(err)
 	}
