@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,11 +108,10 @@ func startPahoV3(t *testing.T, s seat) *partner {
 	p := &partner{news: make(chan struct{})}
 	o := pahov3.NewClientOptions().AddBroker(s.url()).SetClientID(s.clientID).SetUsername("whoever").SetPassword(s.token).
 		SetProtocolVersion(4).SetCleanSession(false).SetKeepAlive(30 * time.Second).SetMaxReconnectInterval(200 * time.Millisecond)
-	subscribe := true
-	o.OnConnect = func(c pahov3.Client) {
+	var subscribed atomic.Bool
+	o.OnConnect = func(c pahov3.Client) { // on a goroutine of its own for each connection
 		p.heard("connected ?")
-		if subscribe { // it does not tell whether the session was there
-			subscribe = false
+		if !subscribed.Swap(true) { // it does not tell whether the session was there
 			token := c.Subscribe(s.topic, byte(s.qos), nil)
 			if token.Wait() && token.Error() == nil {
 				p.heard("subscribed")
@@ -147,6 +147,10 @@ func (s *ackStore) Put(key string, p packets.ControlPacket) {
 		s.mu.Lock()
 		s.texts[key] = string(pub.Payload)
 		s.mu.Unlock()
+		// The library marks what is kept as DUP while its last connection may still write
+		// the same packet: a data race of its own.
+		own := *pub
+		p = &own
 	}
 	s.Store.Put(key, p)
 }
