@@ -31,11 +31,7 @@ func (a *App) takePlace(ctx context.Context) error {
 	case a.o.ShareDatabase:
 		return nil
 	}
-	alone, err := a.store.TakeAlone(ctx, 0)
-	if chat.CodeOf(err) == chat.Conflict {
-		a.logger.Warn("another parley serve is on the database; waiting for it to end", "for", placeWait)
-		alone, err = a.store.TakeAlone(ctx, placeWait)
-	}
+	alone, err := waitForPlace(a, func(wait time.Duration) (*store.Alone, error) { return a.store.TakeAlone(ctx, wait) })
 	if err != nil {
 		return err
 	}
@@ -46,6 +42,16 @@ func (a *App) takePlace(ctx context.Context) error {
 // placeWait is how long a process waits for the one before it, which may be stopping,
 // or may have died with its line to the database.
 const placeWait = 20 * time.Second
+
+// waitForPlace takes a place on the database, at once or when whoever has it lets go.
+func waitForPlace[P any](a *App, take func(wait time.Duration) (P, error)) (P, error) {
+	p, err := take(0)
+	if chat.CodeOf(err) == chat.Conflict {
+		a.logger.Warn("another parley serve has the place on the database; waiting for it to end", "for", placeWait, "err", err)
+		p, err = take(placeWait)
+	}
+	return p, err
+}
 
 func (a *App) takePlaceAmong(ctx context.Context) error {
 	o := &others{id: newNodeID(), fence: chat.NewFence(cluster.PauseLimit)}
@@ -67,15 +73,13 @@ func (a *App) takePlaceAmong(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	o.place, err = a.store.TakePlace(ctx, a.o.Node, o.id, cluster.Lease, 0)
-	if chat.CodeOf(err) == chat.Conflict {
-		a.logger.Warn("the place on the database is taken; waiting for it", "for", placeWait, "err", err)
-		o.place, err = a.store.TakePlace(ctx, a.o.Node, o.id, cluster.Lease, placeWait)
-	}
+	o.place, err = waitForPlace(a, func(wait time.Duration) (*store.Place, error) {
+		return a.store.TakePlace(ctx, a.o.Node, o.id, cluster.Lease, wait)
+	})
 	if err != nil {
 		return err
 	}
-	a.onStop("leave the other nodes", o.place.End) // if it does not come to keepPlace
+	a.onStop("leave the other nodes", o.place.End) // if it does not come to joinOthers, whose keeper does it
 	a.store.KeepJournal(o.id)
 	a.others = o
 	return nil
@@ -97,6 +101,16 @@ func (a *App) passed(n chat.TakenNotice) bool {
 	}
 	return newer
 }
+
+// sessions are those of this node, for the keeper: what it reads in the journal ends a
+// connection in the same way as what the bus brings.
+type sessions struct {
+	*delivery.Router
+	passed func(chat.TakenNotice) bool
+}
+
+// Passed implements cluster.Sessions.
+func (s sessions) Passed(n chat.TakenNotice) bool { return s.passed(n) }
 
 // presence is how presence works here.
 func (a *App) presence() chat.PresenceOptions {
@@ -130,7 +144,7 @@ func (a *App) joinOthers() {
 	a.chat.UsePeers(o.bus)
 	a.topics.Forwards(o.bus.Publication)
 	keeper := cluster.NewKeeper(cluster.KeeperOptions{
-		Place: o.place, Link: o.link, Sessions: a.router, Rules: a.chat, Release: a.release, Renewed: func() { a.chat.NodeRenewed(newNodeID()) },
+		Place: o.place, Link: o.link, Sessions: sessions{a.router, a.passed}, Rules: a.chat, Release: a.release, Renewed: func() { a.chat.NodeRenewed(newNodeID()) },
 		Logger: a.logger, Registerer: a.registry,
 	})
 	a.run("place among the nodes", keeper.Run)

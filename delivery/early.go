@@ -13,11 +13,11 @@ const (
 
 // await keeps an event that came before its turn, and has the catch-up wait. mu is held.
 func (s *Session) await(t *tail, f *Frame) {
-	if s.router.cluster == nil || t.queued && !s.waiting || len(t.early) >= maxEarly {
+	if s.router.cluster == nil || s.catching || t.queued && !s.waiting || len(t.early) >= maxEarly {
 		return
 	}
 	t.early = append(t.early, f)
-	if s.waiting || s.catching {
+	if s.waiting {
 		return
 	}
 	s.waiting = true
@@ -25,6 +25,9 @@ func (s *Session) await(t *tail, f *Frame) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.waiting = false
+		for _, t := range s.behind { // what has not come is read from the log, with what came after it
+			t.early = nil
+		}
 		s.resume()
 	})
 }
