@@ -391,20 +391,30 @@ func TestIntakeRaces(t *testing.T) {
 			committers.Go(func() {
 				r := rand.New(rand.NewPCG(uint64(seed), 1))
 				var held []*broker.Publish
-				for pub := range work {
-					held = append(held, pub)
-					for len(held) > 0 && (r.IntN(3) > 0 || len(work) == 0) {
-						i := r.IntN(len(held))
-						var err error
-						if r.IntN(5) == 0 {
-							err = &chat.Error{Code: chat.Invalid}
+				ready := make(chan struct{})
+				close(ready)
+				for open := true; open || len(held) > 0; {
+					if open && (len(held) == 0 || r.IntN(3) == 0) {
+						var idle <-chan struct{}
+						if len(held) > 0 { // nobody waits for more while the window may be full of what is held
+							idle = ready
 						}
-						held[i].Settle(err)
-						held = slices.Delete(held, i, i+1)
+						select {
+						case pub, ok := <-work:
+							if open = ok; ok {
+								held = append(held, pub)
+							}
+						case <-idle:
+						}
+						continue
 					}
-				}
-				for _, pub := range held {
-					pub.Settle(nil)
+					i := r.IntN(len(held))
+					var err error
+					if r.IntN(5) == 0 {
+						err = &chat.Error{Code: chat.Invalid}
+					}
+					held[i].Settle(err)
+					held = slices.Delete(held, i, i+1)
 				}
 			})
 		}
