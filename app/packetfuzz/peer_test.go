@@ -13,6 +13,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/parleymq/parley/app/apptest"
+	"github.com/parleymq/parley/broker/brokertest"
 )
 
 // peer is one of the script's connections. What the server sends is read all the time,
@@ -108,36 +109,8 @@ func (p *peer) fault(err error) {
 
 // decode looks at whether a packet of the server's is one.
 func (p *peer) decode(header byte, body []byte) {
-	pk := packets.Packet{ProtocolVersion: p.version}
-	err := pk.FixedHeader.Decode(header)
-	pk.FixedHeader.Remaining = len(body)
-	if err == nil {
-		switch pk.FixedHeader.Type {
-		case packets.Connack:
-			err = pk.ConnackDecode(body)
-		case packets.Publish:
-			err = pk.PublishDecode(body)
-		case packets.Puback:
-			err = pk.PubackDecode(body)
-		case packets.Pubrec:
-			err = pk.PubrecDecode(body)
-		case packets.Pubrel:
-			err = pk.PubrelDecode(body)
-		case packets.Pubcomp:
-			err = pk.PubcompDecode(body)
-		case packets.Suback:
-			err = pk.SubackDecode(body)
-		case packets.Unsuback:
-			err = pk.UnsubackDecode(body)
-		case packets.Pingresp:
-		case packets.Disconnect:
-			err = pk.DisconnectDecode(body)
-		default:
-			err = errors.New("a server does not send it")
-		}
-	}
-	if err != nil {
-		p.fault(fmt.Errorf("%s %x % x: %w", packets.PacketNames[header>>4], header, body, err))
+	if _, err := brokertest.Decode(header, body, p.version); err != nil {
+		p.fault(err)
 	}
 }
 

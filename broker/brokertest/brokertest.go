@@ -616,9 +616,14 @@ func decode(raw []byte, version byte) (pk packets.Packet, err error) {
 	for body[0]&0x80 != 0 {
 		body = body[1:]
 	}
-	body = body[1:]
-	if err := pk.FixedHeader.Decode(raw[0]); err != nil {
-		return pk, fmt.Errorf("header 0x%02x: %w", raw[0], err)
+	return Decode(raw[0], body[1:], version)
+}
+
+// Decode reads a packet of the server's, of which it is given the first byte and what
+// follows the length. What a server does not send is an error.
+func Decode(header byte, body []byte, version byte) (pk packets.Packet, err error) {
+	if err := pk.FixedHeader.Decode(header); err != nil {
+		return pk, fmt.Errorf("header 0x%02x: %w", header, err)
 	}
 	pk.FixedHeader.Remaining, pk.ProtocolVersion = len(body), version
 	switch pk.FixedHeader.Type {
@@ -641,7 +646,7 @@ func decode(raw []byte, version byte) (pk packets.Packet, err error) {
 	case packets.Pingresp:
 	case packets.Disconnect:
 		if version < 5 {
-			return pk, fmt.Errorf("the server sent DISCONNECT in MQTT 3.1.1: % x", raw)
+			return pk, fmt.Errorf("the server sent DISCONNECT in MQTT 3.1.1: % x", body)
 		}
 		if err = pk.DisconnectDecode(body); len(body) == 1 {
 			pk.ReasonCode = body[0] // which mochi overlooks
@@ -652,7 +657,7 @@ func decode(raw []byte, version byte) (pk packets.Packet, err error) {
 		err = errors.New("a server does not send it")
 	}
 	if err != nil {
-		return pk, fmt.Errorf("%s of % x: %w", packets.PacketNames[pk.FixedHeader.Type], raw[:min(len(raw), 64)], err)
+		return pk, fmt.Errorf("%s 0x%02x of % x: %w", packets.PacketNames[pk.FixedHeader.Type], header, body[:min(len(body), 64)], err)
 	}
 	return pk, nil
 }
