@@ -56,10 +56,10 @@ func (r *Router) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Ses
 	if err != nil || !st.Elsewhere {
 		return st, err
 	}
-	from := st.From
+	from, silent := st.From, true
 	if r.handovers.awaits(from) {
 		r.cluster.Taken(from, chat.TakenNotice{UserID: t.UserID, ClientID: t.ClientID, Epoch: st.Epoch + 1, Resumed: true})
-		for until := time.Now().Add(handoverWait); time.Now().Before(until); {
+		for until := time.Now().Add(handoverWait); silent && time.Now().Before(until); {
 			select {
 			case <-ctx.Done():
 				return nil, &chat.Error{Code: chat.Unavailable, Op: "delivery.Take", Msg: "another node has the session; try again", Err: context.Cause(ctx)}
@@ -69,11 +69,9 @@ func (r *Router) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Ses
 				r.handovers.note(from, false)
 				return st, err
 			}
-			if st.From != from {
-				break // it was faster there; let it be decided by who takes it last
-			}
+			silent = st.From == from // or a third node was faster: who takes it last has it
 		}
-		r.handovers.note(from, true)
+		r.handovers.note(from, silent)
 	}
 	t.Await = false
 	return r.sessions.TakeSession(ctx, t)
