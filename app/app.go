@@ -176,7 +176,7 @@ func (a *App) join(ctx context.Context) error {
 	})
 	a.router = delivery.NewRouter(delivery.Options{
 		Log: a.chat, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions,
-		Ended: func(b *delivery.Box) { a.topics.End(b) }, Logger: a.logger, Registerer: a.registry,
+		Ended: func(b *delivery.Queue) { a.topics.End(b) }, Logger: a.logger, Registerer: a.registry,
 		Cluster: a.deliveryCluster(),
 	})
 	a.joinOthers()

@@ -95,7 +95,7 @@ func newNodeID() string {
 // passed ends a device's connection here, if there is one, and what it has left to be
 // done, because it has connected at another node.
 func (a *App) passed(n chat.TakenNotice) bool {
-	newer := a.router.Passed(n)
+	newer := a.router.DropSuperseded(n)
 	if newer {
 		a.topics.WillBack(chat.TopicUser{Principal: chat.Principal{UserID: n.UserID}, ClientID: n.ClientID}, n.Resumed)
 	}
@@ -109,8 +109,8 @@ type sessions struct {
 	passed func(chat.TakenNotice) bool
 }
 
-// Passed implements cluster.Sessions.
-func (s sessions) Passed(n chat.TakenNotice) bool { return s.passed(n) }
+// DropSuperseded implements cluster.Sessions.
+func (s sessions) DropSuperseded(n chat.TakenNotice) bool { return s.passed(n) }
 
 // presence is how presence works here.
 func (a *App) presence() chat.PresenceOptions {

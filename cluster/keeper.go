@@ -43,15 +43,16 @@ type Place interface {
 
 // Sessions are the sessions of this node: *delivery.Router is one.
 type Sessions interface {
-	// Heard tells the sessions that follow a conversation that its log reaches seq.
-	Heard(conversation chat.ID, seq int64)
+	// HintFollowers tells the sessions that follow a conversation that its log reaches
+	// seq.
+	HintFollowers(conversation chat.ID, seq int64)
 	// Recheck asks the database how far the logs of all connected users reach.
 	Recheck(ctx context.Context) (int, error)
-	// Passed ends the connection of a device that has connected at another node, and
+	// DropSuperseded ends the connection of a device that has connected at another node, and
 	// reports whether that one is the newer.
-	Passed(n chat.TakenNotice) bool
-	// GiveUp ends every connection: the sessions may have moved.
-	GiveUp()
+	DropSuperseded(n chat.TakenNotice) bool
+	// DisconnectAll ends every connection: the sessions may have moved.
+	DisconnectAll()
 }
 
 // KeeperOptions configures a Keeper. All but Logger and Registerer are required.
@@ -258,7 +259,7 @@ func (k *Keeper) beat(ctx context.Context) error {
 func (k *Keeper) lost(ctx context.Context) error {
 	k.metrics.lost.Inc()
 	k.logger.Error("this node was given up by the others, because it was not heard of for too long; its connections are ended, and it begins anew")
-	k.o.Sessions.GiveUp()
+	k.o.Sessions.DisconnectAll()
 	if err := k.try(ctx, k.o.Place.Begin); err != nil {
 		return err
 	}
@@ -349,7 +350,7 @@ func (k *Keeper) read(ctx context.Context) error {
 func (k *Keeper) act(ctx context.Context, e *chat.JournalEntry) {
 	switch {
 	case e.Taken != nil:
-		if k.o.Sessions.Passed(*e.Taken) {
+		if k.o.Sessions.DropSuperseded(*e.Taken) {
 			k.o.Rules.Arrive(ctx, "", chat.Notice{Taken: e.Taken})
 		}
 	case e.Members:
@@ -359,7 +360,7 @@ func (k *Keeper) act(ctx context.Context, e *chat.JournalEntry) {
 			k.owed = true
 		}
 	default:
-		k.o.Sessions.Heard(e.ConversationID, e.Seq)
+		k.o.Sessions.HintFollowers(e.ConversationID, e.Seq)
 	}
 }
 

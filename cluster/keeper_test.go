@@ -76,12 +76,14 @@ type sessions struct {
 
 func (s *sessions) note(f func()) { s.mu.Lock(); f(); s.mu.Unlock() }
 
-func (s *sessions) Heard(_ chat.ID, seq int64) { s.note(func() { s.heard = append(s.heard, seq) }) }
-func (s *sessions) Passed(n chat.TakenNotice) bool {
+func (s *sessions) HintFollowers(_ chat.ID, seq int64) {
+	s.note(func() { s.heard = append(s.heard, seq) })
+}
+func (s *sessions) DropSuperseded(n chat.TakenNotice) bool {
 	s.note(func() { s.passed = append(s.passed, n.ClientID) })
 	return true
 }
-func (s *sessions) GiveUp() { s.note(func() { s.gaveUp++ }) }
+func (s *sessions) DisconnectAll() { s.note(func() { s.gaveUp++ }) }
 func (s *sessions) Recheck(context.Context) (n int, err error) {
 	s.note(func() {
 		if s.rechecks++; s.rechecks <= s.fails {

@@ -125,7 +125,7 @@ func (m *deviceModel) connect() {
 		m.t.Fatal(err)
 	}
 	m.s = s
-	s.Box()
+	s.Queue()
 	m.start()
 }
 
@@ -191,7 +191,7 @@ func (m *deviceModel) publish() {
 	m.sent[qos]++
 	m.tell("publish %d at QoS %d", m.sent[qos], qos)
 	p := &chat.Publication{Topic: "t", QoS: qos, Origin: uint64(m.sent[qos]), Payload: []byte("x")}
-	m.s.Box().Receive(chat.PublicationCopy{Publication: p, QoS: qos})
+	m.s.Queue().Receive(chat.PublicationCopy{Publication: p, QoS: qos})
 }
 
 func (m *deviceModel) commit() {
@@ -305,7 +305,7 @@ func (m *deviceModel) reconnect(part bool) {
 
 func (m *deviceModel) connectWith(old map[uint16]*onTheWay) {
 	m.tell("connect again, %d were on their way", len(old))
-	box := m.s.Box()
+	box := m.s.Queue()
 	m.mu.Lock()
 	m.flying, m.open, m.started = old, map[uint16]*onTheWay{}, false
 	m.mu.Unlock()
@@ -319,7 +319,7 @@ func (m *deviceModel) connectWith(old map[uint16]*onTheWay) {
 		m.t.Fatal(present, err)
 	}
 	m.s = s
-	if s.Box() != box {
+	if s.Queue() != box {
 		m.t.Error("the session has another box")
 	}
 	m.start()

@@ -54,7 +54,7 @@ func TestNeitherStarvesTheOther(t *testing.T) {
 					behind()
 				}
 				for i := range 900 {
-					u.s.Box().Receive(deviceCopyOf(fmt.Sprint(i), 1))
+					u.s.Queue().Receive(deviceCopyOf(fmt.Sprint(i), 1))
 				}
 				if !logFirst {
 					behind()
@@ -94,10 +94,10 @@ func TestDevicesWithoutTheLog(t *testing.T) {
 			u.subscribe(everything, 1)
 			got := arrivals(u)
 			u.log.set(func() { u.log.fail = &chat.Error{Code: chat.Unavailable} })
-			u.s.Box().Receive(deviceCopyOf("first", 1))
+			u.s.Queue().Receive(deviceCopyOf("first", 1))
 			u.hint(convA, 5)
 			for i := range 20 {
-				u.s.Box().Receive(deviceCopyOf(fmt.Sprint(i), 1))
+				u.s.Queue().Receive(deviceCopyOf(fmt.Sprint(i), 1))
 			}
 			for acked := range 21 {
 				synctest.Wait()
@@ -122,7 +122,7 @@ func TestDevicesWithoutTheLog(t *testing.T) {
 			got := arrivals(u)
 			u.log.set(func() { u.log.readGates = gate })
 			for range limit {
-				u.s.Box().Receive(deviceCopyOf("first", 1))
+				u.s.Queue().Receive(deviceCopyOf("first", 1))
 			}
 			u.hint(convB, 5) // she is not in it
 			for _, a := range got() {
@@ -130,7 +130,7 @@ func TestDevicesWithoutTheLog(t *testing.T) {
 			}
 			synctest.Wait()
 			for range limit {
-				u.s.Box().Receive(deviceCopyOf("x", 1))
+				u.s.Queue().Receive(deviceCopyOf("x", 1))
 			}
 			close(gate)
 			synctest.Wait()
@@ -147,7 +147,7 @@ func TestBoxIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newSetup(t, 1)
 		u.sink.drain(0)
-		box := u.s.Box()
+		box := u.s.Queue()
 		for i := range 600 {
 			box.Receive(deviceCopyOf(fmt.Sprint("zero ", i), 0))
 		}
@@ -204,8 +204,8 @@ func TestDeviceTooLarge(t *testing.T) {
 		u := newSetup(t, 1)
 		large := deviceCopyOf("x", 1)
 		large.Topic = "too/large"
-		u.s.Box().Receive(large)
-		u.s.Box().Receive(deviceCopyOf("y", 1))
+		u.s.Queue().Receive(large)
+		u.s.Queue().Receive(deviceCopyOf("y", 1))
 		if len(u.sink.devices) != 1 || u.sink.devices[0].ID != 1 {
 			t.Errorf("got %+v", u.sink.devices)
 		}
@@ -217,9 +217,9 @@ func TestBoxEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := newFakeLog()
-		var ended []*delivery.Box
+		var ended []*delivery.Queue
 		r := delivery.NewRouter(delivery.Options{
-			Log: log, Sessions: &node{fakeSessions: &fakeSessions{log: log}, meantime: func() {}}, Ended: func(b *delivery.Box) { ended = append(ended, b) },
+			Log: log, Sessions: &node{fakeSessions: &fakeSessions{log: log}, meantime: func() {}}, Ended: func(b *delivery.Queue) { ended = append(ended, b) },
 		})
 		defer r.Close()
 		take := func(keep, clean bool) *delivery.Session {
@@ -235,7 +235,7 @@ func TestBoxEnds(t *testing.T) {
 			return s
 		}
 		first := take(true, false)
-		box := first.Box()
+		box := first.Queue()
 		r.Detach(first)
 		box.Receive(deviceCopyOf("x", 0))
 		box.Receive(deviceCopyOf("y", 1))
@@ -243,15 +243,15 @@ func TestBoxEnds(t *testing.T) {
 			t.Errorf("%d wait while the device is away, %d boxes have ended", n, len(ended))
 		}
 		second := take(true, false)
-		if second.Box() != box || !box.Present() || len(second.Releasing()) != 1 {
+		if second.Queue() != box || !box.Present() || len(second.Releasing()) != 1 {
 			t.Error("who comes back has another box")
 		}
 		third := take(true, true) // takes over, and begins anew
-		if len(ended) != 1 || ended[0] != box || third.Box() == box || r.Waiting() != 0 {
+		if len(ended) != 1 || ended[0] != box || third.Queue() == box || r.Waiting() != 0 {
 			t.Errorf("after a clean start %d boxes have ended, %d bytes wait", len(ended), r.Waiting())
 		}
 		third.SetExpiry(0)
-		last := third.Box()
+		last := third.Queue()
 		r.Detach(third)
 		if len(ended) != 2 || ended[1] != last {
 			t.Errorf("after the end of a session %d boxes have ended", len(ended))
@@ -272,16 +272,16 @@ func TestBoxOfASessionThatMoved(t *testing.T) {
 			log, sink := newFakeLog(), newFakeSink()
 			r, s := startAmong(t, &among{}, log, sink)
 			defer r.Close()
-			box := s.Box()
+			box := s.Queue()
 			if away {
 				r.Detach(s)
 				box.Receive(deviceCopyOf("x", 1))
 			}
-			r.Passed(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 6}) // an old story
+			r.DropSuperseded(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 6}) // an old story
 			if away && r.Waiting() == 0 {
 				t.Error("the box has ended")
 			}
-			r.Passed(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 8})
+			r.DropSuperseded(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 8})
 			if !away {
 				r.Detach(s)
 			}

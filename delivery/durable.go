@@ -55,7 +55,7 @@ func (r *Router) newSession(o SessionOptions) *Session {
 // load gives the session what is kept of its device. box is what its last connection
 // has left of device topics; nil: nothing. It returns false if the next connection of the
 // device was faster.
-func (s *Session) load(st *chat.SessionState, expiry time.Duration, box *Box) bool {
+func (s *Session) load(st *chat.SessionState, expiry time.Duration, box *Queue) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	hints := s.hints

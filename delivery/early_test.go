@@ -87,9 +87,9 @@ func TestOtherNodes(t *testing.T) {
 			t.Errorf("told %+v, here %v", a.taken, a.here)
 		}
 		log.set(func() { log.convs[convA].last = 8 })
-		r.Heard(convB, 3)
-		r.Heard(convA, 7)
-		r.Heard(convA, 7)
+		r.HintFollowers(convB, 3)
+		r.HintFollowers(convA, 7)
+		r.HintFollowers(convA, 7)
 		synctest.Wait()
 		if got := sink.seqs(convA); !slices.Equal(got, []int64{6, 7, 8}) {
 			t.Errorf("the client got %v", got)
@@ -105,18 +105,18 @@ func TestOtherNodes(t *testing.T) {
 		for _, n := range []chat.TakenNotice{
 			{UserID: alice, ClientID: "phone", Epoch: 7}, {UserID: alice, ClientID: "phone", Epoch: 6}, {UserID: alice, ClientID: "laptop", Epoch: 8}, {UserID: bob, ClientID: "phone", Epoch: 8},
 		} {
-			if r.Passed(n); sink.reason() != nil {
+			if r.DropSuperseded(n); sink.reason() != nil {
 				t.Fatalf("%+v ended the connection", n)
 			}
 		}
-		if r.Passed(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 8}); sink.reason() != delivery.ErrTakenOver {
+		if r.DropSuperseded(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 8}); sink.reason() != delivery.ErrTakenOver {
 			t.Errorf("the connection ended with %v", sink.reason())
 		}
 		r.Detach(s)
 		if !slices.Equal(a.here, []bool{true, false}) {
 			t.Errorf("here %v", a.here)
 		}
-		r.Heard(convA, 10)
+		r.HintFollowers(convA, 10)
 	})
 }
 

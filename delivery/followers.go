@@ -72,10 +72,10 @@ func (s *Session) follow(t *tail) {
 	s.router.followers.add(t.conversation, s)
 }
 
-// Heard tells the sessions here that follow a conversation that its log reaches seq.
-// Those that lack something read it, as far as their users may see it. Sessions that
-// are being made may miss it: it is to be said again a moment later. It does not block.
-func (r *Router) Heard(conversation chat.ID, seq int64) {
+// HintFollowers tells the sessions here that follow a conversation that its log reaches
+// seq. Those that lack something read it, as far as their users may see it. A session
+// that is being created may miss it: call again a moment later. It does not block.
+func (r *Router) HintFollowers(conversation chat.ID, seq int64) {
 	topic := chat.Topic{Kind: chat.TopicMessages, ID: conversation}
 	for _, s := range r.followers.list(conversation) {
 		s.hint(topic, seq)
@@ -125,10 +125,11 @@ func (r *Router) users() []chat.ID {
 	return users
 }
 
-// Passed ends the connection of a device, if there is one here that is older than one
-// with the given epoch, which has been made at another node. It reports false if the
-// one that is here is the newer, or may be: it is being made. It does not block.
-func (r *Router) Passed(n chat.TakenNotice) bool {
+// DropSuperseded ends the connection that a device has here, if there is one, because the
+// device has connected at another node with a higher epoch. It reports false if the
+// connection here is the newer, or may be because it is still being created. It does
+// not block.
+func (r *Router) DropSuperseded(n chat.TakenNotice) bool {
 	for _, s := range r.Sessions(n.UserID) {
 		if s.ClientID != n.ClientID {
 			continue
@@ -157,14 +158,12 @@ func (s *Session) loaded() bool {
 	return s.hints == nil
 }
 
-// DisconnectAll ends every connection. It does not block.
-func (r *Router) DisconnectAll(err error) {
+// DisconnectAll ends every connection, of a node that was evicted by the others: its
+// sessions may have moved. It does not block.
+func (r *Router) DisconnectAll() {
 	for _, user := range r.users() {
 		for _, s := range r.Sessions(user) {
-			s.Disconnect(err)
+			s.Disconnect(ErrNodeEvicted)
 		}
 	}
 }
-
-// GiveUp is DisconnectAll for a node whose sessions may have moved.
-func (r *Router) GiveUp() { r.DisconnectAll(ErrNodeLost) }

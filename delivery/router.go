@@ -33,9 +33,9 @@ type Options struct {
 	MaxSessions int               // connected sessions of one user, beyond which Take refuses; 0: chat.MaxUserSessions
 	Cluster     *Cluster          // nil: a node alone
 	Readers     int               // pages read from the log at once, for all sessions together; 0: 8
-	// Ended is told each Box that nobody will come back to: what its session held of
+	// Ended is told each Queue that nobody will come back to: what its session held of
 	// device topics is over. It must not block. May be nil.
-	Ended      func(*Box)
+	Ended      func(*Queue)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -65,7 +65,7 @@ type Router struct {
 	node     string
 	every    time.Duration
 	most     int // connected sessions of one user
-	ended    func(*Box)
+	ended    func(*Queue)
 	logger   *slog.Logger
 	metrics  *metrics
 	boxes    boxes
@@ -341,7 +341,7 @@ func (s *Session) close() *chat.SessionPart {
 	return part
 }
 
-func (s *Session) shut() (part *chat.SessionPart, box *Box, keep bool) {
+func (s *Session) shut() (part *chat.SessionPart, box *Queue, keep bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

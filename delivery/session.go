@@ -69,9 +69,9 @@ type Session struct {
 	closed   bool              // mu guards
 	asks     bool              // mu guards: it is among router.asking
 
-	box       *Box // mu guards: what waits of device topics; nil: it has never had to do with them
-	elsewhere bool // mu guards: another node has the session now
-	turnOfLog bool // mu guards: a window of one place is a log's next, while both wait for it
+	box       *Queue // mu guards: what waits of device topics; nil: it has never had to do with them
+	elsewhere bool   // mu guards: another node has the session now
+	turnOfLog bool   // mu guards: a window of one place is a log's next, while both wait for it
 
 	noted noted // its row, where there are other nodes; zero: see kept, or none
 	kept  kept  // what makes it survive its connection; see durable.go

@@ -39,9 +39,9 @@ type Packet struct {
 // ErrTakenOver is the reason for ending a connection whose device has connected again.
 var ErrTakenOver = &chat.Error{Code: chat.Conflict, Op: "delivery.TakeOver", Msg: "the same device has connected again"}
 
-// ErrNodeLost is the reason for ending the connections of a node that was given up by
-// the others: its sessions may have moved.
-var ErrNodeLost = &chat.Error{Code: chat.Unavailable, Op: "delivery.DisconnectAll", Msg: "this node was cut off from the others; connect again"}
+// ErrNodeEvicted is the reason for ending the connections of a node that the others have
+// evicted: its sessions may have moved.
+var ErrNodeEvicted = &chat.Error{Code: chat.Unavailable, Op: "delivery.DisconnectAll", Msg: "this node was cut off from the others; connect again"}
 
 // ErrRevoked is the reason for ending a connection whose login is no longer good.
 var ErrRevoked = &chat.Error{Code: chat.Forbidden, Op: "delivery.Revoke", Msg: "the login was revoked"}

@@ -10,7 +10,7 @@ type Subscription struct {
 	Identifier uint32 // MQTT 5 subscription identifier; 0: none
 
 	// Device is set of a filter on device topics, whose Filter is zero: the broker for
-	// those knows what it covers, and gives it to the session's Box.
+	// those knows what it covers, and gives it to the session's Queue.
 	Device                     bool
 	NoLocal, RetainAsPublished bool // of a filter on device topics (MQTT 5.0, 3.8.3.1)
 

@@ -86,7 +86,7 @@ func subscriptionOf(f topics.Filter, s *delivery.Subscription) topics.Subscripti
 // holdDevices has the session receive what the filters cover.
 func (h *Hook) holdDevices(c *connection, filters []deviceFilter) {
 	for _, f := range filters {
-		h.o.Topics.Subscribe(c.session.Box(), c.user, f.text, f.sub)
+		h.o.Topics.Subscribe(c.session.Queue(), c.user, f.text, f.sub)
 	}
 }
 
@@ -94,7 +94,7 @@ func (h *Hook) holdDevices(c *connection, filters []deviceFilter) {
 func (h *Hook) dropDevices(c *connection, filters []string) {
 	for _, text := range filters {
 		if !chat.IsFilter(text) {
-			h.o.Topics.Unsubscribe(c.session.Box(), text)
+			h.o.Topics.Unsubscribe(c.session.Queue(), text)
 		}
 	}
 }
@@ -106,10 +106,10 @@ func (h *Hook) resumeDevices(c *connection) {
 	for _, s := range c.session.DeviceSubscriptions() {
 		f, err := h.o.Topics.MaySubscribe(c.user, s.Text)
 		if err != nil {
-			h.o.Topics.Unsubscribe(c.session.Box(), s.Text) // no more
+			h.o.Topics.Unsubscribe(c.session.Queue(), s.Text) // no more
 			continue
 		}
-		h.o.Topics.Subscribe(c.session.Box(), c.user, s.Text, subscriptionOf(f, &s))
+		h.o.Topics.Subscribe(c.session.Queue(), c.user, s.Text, subscriptionOf(f, &s))
 	}
 }
 
@@ -163,7 +163,7 @@ func (f *retainedFeed) wait() {
 // feedRetained feeds one filter after the other. While the store is away it tries
 // again, and some may come twice.
 func (h *Hook) feedRetained(c *connection) {
-	box := c.session.Box()
+	box := c.session.Queue()
 	feed := topics.Feed{Offer: box.Offer, Wait: func(ctx context.Context) error {
 		select {
 		case <-box.Room():

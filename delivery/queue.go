@@ -14,7 +14,7 @@ const (
 	maxBoxes = 256 << 20 // bytes that wait in boxes, all together
 )
 
-// Box holds a device's publications to device topics that wait: for room in the
+// Queue holds a device's publications to device topics that wait: for room in the
 // window, for room in the connection, or, of a session that is kept, for the device to
 // come back. It outlives connections, not the process. At most
 // chat.MaxQueuedPublications and chat.MaxQueuedBytes wait; beyond that those at QoS 0
@@ -22,7 +22,7 @@ const (
 //
 // It is what the broker for device topics knows of a session: it implements
 // topics.Receiver. All methods are safe for concurrent use and none blocks.
-type Box struct {
+type Queue struct {
 	router *Router
 
 	session atomic.Pointer[Session] // that is connected; nil: none. Changed under mu
@@ -45,10 +45,10 @@ type Box struct {
 }
 
 // Present implements topics.Receiver.
-func (b *Box) Present() bool { return b.session.Load() != nil }
+func (b *Queue) Present() bool { return b.session.Load() != nil }
 
 // Receive implements topics.Receiver: it sends the copy, or keeps it until there is room.
-func (b *Box) Receive(c chat.PublicationCopy) {
+func (b *Queue) Receive(c chat.PublicationCopy) {
 	for {
 		s := b.session.Load()
 		if s == nil {
@@ -67,7 +67,7 @@ func (b *Box) Receive(c chat.PublicationCopy) {
 
 // Offer is Receive for those who wait until there is room: it returns false if there
 // is none. Room holds a value when there may be.
-func (b *Box) Offer(c chat.PublicationCopy) bool {
+func (b *Queue) Offer(c chat.PublicationCopy) bool {
 	b.mu.Lock()
 	if len(b.queue)+len(b.zero) >= feedRoom || b.bytes >= chat.MaxQueuedBytes/2 {
 		b.wantRoom = true
@@ -80,17 +80,17 @@ func (b *Box) Offer(c chat.PublicationCopy) bool {
 }
 
 // Room is where Offer's callers wait; one at a time.
-func (b *Box) Room() <-chan struct{} { return b.room }
+func (b *Queue) Room() <-chan struct{} { return b.room }
 
 // Waiting returns how many publications wait, and their bytes.
-func (b *Box) Waiting() (n, bytes int) {
+func (b *Queue) Waiting() (n, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.queue) + len(b.zero), b.bytes
 }
 
 // put keeps a copy, or drops one. mu is held.
-func (b *Box) put(c chat.PublicationCopy, away bool) {
+func (b *Queue) put(c chat.PublicationCopy, away bool) {
 	if b.ended || away && c.QoS == 0 { // nobody is there to take it (MQTT 5.0, 3.1.2.11.2)
 		return
 	}
@@ -128,7 +128,7 @@ func shift(list []chat.PublicationCopy) []chat.PublicationCopy {
 }
 
 // first returns the oldest copy at QoS 1 and 2, or the oldest at QoS 0.
-func (b *Box) first(zero bool) (chat.PublicationCopy, bool) {
+func (b *Queue) first(zero bool) (chat.PublicationCopy, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	list := b.queue
@@ -143,7 +143,7 @@ func (b *Box) first(zero bool) (chat.PublicationCopy, bool) {
 
 // pop takes what first has returned. The session is locked, so that it is still there;
 // only one at QoS 0 may have been dropped meanwhile.
-func (b *Box) pop(c chat.PublicationCopy) {
+func (b *Queue) pop(c chat.PublicationCopy) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	list := &b.queue
@@ -166,14 +166,14 @@ func (b *Box) pop(c chat.PublicationCopy) {
 }
 
 // waits reports whether anything waits at QoS 1 or 2, or at QoS 0.
-func (b *Box) waits() (queue, zero bool) {
+func (b *Queue) waits() (queue, zero bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.queue) > 0, len(b.zero) > 0
 }
 
 // end drops what waits; nothing is taken any more.
-func (b *Box) end() {
+func (b *Queue) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
@@ -181,8 +181,8 @@ func (b *Box) end() {
 	b.queue, b.zero, b.bytes, b.left = nil, nil, 0, nil
 }
 
-// Box returns where the session's device publications wait, and makes it on first need.
-func (s *Session) Box() *Box {
+// Queue returns where the session's device publications wait, and makes it on first need.
+func (s *Session) Queue() *Queue {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.box == nil {
@@ -196,7 +196,7 @@ func (s *Session) Box() *Box {
 	return s.box
 }
 
-func (s *Session) newBox() *Box { return &Box{router: s.router, room: make(chan struct{}, 1)} }
+func (s *Session) newBox() *Queue { return &Queue{router: s.router, room: make(chan struct{}, 1)} }
 
 // Releasing returns what SessionOptions.Releasing of the session's last connection has
 // left.
@@ -225,7 +225,7 @@ func (s *Session) DeviceSubscriptions() []Subscription {
 }
 
 // park takes the box of a session whose connection has ended out of it. mu is held.
-func (s *Session) park(now time.Time) (b *Box, keep bool) {
+func (s *Session) park(now time.Time) (b *Queue, keep bool) {
 	keep = !s.kept.id.IsZero() && s.kept.expiry > 0 && !s.elsewhere
 	var releasing []uint16
 	if keep && s.stillReleasing != nil {
@@ -260,7 +260,7 @@ func (s *Session) park(now time.Time) (b *Box, keep bool) {
 
 // follows reports whether a session that was taken is the one that the box was left by,
 // and no other node has had it in between.
-func (b *Box) follows(st *chat.SessionState) bool {
+func (b *Queue) follows(st *chat.SessionState) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return st.Present && st.From == "" && !b.id.IsZero() && b.id == st.ID
@@ -288,7 +288,7 @@ func (r *Router) boxMoved(key deviceKey, epoch int64) {
 }
 
 // adopt gives the session the box of its last connection. mu is held.
-func (s *Session) adopt(b *Box) map[uint16]inflight {
+func (s *Session) adopt(b *Queue) map[uint16]inflight {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s.box = b
@@ -301,17 +301,17 @@ func (s *Session) adopt(b *Box) map[uint16]inflight {
 // boxes are those of sessions that are kept, and whose devices are away.
 type boxes struct {
 	mu   sync.Mutex
-	away map[deviceKey]*Box // mu guards
+	away map[deviceKey]*Queue // mu guards
 }
 
 // leave puts a box away, or ends it if there are too many.
-func (r *Router) leave(key deviceKey, b *Box) {
+func (r *Router) leave(key deviceKey, b *Queue) {
 	r.boxes.mu.Lock()
 	old := r.boxes.away[key]
 	full := old == nil && len(r.boxes.away) >= maxAway
 	if !full {
 		if r.boxes.away == nil {
-			r.boxes.away = map[deviceKey]*Box{}
+			r.boxes.away = map[deviceKey]*Queue{}
 		}
 		r.boxes.away[key] = b
 	}
@@ -326,7 +326,7 @@ func (r *Router) leave(key deviceKey, b *Box) {
 }
 
 // fetch takes the box of a device, if it is away.
-func (r *Router) fetch(key deviceKey) *Box {
+func (r *Router) fetch(key deviceKey) *Queue {
 	r.boxes.mu.Lock()
 	defer r.boxes.mu.Unlock()
 	b := r.boxes.away[key]
@@ -335,7 +335,7 @@ func (r *Router) fetch(key deviceKey) *Box {
 }
 
 // endBox ends a box whose session has ended, and says so.
-func (r *Router) endBox(b *Box) {
+func (r *Router) endBox(b *Queue) {
 	b.end()
 	if r.ended != nil {
 		r.ended(b)
@@ -344,7 +344,7 @@ func (r *Router) endBox(b *Box) {
 
 // expireBoxes ends those of sessions that have expired.
 func (r *Router) expireBoxes(now time.Time) {
-	var expired []*Box
+	var expired []*Queue
 	r.boxes.mu.Lock()
 	for key, b := range r.boxes.away {
 		b.mu.Lock()
@@ -371,7 +371,7 @@ func (r *Router) waits(more int) int64 {
 func (r *Router) Waiting() int64 { return r.boxBytes.Load() }
 
 // receive sends a copy, or keeps it in the box; false if the session has ended.
-func (s *Session) receive(b *Box, c chat.PublicationCopy) bool {
+func (s *Session) receive(b *Queue, c chat.PublicationCopy) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
