@@ -44,6 +44,7 @@ var folders = []folder{
 	{"rest", []string{"chat", "identity", "asyncapi"}, "a door: HTTP as calls on chat, and accounts for clients; it serves the documents of both doors"},
 	{"mosquitto-compat", []string{"chat"}, "a door: mosquitto's files in chat's words"},
 
+	{"programtest", nil, "for tests: the external programs that they start"},
 	{"migrations", nil, "SQL and nothing else"},
 	{"pgchild", []string{"backoff"}, "runs PostgreSQL as a child; it could serve any other program"},
 	{"client", nil, "for other people's programs: the contract is all it shares with the server"},

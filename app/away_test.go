@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/pgchild"
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -118,8 +118,8 @@ func TestDatabaseAway(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "postgres")
 	start := func() *pgchild.Server {
 		child, err := pgchild.New(pgchild.Options{Dir: dir})
-		if errors.Is(err, pgchild.ErrNotInstalled) && os.Getenv("CI") == "" {
-			t.Skip(err)
+		if errors.Is(err, pgchild.ErrNotInstalled) {
+			programtest.Missing(t, "postgresql", err.Error())
 		} else if err == nil {
 			err = child.Start(t.Context())
 		}

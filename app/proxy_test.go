@@ -19,6 +19,7 @@ import (
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/identity"
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -236,7 +237,7 @@ func connections(t *testing.T, a *apptest.App) int {
 // haproxy runs HAProxy with the settings of docs/haproxy.cfg between clients and
 // one or two nodes.
 func haproxy(t *testing.T, nodes ...*apptest.App) balancer {
-	path := program(t, "haproxy")
+	path := programtest.Path(t, "haproxy")
 	b := balancer{mqtt: freeAddr(t), http: freeAddr(t)}
 	replace := []string{"bind :1883", "bind " + b.mqtt, "bind :8080", "bind " + b.http, "maxconn 400000", "maxconn 200", "slowstart 30s", ""}
 	for i, n := range nodes {
@@ -249,7 +250,7 @@ func haproxy(t *testing.T, nodes ...*apptest.App) balancer {
 
 // nginx runs nginx with the settings of docs/nginx.conf.
 func nginx(t *testing.T, a *apptest.App) balancer {
-	path := program(t, "nginx")
+	path := programtest.Path(t, "nginx")
 	b := balancer{mqtt: freeAddr(t), http: freeAddr(t)}
 	dir := t.TempDir()
 	var temp strings.Builder
@@ -291,22 +292,6 @@ func configured(t *testing.T, name string, nodes int, replace ...string) string 
 		t.Fatal(err)
 	}
 	return path
-}
-
-// program returns the path of a program; the test skips without it, and fails when
-// CI is set.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	for _, path := range []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name} {
-		if found, err := exec.LookPath(path); err == nil {
-			return found
-		}
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("there is no %s: scripts/need %s", name, name)
-	}
-	t.Skipf("there is no %s: scripts/need %s", name, name)
-	return ""
 }
 
 // run runs a balancer until the test ends, and returns when it serves.

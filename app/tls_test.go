@@ -23,6 +23,7 @@ import (
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/programtest"
 )
 
 // secure starts a server with listeners on TLS beside the usual ones.
@@ -352,10 +353,7 @@ func TestTLSClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("mosquitto", func(t *testing.T) {
-		program, err := exec.LookPath("mosquitto_pub")
-		if err != nil {
-			t.Skip("mosquitto_pub is not installed")
-		}
+		program := programtest.Path(t, "mosquitto_pub")
 		for _, version := range []string{"311", "5"} {
 			ctx, cancel := context.WithTimeout(t.Context(), brokertest.Patience)
 			defer cancel()

@@ -13,6 +13,7 @@ import (
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/programtest"
 )
 
 func willDelay(seconds uint32) func(*packets.Packet) {
@@ -152,10 +153,7 @@ func TestWillOfARevokedLogin(t *testing.T) {
 // What the manual of mosquitto_pub says about wills works.
 func TestWillOfMosquitto(t *testing.T) {
 	t.Parallel()
-	path, err := exec.LookPath("mosquitto_sub")
-	if err != nil {
-		t.Skip("no mosquitto_sub")
-	}
+	path := programtest.Path(t, "mosquitto_sub")
 	a := apptest.Start(t, soon)
 	ann, bob := a.User(t, "ann"), a.User(t, "bob")
 	a.Direct(t, ann, bob)

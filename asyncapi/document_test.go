@@ -12,6 +12,7 @@ import (
 	"github.com/parleymq/parley/asyncapi"
 	"github.com/parleymq/parley/asyncapi/asyncapitest"
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/programtest"
 )
 
 func document(t *testing.T) []byte {
@@ -39,14 +40,6 @@ const parserDir = "testdata/parser"
 // operations that name messages of their channel.
 func TestParser(t *testing.T) {
 	t.Parallel()
-	for _, program := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(program); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("no %s here, and CI is set: scripts/need node", program)
-			}
-			t.Skipf("no %s here: scripts/need node", program)
-		}
-	}
 	install(t)
 	file := filepath.Join(t.TempDir(), "asyncapi.json")
 	if err := os.WriteFile(file, document(t), 0o600); err != nil {
@@ -67,7 +60,7 @@ func TestParser(t *testing.T) {
 
 func node(t *testing.T, file string) ([]byte, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "node", "validate.mjs", file)
+	cmd := exec.CommandContext(t.Context(), programtest.Path(t, "node"), "validate.mjs", file)
 	cmd.Dir = parserDir
 	return cmd.CombinedOutput()
 }
@@ -83,7 +76,7 @@ func install(t *testing.T) {
 	if have, err := os.ReadFile(stamp); err == nil && bytes.Equal(have, lock) {
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	cmd := exec.CommandContext(t.Context(), programtest.Path(t, "npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 	cmd.Dir = parserDir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("npm ci in %s: %v\n%s", parserDir, err, out)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/parleymq/parley/campaign"
 	"github.com/parleymq/parley/pgchild"
+	"github.com/parleymq/parley/programtest"
 )
 
 // A short campaign against the server as it is, both built with the race detector.
@@ -25,12 +25,7 @@ func TestShortCampaign(t *testing.T) {
 // The same against three nodes on one database, with Redis between them. A Cluster is
 // for longer ones: make campaign ARGS='-nodes=3 -redis=cluster'.
 func TestShortCampaignOfNodes(t *testing.T) {
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("CI") == "" {
-			t.Skip("no Redis: install redis-server")
-		}
-		t.Fatal("no Redis:", err)
-	}
+	programtest.Path(t, "redis-server")
 	runShort(t, campaign.Options{Round: 9 * time.Second, Nodes: 3, Redis: campaign.RedisSingle})
 }
 
@@ -50,8 +45,8 @@ func runShort(t *testing.T, o campaign.Options) {
 	}
 	defer os.RemoveAll(dir)
 	switch _, err := pgchild.New(pgchild.Options{Dir: dir}); {
-	case errors.Is(err, pgchild.ErrNotInstalled) && os.Getenv("CI") == "":
-		t.Skip(err)
+	case errors.Is(err, pgchild.ErrNotInstalled):
+		programtest.Missing(t, "postgresql", err.Error())
 	case err != nil:
 		t.Fatal(err)
 	}

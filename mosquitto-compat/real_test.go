@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/programtest"
 )
 
 // real is a running Mosquitto, on a unix socket.
@@ -25,16 +26,7 @@ type real struct {
 // program returns where Mosquitto is installed, or skips the test.
 func program(t testing.TB) string {
 	t.Helper()
-	for _, name := range []string{"mosquitto", "/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("mosquitto is not installed")
-	}
-	t.Skip("mosquitto is not installed")
-	return ""
+	return programtest.Path(t, "mosquitto")
 }
 
 // start runs Mosquitto with the lines, and a listener that comes last (%s is the path

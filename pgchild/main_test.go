@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/parleymq/parley/pgchild"
+	"github.com/parleymq/parley/programtest"
 	"go.uber.org/goleak"
 )
 
@@ -74,7 +75,7 @@ func newDir(t *testing.T, path ...string) string {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("cp", "-a", filepath.Join(template.dir, "data"), dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command(programtest.Path(t, "cp"), "-a", filepath.Join(template.dir, "data"), dir).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v\n%s", err, out)
 	}
 	return dir
@@ -83,8 +84,8 @@ func newDir(t *testing.T, path ...string) string {
 func needPostgres(t *testing.T) {
 	t.Helper()
 	_, err := pgchild.New(pgchild.Options{Dir: t.TempDir()})
-	if errors.Is(err, pgchild.ErrNotInstalled) && os.Getenv("CI") == "" {
-		t.Skip(err)
+	if errors.Is(err, pgchild.ErrNotInstalled) {
+		programtest.Missing(t, "postgresql", err.Error())
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/parleymq/parley/pgchild"
+	"github.com/parleymq/parley/programtest"
 )
 
 // Where the folder's path cannot be a socket's address, the socket is elsewhere, and no less private.
@@ -67,7 +68,7 @@ func TestRootOwnsData(t *testing.T) {
 		t.Skip("only for root")
 	}
 	dir := newDir(t)
-	if out, err := exec.Command("chown", "-R", "0:0", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command(programtest.Path(t, "chown"), "-R", "0:0", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s := start(t, pgchild.Options{Dir: dir})
@@ -82,7 +83,7 @@ func TestRootKeepsOwner(t *testing.T) {
 	}
 	const user = 65534
 	dir := newDir(t)
-	if out, err := exec.Command("chown", "-R", "65534:65534", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command(programtest.Path(t, "chown"), "-R", "65534:65534", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s := start(t, pgchild.Options{Dir: dir})

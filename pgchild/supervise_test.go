@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/pgchild"
+	"github.com/parleymq/parley/programtest"
 )
 
 func freeze(t *testing.T, pid int) {
@@ -111,7 +112,7 @@ func TestRecycledPID(t *testing.T) {
 	}
 	stop(t, s)
 
-	other := exec.Command("sleep", "60")
+	other := exec.Command(programtest.Path(t, "sleep"), "60")
 	other.Dir = "/"
 	if os.Geteuid() == 0 {
 		other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}

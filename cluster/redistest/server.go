@@ -20,6 +20,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/parleymq/parley/programtest"
 )
 
 // Patience is how long anything here is waited for before the test fails.
@@ -53,12 +55,7 @@ func Start(t testing.TB, args ...string) *Server {
 
 func newServer(t testing.TB, bin string, files *tlsFiles) *Server {
 	t.Helper()
-	path, err := exec.LookPath(bin)
-	if err != nil && os.Getenv("CI") == "" {
-		t.Skip("no Redis: install redis-server")
-	} else if err != nil {
-		t.Fatal("no Redis:", err)
-	}
+	path := programtest.Path(t, bin)
 	logging.Disable()
 	s := &Server{Port: freePort(t), t: t, bin: path, dir: t.TempDir(), files: files}
 	o := &redis.Options{

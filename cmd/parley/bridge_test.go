@@ -16,6 +16,7 @@ import (
 
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -112,10 +113,7 @@ type realBroker struct {
 // everybody, and the lines.
 func startMosquitto(t testing.TB, c conf, lines string) *realBroker {
 	t.Helper()
-	path, err := exec.LookPath("/usr/sbin/mosquitto")
-	if err != nil {
-		path = need(t, "mosquitto")
-	}
+	path := programtest.Path(t, "mosquitto")
 	text := "listener 0 DIR/mosquitto\nallow_anonymous true\nlog_dest stderr\nlog_type all\n" + lines
 	if os.Getuid() == 0 {
 		text += "\nuser root\n" // or it could not read the test's files

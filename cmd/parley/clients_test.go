@@ -17,6 +17,7 @@ import (
 	"github.com/eclipse/paho.golang/autopaho"
 	"github.com/eclipse/paho.golang/paho"
 
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -25,8 +26,8 @@ import (
 // history that a third program reads over REST.
 func TestMosquitto(t *testing.T) {
 	t.Parallel()
-	need(t, "mosquitto_pub")
-	need(t, "mosquitto_sub")
+	programtest.Path(t, "mosquitto_pub")
+	programtest.Path(t, "mosquitto_sub")
 	s := serve(t, []string{"DATABASE_URL=" + storetest.DSN(t)})
 	ann, bob := s.user(t, "ann"), s.user(t, "bob")
 	conv := s.direct(t, ann, bob)
@@ -111,7 +112,7 @@ type listener struct {
 // listen starts mosquitto_sub for one message, and returns when it is subscribed.
 func (s *server) listen(t testing.TB, args ...string) *listener {
 	t.Helper()
-	stdbuf := need(t, "stdbuf") // mosquitto_sub keeps what it says when it writes to a pipe
+	stdbuf := programtest.Path(t, "stdbuf") // mosquitto_sub keeps what it says when it writes to a pipe
 	cmd := s.command(t, "mosquitto_sub", append(args, "-C", "1", "-d")...)
 	cmd.Path, cmd.Args = stdbuf, append([]string{"stdbuf", "-oL"}, cmd.Args...)
 	l := newListener(cmd)

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/parleymq/parley/pgchild"
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -107,8 +108,8 @@ func dataDir(t testing.TB) string {
 	dir := t.TempDir()
 	_, err := pgchild.New(pgchild.Options{Dir: filepath.Join(dir, "postgres")})
 	switch {
-	case errors.Is(err, pgchild.ErrNotInstalled) && os.Getenv("CI") == "":
-		t.Skip(err)
+	case errors.Is(err, pgchild.ErrNotInstalled):
+		programtest.Missing(t, "postgresql", err.Error())
 	case err != nil:
 		t.Fatal(err)
 	}
@@ -229,20 +230,6 @@ func (b *syncBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
-}
-
-// need returns the path of a program; the test skips without it, and fails when
-// CI is set.
-func need(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	return path
 }
 
 // httpClient keeps no connection, so that none outlives its test.

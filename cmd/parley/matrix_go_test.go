@@ -19,6 +19,8 @@ import (
 	pahov3 "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/google/uuid"
+
+	"github.com/parleymq/parley/programtest"
 )
 
 // The clients of the matrix that need no program of their own.
@@ -170,8 +172,8 @@ func (s *ackStore) Del(key string) {
 // startMosquittoClients is mosquitto_sub, and a mosquitto_pub for each message: which, like
 // somebody at a terminal, is started again until it has succeeded.
 func startMosquittoClients(t *testing.T, s seat) *partner {
-	pub, stdbuf := need(t, "mosquitto_pub"), need(t, "stdbuf")
-	need(t, "mosquitto_sub")
+	pub, stdbuf := programtest.Path(t, "mosquitto_pub"), programtest.Path(t, "stdbuf")
+	programtest.Path(t, "mosquitto_sub")
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	version := map[int]string{4: "311", 5: "5"}[s.version]

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -314,13 +315,12 @@ func startProgram(t *testing.T, s seat, program string, args ...string) *partner
 const clientsDir = "testdata/clients"
 
 func startMQTTJS(t *testing.T, s seat) *partner {
-	need(t, "node")
-	need(t, "npm")
+	node, npm := programtest.Path(t, "node"), programtest.Path(t, "npm")
 	dir := filepath.Join(clientsDir, "mqttjs")
-	if err := installMQTTJS(dir); err != nil {
+	if err := installMQTTJS(npm, dir); err != nil {
 		t.Fatal(err)
 	}
-	return startProgram(t, s, "node", filepath.Join(dir, "client.mjs"))
+	return startProgram(t, s, node, filepath.Join(dir, "client.mjs"))
 }
 
 var (
@@ -329,7 +329,7 @@ var (
 )
 
 // installMQTTJS fetches MQTT.js in its pinned version, unless it is there.
-func installMQTTJS(dir string) error {
+func installMQTTJS(npm, dir string) error {
 	mqttJSOnce.Do(func() {
 		lock, err := os.ReadFile(filepath.Join(dir, "package-lock.json"))
 		if err != nil {
@@ -340,7 +340,7 @@ func installMQTTJS(dir string) error {
 		if have, err := os.ReadFile(stamp); err == nil && bytes.Equal(have, lock) {
 			return
 		}
-		cmd := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+		cmd := exec.Command(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 		cmd.Dir = dir
 		if out, err := cmd.CombinedOutput(); err != nil {
 			errMQTTJS = fmt.Errorf("npm ci in %s: %w\n%s", dir, err, out)
@@ -351,47 +351,26 @@ func installMQTTJS(dir string) error {
 	return errMQTTJS
 }
 
-// missing ends a test for want of something that scripts/need installs.
-func missing(t *testing.T, thing, why string) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s, and CI is set: scripts/need %s", why, thing)
-	}
-	t.Skipf("%s: scripts/need %s", why, thing)
-}
-
-var libmosquittoClient = sync.OnceValues(func() (string, error) {
-	if _, err := parley(); err != nil { // whose directory it shares
-		return "", err
-	}
-	path := filepath.Join(binaryDir, "libmosquitto-client")
-	out, err := exec.Command("cc", "-O1", "-pthread", "-o", path, filepath.Join(clientsDir, "libmosquitto.c"), "-lmosquitto").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("cc: %w\n%s", err, out)
-	}
-	return path, nil
-})
-
 func startLibmosquitto(t *testing.T, s seat) *partner {
-	need(t, "cc")
-	test := exec.Command("cc", "-E", "-")
+	cc := programtest.Path(t, "cc")
+	test := exec.Command(cc, "-E", "-")
 	test.Stdin = strings.NewReader("#include <mosquitto.h>\n")
 	if test.Run() != nil {
-		missing(t, "libmosquitto", "there is no mosquitto.h")
+		programtest.Missing(t, "libmosquitto", "there is no mosquitto.h")
 	}
-	path, err := libmosquittoClient()
-	if err != nil {
-		t.Fatal(err)
+	path := filepath.Join(t.TempDir(), "libmosquitto-client")
+	if out, err := exec.Command(cc, "-O1", "-pthread", "-o", path, filepath.Join(clientsDir, "libmosquitto.c"), "-lmosquitto").CombinedOutput(); err != nil {
+		t.Fatalf("cc: %v\n%s", err, out)
 	}
 	return startProgram(t, s, path)
 }
 
 func startPython(t *testing.T, s seat) *partner {
-	for _, python := range []string{"python3", "/usr/bin/python3"} { // the second is Debian's, whose packages others do not see
+	for _, python := range []string{programtest.Path(t, "python3"), "/usr/bin/python3"} { // the second is Debian's, whose packages others do not see
 		if exec.Command(python, "-c", "import paho.mqtt.client").Run() == nil {
 			return startProgram(t, s, python, filepath.Join(clientsDir, "python.py"))
 		}
 	}
-	missing(t, "python-paho", "no python3 here has paho-mqtt")
+	programtest.Missing(t, "python-paho", "no python3 here has paho-mqtt")
 	return nil
 }

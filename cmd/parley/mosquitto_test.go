@@ -16,6 +16,7 @@ import (
 
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -249,7 +250,7 @@ func TestServeTLS(t *testing.T) {
 	}
 	ann, bob := s.user(t, "ann"), s.user(t, "bob")
 	conv := s.direct(t, ann, bob)
-	need(t, "mosquitto_pub")
+	programtest.Path(t, "mosquitto_pub")
 	plain := s.MQTT
 	s.MQTT = addr
 	s.mosquitto(t, "mosquitto_pub", "--cafile", ca.File, "-V", "5", "-q", "1", "-u", "ann", "-P", password, "-t", "conv/"+conv+"/messages", "-m", "under lock")

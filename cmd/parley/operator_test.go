@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/parleymq/parley/programtest"
 )
 
 // An operator's commands work beside a running server and without one, on the
@@ -91,7 +93,7 @@ func TestOperator(t *testing.T) {
 	s.rest(t, issued.AccessToken, http.MethodGet, "/api/users/me", nil, http.StatusOK, nil)
 
 	// Disabling cuts a connection that is open and refuses the next.
-	need(t, "mosquitto_sub")
+	programtest.Path(t, "mosquitto_sub")
 	l := s.listen(t, "-V", "5", "-u", "x", "-P", issued.AccessToken, "-q", "1", "-t", "conv/#")
 	if got := ok("", "user", "disable", "carol"); got != "carol is disabled." {
 		t.Errorf("user disable printed %q", got)

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/parleymq/parley/programtest"
 )
 
 // What README.md tells a newcomer to type is typed here, letter by letter, against
@@ -19,7 +21,7 @@ import (
 func TestREADME(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"bash", "curl", "mosquitto_pub", "mosquitto_sub", "stdbuf"} {
-		need(t, name)
+		programtest.Path(t, name)
 	}
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -44,7 +46,7 @@ func TestREADME(t *testing.T) {
 	vars := "api=http://localhost:8080/api\nconv=" + conv + "\ntoken=" + token + "\n"
 
 	start := func(command string) *listener {
-		l := newListener(exec.CommandContext(t.Context(), "bash", "-c", "exec stdbuf -oL "+command))
+		l := newListener(exec.CommandContext(t.Context(), programtest.Path(t, "bash"), "-c", "exec stdbuf -oL "+command))
 		l.cmd.Env = home
 		l.start(t)
 		return l
@@ -173,7 +175,7 @@ func shell(t testing.TB, env []string, commands string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-eu", "-o", "pipefail")
+	cmd := exec.CommandContext(ctx, programtest.Path(t, "bash"), "-eu", "-o", "pipefail")
 	cmd.Env, cmd.Stdin = env, strings.NewReader(commands)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

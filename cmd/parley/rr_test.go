@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -12,9 +13,9 @@ import (
 // response topic and the correlation data reach the one that answers.
 func TestMosquittoRR(t *testing.T) {
 	t.Parallel()
-	rr := need(t, "mosquitto_rr")
-	need(t, "mosquitto_pub")
-	stdbuf := need(t, "stdbuf")
+	rr := programtest.Path(t, "mosquitto_rr")
+	programtest.Path(t, "mosquitto_pub")
+	stdbuf := programtest.Path(t, "stdbuf")
 	s := serve(t, []string{"DATABASE_URL=" + storetest.DSN(t)})
 	s.user(t, "ann")
 	ann := []string{"-V", "5", "-u", "ann", "-P", password, "-q", "1"}

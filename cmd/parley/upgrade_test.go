@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/cluster/redistest"
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -212,37 +212,28 @@ func (w *world) search(t *testing.T, s *server, turn string) {
 // previous builds the binary of the release before, and returns its path.
 func previous(t *testing.T) string {
 	t.Helper()
-	missing := func(format string, args ...any) string {
-		if os.Getenv("CI") != "" {
-			t.Fatalf(format, args...)
-		}
-		t.Skipf(format, args...)
-		return ""
-	}
+	program := programtest.Path(t, "git")
 	git := func(args ...string) (string, error) {
-		out, err := exec.CommandContext(t.Context(), "git", append([]string{"-C", "../.."}, args...)...).Output()
+		out, err := exec.CommandContext(t.Context(), program, append([]string{"-C", "../.."}, args...)...).Output()
 		return strings.TrimSpace(string(out)), err
 	}
-	if _, err := exec.LookPath("git"); err != nil {
-		return missing("the release before cannot be built: %v", err)
-	}
 	if shallow, err := git("rev-parse", "--is-shallow-repository"); err != nil || shallow != "false" {
-		return missing("the release before cannot be built: this is no clone with its history (%v)", err)
+		programtest.Missing(t, "git", fmt.Sprintf("the release before cannot be built: this is no clone with its history (%v)", err))
 	}
 	commit, err := git("describe", "--tags", "--abbrev=0", "--match=v*", "HEAD^")
 	if err != nil {
 		all, err := git("log", "--diff-filter=A", "--format=%H", "--", "store/compatibility.go")
 		commits := strings.Fields(all)
 		if err != nil || len(commits) == 0 {
-			return missing("there is no release before this one, and no commit that stands for it: %v", err)
+			programtest.Missing(t, "git", fmt.Sprintf("there is no release before this one, and no commit that stands for it: %v", err))
 		}
 		commit = commits[len(commits)-1]
 	}
 	t.Logf("the release before is %s", commit)
 	dir := t.TempDir()
 	var archived, extracted bytes.Buffer
-	archive := exec.CommandContext(t.Context(), "git", "-C", "../..", "archive", commit)
-	extract := exec.CommandContext(t.Context(), "tar", "-x", "-C", dir)
+	archive := exec.CommandContext(t.Context(), program, "-C", "../..", "archive", commit)
+	extract := exec.CommandContext(t.Context(), programtest.Path(t, "tar"), "-x", "-C", dir)
 	extract.Stdin, err = archive.StdoutPipe()
 	archive.Stderr, extract.Stderr = &archived, &extracted
 	if err != nil {

@@ -11,11 +11,11 @@ package storetest
 import (
 	"context"
 	"errors"
-	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store"
 )
 
@@ -62,8 +62,8 @@ func newDatabase(t testing.TB, template func(*server) string) string {
 	t.Helper()
 	s, err := theServer()
 	switch {
-	case errors.Is(err, errNone) && os.Getenv("CI") == "":
-		t.Skip("no PostgreSQL:", err)
+	case errors.Is(err, errNone):
+		programtest.Missing(t, "postgresql", err.Error())
 	case err != nil:
 		t.Fatal("no PostgreSQL:", err)
 	}
