@@ -44,8 +44,8 @@ func normalEmail(s string) (string, error) {
 	return s, ValidateEmail(s)
 }
 
-// Register makes an account. Invalid names the field; Conflict with Field
-// "username" or "email" if that is taken; Quota and Unavailable as VerifyPassword.
+// Register makes an account. Invalid names the field; Conflict with Field "username" or
+// "email" if another account has it; Quota and Unavailable as VerifyPassword.
 func (s *Service) Register(ctx context.Context, n NewUser) (*chat.User, error) {
 	if n.DisplayName == "" {
 		n.DisplayName = n.Username
@@ -66,7 +66,7 @@ func (s *Service) Register(ctx context.Context, n NewUser) (*chat.User, error) {
 		return nil, err
 	}
 	a := Account{PasswordHash: hash, User: chat.User{
-		ID: chat.NewID(), Username: n.Username, Email: n.Email, DisplayName: n.DisplayName, Admin: n.Admin, CreatedAt: chat.Timestamp(s.clock.Now()),
+		ID: chat.NewID(), Username: n.Username, Email: n.Email, DisplayName: n.DisplayName, Admin: n.Admin, CreatedAt: s.now(),
 	}}
 	if err := s.store.CreateUser(ctx, a); err != nil {
 		return nil, err
@@ -89,11 +89,11 @@ func (s *Service) verifyPassword(ctx context.Context, login, password string) (*
 		return nil, badLogin(err)
 	}
 	if len(password) < chat.MinPasswordBytes || len(password) > chat.MaxPasswordBytes {
-		return refused(errors.New("no password has this length")) // says nothing about the user
+		return refused(errors.New("no password has this length")) // answered early: it says nothing about the user
 	}
 	a, err := s.find(ctx, login)
 	if chat.CodeOf(err) == chat.NotFound {
-		a, err = &Account{}, nil // hashed all the same: who is known must not show in the time
+		a, err = &Account{}, nil // hash all the same: the time must not show who has an account
 	}
 	if err != nil {
 		return nil, err
@@ -115,25 +115,23 @@ func (s *Service) verifyPassword(ctx context.Context, login, password string) (*
 	return a, nil
 }
 
-// rehash stores the password under today's parameters. It is a kindness: when it
-// fails, the next login tries again.
+// rehash stores the password hashed with the current parameters. When it fails, the
+// next login tries again.
 func (s *Service) rehash(ctx context.Context, a *Account, password string) {
 	hash, err := s.hasher.hash(ctx, password)
 	if err == nil {
 		_, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{PasswordHash: &hash, IfPasswordHash: &a.PasswordHash})
 	}
-	if chat.CodeOf(err) == chat.NotFound { // the password was changed meanwhile
-		return
+	switch {
+	case err == nil:
+		a.PasswordHash = hash
+	case chat.CodeOf(err) != chat.NotFound: // else the password was changed in the meantime
+		s.logger.WarnContext(ctx, "could not store the password hash with the current parameters", "user", a.ID, "err", err)
 	}
-	if err != nil {
-		s.logger.WarnContext(ctx, "password not hashed again with the new parameters", "user", a.ID, "err", err)
-		return
-	}
-	a.PasswordHash = hash
 }
 
-// find returns an account by user name or email address, or NotFound. What
-// cannot be either never reaches the store.
+// find returns an account by user name or email address, or NotFound. A text that can
+// be neither is not looked up.
 func (s *Service) find(ctx context.Context, login string) (*Account, error) {
 	login = strings.ToLower(login)
 	if chat.ValidateUsername(login) != nil && ValidateEmail(login) != nil {
@@ -186,10 +184,10 @@ type ProfileUpdate struct {
 	CurrentPassword string // needed to change Email or Password
 }
 
-// UpdateProfile changes the caller's own account. A new password ends all their
-// logins but the one that asks, and all connections that were made with the old
-// password or with an operator's token, even if that asks. Invalid, Conflict; Forbidden naming
-// currentPassword if that is needed and wrong.
+// UpdateProfile changes the caller's own account. A new password revokes all their
+// logins but the calling one, and every connection that was authenticated with the old
+// password or an operator's token, the calling one included. Invalid, Conflict;
+// Forbidden naming currentPassword if that is needed and wrong.
 func (s *Service) UpdateProfile(ctx context.Context, p chat.Principal, u ProfileUpdate) (*chat.User, error) {
 	var change UserUpdate
 	if u.DisplayName != nil {
@@ -218,28 +216,32 @@ func (s *Service) UpdateProfile(ctx context.Context, p chat.Principal, u Profile
 			return nil, err
 		}
 	}
-	if u.Password != nil {
-		hash, err := s.hasher.hash(ctx, *u.Password)
+	if change == (UserUpdate{}) && u.Password == nil {
+		return s.GetUser(ctx, p.UserID)
+	}
+	return s.update(ctx, p.UserID, p.LoginID, change, u.Password)
+}
+
+// update stores a change. With a password, that is stored too, and everything that
+// depends on the old one is revoked, but for one login (zero: none).
+func (s *Service) update(ctx context.Context, user, except chat.ID, change UserUpdate, password *string) (*chat.User, error) {
+	if password != nil {
+		hash, err := s.hasher.hash(ctx, *password)
 		if err != nil {
 			return nil, err
 		}
-		now := chat.Timestamp(s.clock.Now())
+		now := s.now()
 		change.PasswordHash, change.CredentialsAt = &hash, &now
 	}
-	if change == (UserUpdate{}) {
-		return s.GetUser(ctx, p.UserID)
-	}
-	a, err := s.store.UpdateUser(ctx, p.UserID, change)
+	a, err := s.store.UpdateUser(ctx, user, change)
 	if err != nil {
 		return nil, err
 	}
-	if u.Password != nil {
-		s.revokeCredentials(a)
-		if err := s.revokeOthers(ctx, p); err != nil {
-			return nil, err
-		}
+	if password == nil {
+		return &a.User, nil
 	}
-	return &a.User, nil
+	s.revoked.add(s.clock.Now(), []Revocation{{UserID: a.ID, At: a.CredentialsAt, Credentials: true}}, true)
+	return &a.User, s.revokeLogins(ctx, a.ID, except)
 }
 
 func (s *Service) confirm(ctx context.Context, user chat.ID, password string) error {
@@ -256,24 +258,9 @@ func (s *Service) confirm(ctx context.Context, user chat.ID, password string) er
 	return &chat.Error{Code: chat.Forbidden, Op: "identity.UpdateProfile", Field: "currentPassword", Msg: "is wrong, and is needed to change email or password"}
 }
 
-func (s *Service) revokeOthers(ctx context.Context, p chat.Principal) error {
-	list, err := s.ListLogins(ctx, p.UserID)
-	if err != nil {
-		return err
-	}
-	for i := range list {
-		if list[i].ID == p.LoginID {
-			continue
-		}
-		if err := s.revokeLogin(ctx, p.UserID, list[i].ID); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// SetPassword gives a user a new password and ends all their logins, their
-// connections made with the old one, and their operators' tokens. NotFound, Invalid.
+// SetPassword gives a user a new password and revokes all their logins, and every
+// connection that was authenticated with the old password or an operator's token.
+// NotFound, Invalid.
 func (s *Service) SetPassword(ctx context.Context, login, password string) (*chat.User, error) {
 	if err := ValidatePassword(password); err != nil {
 		return nil, err
@@ -282,20 +269,11 @@ func (s *Service) SetPassword(ctx context.Context, login, password string) (*cha
 	if err != nil {
 		return nil, err
 	}
-	hash, err := s.hasher.hash(ctx, password)
-	if err != nil {
-		return nil, err
-	}
-	now := chat.Timestamp(s.clock.Now())
-	if a, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{PasswordHash: &hash, CredentialsAt: &now}); err != nil {
-		return nil, err
-	}
-	s.revokeCredentials(a)
-	return &a.User, s.revokeAll(ctx, a.ID)
+	return s.update(ctx, a.ID, chat.ID{}, UserUpdate{}, &password)
 }
 
-// SetDisabled disables a user, which ends all their logins and connections and
-// lets none be made, or enables them. It may be repeated. NotFound.
+// SetDisabled disables a user, which revokes all their logins and connections and
+// prevents new ones, or enables them. It may be repeated. NotFound.
 func (s *Service) SetDisabled(ctx context.Context, login string, disable bool) (*chat.User, error) {
 	a, err := s.find(ctx, login)
 	if err != nil {
@@ -306,7 +284,7 @@ func (s *Service) SetDisabled(ctx context.Context, login string, disable bool) (
 	}
 	var at time.Time
 	if disable {
-		at = chat.Timestamp(s.clock.Now())
+		at = s.now()
 	}
 	if a, err = s.store.UpdateUser(ctx, a.ID, UserUpdate{DisabledAt: &at}); err != nil {
 		return nil, err
@@ -316,27 +294,20 @@ func (s *Service) SetDisabled(ctx context.Context, login string, disable bool) (
 		return &a.User, nil
 	}
 	s.revoked.add(at, []Revocation{{UserID: a.ID, At: at}}, true)
-	return &a.User, s.revokeAll(ctx, a.ID)
+	return &a.User, s.revokeLogins(ctx, a.ID, chat.ID{})
 }
 
-// revokeCredentials tells this node of a password that is stored; others poll.
-func (s *Service) revokeCredentials(a *Account) {
-	s.revoked.add(s.clock.Now(), []Revocation{{UserID: a.ID, At: a.CredentialsAt, Credentials: true}}, true)
-}
-
-// revokeAll ends all logins of a user and tells this node at once; others poll.
-func (s *Service) revokeAll(ctx context.Context, user chat.ID) error {
-	now := chat.Timestamp(s.clock.Now())
-	list, err := s.store.ListLogins(ctx, user, now)
+// revokeLogins revokes all logins of a user but one (zero: none), on this node at once;
+// the others poll.
+func (s *Service) revokeLogins(ctx context.Context, user, except chat.ID) error {
+	now := s.now()
+	ids, err := s.store.RevokeUser(ctx, user, except, now)
 	if err != nil {
 		return err
 	}
-	if err := s.store.RevokeUser(ctx, user, now); err != nil {
-		return err
-	}
-	news := make([]Revocation, 0, len(list))
-	for i := range list {
-		news = append(news, Revocation{LoginID: list[i].ID, UserID: user, At: now})
+	news := make([]Revocation, 0, len(ids))
+	for _, id := range ids {
+		news = append(news, Revocation{LoginID: id, UserID: user, At: now})
 	}
 	s.revoked.add(now, news, true)
 	return nil

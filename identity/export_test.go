@@ -8,15 +8,25 @@ import (
 // OnHash has f called inside each password hash, once it has its slot.
 func (s *Service) OnHash(f func()) { s.hasher.started = f }
 
-// Waiting is how many callers wait for their turn to hash.
+// Waiting is how many callers wait to hash.
 func (s *Service) Waiting() int { return int(s.hasher.waiting.Load()) }
 
 // Signer returns the key that signs.
 func (s *Service) Signer(ctx context.Context) (string, ed25519.PrivateKey, error) {
-	return s.keys.signer(ctx)
+	set, err := s.keys.get(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	return set.signKID, set.sign, nil
 }
 
-// Round is one turn of Run.
+// RotateKeys makes a new key that signs from now on.
+func (s *Service) RotateKeys(ctx context.Context) error { return s.keys.rotate(ctx) }
+
+// Poll reads at once what other nodes have revoked.
+func (s *Service) Poll(ctx context.Context) error { return s.revoked.poll(ctx, 0) }
+
+// Round does what is due in Run.
 func (s *Service) Round(ctx context.Context) error { return s.round(ctx) }
 
 var KeyID = keyID

@@ -122,9 +122,9 @@ func (f *faultyStore) ListRevocations(ctx context.Context, since, credentialsSin
 	return f.Store.ListRevocations(ctx, since, credentialsSince)
 }
 
-func (f *faultyStore) CreateLogin(ctx context.Context, l identity.Login, hash []byte) error {
+func (f *faultyStore) CreateLogin(ctx context.Context, l identity.Login, hash []byte, credentialsAt time.Time) error {
 	if f.beforeLogin != nil {
 		f.beforeLogin()
 	}
-	return f.Store.CreateLogin(ctx, l, hash)
+	return f.Store.CreateLogin(ctx, l, hash, credentialsAt)
 }

@@ -11,16 +11,19 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/parleymq/parley/chat"
 )
 
 const (
-	keysMaxAge   = 30 * time.Second // Run reads the keys again after this long
-	keyMissEvery = time.Second      // how often an unknown kid may cause a query
-	keyGrace     = time.Hour        // how much longer than its last token a retired key is kept
+	keysMaxAge   = 30 * time.Second    // Run reads the keys again after this long
+	keyMissEvery = time.Second         // how often an unknown kid may cause a query
+	keyRotation  = 90 * 24 * time.Hour // age at which a signing key in the database is replaced
+	keyGrace     = time.Hour           // how much longer than its last token a retired key is kept
 )
 
 // JWK is a public key as it is published (RFC 7517, RFC 8037).
@@ -47,27 +50,25 @@ func keyID(pub ed25519.PublicKey) string {
 type keySet struct {
 	signKID string
 	sign    ed25519.PrivateKey
-	born    time.Time // of the signing key; zero for one from a file
+	created time.Time // when the signing key was made; zero for one from a file
 	public  map[string]ed25519.PublicKey
 	jwks    []JWK // in the order they are published: the signing key first
 	loaded  time.Time
 }
 
-// keyring knows the keys that sign, and those that did. They are in the
+// keyring has the key that signs, and those that still verify. They are in the
 // database, or the signing one in a file of the operator's.
 type keyring struct {
-	store Store
-	clock chat.Clock
-	fixed []ed25519.PrivateKey // from a PEM file; the first signs. Empty: the database's
-	turn  chan struct{}        // capacity 1: one reading at a time; others wait for it, with their ctx
-
-	mu       sync.RWMutex
-	set      *keySet   // mu guards the pointer; nil: not read yet
-	lastMiss time.Time // mu guards: when an unknown kid last caused a query
+	store   Store
+	clock   chat.Clock
+	fixed   []ed25519.PrivateKey // from a PEM file; the first signs. Empty: the database's
+	loading chan struct{}        // capacity 1: one reading at a time; others wait for it, with their ctx
+	set     atomic.Pointer[keySet]
+	misses  *rate.Limiter // of queries for unknown kids
 }
 
 func newKeyring(store Store, clock chat.Clock, pemText []byte) (*keyring, error) {
-	k := &keyring{store: store, clock: clock, turn: make(chan struct{}, 1)}
+	k := &keyring{store: store, clock: clock, loading: make(chan struct{}, 1), misses: rate.NewLimiter(rate.Every(keyMissEvery), 1)}
 	if len(pemText) == 0 {
 		return k, nil
 	}
@@ -104,31 +105,17 @@ func parseSigningPEM(text []byte) ([]ed25519.PrivateKey, error) {
 	return keys, nil
 }
 
-func (k *keyring) current() *keySet {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	return k.set
-}
-
 // get returns the keys, reading them if that has never been done.
 func (k *keyring) get(ctx context.Context) (*keySet, error) {
-	if set := k.current(); set != nil {
+	if set := k.set.Load(); set != nil {
 		return set, nil
 	}
 	return k.load(ctx, nil)
 }
 
-func (k *keyring) signer(ctx context.Context) (string, ed25519.PrivateKey, error) {
-	set, err := k.get(ctx)
-	if err != nil {
-		return "", nil, err
-	}
-	return set.signKID, set.sign, nil
-}
-
-// public returns the key with the given id, or NotFound. An id it does not know
-// may be another node's new key: it looks again, at most once in keyMissEvery,
-// so that made-up ids cost the database nothing.
+// public returns the key with the given id, or NotFound. An unknown id may be another
+// node's new key: the keys are read again, at most once in keyMissEvery, so that
+// made-up ids cost the database nothing.
 func (k *keyring) public(ctx context.Context, kid string) (ed25519.PublicKey, error) {
 	set, err := k.get(ctx)
 	if err != nil {
@@ -137,14 +124,7 @@ func (k *keyring) public(ctx context.Context, kid string) (ed25519.PublicKey, er
 	if key, ok := set.public[kid]; ok {
 		return key, nil
 	}
-	now := k.clock.Now()
-	k.mu.Lock()
-	look := now.Sub(k.lastMiss) >= keyMissEvery
-	if look {
-		k.lastMiss = now
-	}
-	k.mu.Unlock()
-	if look {
+	if k.misses.AllowN(k.clock.Now(), 1) {
 		if set, err = k.load(ctx, set); err != nil {
 			return nil, err
 		}
@@ -155,25 +135,23 @@ func (k *keyring) public(ctx context.Context, kid string) (ed25519.PublicKey, er
 	return nil, &chat.Error{Code: chat.NotFound, Op: "identity.key", Err: errors.New("unknown kid")}
 }
 
-// load reads the keys, making the first one if there is none, and returns what it
-// read. If another caller has read them since the caller saw the set seen, that is enough.
+// load reads the keys, making the first one if there is none, unless another caller
+// has read them since this one saw the set seen.
 func (k *keyring) load(ctx context.Context, seen *keySet) (*keySet, error) {
 	select {
-	case k.turn <- struct{}{}:
-		defer func() { <-k.turn }()
+	case k.loading <- struct{}{}:
+		defer func() { <-k.loading }()
 	case <-ctx.Done():
 		return nil, &chat.Error{Code: chat.Unavailable, Op: "identity.keys", Err: context.Cause(ctx)}
 	}
-	if set := k.current(); set != seen {
+	if set := k.set.Load(); set != seen {
 		return set, nil
 	}
 	set, err := k.read(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read signing keys: %w", err)
 	}
-	k.mu.Lock()
-	k.set = set
-	k.mu.Unlock()
+	k.set.Store(set)
 	return set, nil
 }
 
@@ -183,8 +161,9 @@ func (k *keyring) read(ctx context.Context) (*keySet, error) {
 		set.add(key, time.Time{}, true)
 	}
 	stored, err := k.store.ListSigningKeys(ctx)
-	if err == nil && len(k.fixed) == 0 && !hasSigner(stored) {
-		// Of several nodes that come here at once the database lets one make the key.
+	maySign := func(s SigningKey) bool { return s.RetiredAt.IsZero() }
+	if err == nil && len(k.fixed) == 0 && !slices.ContainsFunc(stored, maySign) {
+		// Of several nodes that get here at once the database lets one make the key.
 		if err = k.create(ctx, true); err == nil {
 			stored, err = k.store.ListSigningKeys(ctx)
 		}
@@ -194,37 +173,28 @@ func (k *keyring) read(ctx context.Context) (*keySet, error) {
 	}
 	for _, s := range stored {
 		if len(s.Seed) == ed25519.SeedSize {
-			set.add(ed25519.NewKeyFromSeed(s.Seed), s.CreatedAt, s.RetiredAt.IsZero())
+			set.add(ed25519.NewKeyFromSeed(s.Seed), s.CreatedAt, maySign(s))
 		}
 	}
 	if set.sign == nil {
-		return nil, &chat.Error{Code: chat.Internal, Op: "identity.keys", Err: errors.New("there is no key that may sign")}
+		return nil, &chat.Error{Code: chat.Internal, Op: "identity.keys", Err: errors.New("no key in the database may sign")}
 	}
 	return set, nil
 }
 
-func (s *keySet) add(key ed25519.PrivateKey, born time.Time, maySign bool) {
+func (s *keySet) add(key ed25519.PrivateKey, created time.Time, maySign bool) {
 	pub := key.Public().(ed25519.PublicKey)
 	kid := keyID(pub)
 	if _, ok := s.public[kid]; ok {
 		return
 	}
 	if s.sign == nil && maySign {
-		s.sign, s.signKID, s.born = key, kid, born
+		s.sign, s.signKID, s.created = key, kid, created
 		s.jwks = slices.Insert(s.jwks, 0, newJWK(kid, pub))
 	} else {
 		s.jwks = append(s.jwks, newJWK(kid, pub))
 	}
 	s.public[kid] = pub
-}
-
-func hasSigner(keys []SigningKey) bool {
-	for i := range keys {
-		if keys[i].RetiredAt.IsZero() {
-			return true
-		}
-	}
-	return false
 }
 
 func (k *keyring) create(ctx context.Context, onlyIfNone bool) error {
@@ -235,24 +205,17 @@ func (k *keyring) create(ctx context.Context, onlyIfNone bool) error {
 	return k.store.CreateSigningKey(ctx, SigningKey{KID: keyID(pub), Seed: key.Seed(), CreatedAt: chat.Timestamp(k.clock.Now())}, onlyIfNone)
 }
 
-// rotate makes a new signing key. Tokens signed with the old one stay good.
+// rotate makes a new signing key. Nobody is logged out: the old one verifies what it
+// has signed until all of that has expired. Other nodes learn of the new key when they
+// first meet it. It is for keys in the database.
 func (k *keyring) rotate(ctx context.Context) error {
-	if len(k.fixed) > 0 {
-		return &chat.Error{Code: chat.Unsupported, Op: "identity.RotateKeys", Msg: "the signing key comes from a file: put a new key before the old one there"}
-	}
-	seen := k.current()
+	seen := k.set.Load()
 	if err := k.create(ctx, false); err != nil {
 		return fmt.Errorf("rotate signing keys: %w", err)
 	}
 	_, err := k.load(ctx, seen)
 	return err
 }
-
-// RotateKeys makes a new key that signs from now on. Nobody is logged out: the
-// retired key verifies what it has signed until all of that has expired. Other
-// nodes learn of the new key when they first meet it. Unsupported if the key
-// comes from a file.
-func (s *Service) RotateKeys(ctx context.Context) error { return s.keys.rotate(ctx) }
 
 // JWKS returns the public keys that check access tokens, the signing one first.
 func (s *Service) JWKS(ctx context.Context) ([]JWK, error) {

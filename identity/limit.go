@@ -10,14 +10,14 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Rate is how often one address may do something: Burst at once, and one more
+// Rate is how often one address may do something: Burst times at once, and once more
 // after each Every. An Every of 0 means the default, a negative one no limit.
 type Rate struct {
 	Every time.Duration
 	Burst int
 }
 
-// The rates for Options of app and rest that say nothing.
+// The rates where Options of app and rest say nothing.
 var (
 	DefaultSignupRate = Rate{Every: 3 * time.Second, Burst: 20}
 	DefaultLoginRate  = Rate{Every: time.Second, Burst: 30}
@@ -27,7 +27,7 @@ const maxAddresses = 1 << 16
 
 // Limiter keeps a Rate for each address (IPv6: each /64, which is one customer). It
 // remembers at most maxAddresses; beyond that it forgets one at random, which lets
-// somebody off lightly rather than grow. nil limits nothing.
+// somebody off lightly rather than grow. A nil Limiter limits nothing.
 type Limiter struct {
 	rate  Rate
 	clock chat.Clock
@@ -38,7 +38,7 @@ type Limiter struct {
 
 var _ chat.Limiter = (*Limiter)(nil)
 
-// NewLimiter returns a Limiter that knows no address yet: of the default rate if
+// NewLimiter returns a Limiter that has seen no address yet: of the default rate if
 // that of r is 0, and nil if it is negative.
 func NewLimiter(r, byDefault Rate, clock chat.Clock) *Limiter {
 	if r.Every == 0 {
@@ -59,43 +59,34 @@ func (l *Limiter) Allow(a netip.Addr) error {
 	if a = a.Unmap().WithZone(""); a.Is6() {
 		bits = 64
 	}
-	p, _ := a.Prefix(bits) // an invalid address shares one limit with its kind
+	p, _ := a.Prefix(bits) // all invalid addresses share one limit
 	now := l.clock.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.table[p]
 	if e == nil {
-		l.makeRoom(now)
+		l.makeRoom()
 		e = rate.NewLimiter(rate.Every(l.rate.Every), l.rate.Burst)
 		l.table[p] = e
 	}
-	if e.AllowN(now, 1) {
+	r := e.ReserveN(now, 1)
+	wait := r.DelayFrom(now)
+	if wait == 0 {
 		return nil
 	}
-	missing := 1 - e.TokensAt(now)
+	r.CancelAt(now)
 	return &chat.Error{
-		Code: chat.Quota, Op: "identity.Limiter", Msg: "too many of these from your address; wait a moment",
-		RetryAfter: time.Duration(missing * float64(l.rate.Every)),
+		Code: chat.Quota, Op: "identity.Limiter", Msg: "too many of these from your address; wait a moment", RetryAfter: wait,
 	}
 }
 
-// makeRoom forgets a few addresses that have their whole burst again, or any one.
-func (l *Limiter) makeRoom(now time.Time) {
+// makeRoom forgets one address if the table is full. The order of a map is as good as random.
+func (l *Limiter) makeRoom() {
 	if len(l.table) < maxAddresses {
 		return
 	}
-	looked := 0
-	var last netip.Prefix
-	for p, e := range l.table { // map order is as good as random
-		last = p
-		if e.TokensAt(now) >= float64(l.rate.Burst) {
-			delete(l.table, p)
-		}
-		if looked++; looked == 64 {
-			break
-		}
-	}
-	if len(l.table) >= maxAddresses {
-		delete(l.table, last)
+	for p := range l.table {
+		delete(l.table, p)
+		return
 	}
 }

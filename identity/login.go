@@ -1,14 +1,11 @@
 package identity
 
 import (
-	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -25,14 +22,14 @@ const (
 type LoginRequest struct {
 	Login    string // user name or email address
 	Password string
-	Device   string // what the user calls it; may be empty, at most chat.MaxDeviceNameRune characters
+	Device   string // the user's name for it; may be empty, at most chat.MaxDeviceNameRune characters
 }
 
 // Session is what a client gets for logging in or refreshing.
 type Session struct {
 	AccessToken  string
 	ExpiresIn    time.Duration // of the access token
-	RefreshToken string        // good once; its successor comes with the next Session
+	RefreshToken string        // works once; its successor comes with the next Session
 	Login        Login
 	User         chat.User
 }
@@ -48,48 +45,28 @@ func (s *Service) LogIn(ctx context.Context, r LoginRequest) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := chat.Timestamp(s.clock.Now())
+	now := s.now()
 	l := Login{ID: chat.NewID(), UserID: a.ID, Device: r.Device, CreatedAt: now, LastUsedAt: now, ExpiresAt: now.Add(s.loginTTL)}
 	refresh, hash := newRefreshToken()
-	if err := s.store.CreateLogin(ctx, l, hash); err != nil {
+	switch err := s.store.CreateLogin(ctx, l, hash, a.CredentialsAt); {
+	case chat.CodeOf(err) == chat.NotFound:
+		return nil, badLogin(errors.New("user disabled or password changed during the login"))
+	case err != nil:
 		return nil, fmt.Errorf("create login: %w", err)
-	}
-	// Whoever changes a password or disables a user revokes all logins there are
-	// afterwards. This one may have come just after that, on the old password: look again.
-	if err := s.recheck(ctx, a, r.Password); err != nil {
-		return nil, errors.Join(err, s.revokeLogin(ctx, a.ID, l.ID))
 	}
 	s.metrics.logins.WithLabelValues("password", "ok").Inc()
 	return s.session(ctx, &a.User, &l, refresh)
 }
 
-func (s *Service) recheck(ctx context.Context, before *Account, password string) error {
-	a, err := s.store.GetUser(ctx, before.ID)
-	if err != nil {
-		return err
-	}
-	if !a.DisabledAt.IsZero() {
-		return badLogin(errors.New("user disabled meanwhile"))
-	}
-	if a.PasswordHash == before.PasswordHash {
-		return nil
-	}
-	ok, _, err := s.hasher.verify(ctx, a.PasswordHash, password)
-	if err == nil && !ok {
-		err = badLogin(errors.New("password changed meanwhile"))
-	}
-	return err
-}
-
-// Refresh exchanges a refresh token for a new session of the same login. Each
-// token is good once: using one again revokes its login, because one of the two
-// who used it has stolen it. Unauthenticated.
+// Refresh exchanges a refresh token for a new session of the same login. Each token
+// works once: using one again revokes its login, because one of the two who used it
+// has stolen it. Unauthenticated.
 func (s *Service) Refresh(ctx context.Context, token string) (*Session, error) {
 	hash, ok := hashRefreshToken(token)
 	if !ok {
 		return nil, badRefresh(errors.New("malformed"))
 	}
-	now := chat.Timestamp(s.clock.Now())
+	now := s.now()
 	next, nextHash := newRefreshToken()
 	l, a, reused, err := s.store.RotateRefresh(ctx, hash, nextHash, now, now.Add(s.loginTTL))
 	switch {
@@ -118,24 +95,16 @@ func (s *Service) session(ctx context.Context, u *chat.User, l *Login, refresh s
 	return &Session{AccessToken: access, ExpiresIn: s.accessTTL, RefreshToken: refresh, Login: *l, User: *u}, nil
 }
 
-// ListLogins returns the user's good logins, newest first.
+// ListLogins returns the user's valid logins, newest first.
 func (s *Service) ListLogins(ctx context.Context, user chat.ID) ([]Login, error) {
-	list, err := s.store.ListLogins(ctx, user, s.clock.Now())
-	slices.SortFunc(list, func(a, b Login) int {
-		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), b.ID.Compare(a.ID))
-	})
-	return list, err
+	return s.store.ListLogins(ctx, user, s.clock.Now())
 }
 
 // RevokeLogin ends a login of the user's: its tokens are refused and its device's
 // connection is cut, here at once, on other nodes within a second. It may be
 // repeated; NotFound if the user has no such login.
 func (s *Service) RevokeLogin(ctx context.Context, user, login chat.ID) error {
-	return s.revokeLogin(ctx, user, login)
-}
-
-func (s *Service) revokeLogin(ctx context.Context, user, login chat.ID) error {
-	now := chat.Timestamp(s.clock.Now())
+	now := s.now()
 	if err := s.store.RevokeLogin(ctx, user, login, now); err != nil {
 		return err
 	}
@@ -144,8 +113,7 @@ func (s *Service) revokeLogin(ctx context.Context, user, login chat.ID) error {
 }
 
 func newRefreshToken() (token string, hash []byte) {
-	raw := make([]byte, refreshBytes)
-	rand.Read(raw) // never fails (crypto/rand)
+	raw := randomBytes(refreshBytes)
 	sum := sha256.Sum256(raw)
 	return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw), sum[:]
 }
@@ -163,7 +131,7 @@ func hashRefreshToken(token string) ([]byte, bool) {
 	return sum[:], true
 }
 
-// badLogin is the one answer to every failed login, whatever the reason.
+// badLogin is the answer to every failed login; the reason is for the log only.
 func badLogin(err error) error {
 	return &chat.Error{Code: chat.Unauthenticated, Op: "identity.LogIn", Msg: "user name or password is wrong", Err: err}
 }

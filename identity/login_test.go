@@ -411,11 +411,8 @@ func TestLoginBesidePasswordChange(t *testing.T) {
 	if _, err := operator.SetDisabled(t.Context(), "alice", false); err != nil {
 		t.Fatal(err)
 	}
-	db.beforeLogin = func() {
-		if _, err := operator.SetPassword(t.Context(), "alice", password); err != nil {
-			t.Error(err)
-		}
-	}
+	strong := node(t, real, c, func(o *identity.Options) { o.Passwords.Passes = 2 })
+	db.beforeLogin = func() { logIn(t, strong, "alice") }
 	if _, err := operator.SetPassword(t.Context(), "alice", password); err != nil {
 		t.Fatal(err)
 	}

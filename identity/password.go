@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -46,12 +47,12 @@ func ValidatePassword(password string) error {
 	return nil
 }
 
-// hasher makes and checks password hashes, a few at a time: each takes a core
-// and 19 MiB for some 30 ms, so a storm of logins would otherwise take all there is.
+// hasher makes and checks password hashes, a few at a time: each takes a core and
+// 19 MiB for some 30 ms, and many logins at once must not take the whole machine.
 type hasher struct {
 	params  PasswordParams
-	decoy   string        // a hash that no password has, of the current cost
-	slots   chan struct{} // one for each hash that may run; waiting for one is bounded by maxWaiting
+	decoy   string        // a hash at the current cost that no password has
+	slots   chan struct{} // one for each hash that may run; at most maxWait callers wait for one
 	waiting atomic.Int64
 	maxWait int64
 	metrics *metrics
@@ -62,16 +63,27 @@ func newHasher(p PasswordParams, running, waiting int, m *metrics) (*hasher, err
 	if p.Passes == 0 || p.Threads == 0 || p.MemoryKiB < 8*uint32(p.Threads) {
 		return nil, fmt.Errorf("password parameters %+v: want at least 1 pass, 1 thread and 8 KiB for each thread (RFC 9106, 3.1)", p)
 	}
-	key := make([]byte, hashBytes+saltBytes)
-	rand.Read(key) // never fails (crypto/rand)
 	return &hasher{
-		params: p, decoy: encodePHC(p, key[:saltBytes], key[saltBytes:]),
+		params: p, decoy: encodePHC(p, randomBytes(saltBytes), randomBytes(hashBytes)),
 		slots: make(chan struct{}, running), maxWait: int64(waiting), metrics: m,
 	}, nil
 }
 
-// turn waits for a slot: Quota if too many wait already, Unavailable when ctx ends.
-func (h *hasher) turn(ctx context.Context) (release func(), err error) {
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b) // never fails (crypto/rand)
+	return b
+}
+
+// HashSlot waits until one more password may be hashed, and returns what the caller
+// calls when it has been. It is for listeners that check password files of their own,
+// so that all of them together use no more CPUs than Options.MaxHashes. Quota if too
+// many are waiting already; Unavailable when ctx ends.
+func (s *Service) HashSlot(ctx context.Context) (release func(), err error) {
+	return s.hasher.slot(ctx)
+}
+
+func (h *hasher) slot(ctx context.Context) (release func(), err error) {
 	select {
 	case h.slots <- struct{}{}:
 	default:
@@ -102,14 +114,12 @@ func (h *hasher) turn(ctx context.Context) (release func(), err error) {
 
 // hash returns the PHC string of password.
 func (h *hasher) hash(ctx context.Context, password string) (string, error) {
-	release, err := h.turn(ctx)
+	release, err := h.slot(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	salt := make([]byte, saltBytes)
-	rand.Read(salt)
-	p := h.params
+	salt, p := randomBytes(saltBytes), h.params
 	return encodePHC(p, salt, argon2.IDKey([]byte(password), salt, p.Passes, p.MemoryKiB, p.Threads, hashBytes)), nil
 }
 
@@ -125,7 +135,7 @@ func (h *hasher) verify(ctx context.Context, phc, password string) (ok, weak boo
 	if err != nil {
 		return false, false, &chat.Error{Code: chat.Internal, Op: "identity.password", Err: err}
 	}
-	release, err := h.turn(ctx)
+	release, err := h.slot(ctx)
 	if err != nil {
 		return false, false, err
 	}
@@ -141,9 +151,10 @@ func encodePHC(p PasswordParams, salt, hash []byte) string {
 }
 
 // decodePHC reads what encodePHC writes, and argon2id hashes of other programs
-// within bounds: at most 1 GiB, 64 passes, 64 threads.
+// within bounds: at most 1 GiB, 64 passes, 64 threads, so that a hash that somebody put
+// into the database cannot take the machine.
 func decodePHC(s string) (p PasswordParams, salt, hash []byte, err error) {
-	bad := fmt.Errorf("a stored password hash is not argon2id in PHC form")
+	bad := errors.New("a stored password hash is not argon2id in PHC form")
 	parts := strings.Split(s, "$")
 	if len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
 		return p, nil, nil, bad

@@ -15,10 +15,10 @@ type Login struct {
 	CreatedAt  time.Time
 	LastUsedAt time.Time // when it was made or last refreshed
 	ExpiresAt  time.Time
-	RevokedAt  time.Time // zero: good
+	RevokedAt  time.Time // zero: valid
 }
 
-// SigningKey signs access tokens, or did.
+// SigningKey signs access tokens, or has signed some.
 type SigningKey struct {
 	KID       string
 	Seed      []byte // 32 bytes: Ed25519 (RFC 8032)
@@ -26,7 +26,7 @@ type SigningKey struct {
 	RetiredAt time.Time // zero: may sign
 }
 
-// Account is a user with what only this package may see.
+// Account is a user with what only this package and its Store see.
 type Account struct {
 	chat.User
 	PasswordHash  string    // PHC string format
@@ -41,31 +41,9 @@ type UserUpdate struct {
 	IfPasswordHash *string // change nothing, and answer NotFound, if the stored hash is another
 	Admin          *bool
 	DisabledAt     *time.Time // pointer to the zero time: enable
-	// CredentialsAt says that PasswordHash is another password. What is stored is
-	// later than what was, even if this is not.
+	// CredentialsAt goes with the hash of a new password. The stored time always moves
+	// forward, even if this one is not later.
 	CredentialsAt *time.Time
-}
-
-// Revocation says that a login, or (LoginID zero) every connection of a user,
-// is no longer good; or, with Credentials, those that stand on a password of
-// before At and on no login: the logins that end with a password are revoked
-// one by one.
-type Revocation struct {
-	LoginID     chat.ID
-	UserID      chat.ID
-	At          time.Time
-	Credentials bool
-}
-
-// Concerns reports whether p is good no longer.
-func (v Revocation) Concerns(p chat.Principal) bool {
-	switch {
-	case p.UserID != v.UserID:
-		return false
-	case v.Credentials:
-		return p.LoginID.IsZero() && p.CredentialsAt.Before(v.At)
-	}
-	return v.LoginID.IsZero() || p.LoginID == v.LoginID
 }
 
 // Store keeps accounts. All methods block for a round trip and return chat
@@ -86,17 +64,19 @@ type Store interface {
 	// ListUsers returns up to limit users after the user name given, disabled ones too.
 	ListUsers(ctx context.Context, after string, limit int) ([]chat.User, error)
 
-	// CreateLogin stores a login with the hash of its first refresh token.
-	CreateLogin(ctx context.Context, l Login, refreshHash []byte) error
-	// GetLogin returns a login, or NotFound.
-	GetLogin(ctx context.Context, id chat.ID) (*Login, error)
-	// ListLogins returns the user's good logins, newest first.
+	// CreateLogin stores a login with the hash of its first refresh token. NotFound if
+	// there is no such user, or if it is disabled or has other credentials by now than
+	// those of credentialsAt: it either sees such a change, or is there for the revocation
+	// that follows it.
+	CreateLogin(ctx context.Context, l Login, refreshHash []byte, credentialsAt time.Time) error
+	// ListLogins returns the user's valid logins, newest first.
 	ListLogins(ctx context.Context, user chat.ID, now time.Time) ([]Login, error)
 	// RevokeLogin marks a login of the user as revoked, and forgets its refresh
 	// tokens. It may be repeated; NotFound if the user has no such login.
 	RevokeLogin(ctx context.Context, user, login chat.ID, now time.Time) error
-	// RevokeUser marks all logins of the user as revoked.
-	RevokeUser(ctx context.Context, user chat.ID, now time.Time) error
+	// RevokeUser does the same to all valid logins of the user but except (zero: all),
+	// and returns which these were.
+	RevokeUser(ctx context.Context, user, except chat.ID, now time.Time) ([]chat.ID, error)
 	// RotateRefresh replaces a refresh token by its successor, in one transaction:
 	// of two callers with the same token one wins. Unauthenticated if the token is
 	// not known, its login expired or revoked, or its user disabled. If the token was

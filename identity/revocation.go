@@ -10,41 +10,86 @@ import (
 )
 
 const (
-	// A revocation is stamped before it is committed, by a node whose clock may
-	// differ: each poll looks back this far before the last one.
+	// A revocation gets its time before it is committed, from a node whose clock may
+	// differ: each poll looks back this far before the previous one.
 	pollOverlap = 30 * time.Second
-	// A set that could not be brought up to date for this long decides nothing.
+	// What is known may be this old; older, tokens are not accepted until a poll succeeds.
 	maxStale = 10 * time.Second
-	// A disabled user who keeps coming costs a query this often, to see whether
-	// they have been enabled again.
+	// While a disabled user keeps trying, the database is asked this often whether they
+	// have been enabled again.
 	recheckDisabled = time.Second
+	// How much longer than the longest token a revocation is remembered.
+	forgetAfter = 5 * time.Minute
 )
 
-// revocations remembers whose tokens are good no longer although they have not
-// expired: revoked logins, disabled users, and users with another password.
+// Revocation says that one login (LoginID), every connection of a disabled user
+// (LoginID zero), or, with Credentials, every connection that was authenticated with a
+// password set before At is no longer valid. Logins made with that password are revoked
+// one by one, so Credentials does not concern them.
+type Revocation struct {
+	LoginID     chat.ID
+	UserID      chat.ID
+	At          time.Time
+	Credentials bool
+}
+
+// Concerns reports whether v makes p invalid.
+func (v Revocation) Concerns(p chat.Principal) bool {
+	switch {
+	case p.UserID != v.UserID:
+		return false
+	case v.Credentials:
+		return p.LoginID.IsZero() && p.CredentialsAt.Before(v.At)
+	}
+	return v.LoginID.IsZero() || p.LoginID == v.LoginID
+}
+
+// reason says for the log why a principal is refused.
+func (v Revocation) reason() error {
+	switch {
+	case v.Credentials:
+		return errors.New("password changed")
+	case v.LoginID.IsZero():
+		return errors.New("user disabled")
+	}
+	return errors.New("login revoked")
+}
+
+// revocations is what makes tokens invalid before they expire, in memory: revoked
+// logins, disabled users, and changed passwords.
 type revocations struct {
 	store   Store
 	clock   chat.Clock
-	keep    time.Duration // an access token's longest life: after this a revoked login is forgotten
-	keepAll time.Duration // an operator's token's longest life: after this a changed password is forgotten
+	keep    time.Duration // how long a revoked login is remembered
 	metrics *metrics
-	turn    chan struct{} // capacity 1: one poll at a time
+	polling chan struct{} // capacity 1: one poll at a time
 
 	mu        sync.RWMutex
-	logins    map[chat.ID]time.Time // mu guards: revoked when
-	users     map[chat.ID]*disabled // mu guards, with what it points to
-	changed   map[chat.ID]time.Time // mu guards: users by when their password was changed
-	polled    time.Time             // mu guards: when the last poll that succeeded began; zero: none yet
-	pruned    time.Time             // mu guards
-	listeners []func(Revocation)    // mu guards; only ever appended to
+	known     map[Revocation]*revoked // mu guards, with what it points to; the keys have no At
+	polled    time.Time               // mu guards: when the last successful poll began; zero: none yet
+	pruned    time.Time               // mu guards
+	listeners []func(Revocation)      // mu guards; only ever appended to
 }
 
-type disabled struct{ at, checked time.Time }
+// revoked is when a Revocation took place, and when the database was last asked about it.
+type revoked struct{ at, checked time.Time }
 
-func newRevocations(store Store, clock chat.Clock, accessTTL, maxTokenTTL time.Duration, m *metrics) *revocations {
+func newRevocations(store Store, clock chat.Clock, accessTTL time.Duration, m *metrics) *revocations {
 	return &revocations{
-		store: store, clock: clock, keep: accessTTL + 5*time.Minute, keepAll: maxTokenTTL + 5*time.Minute, metrics: m, turn: make(chan struct{}, 1),
-		logins: map[chat.ID]time.Time{}, users: map[chat.ID]*disabled{}, changed: map[chat.ID]time.Time{},
+		store: store, clock: clock, keep: accessTTL + forgetAfter, metrics: m, polling: make(chan struct{}, 1), known: map[Revocation]*revoked{},
+	}
+}
+
+// outdated reports whether v can be forgotten: no token that it makes invalid is still
+// within its own life. That a user is disabled is remembered until they are enabled.
+func (r *revocations) outdated(v Revocation, now time.Time) bool {
+	switch age := now.Sub(v.At); {
+	case v.Credentials:
+		return age >= MaxTokenTTL+forgetAfter
+	case v.LoginID.IsZero():
+		return false
+	default:
+		return age >= r.keep
 	}
 }
 
@@ -52,72 +97,66 @@ func newRevocations(store Store, clock chat.Clock, accessTTL, maxTokenTTL time.D
 // once each: of its own at once, of another node's within the poll interval and a
 // query. f is called from whichever goroutine learned it; it must not block.
 //
-// A connection that is just being made may miss it: it asks Revoked once it can
-// be found by f.
+// A connection that is just being made may miss it: its maker calls Revoked once f can
+// find it.
 func (s *Service) OnRevoked(f func(Revocation)) {
 	s.revoked.mu.Lock()
 	defer s.revoked.mu.Unlock()
 	s.revoked.listeners = append(s.revoked.listeners, f)
 }
 
-// Revoked reports whether this node knows that p's login has been revoked, its
-// user disabled, or the password behind it changed. It asks memory only and does not block.
+// Revoked implements chat.Authenticator: it reports whether this node knows that p's
+// login has been revoked, its user disabled, or its password changed.
 func (s *Service) Revoked(p chat.Principal) bool {
-	r := s.revoked
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	_, login := r.logins[p.LoginID]
-	_, user := r.users[p.UserID]
-	return login || user || r.outdated(p)
+	s.revoked.mu.RLock()
+	defer s.revoked.mu.RUnlock()
+	_, known := s.revoked.find(p)
+	return known != nil
 }
 
-// outdated reports whether p stands on a password that has been changed. mu is held.
-func (r *revocations) outdated(p chat.Principal) bool {
-	at, ok := r.changed[p.UserID]
-	return ok && Revocation{UserID: p.UserID, At: at, Credentials: true}.Concerns(p)
+// find returns a revocation that concerns p. mu is held. A disabled user comes last,
+// because that is the one that check may find to be over.
+func (r *revocations) find(p chat.Principal) (Revocation, *revoked) {
+	for _, v := range []Revocation{{UserID: p.UserID, Credentials: true}, {UserID: p.UserID, LoginID: p.LoginID}, {UserID: p.UserID}} {
+		if known := r.known[v]; known != nil {
+			if v.At = known.at; v.Concerns(p) {
+				return v, known
+			}
+		}
+	}
+	return Revocation{}, nil
 }
 
-// check refuses a principal whose login is revoked, whose user is disabled or whose
-// password has been changed.
+// check refuses a principal that a revocation concerns.
 func (r *revocations) check(ctx context.Context, p chat.Principal) error {
 	if err := r.fresh(ctx); err != nil {
 		return err
 	}
 	now := r.clock.Now()
 	r.mu.Lock()
-	_, revoked := r.logins[p.LoginID]
-	outdated := r.outdated(p)
-	d := r.users[p.UserID]
-	var at time.Time
-	ask := false
-	if d != nil {
-		at = d.at
-		if ask = now.Sub(d.checked) >= recheckDisabled; ask {
-			d.checked = now
-		}
+	v, known := r.find(p)
+	ask := known != nil && !v.Credentials && v.LoginID.IsZero() && now.Sub(known.checked) >= recheckDisabled
+	if ask {
+		known.checked = now
 	}
 	r.mu.Unlock()
-	switch {
-	case revoked:
-		return badToken(errors.New("login revoked"))
-	case outdated:
-		return badToken(errors.New("password changed"))
-	case d == nil:
+	if known == nil {
 		return nil
-	case ask:
+	}
+	if ask {
 		a, err := r.store.GetUser(ctx, p.UserID)
 		if err != nil && chat.CodeOf(err) != chat.NotFound {
 			return err
 		}
 		if err == nil && a.DisabledAt.IsZero() {
-			r.enabled(p.UserID, at)
+			r.enabled(p.UserID, v.At)
 			return nil
 		}
 	}
-	return badToken(errors.New("user disabled"))
+	return badToken(v.reason())
 }
 
-// fresh makes sure that the set is not older than maxStale, polling if nobody else has.
+// fresh makes sure that what is known is not older than maxStale.
 func (r *revocations) fresh(ctx context.Context) error {
 	r.mu.RLock()
 	ok := !r.polled.IsZero() && r.clock.Now().Sub(r.polled) <= maxStale
@@ -128,12 +167,12 @@ func (r *revocations) fresh(ctx context.Context) error {
 	return r.poll(ctx, maxStale)
 }
 
-// poll reads what has been revoked since the last time, unless somebody has done
-// that less than age ago.
+// poll reads what has been revoked since the previous poll, unless that began less
+// than age ago.
 func (r *revocations) poll(ctx context.Context, age time.Duration) error {
 	select {
-	case r.turn <- struct{}{}:
-		defer func() { <-r.turn }()
+	case r.polling <- struct{}{}:
+		defer func() { <-r.polling }()
 	case <-ctx.Done():
 		return &chat.Error{Code: chat.Unavailable, Op: "identity.poll", Err: context.Cause(ctx)}
 	}
@@ -141,7 +180,7 @@ func (r *revocations) poll(ctx context.Context, age time.Duration) error {
 	r.mu.RLock()
 	last := r.polled
 	r.mu.RUnlock()
-	since, credentialsSince := time.Time{}, now.Add(-r.keepAll)
+	since, credentialsSince := time.Time{}, now.Add(-MaxTokenTTL-forgetAfter)
 	if !last.IsZero() {
 		if now.Sub(last) < age {
 			return nil
@@ -157,40 +196,30 @@ func (r *revocations) poll(ctx context.Context, age time.Duration) error {
 	r.mu.Lock()
 	r.polled = now
 	r.mu.Unlock()
-	r.add(now, list, !last.IsZero())
+	r.add(now, list, !last.IsZero()) // at the first reading nobody is connected yet
 	r.prune(now)
 	return nil
 }
 
-// add remembers revocations and, unless this is the first reading (nobody can be
-// connected yet), tells the listeners of those that are new.
-func (r *revocations) add(now time.Time, list []Revocation, tell bool) {
+// add remembers revocations and, if notify is set, calls the listeners with those that
+// are new.
+func (r *revocations) add(now time.Time, list []Revocation, notify bool) {
 	var news []Revocation
 	r.mu.Lock()
 	for _, v := range list {
-		if v.Credentials {
-			if r.changed[v.UserID].Before(v.At) && now.Sub(v.At) < r.keepAll {
-				r.changed[v.UserID] = v.At
-				news = append(news, v)
-			}
+		key := v
+		key.At = time.Time{}
+		old := r.known[key]
+		if r.outdated(v, now) || old != nil && (!v.LoginID.IsZero() || !old.at.Before(v.At)) {
 			continue
 		}
-		if !v.LoginID.IsZero() {
-			if _, ok := r.logins[v.LoginID]; !ok && now.Sub(v.At) < r.keep {
-				r.logins[v.LoginID] = v.At
-				news = append(news, v)
-			}
-			continue
-		}
-		if d := r.users[v.UserID]; d == nil || d.at.Before(v.At) {
-			r.users[v.UserID] = &disabled{at: v.At, checked: now}
-			news = append(news, v)
-		}
+		r.known[key] = &revoked{at: v.At, checked: now}
+		news = append(news, v)
 	}
 	listeners := r.listeners
-	r.metrics.revocations.Set(float64(len(r.logins) + len(r.users) + len(r.changed)))
+	r.metrics.revocations.Set(float64(len(r.known)))
 	r.mu.Unlock()
-	if !tell {
+	if !notify {
 		return
 	}
 	for _, v := range news {
@@ -204,11 +233,13 @@ func (r *revocations) add(now time.Time, list []Revocation, tell bool) {
 func (r *revocations) enabled(user chat.ID, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if d := r.users[user]; d != nil && !d.at.After(at) {
-		delete(r.users, user)
+	key := Revocation{UserID: user}
+	if known := r.known[key]; known != nil && !known.at.After(at) {
+		delete(r.known, key)
 	}
 }
 
+// prune forgets what is outdated, once a minute.
 func (r *revocations) prune(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -216,17 +247,10 @@ func (r *revocations) prune(now time.Time) {
 		return
 	}
 	r.pruned = now
-	for id, at := range r.logins {
-		if now.Sub(at) > r.keep {
-			delete(r.logins, id)
-		}
-	}
-	for id, at := range r.changed {
-		if now.Sub(at) > r.keepAll {
-			delete(r.changed, id)
+	for v, known := range r.known {
+		if v.At = known.at; r.outdated(v, now) {
+			v.At = time.Time{}
+			delete(r.known, v)
 		}
 	}
 }
-
-// Poll reads at once what other nodes have revoked; Run does it all the time.
-func (s *Service) Poll(ctx context.Context) error { return s.revoked.poll(ctx, 0) }

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,26 +23,28 @@ type Options struct {
 	Logger     *slog.Logger          // none
 	Registerer prometheus.Registerer // nil: metrics are not kept
 
-	Issuer      string        // "iss" of access tokens; "parley"
-	Audience    string        // "aud" of access tokens; "parley"
-	AccessTTL   time.Duration // how long an access token is good; 15 minutes
-	LoginTTL    time.Duration // how long a login lives without being refreshed; 60 days
-	MaxTokenTTL time.Duration // the longest life IssueToken gives; 30 days, never less than AccessTTL
+	Issuer    string        // "iss" of access tokens; "parley"
+	Audience  string        // "aud" of access tokens; "parley"
+	AccessTTL time.Duration // how long an access token is valid; 15 minutes, at most MaxTokenTTL
+	LoginTTL  time.Duration // how long a login lives without being refreshed; 60 days
 
-	SigningPEM  []byte        // Ed25519 keys in PKCS#8 PEM: the first signs, all verify. Empty: keys in the database
-	RotateEvery time.Duration // age at which a signing key in the database is replaced; 90 days; negative: never
+	SigningPEM []byte // Ed25519 keys in PKCS#8 PEM: the first signs, all verify. Empty: keys in the database
 
-	Passwords         PasswordParams // DefaultPasswordParams
-	MaxHashes         int            // password hashes at once; GOMAXPROCS
-	MaxWaitingHashes  int            // callers waiting for their turn to hash, beyond which Quota; 128. Negative: none
-	PollRevokedEvery  time.Duration  // how often Run looks for other nodes' revocations; 500 ms
-	DeleteExpiredEach time.Duration  // how often Run removes logins and keys that are of no use; 10 minutes
+	Passwords        PasswordParams // DefaultPasswordParams
+	MaxHashes        int            // password hashes computed at once; GOMAXPROCS
+	MaxWaitingHashes int            // callers waiting to hash, beyond which Quota; 128
+	PollRevokedEvery time.Duration  // how often Run looks for other nodes' revocations; 500 ms
 }
 
-// Service is accounts, logins and tokens. It implements chat.Authenticator and
-// is safe for concurrent use. It works without Run, but then a revocation by another
-// node is noticed within 10 s instead of one, and nobody hears of it through OnRevoked
-// in the meantime.
+// MaxTokenTTL is the longest life of an access token.
+const MaxTokenTTL = 30 * 24 * time.Hour
+
+// deleteEvery is how often Run removes logins and keys that are of no use any more.
+const deleteEvery = 10 * time.Minute
+
+// Service is accounts, logins and tokens. It implements chat.Authenticator and is safe
+// for concurrent use. It works without Run, but then revocations by other nodes are
+// noticed within 10 s instead of one, by tokens shown here only and not by OnRevoked.
 type Service struct {
 	store   Store
 	clock   chat.Clock
@@ -52,24 +55,22 @@ type Service struct {
 	revoked *revocations
 	parser  *jwt.Parser
 
-	issuer, audience                 string
-	accessTTL, loginTTL, maxTokenTTL time.Duration
-	rotateEvery                      time.Duration
-	pollEvery, deleteEvery           time.Duration
-	deleted                          time.Time // owned by Run: when expired logins were last removed
+	issuer, audience               string
+	accessTTL, loginTTL, pollEvery time.Duration
+	deleted                        time.Time // owned by Run: when expired logins were last removed
 }
 
 var _ chat.Authenticator = (*Service)(nil)
 
-// New makes a Service. It starts nothing and asks the store nothing; it fails only
-// for options that cannot work.
+// New makes a Service. It starts nothing and does not use the store; it fails only for
+// options that cannot work.
 func New(o Options) (*Service, error) {
 	if o.Store == nil {
 		return nil, errors.New("identity: Options.Store is needed")
 	}
 	o.setDefaults()
-	if o.AccessTTL < time.Second || o.LoginTTL < o.AccessTTL {
-		return nil, fmt.Errorf("identity: access tokens of %v and logins of %v: want at least 1s, and logins the longer", o.AccessTTL, o.LoginTTL)
+	if o.AccessTTL < time.Second || o.AccessTTL > MaxTokenTTL || o.LoginTTL < o.AccessTTL {
+		return nil, fmt.Errorf("identity: access tokens valid for %v and logins for %v: want 1s to %v, and logins at least as long", o.AccessTTL, o.LoginTTL, MaxTokenTTL)
 	}
 	m := newMetrics(o.Registerer)
 	h, err := newHasher(o.Passwords, o.MaxHashes, o.MaxWaitingHashes, m)
@@ -82,11 +83,10 @@ func New(o Options) (*Service, error) {
 	}
 	return &Service{
 		store: o.Store, clock: o.Clock, logger: o.Logger.With("component", "identity"), metrics: m, hasher: h, keys: keys,
-		revoked: newRevocations(o.Store, o.Clock, o.AccessTTL, o.MaxTokenTTL, m),
+		revoked: newRevocations(o.Store, o.Clock, o.AccessTTL, m),
 		parser: jwt.NewParser(jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithIssuer(o.Issuer), jwt.WithAudience(o.Audience),
 			jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(tokenLeeway), jwt.WithStrictDecoding(), jwt.WithTimeFunc(o.Clock.Now)),
-		issuer: o.Issuer, audience: o.Audience, accessTTL: o.AccessTTL, loginTTL: o.LoginTTL, maxTokenTTL: o.MaxTokenTTL,
-		rotateEvery: o.RotateEvery, pollEvery: o.PollRevokedEvery, deleteEvery: o.DeleteExpiredEach,
+		issuer: o.Issuer, audience: o.Audience, accessTTL: o.AccessTTL, loginTTL: o.LoginTTL, pollEvery: o.PollRevokedEvery,
 	}, nil
 }
 
@@ -97,30 +97,22 @@ func (o *Options) setDefaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	setDefault(&o.Issuer, "parley")
-	setDefault(&o.Audience, "parley")
-	setDefault(&o.AccessTTL, 15*time.Minute)
-	setDefault(&o.LoginTTL, 60*24*time.Hour)
-	setDefault(&o.MaxTokenTTL, 30*24*time.Hour)
-	o.MaxTokenTTL = max(o.MaxTokenTTL, o.AccessTTL)
-	setDefault(&o.RotateEvery, 90*24*time.Hour)
-	setDefault(&o.Passwords, DefaultPasswordParams)
-	setDefault(&o.MaxHashes, runtime.GOMAXPROCS(0))
-	setDefault(&o.MaxWaitingHashes, 128)
-	setDefault(&o.PollRevokedEvery, 500*time.Millisecond)
-	setDefault(&o.DeleteExpiredEach, 10*time.Minute)
+	o.Issuer = cmp.Or(o.Issuer, "parley")
+	o.Audience = cmp.Or(o.Audience, "parley")
+	o.AccessTTL = cmp.Or(o.AccessTTL, 15*time.Minute)
+	o.LoginTTL = cmp.Or(o.LoginTTL, 60*24*time.Hour)
+	o.Passwords = cmp.Or(o.Passwords, DefaultPasswordParams)
+	o.MaxHashes = cmp.Or(o.MaxHashes, runtime.GOMAXPROCS(0))
+	o.MaxWaitingHashes = cmp.Or(o.MaxWaitingHashes, 128)
+	o.PollRevokedEvery = cmp.Or(o.PollRevokedEvery, 500*time.Millisecond)
 }
 
-func setDefault[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
-}
+// now is the present as it is stored.
+func (s *Service) now() time.Time { return chat.Timestamp(s.clock.Now()) }
 
-// Run looks for revocations by other nodes, reads the signing keys again now and
-// then, replaces them when they are old, and removes what has expired, until ctx ends.
-// A store that is away is logged and tried again; Run returns only with ctx, nil.
+// Run polls for revocations by other nodes, reads the signing keys again every half a
+// minute, replaces them when they are old, and removes what has expired, until ctx ends.
+// An unavailable store is logged and tried again; Run returns only when ctx ends, and nil.
 func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(s.pollEvery)
 	defer tick.Stop()
@@ -131,9 +123,9 @@ func (s *Service) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && !failing:
-			s.logger.WarnContext(ctx, "revocations and keys cannot be read; trying on", "err", err)
+			s.logger.WarnContext(ctx, "cannot read revocations and signing keys; retrying", "err", err)
 		case err == nil && failing:
-			s.logger.InfoContext(ctx, "revocations and keys are read again")
+			s.logger.InfoContext(ctx, "revocations and signing keys can be read again")
 		}
 		failing = err != nil
 		select {
@@ -144,20 +136,20 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// round is one turn of Run: what is due is done.
+// round does what is due, for Run.
 func (s *Service) round(ctx context.Context) error {
 	ctx, cancel := chat.WithDeadline(ctx, 5*time.Second, "identity.round")
 	defer cancel()
 	if err := s.revoked.poll(ctx, 0); err != nil {
 		return err
 	}
-	if err := s.tendKeys(ctx); err != nil {
+	if err := s.refreshKeys(ctx); err != nil {
 		return err
 	}
 	return s.deleteExpired(ctx)
 }
 
-func (s *Service) tendKeys(ctx context.Context) error {
+func (s *Service) refreshKeys(ctx context.Context) error {
 	set, err := s.keys.get(ctx)
 	if err != nil {
 		return err
@@ -168,20 +160,20 @@ func (s *Service) tendKeys(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.rotateEvery < 0 || set.born.IsZero() || now.Sub(set.born) < s.rotateEvery {
+	if set.created.IsZero() || now.Sub(set.created) < keyRotation {
 		return nil
 	}
-	// Two nodes may come here together and make a key each: the later one signs.
+	// Two nodes may do this at the same time and make a key each: the later one signs.
 	if err := s.keys.rotate(ctx); err != nil {
 		return err
 	}
-	s.logger.InfoContext(ctx, "signing key replaced", "kid", s.keys.current().signKID)
+	s.logger.InfoContext(ctx, "signing key replaced", "kid", s.keys.set.Load().signKID)
 	return nil
 }
 
 func (s *Service) deleteExpired(ctx context.Context) error {
 	now := s.clock.Now()
-	if now.Sub(s.deleted) < s.deleteEvery {
+	if now.Sub(s.deleted) < deleteEvery {
 		return nil
 	}
 	s.deleted = now
@@ -190,7 +182,7 @@ func (s *Service) deleteExpired(ctx context.Context) error {
 	if err := s.store.DeleteExpired(ctx, now.Add(-s.revoked.keep-keyGrace)); err != nil {
 		return err
 	}
-	return s.store.DeleteSigningKeys(ctx, now.Add(-s.maxTokenTTL-keyGrace))
+	return s.store.DeleteSigningKeys(ctx, now.Add(-MaxTokenTTL-keyGrace))
 }
 
 func invalid(field, msg string) *chat.Error {

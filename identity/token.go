@@ -23,15 +23,15 @@ type claims struct {
 	LoginID chat.ID `json:"sid,omitzero"` // absent: made by an operator
 	Name    string  `json:"name"`
 	Admin   bool    `json:"admin,omitempty"`
-	// CredentialsAt is chat.Principal's in milliseconds since 1970, which iat, in
-	// seconds and by another's clock, could not stand for. Absent: zero.
+	// CredentialsAt is chat.Principal's, in milliseconds since 1970. iat cannot take its
+	// place: it is in seconds, and by the clock of another node. Absent: zero.
 	CredentialsAt int64 `json:"cred,omitempty"`
 }
 
-// issue signs an access token for the user that is good for ttl, and stands on a
-// login, or else on the password that was set at the time of credentials.
+// issue signs an access token for the user that is valid for ttl, for as long as the
+// login is, or without one, the password that was set at the time of credentials.
 func (s *Service) issue(ctx context.Context, u *chat.User, login chat.ID, credentials time.Time, ttl time.Duration) (string, error) {
-	kid, key, err := s.keys.signer(ctx)
+	keys, err := s.keys.get(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -47,8 +47,8 @@ func (s *Service) issue(ctx context.Context, u *chat.User, login chat.ID, creden
 		c.CredentialsAt = credentials.UnixMilli()
 	}
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
-	t.Header["typ"], t.Header["kid"] = tokenType, kid
-	text, err := t.SignedString(key)
+	t.Header["typ"], t.Header["kid"] = tokenType, keys.signKID
+	text, err := t.SignedString(keys.sign)
 	if err != nil {
 		return "", &chat.Error{Code: chat.Internal, Op: "identity.issue", Err: err}
 	}
@@ -62,7 +62,7 @@ func (s *Service) VerifyToken(ctx context.Context, token string) (chat.Principal
 		return chat.Principal{}, badToken(errors.New("token too long"))
 	}
 	var c claims
-	var keyErr error // not what the token says, but what kept us from checking it
+	var keyErr error // why the token could not be checked, if it could not
 	_, err := s.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
 		if typ, _ := t.Header["typ"].(string); typ != tokenType {
 			return nil, fmt.Errorf("typ %q", typ)
@@ -92,19 +92,19 @@ func (s *Service) VerifyToken(ctx context.Context, token string) (chat.Principal
 	return p, nil
 }
 
-// badToken is the one answer to every token that is not good. Which rule it
-// broke is for the log: err never holds the token.
+// badToken is the answer to every invalid token. What is wrong with it is for the log
+// only: err never holds the token.
 func badToken(err error) error {
 	return &chat.Error{Code: chat.Unauthenticated, Op: "identity.VerifyToken", Msg: "the access token is not valid, or no longer", Err: err}
 }
 
 // IssueToken makes an access token without a login, for operators: it cannot be
-// refreshed, is good for ttl, and is revoked only by disabling the user or changing
+// refreshed, is valid for ttl, and is revoked only by disabling the user or changing
 // their password. user is a user name or email address; ttl is a second to
-// Options.MaxTokenTTL. NotFound; Conflict if the user is disabled.
+// MaxTokenTTL. NotFound; Conflict if the user is disabled.
 func (s *Service) IssueToken(ctx context.Context, user string, ttl time.Duration) (token string, expires time.Time, err error) {
-	if ttl < time.Second || ttl > s.maxTokenTTL {
-		return "", time.Time{}, invalid("ttl", fmt.Sprintf("must be 1s to %v", s.maxTokenTTL))
+	if ttl < time.Second || ttl > MaxTokenTTL {
+		return "", time.Time{}, invalid("ttl", fmt.Sprintf("must be 1s to %v", MaxTokenTTL))
 	}
 	a, err := s.find(ctx, user)
 	if err != nil {

@@ -326,7 +326,6 @@ func TestKeyFromFile(t *testing.T) {
 	good(t, first, fromFile, "signed by the file's key")
 	good(t, withFile(k2, k1), fromFile, "signed by the file's second key")
 	refused(t, withFile(k2), fromFile, "signed by a key taken out of the file")
-	wantCode(t, "RotateKeys", first.RotateKeys(t.Context()), chat.Unsupported)
 
 	seed := k1.Seed()
 	for name, text := range map[string][]byte{

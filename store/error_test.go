@@ -128,7 +128,7 @@ func TestUnavailable(t *testing.T) {
 		s := storetest.New(t)
 		exec(t, s, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$`)
 		s.Pool().Reset()
-		err := s.RevokeUser(t.Context(), chat.NewID(), now)
+		_, err := s.RevokeUser(t.Context(), chat.NewID(), chat.ID{}, now)
 		wantError(t, err, chat.Unavailable, "")
 	})
 	t.Run("closed", func(t *testing.T) {

@@ -19,27 +19,37 @@ func scanLogin(row pgx.CollectableRow) (identity.Login, error) {
 	return l, err
 }
 
+// The user is locked against UpdateUser: a change of password or a disabling either is
+// seen here, or waits and then finds this login to revoke.
 const createLoginSQL = `
-WITH login AS (
+WITH owner AS (
+  SELECT id FROM users
+  WHERE id = @user_id AND disabled_at IS NULL AND credentials_changed_at IS NOT DISTINCT FROM @credentials_at
+  FOR SHARE
+), login AS (
   INSERT INTO logins (id, user_id, device, created_at, last_used_at, expires_at, revoked_at)
-  VALUES (@id, @user_id, @device, @created_at, @last_used_at, @expires_at, @revoked_at)
+  SELECT @id, id, @device, @created_at, @last_used_at, @expires_at, @revoked_at FROM owner
   RETURNING id
 )
 INSERT INTO refresh_tokens (hash, login_id, created_at) SELECT @hash, id, @created_at FROM login`
 
-// CreateLogin implements identity.Store. NotFound with Field "userId" if there is
-// no such user, Conflict if the login's id or the token's hash is there already.
-func (s *Store) CreateLogin(ctx context.Context, l identity.Login, refreshHash []byte) error {
-	_, err := s.pool.Exec(ctx, createLoginSQL, pgx.NamedArgs{
+// CreateLogin implements identity.Store. Conflict if the login's id or the token's hash
+// is there already.
+func (s *Store) CreateLogin(ctx context.Context, l identity.Login, refreshHash []byte, credentialsAt time.Time) error {
+	const op = "store.CreateLogin"
+	tag, err := s.pool.Exec(ctx, createLoginSQL, pgx.NamedArgs{
 		"id": l.ID, "user_id": l.UserID, "device": l.Device, "created_at": l.CreatedAt, "last_used_at": l.LastUsedAt,
-		"expires_at": l.ExpiresAt, "revoked_at": nullTime(l.RevokedAt), "hash": refreshHash,
+		"expires_at": l.ExpiresAt, "revoked_at": nullTime(l.RevokedAt), "hash": refreshHash, "credentials_at": nullTime(credentialsAt),
 	})
-	return translate("store.CreateLogin", err)
+	if err == nil && tag.RowsAffected() == 0 {
+		return notFound(op, "userId", "user with these credentials", l.UserID)
+	}
+	return translate(op, err)
 }
 
 const getLoginSQL = `SELECT ` + loginColumns + ` FROM logins WHERE id = @id`
 
-// GetLogin implements identity.Store; it returns revoked and expired ones too.
+// GetLogin returns a login, a revoked or expired one too, or NotFound.
 func (s *Store) GetLogin(ctx context.Context, id chat.ID) (*identity.Login, error) {
 	const op = "store.GetLogin"
 	l, err := collectOne(ctx, s.pool, scanLogin, getLoginSQL, pgx.NamedArgs{"id": id})
@@ -75,9 +85,11 @@ WITH revoked AS (
 SELECT count(*) FROM revoked`
 	revokeUserSQL = `
 WITH revoked AS (
-  UPDATE logins SET revoked_at = @now WHERE user_id = @user_id AND revoked_at IS NULL RETURNING id
+  UPDATE logins SET revoked_at = @now WHERE user_id = @user_id AND id IS DISTINCT FROM @except AND revoked_at IS NULL RETURNING id
+), forgotten AS (
+  DELETE FROM refresh_tokens t USING revoked r WHERE t.login_id = r.id
 )
-DELETE FROM refresh_tokens t USING revoked r WHERE t.login_id = r.id`
+SELECT id FROM revoked`
 )
 
 // RevokeLogin implements identity.Store. The first revocation's time stays.
@@ -91,9 +103,9 @@ func (s *Store) RevokeLogin(ctx context.Context, user, login chat.ID, now time.T
 }
 
 // RevokeUser implements identity.Store. It may be repeated.
-func (s *Store) RevokeUser(ctx context.Context, user chat.ID, now time.Time) error {
-	_, err := s.pool.Exec(ctx, revokeUserSQL, pgx.NamedArgs{"user_id": user, "now": now})
-	return translate("store.RevokeUser", err)
+func (s *Store) RevokeUser(ctx context.Context, user, except chat.ID, now time.Time) ([]chat.ID, error) {
+	revoked, err := collect(ctx, s.pool, pgx.RowTo[chat.ID], revokeUserSQL, pgx.NamedArgs{"user_id": user, "except": except, "now": now})
+	return revoked, translate("store.RevokeUser", err)
 }
 
 const (

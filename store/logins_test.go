@@ -22,7 +22,7 @@ func hash(token string) []byte { h := sha256.Sum256([]byte(token)); return h[:] 
 func login(t testing.TB, s *store.Store, user chat.ID, token string, createdAt time.Time) identity.Login {
 	t.Helper()
 	l := identity.Login{ID: chat.NewID(), UserID: user, Device: "phone ☎", CreatedAt: createdAt, LastUsedAt: createdAt, ExpiresAt: createdAt.Add(24 * time.Hour)}
-	if err := s.CreateLogin(t.Context(), l, hash(token)); err != nil {
+	if err := s.CreateLogin(t.Context(), l, hash(token), time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -63,8 +63,13 @@ func TestLogins(t *testing.T) {
 	wantError(t, err, chat.NotFound, "sessionId")
 
 	second.RevokedAt = now.Add(2 * time.Hour)
-	if err := s.RevokeUser(t.Context(), ann, second.RevokedAt); err != nil {
-		t.Error(err)
+	for _, tt := range []struct {
+		except chat.ID
+		want   []chat.ID
+	}{{second.ID, []chat.ID{}}, {chat.ID{}, []chat.ID{second.ID}}, {chat.ID{}, []chat.ID{}}} {
+		if got, err := s.RevokeUser(t.Context(), ann, tt.except, second.RevokedAt); err != nil || !cmp.Equal(got, tt.want) {
+			t.Errorf("RevokeUser but %v = %v, %v, want %v", tt.except, got, err, tt.want)
+		}
 	}
 	good(now)
 	changedAt := now.Add(3 * time.Hour)
@@ -90,15 +95,19 @@ func TestLogins(t *testing.T) {
 
 	t.Run("no such user", func(t *testing.T) {
 		l := identity.Login{ID: chat.NewID(), UserID: chat.NewID(), CreatedAt: now, LastUsedAt: now, ExpiresAt: now}
-		wantError(t, s.CreateLogin(t.Context(), l, hash("x")), chat.NotFound, "userId")
+		wantError(t, s.CreateLogin(t.Context(), l, hash("x"), time.Time{}), chat.NotFound, "userId")
+	})
+	t.Run("password changed since", func(t *testing.T) {
+		l := identity.Login{ID: chat.NewID(), UserID: ann, CreatedAt: now, LastUsedAt: now, ExpiresAt: now}
+		wantError(t, s.CreateLogin(t.Context(), l, hash("x"), now), chat.NotFound, "userId")
 	})
 	t.Run("device too long", func(t *testing.T) {
 		l := identity.Login{ID: chat.NewID(), UserID: ann, Device: strings.Repeat("x", 101), CreatedAt: now, LastUsedAt: now, ExpiresAt: now}
-		wantError(t, s.CreateLogin(t.Context(), l, hash("x")), chat.Invalid, "device")
+		wantError(t, s.CreateLogin(t.Context(), l, hash("x"), time.Time{}), chat.Invalid, "device")
 	})
 	t.Run("token of another", func(t *testing.T) {
 		l := identity.Login{ID: chat.NewID(), UserID: ann, CreatedAt: now, LastUsedAt: now, ExpiresAt: now}
-		wantError(t, s.CreateLogin(t.Context(), l, hash("bob's")), chat.Conflict, "")
+		wantError(t, s.CreateLogin(t.Context(), l, hash("bob's"), time.Time{}), chat.Conflict, "")
 		_, err := s.GetLogin(t.Context(), l.ID)
 		wantError(t, err, chat.NotFound, "sessionId") // nothing half done
 	})

@@ -113,7 +113,7 @@ var Statements = []Statement{
 	{"readLogSQL", readLogSQL, Hot, "conversation: events, participants", ""},
 	{"listPositionsSQL", listPositionsSQL, Hot, "all: conversations, participants", allOfMine},
 	// logins.go
-	{"createLoginSQL", createLoginSQL, Warm, "all: refresh_tokens; user: logins", ""},
+	{"createLoginSQL", createLoginSQL, Warm, "all: refresh_tokens; user: logins, users", ""},
 	{"getLoginSQL", getLoginSQL, Warm, "all: logins", ""},
 	{"listLoginsSQL", listLoginsSQL, Warm, "user: logins", ""},
 	{"revokeLoginSQL", revokeLoginSQL, Warm, "login: refresh_tokens; user: logins", ""},
