@@ -6,7 +6,6 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"github.com/parleymq/parley/asyncapi"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -20,7 +19,7 @@ type NewConversation struct {
 }
 
 func (NewConversation) example() any {
-	return NewConversation{OtherUserID: ID(asyncapi.ExampleID("otherUserId"))}
+	return NewConversation{OtherUserID: ID(exampleOf("otherUserId"))}
 }
 
 type located[T any] struct {

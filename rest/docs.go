@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -28,49 +27,40 @@ var docsFiles embed.FS
 // docsPolicy lets the page load its own style and script, and nothing else.
 const docsPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// docsPage is what the page shows, taken from both documents.
+// docsPage is what page.html shows: both documents, and the OpenAPI one put into the order in
+// which people read. Descriptions are marked up by the template, with prose.
 type docsPage struct {
-	Version  string
-	About    template.HTML
-	MQTT     template.HTML
+	API      *huma.OpenAPI
+	MQTT     *asyncapi.Document
 	Groups   []docsGroup
 	Problems []docsProblem
-	Channels []docsChannel
-	Servers  []docsServer
-	Security []docsSecurity
-	Reasons  []asyncapi.ReasonCode
 	Schemas  []docsSchema
 }
 
 type docsGroup struct {
-	Name       string
-	About      template.HTML
+	*huma.Tag
 	Operations []docsOperation
 }
 
 type docsOperation struct {
-	ID, Method, Path string
-	Summary          string
-	About            template.HTML
-	Secured          bool
-	Parameters       []docsField
-	Body             []docsField
-	Answers          []docsAnswer
-	Problems         []docsProblem
-	Curl             string
-	Examples         []docsExample
+	*huma.Operation
+	Fields, Body []docsField // of the parameters, and of the body
+	Answers      []docsAnswer
+	Problems     []docsProblem
+	Curl         string
+	Examples     []docsExample
 }
 
 type docsField struct {
 	Name, In string
 	Type     docsType
 	Mark     string // "required" of what is sent, "optional" of what is answered
-	About    template.HTML
-	Limits   []template.HTML
+	About    string
+	Limits   []string
 }
 
-// mark says of a field what is not what one expects: of a request that it must be there,
-// of an answer that it may be missing.
+// mark tells what is not expected of a field: that it is required in a request, or
+// optional in an answer.
 func mark(sent, required bool) string {
 	switch {
 	case sent && required:
@@ -90,62 +80,34 @@ type docsAnswer struct {
 }
 
 type docsExample struct {
-	Title string
-	Code  template.HTML
+	Title   string
+	Payload json.RawMessage
 }
 
 type docsProblem struct {
-	Code, Status, Title, Detail string
-	Headers                     []string
+	*Problem
+	Headers []string
 }
 
 type docsSchema struct {
-	Name   string
-	About  template.HTML
-	Fields []docsField
+	Name, About string
+	Fields      []docsField
 }
 
-type docsServer struct{ Name, URL, Title string }
-
-type docsSecurity struct {
-	Name  string
-	About template.HTML
-}
-
-type docsChannel struct {
-	Name, Address, Title string
-	About                template.HTML
-	Operations           []docsMQTT
-}
-
-type docsMQTT struct {
-	ID, Title, Summary string
-	About              template.HTML
-	Publish            bool
-	QoS                int
-	Filters            []string
-	Command            string
-	Stored             []docsField
-	Messages           []docsMessage
-}
-
-type docsMessage struct {
-	ID, Title string
-	About     template.HTML
-	Fields    []docsField
-	Examples  []docsExample
-}
-
-// docs serves the page. It is made once, when it is first asked for.
-func (s *server) docs(router chi.Router, both func() (*huma.OpenAPI, *asyncapi.Document)) {
-	page := sync.OnceValues(func() ([]byte, error) {
-		t, err := template.New("page.html").ParseFS(docsFiles, "docs/page.html")
-		if err != nil {
-			return nil, err
-		}
+// docs serves the page, which is made when it is first asked for.
+func (s *server) docs(router chi.Router) {
+	page := sync.OnceValue(func() []byte {
+		p := newDocsPage(s.openAPI())
+		t := template.New("page.html").Funcs(template.FuncMap{
+			"prose": prose, "json": highlight, "fields": mqttFields, "command": p.mqttCommand,
+			"text": func(payload json.RawMessage) (s string) { _ = json.Unmarshal(payload, &s); return s },
+			"hex":  func(code int) string { return fmt.Sprintf("0x%02X", code) },
+		})
 		var b bytes.Buffer
-		err = t.Execute(&b, newDocsPage(both()))
-		return b.Bytes(), err
+		if err := template.Must(t.ParseFS(docsFiles, "docs/page.html")).Execute(&b, p); err != nil {
+			panic("rest: the page at /docs: " + err.Error()) // a bug, found by the first test
+		}
+		return b.Bytes()
 	})
 	serve := serveDocument("text/html; charset=utf-8", page)
 	router.Get("/docs", func(w http.ResponseWriter, r *http.Request) {
@@ -153,25 +115,24 @@ func (s *server) docs(router chi.Router, both func() (*huma.OpenAPI, *asyncapi.D
 		serve(w, r)
 	})
 	for name, contentType := range map[string]string{"style.css": "text/css; charset=utf-8", "script.js": "text/javascript; charset=utf-8"} {
-		router.Get("/docs/"+name, serveDocument(contentType, func() ([]byte, error) { return fs.ReadFile(docsFiles, "docs/"+name) }))
+		router.Get("/docs/"+name, serveDocument(contentType, func() []byte {
+			text, _ := docsFiles.ReadFile("docs/" + name) // embedded
+			return text
+		}))
 	}
 }
 
-func newDocsPage(api *huma.OpenAPI, mqtt *asyncapi.Document) *docsPage {
-	p := &docsPage{
-		Version: api.Info.Version, About: prose(api.Info.Description), MQTT: prose(mqtt.Info.Description), Reasons: asyncapi.ReasonCodes(),
-	}
+func newDocsPage(api *huma.OpenAPI) *docsPage {
+	p := &docsPage{API: api, MQTT: asyncapi.Read()}
 	d := docsBuilder{api}
 	for _, tag := range api.Tags {
-		g := docsGroup{Name: tag.Name, About: prose(tag.Description)}
+		g := docsGroup{Tag: tag}
 		each(api, func(method, path string, op *huma.Operation) {
 			if slices.Contains(op.Tags, tag.Name) {
-				g.Operations = append(g.Operations, d.operation(method, path, op))
+				g.Operations = append(g.Operations, d.operation(op))
 			}
 		})
-		if len(g.Operations) > 0 {
-			p.Groups = append(p.Groups, g)
-		}
+		p.Groups = append(p.Groups, g)
 	}
 	for name := range api.Components.Responses {
 		p.Problems = append(p.Problems, d.problem(name))
@@ -181,22 +142,19 @@ func newDocsPage(api *huma.OpenAPI, mqtt *asyncapi.Document) *docsPage {
 	})
 	for _, name := range sortedKeys(api.Components.Schemas.Map()) {
 		ref := &huma.Schema{Ref: schemaRef + name}
-		p.Schemas = append(p.Schemas, docsSchema{Name: name, About: prose(api.Components.Schemas.SchemaFromRef(ref.Ref).Description), Fields: d.fields(ref)})
-	}
-	for _, server := range mqtt.Servers {
-		address := server.Value.Protocol + "://" + server.Value.Host + server.Value.Pathname
-		for _, v := range server.Value.Variables {
-			address = strings.ReplaceAll(address, "{"+v.Name+"}", v.Value.Default)
-		}
-		p.Servers = append(p.Servers, docsServer{server.Name, address, server.Value.Title})
-	}
-	for _, scheme := range mqtt.Components.SecuritySchemes {
-		p.Security = append(p.Security, docsSecurity{scheme.Name, prose(scheme.Value.Description)})
-	}
-	for _, c := range mqtt.Channels {
-		p.Channels = append(p.Channels, docsChannelOf(mqtt, c.Name, c.Value))
+		p.Schemas = append(p.Schemas, docsSchema{name, api.Components.Schemas.SchemaFromRef(ref.Ref).Description, d.fields(ref)})
 	}
 	return p
+}
+
+// OperationsOf returns the operations of a channel.
+func (p *docsPage) OperationsOf(channel string) (list []asyncapi.Member[asyncapi.Operation]) {
+	for _, o := range p.MQTT.Operations {
+		if o.Value.Channel.Name() == channel {
+			list = append(list, o)
+		}
+	}
+	return list
 }
 
 const schemaRef = "#/components/schemas/"
@@ -204,15 +162,12 @@ const schemaRef = "#/components/schemas/"
 // docsBuilder reads the OpenAPI document.
 type docsBuilder struct{ api *huma.OpenAPI }
 
-func (d docsBuilder) operation(method, path string, op *huma.Operation) docsOperation {
-	out := docsOperation{
-		ID: op.OperationID, Method: method, Path: path, Summary: op.Summary, About: prose(op.Description), Secured: op.Security != nil,
-	}
+func (d docsBuilder) operation(op *huma.Operation) docsOperation {
+	out := docsOperation{Operation: op}
 	for _, p := range op.Parameters {
 		f := d.field(p.Name, p.Schema)
-		f.In, f.Mark = p.In, mark(true, p.Required)
-		f.About = prose(cmp.Or(p.Description, p.Schema.Description))
-		out.Parameters = append(out.Parameters, f)
+		f.In, f.Mark, f.About = p.In, mark(true, p.Required), cmp.Or(p.Description, p.Schema.Description)
+		out.Fields = append(out.Fields, f)
 	}
 	var body json.RawMessage
 	if op.RequestBody != nil {
@@ -221,7 +176,7 @@ func (d docsBuilder) operation(method, path string, op *huma.Operation) docsOper
 			body, _ = m.Example.(json.RawMessage)
 		}
 	}
-	out.Curl = curl(method, path, op, body)
+	out.Curl = curl(op, body)
 	for _, status := range sortedKeys(op.Responses) {
 		r := op.Responses[status]
 		if code, ok := strings.CutPrefix(r.Ref, "#/components/responses/"); ok {
@@ -232,7 +187,7 @@ func (d docsBuilder) operation(method, path string, op *huma.Operation) docsOper
 		if m := r.Content[jsonType]; m != nil {
 			a.Type = d.typeOf(m.Schema)
 			if text, ok := m.Example.(json.RawMessage); ok {
-				out.Examples = append(out.Examples, docsExample{status + " " + r.Description, highlight(text)})
+				out.Examples = append(out.Examples, docsExample{status + " " + r.Description, text})
 			}
 		}
 		out.Answers = append(out.Answers, a)
@@ -243,11 +198,7 @@ func (d docsBuilder) operation(method, path string, op *huma.Operation) docsOper
 // problem describes one of the ways in which operations fail.
 func (d docsBuilder) problem(name string) docsProblem {
 	r := d.api.Components.Responses[name]
-	p, ok := r.Content[problemType].Example.(*Problem)
-	if !ok {
-		return docsProblem{Code: name, Title: r.Description}
-	}
-	return docsProblem{Code: name, Status: strconv.Itoa(p.Status), Title: p.Title, Detail: p.Detail, Headers: sortedKeys(r.Headers)}
+	return docsProblem{r.Content[problemType].Example.(*Problem), sortedKeys(r.Headers)}
 }
 
 // fields lists the fields of an object, in the order of its Go type.
@@ -272,8 +223,8 @@ func (d docsBuilder) fields(s *huma.Schema) []docsField {
 }
 
 func (d docsBuilder) field(name string, s *huma.Schema) docsField {
-	f := docsField{Name: name, Type: d.typeOf(s), About: prose(s.Description)}
-	limit := func(format string, args ...any) { f.Limits = append(f.Limits, prose(fmt.Sprintf(format, args...))) }
+	f := docsField{Name: name, Type: d.typeOf(s), About: s.Description}
+	limit := func(format string, args ...any) { f.Limits = append(f.Limits, fmt.Sprintf(format, args...)) }
 	values := s
 	if s.Items != nil {
 		values = s.Items
@@ -334,14 +285,14 @@ func (d docsBuilder) typeOf(s *huma.Schema) docsType {
 }
 
 // curl is a request as it can be pasted into a terminal.
-func curl(method, path string, op *huma.Operation, body json.RawMessage) string {
-	query := url.Values{}
+func curl(op *huma.Operation, body json.RawMessage) string {
+	path, query := op.Path, url.Values{}
 	for _, p := range op.Parameters {
 		text := parameterExample(p)
 		switch {
 		case p.In == "path":
 			if p.Name == "id" {
-				text = string(asyncapi.ExampleID(pathID(path)))
+				text = exampleOf(pathID(op.Path))
 			}
 			path = strings.ReplaceAll(path, "{"+p.Name+"}", url.PathEscape(text))
 		case p.In == "query" && p.Required:
@@ -353,8 +304,8 @@ func curl(method, path string, op *huma.Operation, body json.RawMessage) string 
 		address += "?" + query.Encode()
 	}
 	lines := []string{"curl -s"}
-	if method != http.MethodGet {
-		lines[0] += " -X " + method
+	if op.Method != http.MethodGet {
+		lines[0] += " -X " + op.Method
 	}
 	lines[0] += " " + shell(address)
 	if op.Security != nil {
@@ -415,93 +366,65 @@ func shell(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-func docsChannelOf(doc *asyncapi.Document, name string, c *asyncapi.Channel) docsChannel {
-	out := docsChannel{Name: name, Address: c.Address, Title: c.Title, About: prose(c.Description)}
-	for _, o := range doc.Operations {
-		if o.Value.Channel.Name() == name {
-			out.Operations = append(out.Operations, docsMQTTOf(doc, o.Name, o.Value, c))
-		}
-	}
-	return out
-}
-
-func docsMQTTOf(doc *asyncapi.Document, name string, o *asyncapi.Operation, c *asyncapi.Channel) docsMQTT {
-	m := docsMQTT{ID: name, Title: o.Title, Summary: o.Summary, About: prose(o.Description), Publish: o.Action == asyncapi.Publish, QoS: *o.Bindings.MQTT.QoS, Filters: o.Filters}
-	if o.Reply != nil {
-		m.Stored = mqttFields(o.Reply)
-	}
+// mqttCommand is how to try an operation on a channel with Mosquitto's clients.
+func (p *docsPage) mqttCommand(o asyncapi.Operation, c asyncapi.Channel) string {
 	topic := c.Address
-	for _, p := range c.Parameters {
-		topic = strings.ReplaceAll(topic, "{"+p.Name+"}", p.Value.Examples[0])
+	for _, param := range c.Parameters {
+		topic = strings.ReplaceAll(topic, "{"+param.Name+"}", param.Value.Examples[0])
 	}
-	var first json.RawMessage
-	for _, ref := range o.Messages {
-		message := doc.Components.Messages.Get(ref.Name())
-		d := docsMessage{ID: message.Name, Title: message.Title, About: prose(message.Summary), Fields: mqttFields(doc.Components.Schemas.Get(message.Payload.Name()))}
-		for _, e := range message.Examples {
-			text, plain := e.Payload.(string)
-			example := docsExample{Title: e.Summary, Code: template.HTML(template.HTMLEscapeString(text))} // escaped
-			if !plain {
-				payload := raw(e.Payload)
-				if first == nil {
-					first = payload
-				}
-				example.Code = highlight(payload)
+	login := fmt.Sprintf(` -V 5 -u alice -P "$TOKEN" -q %d \
+  -t `, o.Bindings.MQTT.QoS)
+	if o.Action == asyncapi.Publish {
+		var payload json.RawMessage
+		for _, ref := range slices.Backward(o.Messages) { // the first that is JSON
+			if m := p.MQTT.Components.Messages.Get(ref.Name()); m.ContentType == jsonType {
+				payload = m.Examples[0].Payload
 			}
-			d.Examples = append(d.Examples, example)
 		}
-		m.Messages = append(m.Messages, d)
+		return "mosquitto_pub" + login + shell(topic) + " \\\n  -m " + shell(wrapped(payload))
 	}
-	const login = ` -V 5 -u alice -P "$TOKEN" -q `
-	if m.Publish {
-		m.Command = "mosquitto_pub" + login + strconv.Itoa(m.QoS) + " \\\n  -t " + shell(topic) + " \\\n  -m " + shell(wrapped(first))
-	} else {
-		filter := o.Filters[0]
-		if i := slices.IndexFunc(o.Filters, func(f string) bool { return strings.Contains(f, "/+/") }); i >= 0 {
-			filter = o.Filters[i]
-		}
-		if strings.Contains(filter, "{") {
-			filter = topic
-		}
-		m.Command = "mosquitto_sub" + login + strconv.Itoa(m.QoS) + " \\\n  -t " + shell(filter)
+	filter := o.Filters[0]
+	if i := slices.IndexFunc(o.Filters, func(f string) bool { return strings.Contains(f, "/+/") }); i >= 0 {
+		filter = o.Filters[i]
 	}
-	return m
+	if strings.Contains(filter, "{") {
+		filter = topic
+	}
+	return "mosquitto_sub" + login + shell(filter)
 }
 
-func mqttFields(s *asyncapi.Schema) []docsField {
-	var out []docsField
+func mqttFields(s asyncapi.Schema) (out []docsField) {
 	for _, p := range s.Properties {
 		f := docsField{
-			Name: p.Name, Mark: mark(s.AdditionalProperties != nil, slices.Contains(s.Required, p.Name)),
-			About: prose(p.Schema.Description), Type: docsType{Before: mqttType(p.Schema)},
+			Name: p.Name, Mark: mark(s.AdditionalProperties != nil, slices.Contains(s.Required, p.Name)), // only what is sent is closed
+			About: p.Value.Description, Type: docsType{Before: mqttType(p.Value)},
 		}
-		if p.Schema.Const != "" {
-			f.Limits = append(f.Limits, prose("always `"+p.Schema.Const+"`"))
+		if p.Value.Const != "" {
+			f.Limits = append(f.Limits, "always `"+p.Value.Const+"`")
 		}
-		if len(p.Schema.Enum) > 0 {
-			f.Limits = append(f.Limits, prose("one of `"+strings.Join(p.Schema.Enum, "`, `")+"`"))
+		if len(p.Value.Enum) > 0 {
+			f.Limits = append(f.Limits, "one of `"+strings.Join(p.Value.Enum, "`, `")+"`")
 		}
-		if p.Schema.MaxItems > 0 {
-			f.Limits = append(f.Limits, prose("items at most "+strconv.Itoa(p.Schema.MaxItems)))
+		if p.Value.MaxItems > 0 {
+			f.Limits = append(f.Limits, "items at most "+strconv.Itoa(p.Value.MaxItems))
 		}
 		out = append(out, f)
 	}
 	return out
 }
 
-func mqttType(s *asyncapi.Schema) string {
-	var text string
+func mqttType(s asyncapi.Schema) string {
+	types, _ := s.Type.([]any) // or null
+	text := fmt.Sprint(append(types, s.Type)[0])
 	switch {
-	case s.Pattern == asyncapi.IDPattern:
-		text = "id"
 	case s.Format == "date-time":
 		text = "time"
+	case s.Pattern != "":
+		text = "id"
 	case s.Items != nil:
-		text = "array of " + mqttType(s.Items)
-	default:
-		text = s.Type[0]
+		text = "array of " + mqttType(*s.Items)
 	}
-	if slices.Contains(s.Type, "null") {
+	if types != nil {
 		text += " or null"
 	}
 	return text
@@ -554,12 +477,4 @@ func highlight(text json.RawMessage) template.HTML {
 	}
 	b.WriteString(template.HTMLEscapeString(source[last:]))
 	return template.HTML(b.String()) // escaped above
-}
-
-// Hex is a reason code as MQTT writes it.
-func (p *docsPage) Hex(code int) string {
-	if code == 0 {
-		return "0x00"
-	}
-	return fmt.Sprintf("0x%02X", code)
 }

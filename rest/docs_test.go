@@ -40,14 +40,14 @@ func TestDocsPage(t *testing.T) {
 			t.Errorf("%s %s (%s) is not on the page", method, path, op.OperationID)
 		}
 	})
-	mqtt := asyncapi.New("")
+	mqtt := asyncapi.Read()
 	for _, o := range mqtt.Operations {
 		if !ids[o.Name] || !ids["topic-"+o.Value.Channel.Name()] {
 			t.Errorf("%s is not on the page", o.Name)
 		}
 	}
-	for _, code := range asyncapi.ReasonCodes() {
-		if code.Chat != "" && !ids["problem-"+string(code.Chat)] || !strings.Contains(page, html.EscapeString(code.Why)) {
+	for _, code := range mqtt.Operations.Get("receiveCommand").ReasonCodes {
+		if code.Problem != "" && !ids["problem-"+string(code.Problem)] || !strings.Contains(page, html.EscapeString(code.Why)) {
 			t.Errorf("the reason code %+v is not on the page", code)
 		}
 	}

@@ -2,13 +2,12 @@ package rest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"reflect"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
-
-	"github.com/parleymq/parley/asyncapi"
 )
 
 // addExamples gives each request and each successful answer of the document an example,
@@ -43,6 +42,33 @@ func each(doc *huma.OpenAPI, f func(method, path string, op *huma.Operation)) {
 	}
 }
 
+// exampleIDs are the ids that examples have in a field of that name. The AsyncAPI document
+// has the same, so that both tell one story.
+var exampleIDs = map[string]string{
+	"conversationId": "0198c0de-2b00-7c04-8000-00000000c0de",
+	"senderId":       exampleAlice,
+	"userId":         exampleAlice,
+	"userIds":        exampleAlice,
+	"otherUserId":    exampleBob,
+	"mentions":       exampleBob,
+	"replyTo":        "0198c0df-4c00-7e55-8000-00000000002d",
+	"attachments":    "0198c0df-0f00-7f11-8000-0000000f11e5",
+	"sessionId":      "0198c0de-0c00-7e5e-8000-00000005e551",
+	"clientMsgId":    "5f0e6c1e-8d7e-4b57-9a64-3f1a0c2d9b11",
+}
+
+const (
+	exampleAlice   = "0198c0de-0a00-7a11-8000-0000000a11ce"
+	exampleBob     = "0198c0de-0b00-7b0b-8000-000000000b0b"
+	exampleMessage = "0198c0df-1a2b-7e55-8000-00000000001d"
+)
+
+// exampleOf returns the id that examples have in a field: that of a message, unless it is another's.
+func exampleOf(field string) string { return cmp.Or(exampleIDs[field], exampleMessage) }
+
+// idFields names the field in which others refer to the id of a thing of that type.
+var idFields = map[string]string{"User": "userId", "Me": "userId", "Conversation": "conversationId", "Session": "sessionId"}
+
 type exampleBuilder struct{ registry huma.Registry }
 
 // exampler is a body whose example cannot be told from its fields: one that wants this or
@@ -74,7 +100,7 @@ func (b exampleBuilder) of(s *huma.Schema, field string) json.RawMessage {
 	}
 	switch {
 	case isIDSchema(s):
-		return raw(asyncapi.ExampleID(field))
+		return raw(exampleOf(field))
 	case len(s.Examples) > 0:
 		return raw(s.Examples[0])
 	case s.Default != nil:
@@ -124,7 +150,7 @@ func (b exampleBuilder) object(s *huma.Schema, owner string, order []string) jso
 			buf.Write(raw(name))
 			buf.WriteByte(':')
 			if name == "id" {
-				buf.Write(b.of(p, asyncapi.IDField(owner)))
+				buf.Write(b.of(p, idFields[owner]))
 			} else {
 				buf.Write(b.of(p, name))
 			}

@@ -56,6 +56,7 @@ type server struct {
 	address  func(*http.Request) netip.Addr
 	ready    func(context.Context) error
 	api      huma.API
+	openAPI  func() *huma.OpenAPI // api's document, with examples
 }
 
 // New returns the handler of everything under /api, and of /healthz, /readyz,

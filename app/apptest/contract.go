@@ -16,11 +16,7 @@ import (
 )
 
 var contract = sync.OnceValues(func() (*asyncapitest.Checker, error) {
-	document, err := asyncapi.New("test").JSON()
-	if err != nil {
-		return nil, err
-	}
-	return asyncapitest.New(document)
+	return asyncapitest.New(asyncapi.JSON("test"))
 })
 
 // checked makes the client compare every payload that passes through it with the
