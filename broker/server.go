@@ -16,6 +16,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -109,7 +110,7 @@ func (s *Server) Serve(l net.Listener, on *Listener) error {
 	if on == nil {
 		on = &Listener{}
 	}
-	pause := 5 * time.Millisecond
+	wait := backoff.New(5*time.Millisecond, time.Second)
 	for {
 		c, err := l.Accept()
 		switch {
@@ -117,12 +118,11 @@ func (s *Server) Serve(l net.Listener, on *Listener) error {
 			return nil
 		case err != nil:
 			s.metrics.acceptErrors.Inc()
-			s.logger.Warn("accepting a connection failed; trying again", "err", err, "pause", pause)
-			time.Sleep(pause)
-			pause = min(2*pause, time.Second)
+			s.logger.Warn("accepting a connection failed; trying again", "err", err)
+			time.Sleep(wait.Next())
 			continue
 		}
-		pause = 5 * time.Millisecond
+		wait.Reset()
 		if tcp, ok := c.(*net.TCPConn); ok {
 			_ = tcp.SetNoDelay(true)
 		}

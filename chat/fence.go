@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/parleymq/parley/backoff"
 )
 
 const fenceTick = 100 * time.Millisecond
@@ -122,11 +124,10 @@ func (f *Fence) Run(ctx context.Context, find func(context.Context) error) error
 			f.tick.Store(int64(time.Since(f.start)))
 			continue
 		}
-		for pause := fenceTick; !f.find(ctx, tick, find); pause = min(2*pause, 2*time.Second) {
-			if ctx.Err() != nil {
+		for wait := backoff.New(fenceTick, 2*time.Second); !f.find(ctx, tick, find); {
+			if !wait.Sleep(ctx) {
 				return nil
 			}
-			sleep(ctx, pause)
 		}
 		f.tick.Store(int64(time.Since(f.start)))
 		f.open()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/parleymq/parley/backoff"
 )
 
 // maxNoticeTo is how many contacts one notice names, so that it has some 10 KB.
@@ -50,7 +52,7 @@ func (p *Presences) nodeDied(ctx context.Context, dead DeadNode) error {
 	if err != nil {
 		return err
 	}
-	sleep(ctx, min(p.o.Grace, p.o.Grace-now.Sub(dead.SeenAt)))
+	backoff.Sleep(ctx, min(p.o.Grace, p.o.Grace-now.Sub(dead.SeenAt)))
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/parleymq/parley/backoff"
 )
 
 const (
@@ -25,7 +27,7 @@ func (p *Presences) runShared(ctx context.Context) error {
 	for {
 		select {
 		case <-p.wake:
-			sleep(ctx, p.o.Gather)
+			backoff.Sleep(ctx, p.o.Gather)
 			p.workShared(ctx, true)
 		case <-p.shared.arrived:
 			p.workShared(ctx, false)

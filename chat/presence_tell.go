@@ -2,11 +2,12 @@ package chat
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/parleymq/parley/backoff"
 )
 
 const (
@@ -60,7 +61,7 @@ func (p *Presences) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-p.wake:
-			sleep(ctx, p.o.Gather)
+			backoff.Sleep(ctx, p.o.Gather)
 			p.work(ctx)
 		case <-tick.C:
 			now := p.clock.Now()
@@ -70,15 +71,6 @@ func (p *Presences) Run(ctx context.Context) error {
 			p.stop(ctx)
 			return nil
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
 	}
 }
 
@@ -92,13 +84,13 @@ func (p *Presences) beSeen(ctx context.Context) {
 			p.o.Logger.Warn("could not note that the node lives; trying again", "err", err)
 		}
 		cancel()
-		sleep(ctx, seeEvery)
+		backoff.Sleep(ctx, seeEvery)
 	}
 }
 
 // retry calls f until it succeeds, and reports whether it did before ctx ended.
 func (p *Presences) retry(ctx context.Context, what string, f func(context.Context) error) bool {
-	for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {
+	for wait := backoff.New(100*time.Millisecond, 5*time.Second); ctx.Err() == nil; wait.Sleep(ctx) {
 		asking, cancel := WithDeadline(ctx, presenceWait, "presence: "+what)
 		err := f(asking)
 		cancel()
@@ -109,7 +101,6 @@ func (p *Presences) retry(ctx context.Context, what string, f func(context.Conte
 			p.counts.failures.Add(1)
 			p.o.Logger.Warn("presence waits for the database", "doing", what, "err", err)
 		}
-		sleep(ctx, pause/2+rand.N(pause))
 	}
 	return false
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/parleymq/parley/backoff"
 )
 
 // Service is what both doors call: it knows who may do what, checks what they
@@ -226,7 +228,7 @@ func (s *Service) arrived(ctx context.Context, e *Event, membersVersion int64, p
 	}
 	ctx, cancel := WithDeadline(ctx, patience, "chat.Committed")
 	defer cancel()
-	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+	for wait := backoff.New(10*time.Millisecond, time.Second); ; {
 		r, err := s.Rosters.Get(ctx, e.ConversationID)
 		if err == nil && r.Version < membersVersion {
 			r, err = s.Rosters.Reload(ctx, e.ConversationID)
@@ -238,11 +240,9 @@ func (s *Service) arrived(ctx context.Context, e *Event, membersVersion int64, p
 		if CodeOf(err) == NotFound {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if !wait.Sleep(ctx) {
 			s.doubt(e.ConversationID)
 			return nil
-		case <-time.After(pause):
 		}
 	}
 }

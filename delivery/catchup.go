@@ -2,9 +2,9 @@ package delivery
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -117,7 +117,7 @@ func (s *Session) resume() {
 // catchUp reads the logs of the tails that are behind, a page at a time and in
 // turn, until there is none, or no room.
 func (s *Session) catchUp(ctx context.Context) {
-	for pause := 10 * time.Millisecond; ; {
+	for wait := backoff.New(10*time.Millisecond, 2*time.Second); ; {
 		w, ok := s.nextBehind(ctx)
 		if !ok {
 			return
@@ -131,17 +131,13 @@ func (s *Session) catchUp(ctx context.Context) {
 			s.take(w, page, err)
 		}
 		if err == nil || chat.CodeOf(err) == chat.NotFound {
-			pause = 10 * time.Millisecond
+			wait.Reset()
 			continue
 		}
 		s.yield()
 		s.router.metrics.failures.Inc()
 		s.router.logger.Warn("reading the log failed; trying again", "client_id", s.ClientID, "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause/2 + rand.N(pause)):
-		}
-		pause = min(2*pause, 2*time.Second)
+		wait.Sleep(ctx)
 	}
 }
 

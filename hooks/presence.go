@@ -8,6 +8,7 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/delivery"
@@ -189,7 +190,7 @@ func (h *Hook) tellPresence(c *connection, filters []chat.Filter) {
 // feed tells what there is to tell. While the store is away it tries again: the client
 // would take its silence for good news.
 func (h *Hook) feed(c *connection) {
-	for pause := 200 * time.Millisecond; ; {
+	for wait := backoff.New(200*time.Millisecond, 10*time.Second); ; {
 		ids, ok := c.feed.take()
 		if !ok {
 			return
@@ -209,11 +210,7 @@ func (h *Hook) feed(c *connection) {
 		}
 		h.logger.Warn("contacts' presence could not be told; trying again", "client_id", c.clientID, "err", err)
 		c.feed.put(ids)
-		select {
-		case <-time.After(pause):
-		case <-c.ctx.Done():
-		}
-		pause = min(2*pause, 10*time.Second)
+		wait.Sleep(c.ctx)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/delivery"
@@ -177,16 +178,12 @@ func (h *Hook) feedRetained(c *connection) {
 		if !ok {
 			return
 		}
-		for pause := 200 * time.Millisecond; c.ctx.Err() == nil; pause = min(2*pause, 10*time.Second) {
+		for wait := backoff.New(200*time.Millisecond, 10*time.Second); c.ctx.Err() == nil; wait.Sleep(c.ctx) {
 			err := h.o.Topics.FeedRetained(c.ctx, box, sub, feed)
 			if err == nil || c.ctx.Err() != nil {
 				break
 			}
 			h.logger.Warn("retained messages could not be read; trying again", "client_id", c.clientID, "err", err)
-			select {
-			case <-time.After(pause):
-			case <-c.ctx.Done():
-			}
 		}
 	}
 }

@@ -3,10 +3,11 @@ package pgchild
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/parleymq/parley/backoff"
 )
 
 // Stop shuts the server down and waits until it and everything Start began has ended. Connections are
@@ -30,8 +31,8 @@ func (s *Server) Stop(ctx context.Context) error {
 	return s.stopErr
 }
 
-// How a postmaster that ended unasked is started again: the wait doubles from the first to the last,
-// less up to half at random, and starts over after one that stayed up for long enough.
+// The pauses before a postmaster that ended unasked is started again; they begin anew after one that
+// stayed up for long enough.
 const (
 	firstWait  = 100 * time.Millisecond
 	lastWait   = 10 * time.Second
@@ -42,7 +43,7 @@ const (
 func (s *Server) supervise(c *child, done chan struct{}) {
 	defer close(done)
 	defer func() { s.stopErr = errors.Join(s.stopErr, s.release()) }()
-	wait := firstWait
+	wait := backoff.New(firstWait, lastWait)
 	for {
 		since := time.Now()
 		if s.attend(c) {
@@ -52,9 +53,9 @@ func (s *Server) supervise(c *child, done chan struct{}) {
 		s.log.Error("postgres ended unasked, starting it again", "err", c.err, "pid", c.pid(),
 			"log", filepath.Join(s.opts.Dir, logFile))
 		if time.Since(since) >= longEnough {
-			wait = firstWait
+			wait.Reset()
 		}
-		if c, wait = s.revive(wait); c == nil {
+		if c = s.revive(&wait); c == nil {
 			return
 		}
 	}
@@ -83,28 +84,23 @@ func (s *Server) rotateLog() {
 	}
 }
 
-// revive tries until a postmaster is up again; nil when asked to stop. It returns the wait before the
-// next time.
-func (s *Server) revive(wait time.Duration) (*child, time.Duration) {
-	for {
-		pause := wait - rand.N(wait/2)
-		wait = min(2*wait, lastWait)
-		if sleep(s.quit, pause) != nil {
-			return nil, wait
-		}
+// revive tries until a postmaster is up again; nil when asked to stop.
+func (s *Server) revive(wait *backoff.Backoff) *child {
+	for wait.Sleep(s.quit) {
 		began := time.Now()
 		s.restarts.Add(1)
 		c, err := s.launch(s.quit)
 		switch {
 		case err == nil:
 			s.log.Info("postgres is ready again", "pid", c.pid(), "restarts", s.Restarts(), "elapsed_ms", time.Since(began).Milliseconds())
-			return c, wait
+			return c
 		case s.quit.Err() != nil:
-			return nil, wait
+			return nil
 		default:
 			s.log.Error("postgres does not start", "err", err, "restarts", s.Restarts())
 		}
 	}
+	return nil
 }
 
 func (s *Server) shutdown(c *child) error {

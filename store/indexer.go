@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -132,7 +132,7 @@ func (x *Indexer) note(conversation chat.ID, from, to int64) {
 // Run follows the logs until ctx ends. Whatever fails is tried again, with pauses.
 func (x *Indexer) Run(ctx context.Context) error {
 	x.looking, x.rateSince = true, time.Now()
-	pause := 100 * time.Millisecond
+	wait := backoff.New(100*time.Millisecond, 10*time.Second)
 	for ctx.Err() == nil {
 		start := time.Now()
 		worked, err := x.work(ctx)
@@ -141,10 +141,9 @@ func (x *Indexer) Run(ctx context.Context) error {
 		case err != nil:
 			x.metrics.failures.Inc()
 			x.opts.Logger.Warn("indexing failed; trying again", "component", "indexer", "err", err)
-			x.sleep(ctx, pause/2+rand.N(pause))
-			pause = min(2*pause, 10*time.Second)
+			wait.Sleep(ctx)
 		default:
-			pause = 100 * time.Millisecond
+			wait.Reset()
 			x.rest(ctx, worked, time.Since(start))
 		}
 	}
@@ -264,7 +263,7 @@ func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 		default:
 			factor = restLong
 		}
-		x.sleep(ctx, min(max(time.Duration(factor)*took, x.opts.Gather/2), maxRest))
+		backoff.Sleep(ctx, min(max(time.Duration(factor)*took, x.opts.Gather/2), maxRest))
 		return
 	}
 	wait := time.Until(x.nextLook)
@@ -281,16 +280,7 @@ func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 	case <-t.C:
 	case <-x.wake:
 	}
-	x.sleep(ctx, x.opts.Gather)
-}
-
-func (x *Indexer) sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
+	backoff.Sleep(ctx, x.opts.Gather)
 }
 
 const lookBehindSQL = `

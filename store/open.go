@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/url"
 	"runtime"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -169,7 +169,7 @@ func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect 
 		defer cancel()
 	}
 	start := time.Now()
-	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+	for retry := backoff.New(20*time.Millisecond, time.Second); ; {
 		err := connect(ctx)
 		var known *chat.Error
 		switch {
@@ -181,11 +181,7 @@ func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect 
 			return &chat.Error{Code: chat.Unavailable, Op: op, Field: "database", Msg: "cannot be used: " + reason(err), Err: err}
 		}
 		log.Warn("waiting for the database", "err", err, "elapsed_ms", time.Since(start).Milliseconds())
-		t := time.NewTimer(pause/2 + rand.N(pause))
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !retry.Sleep(ctx) {
 			return &chat.Error{
 				Code: chat.Unavailable, Op: op, Field: "database", Err: fmt.Errorf("%w: %w", context.Cause(ctx), err),
 				Msg: "did not answer within " + time.Since(start).Round(time.Millisecond).String() + ": " + reason(err),

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/cluster"
 )
 
@@ -74,7 +75,7 @@ func union(a, b []cluster.Node) []cluster.Node {
 func (l *Link) beat(ctx context.Context) {
 	var (
 		c       *client
-		wait    = backoff{most: l.o.Beat}
+		wait    = backoff.New(l.o.Beat/32, l.o.Beat)
 		since   = time.Now() // the last beat that came through, or the first failure after it
 		told    bool         // the log knows that Redis is away
 		ever    bool         // a beat has come through
@@ -121,13 +122,13 @@ func (l *Link) beat(ctx context.Context) {
 				signal(l.changed)
 			}
 			renewed = false
-			if !pause(ctx, wait.next()) {
+			if !wait.Sleep(ctx) {
 				return
 			}
 			continue
 		}
 
-		wait.reset()
+		wait.Reset()
 		if !h.was {
 			if ever {
 				kept, until = l.Peers(), time.Now().Add(l.o.Lease)
@@ -171,7 +172,7 @@ func (l *Link) beat(ctx context.Context) {
 			signal(l.beatNow)
 		}
 		// Somebody's doubt shortens the pause, but cannot make the heart race.
-		if !pause(ctx, l.o.Beat/8) || !pauseOr(ctx, l.o.Beat-l.o.Beat/8, l.beatNow) {
+		if !backoff.Sleep(ctx, l.o.Beat/8) || !pauseOr(ctx, l.o.Beat-l.o.Beat/8, l.beatNow) {
 			return
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/cluster"
 )
 
@@ -118,7 +119,7 @@ func (l *Link) farewell(ctx context.Context) {
 	c := l.client.Load()
 	for c != nil && l.peers.Load().queued() {
 		signal(l.gather)
-		if !pause(ctx, 2*time.Millisecond) {
+		if !backoff.Sleep(ctx, 2*time.Millisecond) {
 			break
 		}
 	}
@@ -156,12 +157,7 @@ func signal(c chan struct{}) {
 	}
 }
 
-// pause waits, and reports whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	return pauseOr(ctx, d, nil)
-}
-
-// pauseOr is pause that c ends early.
+// pauseOr waits for d or until c has a value, and reports whether ctx goes on.
 func pauseOr(ctx context.Context, d time.Duration, c <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

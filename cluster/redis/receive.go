@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/cluster"
 )
 
@@ -54,13 +55,13 @@ var (
 // client: go-redis' own way of coming back neither reads the answer to the new
 // subscription nor notices one at the wrong server.
 func (l *Link) listen(ctx context.Context) {
-	wait := backoff{most: l.o.Beat}
+	wait := backoff.New(l.o.Beat/32, l.o.Beat)
 	from := senders{}
 	told := false
 	var lost time.Time // when the last one that worked ended
 	for ctx.Err() == nil {
 		err := l.subscription(ctx, from, func() {
-			wait.reset()
+			wait.Reset()
 			if told {
 				told = false
 				l.log.Info("this node receives again what other nodes send", "elapsed_ms", time.Since(lost).Milliseconds())
@@ -76,12 +77,12 @@ func (l *Link) listen(ctx context.Context) {
 			signal(l.changed)
 		}
 		// The heart tells when Redis is away; here it is told when only this is broken.
-		if !told && l.up.Load() && wait.last > 0 {
+		if !told && l.up.Load() && wait.Waiting() {
 			told = true
 			l.log.Warn("this node does not receive what other nodes send; it finds it in the database, within seconds",
 				"redis", l.target.String(), "err", explain("redis.listen", err))
 		}
-		if !pause(ctx, wait.next()) {
+		if !wait.Sleep(ctx) {
 			return
 		}
 	}

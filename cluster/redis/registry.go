@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -180,7 +181,7 @@ func (r *registry) waiting() int {
 // keep makes the registry say who is here, until ctx ends.
 func (l *Link) keep(ctx context.Context) {
 	r := &l.reg
-	wait := backoff{most: l.o.Beat}
+	wait := backoff.New(l.o.Beat/32, l.o.Beat)
 	most := batchUsers
 	renew := time.NewTicker(renewEvery / time.Duration(len(r.here)))
 	defer renew.Stop()
@@ -214,12 +215,12 @@ func (l *Link) keep(ctx context.Context) {
 			if err != nil {
 				signal(l.beatNow)
 				most = max(most/2, leastUsers)
-				pause(ctx, wait.next())
+				wait.Sleep(ctx)
 			} else {
 				if len(batch) >= most {
-					pause(ctx, time.Since(began)) // Redis has others to serve
+					backoff.Sleep(ctx, time.Since(began)) // Redis has others to serve
 				}
-				wait.reset()
+				wait.Reset()
 				most = min(most+most/8, batchUsers) // slowly: finding out that it was too many takes a beat
 			}
 			batch = batch[:0]
