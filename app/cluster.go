@@ -56,7 +56,7 @@ func waitForPlace[P any](a *App, take func(wait time.Duration) (P, error)) (P, e
 func (a *App) takePlaceAmong(ctx context.Context) error {
 	o := &others{id: newNodeID(), fence: chat.NewFence(cluster.PauseLimit)}
 	o.bus = cluster.NewBus(cluster.BusOptions{
-		Asking: func() bool { return a.router.Asking() }, Taken: a.passed,
+		Asking: func() bool { return a.router.Asking() }, Superseded: a.passed,
 		Publication: func(p *chat.Publication) { a.topics.Arrive(p) },
 		Logger:      a.logger, Registerer: a.registry,
 	})
@@ -94,7 +94,7 @@ func newNodeID() string {
 
 // passed ends a device's connection here, if there is one, and what it has left to be
 // done, because it has connected at another node.
-func (a *App) passed(n chat.TakenNotice) bool {
+func (a *App) passed(n chat.SupersededNotice) bool {
 	newer := a.router.DropSuperseded(n)
 	if newer {
 		a.topics.WillBack(chat.TopicUser{Principal: chat.Principal{UserID: n.UserID}, ClientID: n.ClientID}, n.Resumed)
@@ -106,11 +106,11 @@ func (a *App) passed(n chat.TakenNotice) bool {
 // connection in the same way as what the bus brings.
 type sessions struct {
 	*delivery.Router
-	passed func(chat.TakenNotice) bool
+	passed func(chat.SupersededNotice) bool
 }
 
 // DropSuperseded implements cluster.Sessions.
-func (s sessions) DropSuperseded(n chat.TakenNotice) bool { return s.passed(n) }
+func (s sessions) DropSuperseded(n chat.SupersededNotice) bool { return s.passed(n) }
 
 // presence is how presence works here.
 func (a *App) presence() chat.PresenceOptions {
@@ -129,7 +129,7 @@ func (a *App) deliveryCluster() *delivery.Cluster {
 	}
 	return &delivery.Cluster{
 		Here: o.bus.Here, Asks: o.bus.Hello, Asking: o.bus.Asking,
-		Taken: func(node string, n chat.TakenNotice) { o.bus.TellNode(node, chat.Notice{Taken: &n}) },
+		Superseded: func(node string, n chat.SupersededNotice) { o.bus.NotifyNode(node, chat.Notice{Superseded: &n}) },
 	}
 }
 

@@ -81,10 +81,10 @@ func (s *Service) blockChanged(user, other ID, c *BlockChange, err error) error 
 	}
 	if c != nil && c.Roster != nil && err == nil {
 		s.Rosters.put(c.Roster) // ends the typing there
-		s.peers.Tell(Notice{Hint: &HintNotice{c.Conversation, c.Roster.LastSeq, c.Roster.Version}}, []ID{user, other})
+		s.peers.Notify(Notice{Hint: &HintNotice{c.Conversation, c.Roster.LastSeq, c.Roster.Version}}, []ID{user, other})
 	}
 	s.hidden.forget(user, other)
-	s.peers.Tell(Notice{Block: &BlockNotice{user, other}}, nil)
+	s.peers.Notify(Notice{Block: &BlockNotice{user, other}}, nil)
 	if err != nil {
 		if c != nil && !c.Conversation.IsZero() {
 			s.doubt(c.Conversation)

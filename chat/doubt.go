@@ -65,7 +65,7 @@ func (s *Service) Run(ctx context.Context) error {
 			r, err := s.reload(ctx, conversation)
 			if err == nil {
 				s.publisher.Hint(conversation, r.LastSeq, r)
-				s.peers.Tell(Notice{Hint: &HintNotice{conversation, r.LastSeq, r.Version}}, r.Members)
+				s.peers.Notify(Notice{Hint: &HintNotice{conversation, r.LastSeq, r.Version}}, r.Members)
 			}
 			s.doubts.settle(conversation, err == nil, time.Now())
 			if err != nil && CodeOf(err) != NotFound {

@@ -14,13 +14,13 @@ type Heartbeat struct {
 	Left   []string    // names of nodes that were given up, and whose sessions nobody has released yet
 }
 
-// JournalEntry is what another node has stored: either how far a log reaches, or
+// OutboxEntry is what another node has stored: either how far a log reaches, or
 // that a device has connected there.
-type JournalEntry struct {
+type OutboxEntry struct {
 	ConversationID ID
 	Seq            int64
 	MembersVersion int64
 	Members        bool // who is a member, or may write, has changed
 
-	Taken *TakenNotice // nil: it is about a log
+	Superseded *SupersededNotice // nil: it is about a log
 }

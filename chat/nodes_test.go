@@ -175,8 +175,8 @@ func (s *mortalStore) PutContactChange(ctx context.Context, change chat.ContactC
 	return err
 }
 
-// Tell implements chat.Peers.
-func (n *node) Tell(notice chat.Notice, users []chat.ID) {
+// Notify implements chat.Peers.
+func (n *node) Notify(notice chat.Notice, users []chat.ID) {
 	text, err := json.Marshal(notice)
 	if err != nil {
 		panic(err)
@@ -206,7 +206,7 @@ func (n *node) Tell(notice chat.Notice, users []chat.ID) {
 				if err := json.Unmarshal(text, &arrived); err != nil {
 					panic(err)
 				}
-				to.Arrive(context.Background(), n.id.Name, arrived)
+				to.ReceiveNotice(context.Background(), n.id.Name, arrived)
 			})
 		}
 	}
@@ -223,9 +223,9 @@ func (n *node) has(users []chat.ID) bool {
 	return users == nil
 }
 
-// Event and TellNode implement chat.Peers.
-func (n *node) Event(*chat.Event, int64, []chat.ID) {}
-func (n *node) TellNode(node string, _ chat.Notice) { panic("nobody tells " + node) }
+// Event and NotifyNode implement chat.Peers.
+func (n *node) Event(*chat.Event, int64, []chat.ID)   {}
+func (n *node) NotifyNode(node string, _ chat.Notice) { panic("nobody tells " + node) }
 
 // Publish, Hint and Signal implement chat.Publisher.
 func (n *node) Publish(*chat.Event, *chat.Roster) {}

@@ -13,25 +13,25 @@ type Peers interface {
 	// Event carries a committed event to the nodes where one of the users is
 	// connected. Neither e nor users may be changed any more.
 	Event(e *Event, membersVersion int64, users []ID)
-	// Tell carries a notice to the nodes where one of the users is connected, or with
+	// Notify carries a notice to the nodes where one of the users is connected, or with
 	// nil to every node. users must not be changed any more.
-	Tell(n Notice, users []ID)
-	// TellNode carries a notice to the node of that name, if it is known.
-	TellNode(node string, n Notice)
+	Notify(n Notice, users []ID)
+	// NotifyNode carries a notice to the node of that name, if it is known.
+	NotifyNode(node string, n Notice)
 }
 
 // Notice is what nodes tell each other beside events: exactly one of its fields is
 // set. Nodes of a later version may set others, which are passed over.
 type Notice struct {
-	Hint     *HintNotice     `json:"hint,omitempty"`
-	Typing   *TypingNotice   `json:"typing,omitempty"`
-	Read     *PlaceNotice    `json:"read,omitempty"`
-	Received *PlaceNotice    `json:"received,omitempty"`
-	Presence *PresenceNotice `json:"presence,omitempty"`
-	Contacts *ContactsNotice `json:"contacts,omitempty"`
-	Block    *BlockNotice    `json:"block,omitempty"`
-	Taken    *TakenNotice    `json:"taken,omitempty"`
-	Device   *DeviceNotice   `json:"device,omitempty"`
+	Hint       *HintNotice       `json:"hint,omitempty"`
+	Typing     *TypingNotice     `json:"typing,omitempty"`
+	Read       *ReceiptNotice    `json:"read,omitempty"`
+	Received   *ReceiptNotice    `json:"received,omitempty"`
+	Presence   *PresenceNotice   `json:"presence,omitempty"`
+	Contacts   *ContactsNotice   `json:"contacts,omitempty"`
+	Block      *BlockNotice      `json:"block,omitempty"`
+	Superseded *SupersededNotice `json:"taken,omitempty"`
+	Device     *DeviceNotice     `json:"device,omitempty"`
 }
 
 // HintNotice says how far a log reaches, at least, and which version its members have.
@@ -48,8 +48,8 @@ type TypingNotice struct {
 	Typing         bool `json:"t,omitempty"`
 }
 
-// PlaceNotice says how far a participant has read a log, or has received it.
-type PlaceNotice struct {
+// ReceiptNotice says how far a participant has read a log, or has received it.
+type ReceiptNotice struct {
 	ConversationID ID        `json:"c"`
 	UserID         ID        `json:"u"`
 	UpTo           int64     `json:"s"`
@@ -89,8 +89,8 @@ type BlockNotice struct {
 	OtherID ID `json:"o"`
 }
 
-// TakenNotice says that a device has connected at the sending node.
-type TakenNotice struct {
+// SupersededNotice says that a device has connected at the sending node.
+type SupersededNotice struct {
 	UserID   ID     `json:"u"`
 	ClientID string `json:"c"`
 	Epoch    int64  `json:"e"`
@@ -101,22 +101,22 @@ type TakenNotice struct {
 type noPeers struct{}
 
 func (noPeers) Event(*Event, int64, []ID) {}
-func (noPeers) Tell(Notice, []ID)         {}
-func (noPeers) TellNode(string, Notice)   {}
+func (noPeers) Notify(Notice, []ID)       {}
+func (noPeers) NotifyNode(string, Notice) {}
 
 // arrivedPatience is how long what comes from another node waits for the store: it is
 // looked for again by then.
 const arrivedPatience = 2 * time.Second
 
-// EventArrived hands an event that another node has stored to the sessions of this
+// ReceiveEvent hands an event that another node has stored to the sessions of this
 // one. It may wait for the store, for a few seconds.
-func (s *Service) EventArrived(ctx context.Context, e *Event, membersVersion int64) {
+func (s *Service) ReceiveEvent(ctx context.Context, e *Event, membersVersion int64) {
 	s.arrived(ctx, e, membersVersion, arrivedPatience)
 }
 
-// Arrive acts on a notice of another node, for the sessions of this one. from is that
+// ReceiveNotice acts on a notice of another node, for the sessions of this one. from is that
 // node's id. It may wait for the store, for a few seconds.
-func (s *Service) Arrive(ctx context.Context, from string, n Notice) {
+func (s *Service) ReceiveNotice(ctx context.Context, from string, n Notice) {
 	switch {
 	case n.Hint != nil:
 		s.hintArrived(ctx, n.Hint)
@@ -129,9 +129,9 @@ func (s *Service) Arrive(ctx context.Context, from string, n Notice) {
 	case n.Block != nil:
 		s.hidden.forget(n.Block.UserID, n.Block.OtherID)
 		s.typing.hide(n.Block.UserID, n.Block.OtherID)
-	case n.Taken != nil:
-		d := Device{n.Taken.UserID, n.Taken.ClientID}
-		s.Wills.Back(d, n.Taken.Resumed)
+	case n.Superseded != nil:
+		d := Device{n.Superseded.UserID, n.Superseded.ClientID}
+		s.Wills.Back(d, n.Superseded.Resumed)
 		s.DeviceTaken(d)
 	case n.Presence != nil:
 		s.Presences.heard(n.Presence)
@@ -152,11 +152,11 @@ func (s *Service) hintArrived(ctx context.Context, n *HintNotice) {
 	}
 }
 
-// MembersMoved is for what is found in the journal of another node: the members of a
+// MembersChanged is for what is found in the journal of another node: the members of a
 // conversation have another version. They are read if a session here may be concerned,
 // and the sessions of those who are members now read the log as far as they lack
 // it. It blocks for a round trip.
-func (s *Service) MembersMoved(ctx context.Context, conversation ID, seq, membersVersion int64) {
+func (s *Service) MembersChanged(ctx context.Context, conversation ID, seq, membersVersion int64) {
 	s.hintArrived(ctx, &HintNotice{conversation, seq, membersVersion})
 }
 

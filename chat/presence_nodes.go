@@ -122,7 +122,7 @@ func (p *Presences) taken(d Device) {
 		dev.timer.Stop()
 	}
 	if dev.status != Online && !dev.willed { // else it is online there, too
-		p.shared.peers.Tell(Notice{Device: &DeviceNotice{d.UserID, d.ClientID, dev.status}}, []ID{d.UserID})
+		p.shared.peers.Notify(Notice{Device: &DeviceNotice{d.UserID, d.ClientID, dev.status}}, []ID{d.UserID})
 	}
 	stay := Stay(p.stays.Add(1)) // of nobody: the connection may end
 	dev.stay, dev.will, dev.taken = stay, "", true
@@ -187,13 +187,13 @@ func (s *sharing) tellPeers(st *PresenceState, contacts []ID) {
 	}
 	own := []ID{st.UserID}
 	if len(contacts) == 0 {
-		s.peers.Tell(Notice{Presence: &n}, own)
+		s.peers.Notify(Notice{Presence: &n}, own)
 		return
 	}
 	for chunk := range slices.Chunk(contacts, maxNoticeTo) {
 		part := n
 		part.To = chunk
-		s.peers.Tell(Notice{Presence: &part}, append(own, chunk...))
+		s.peers.Notify(Notice{Presence: &part}, append(own, chunk...))
 		own = nil
 	}
 }
@@ -204,7 +204,7 @@ func (s *sharing) tellContacts(t contactTurn) {
 	if slices.Equal(t.a, t.b) {
 		n.B = nil
 	}
-	s.peers.Tell(Notice{Contacts: &n}, append(slices.Clone(t.a), n.B...))
+	s.peers.Notify(Notice{Contacts: &n}, append(slices.Clone(t.a), n.B...))
 }
 
 // state is what a notice says of its user.

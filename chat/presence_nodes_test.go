@@ -191,7 +191,7 @@ func TestPresenceNoticesLate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Arrive(t.Context(), "a", chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: chat.Online, Version: st[ann].Version - 1, To: []chat.ID{ben}}})
+	b.ReceiveNotice(t.Context(), "a", chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: chat.Online, Version: st[ann].Version - 1, To: []chat.ID{ben}}})
 	a.connect(ann, "phone").say(chat.Away) // is heard after it
 	c.await("ann is away", func() bool { return bens.last(ann) == chat.Away })
 	if got := bens.says(ann); got != "offline online offline away" && got != "offline online offline online away" {
@@ -208,7 +208,7 @@ func TestPresenceNoticesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := bens.says(ann)
-	b.Arrive(t.Context(), "a", chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: chat.Online, Version: st[ann].Version + 1, To: []chat.ID{ben}}})
+	b.ReceiveNotice(t.Context(), "a", chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: chat.Online, Version: st[ann].Version + 1, To: []chat.ID{ben}}})
 	own := a.connect(ben, "own")
 	own.expect(ben, "online")
 	b.connect(ben, "own").expect(ben, "online") // Run has been through all that came

@@ -29,8 +29,8 @@ func (s *placelessStore) DeleteContactChanges(context.Context) error { return ni
 type deafPeers struct{}
 
 func (deafPeers) Event(*chat.Event, int64, []chat.ID) {}
-func (deafPeers) Tell(chat.Notice, []chat.ID)         {}
-func (deafPeers) TellNode(string, chat.Notice)        {}
+func (deafPeers) Notify(chat.Notice, []chat.ID)       {}
+func (deafPeers) NotifyNode(string, chat.Notice)      {}
 
 // A notice that is older than what a node remembers is not told: the database was
 // looked into since.
@@ -47,7 +47,7 @@ func TestPresenceNoticesStale(t *testing.T) {
 		go func() { done <- s.Presences.Run(ctx) }() // ends with the test
 		hear := func(status chat.Status, version int64, want string) {
 			t.Helper()
-			s.Arrive(ctx, "b", chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: status, Version: version, To: []chat.ID{ben}}})
+			s.ReceiveNotice(ctx, "b", chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: status, Version: version, To: []chat.ID{ben}}})
 			time.Sleep(gathered)
 			synctest.Wait()
 			if got := aud.says(ben, ann); got != want {

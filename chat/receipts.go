@@ -134,11 +134,11 @@ func (s *Service) tellReads(ctx context.Context, places []ReadPlace) {
 	for i := range places {
 		p := &places[i]
 		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
-			n := &PlaceNotice{p.ConversationID, p.UserID, p.ReadSeq, p.At, p.MembersVersion}
+			n := &ReceiptNotice{p.ConversationID, p.UserID, p.ReadSeq, p.At, p.MembersVersion}
 			to := hearers(r, p.UserID, true)
 			s.tellPlace(TopicReads, n, to)
 			if len(to) > 0 {
-				s.peers.Tell(Notice{Read: n}, to)
+				s.peers.Notify(Notice{Read: n}, to)
 			}
 		}
 	}
@@ -213,22 +213,22 @@ func (s *Service) TellDelivered(ctx context.Context, places []DeliveredPlace) {
 	for i := range places {
 		p := &places[i]
 		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
-			n := &PlaceNotice{p.ConversationID, p.UserID, p.UpTo, at, p.MembersVersion}
+			n := &ReceiptNotice{p.ConversationID, p.UserID, p.UpTo, at, p.MembersVersion}
 			to := hearers(r, p.UserID, false)
 			s.tellPlace(TopicDelivered, n, to)
 			if len(to) > 0 {
-				s.peers.Tell(Notice{Received: n}, to)
+				s.peers.Notify(Notice{Received: n}, to)
 			}
 		}
 	}
 }
 
-func (s *Service) tellPlace(kind TopicKind, n *PlaceNotice, to []ID) {
+func (s *Service) tellPlace(kind TopicKind, n *ReceiptNotice, to []ID) {
 	s.publisher.Signal(Topic{Kind: kind, ID: n.ConversationID}, readPayload(n.ConversationID, n.UserID, n.UpTo, n.At), to, nil)
 }
 
 // placeArrived is tellReads and TellDelivered for what another node has stored.
-func (s *Service) placeArrived(ctx context.Context, kind TopicKind, n *PlaceNotice) {
+func (s *Service) placeArrived(ctx context.Context, kind TopicKind, n *ReceiptNotice) {
 	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.placeArrived")
 	defer cancel()
 	if r := s.rosterAt(ctx, n.ConversationID, n.MembersVersion); r != nil {

@@ -56,7 +56,7 @@ func (s *Service) Use(log Log, publisher Publisher) { s.log, s.publisher = log, 
 // it there are none.
 func (s *Service) UsePeers(p Peers) {
 	s.peers = p
-	s.typing.forward = func(n TypingNotice, to []ID) { p.Tell(Notice{Typing: &n}, to) }
+	s.typing.forward = func(n TypingNotice, to []ID) { p.Notify(Notice{Typing: &n}, to) }
 }
 
 // Source says which packet of which session a command came in, so that a packet

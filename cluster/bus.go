@@ -24,21 +24,21 @@ const (
 // Rules are what acts on what other nodes say: *chat.Service is one. All of it may wait
 // for the database, for a few seconds.
 type Rules interface {
-	// EventArrived hands an event that another node has stored to the sessions here.
-	EventArrived(ctx context.Context, e *chat.Event, membersVersion int64)
-	// Arrive acts on a notice of the node with the id from.
-	Arrive(ctx context.Context, from string, n chat.Notice)
-	// MembersMoved acts on a change of a conversation's members, from the journal.
-	MembersMoved(ctx context.Context, conversation chat.ID, seq, membersVersion int64)
+	// ReceiveEvent hands an event that another node has stored to the sessions here.
+	ReceiveEvent(ctx context.Context, e *chat.Event, membersVersion int64)
+	// ReceiveNotice acts on a notice of the node with the id from.
+	ReceiveNotice(ctx context.Context, from string, n chat.Notice)
+	// MembersChanged acts on a change of a conversation's members, from the journal.
+	MembersChanged(ctx context.Context, conversation chat.ID, seq, membersVersion int64)
 }
 
 // BusOptions configures a Bus.
 type BusOptions struct {
 	// Asking reports whether a session here has asked for what was delivered.
 	Asking func() bool
-	// Taken ends the connection of a device that has connected at another node, and
+	// Superseded ends the connection of a device that has connected at another node, and
 	// reports whether that one is the newer. It does not block.
-	Taken func(chat.TakenNotice) bool
+	Superseded func(chat.SupersededNotice) bool
 	// Publication delivers a publication to a device topic to the sessions here. It does
 	// not block.
 	Publication func(*chat.Publication)
@@ -223,8 +223,8 @@ func (b *Bus) Event(e *chat.Event, membersVersion int64, users []chat.ID) {
 	b.route(frame, at, unknown, live)
 }
 
-// Tell implements chat.Peers.
-func (b *Bus) Tell(n chat.Notice, users []chat.ID) {
+// Notify implements chat.Peers.
+func (b *Bus) Notify(n chat.Notice, users []chat.ID) {
 	among := b.live()
 	if n.Received != nil {
 		among.and(*b.asks.Load())
@@ -261,8 +261,8 @@ func (b *Bus) Publication(p *chat.Publication) {
 	b.send(frame, live)
 }
 
-// TellNode implements chat.Peers.
-func (b *Bus) TellNode(node string, n chat.Notice) {
+// NotifyNode implements chat.Peers.
+func (b *Bus) NotifyNode(node string, n chat.Notice) {
 	b.mu.RLock()
 	var to nodeSet
 	for id, number := range b.peers.numbers {
@@ -411,8 +411,8 @@ func about(n *chat.Notice) chat.ID {
 		return n.Received.ConversationID
 	case n.Presence != nil:
 		return n.Presence.UserID
-	case n.Taken != nil:
-		return n.Taken.UserID
+	case n.Superseded != nil:
+		return n.Superseded.UserID
 	case n.Device != nil:
 		return n.Device.UserID
 	}
@@ -451,17 +451,17 @@ func (b *Bus) work(ctx context.Context, queue chan arrival) {
 			return
 		case a := <-queue:
 			if a.frame.event != nil {
-				b.rules.EventArrived(ctx, a.frame.event, a.frame.membersVersion)
+				b.rules.ReceiveEvent(ctx, a.frame.event, a.frame.membersVersion)
 				continue
 			}
 			if a.frame.publication != nil {
 				b.o.Publication(a.frame.publication)
 				continue
 			}
-			if taken := a.frame.notice.Taken; taken != nil && !b.o.Taken(*taken) {
+			if taken := a.frame.notice.Superseded; taken != nil && !b.o.Superseded(*taken) {
 				continue
 			}
-			b.rules.Arrive(ctx, a.from, a.frame.notice)
+			b.rules.ReceiveNotice(ctx, a.from, a.frame.notice)
 		}
 	}
 }

@@ -157,14 +157,14 @@ func (n *network) lookedUp() int {
 // rules passes over everything.
 type rules struct{}
 
-func (rules) EventArrived(context.Context, *chat.Event, int64)    {}
-func (rules) Arrive(context.Context, string, chat.Notice)         {}
-func (rules) MembersMoved(context.Context, chat.ID, int64, int64) {}
+func (rules) ReceiveEvent(context.Context, *chat.Event, int64)      {}
+func (rules) ReceiveNotice(context.Context, string, chat.Notice)    {}
+func (rules) MembersChanged(context.Context, chat.ID, int64, int64) {}
 
 // startBus runs a bus over the network until the test ends.
 func startBus(t *testing.T, n *network, id string) (*cluster.Bus, *link) {
 	t.Helper()
-	b := cluster.NewBus(cluster.BusOptions{Asking: func() bool { return false }, Taken: func(chat.TakenNotice) bool { return true }, Publication: func(*chat.Publication) {}})
+	b := cluster.NewBus(cluster.BusOptions{Asking: func() bool { return false }, Superseded: func(chat.SupersededNotice) bool { return true }, Publication: func(*chat.Publication) {}})
 	l := n.join(id, b.Receive)
 	b.Use(l, rules{})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -259,9 +259,9 @@ func TestRoutingChanges(t *testing.T) {
 	n.mu.Unlock()
 	a.Event(e, 1, []chat.ID{user})
 	eventually(t, "c has another event", func() bool { return la.events("c") == 2 })
-	a.Tell(chat.Notice{Block: &chat.BlockNotice{UserID: user, OtherID: user}}, nil)
-	a.TellNode("name of c", chat.Notice{Taken: &chat.TakenNotice{UserID: user, ClientID: "x", Epoch: 1}})
-	a.TellNode("nobody", chat.Notice{})
+	a.Notify(chat.Notice{Block: &chat.BlockNotice{UserID: user, OtherID: user}}, nil)
+	a.NotifyNode("name of c", chat.Notice{Superseded: &chat.SupersededNotice{UserID: user, ClientID: "x", Epoch: 1}})
+	a.NotifyNode("nobody", chat.Notice{})
 	for _, bad := range [][]byte{nil, {0}, {200}, {1, 2, 3}, {2, 'x'}} {
 		a.Receive("c", bad)
 		a.Receive("nobody", bad)

@@ -29,9 +29,9 @@ func notices() []chat.Notice {
 	return []chat.Notice{
 		{Hint: &chat.HintNotice{ConversationID: chat.NewID(), Seq: 7, MembersVersion: 3}},
 		{Typing: &chat.TypingNotice{ConversationID: chat.NewID(), UserID: chat.NewID(), Typing: true}},
-		{Read: &chat.PlaceNotice{ConversationID: chat.NewID(), UserID: chat.NewID(), UpTo: 5, At: at, MembersVersion: 3}},
+		{Read: &chat.ReceiptNotice{ConversationID: chat.NewID(), UserID: chat.NewID(), UpTo: 5, At: at, MembersVersion: 3}},
 		{Block: &chat.BlockNotice{UserID: chat.NewID(), OtherID: chat.NewID()}},
-		{Taken: &chat.TakenNotice{UserID: chat.NewID(), ClientID: "phone \"1\"", Epoch: 9, Resumed: true}},
+		{Superseded: &chat.SupersededNotice{UserID: chat.NewID(), ClientID: "phone \"1\"", Epoch: 9, Resumed: true}},
 	}
 }
 

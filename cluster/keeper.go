@@ -36,7 +36,7 @@ type Place interface {
 	Begin(ctx context.Context) error
 	Bury(ctx context.Context, n chat.NodeState) (bool, error)
 	Released(ctx context.Context, node string) error
-	ReadJournal(ctx context.Context) (list []chat.JournalEntry, whole bool, err error)
+	ReadJournal(ctx context.Context) (list []chat.OutboxEntry, whole bool, err error)
 	PruneJournal(ctx context.Context) error
 	End(ctx context.Context) error
 }
@@ -50,7 +50,7 @@ type Sessions interface {
 	Recheck(ctx context.Context) (int, error)
 	// DropSuperseded ends the connection of a device that has connected at another node, and
 	// reports whether that one is the newer.
-	DropSuperseded(n chat.TakenNotice) bool
+	DropSuperseded(n chat.SupersededNotice) bool
 	// DisconnectAll ends every connection: the sessions may have moved.
 	DisconnectAll()
 }
@@ -84,7 +84,7 @@ type Keeper struct {
 	// Owned by Run.
 	steady    time.Time // since when heartbeats follow each other
 	beaten    time.Time // the last one
-	last      []chat.JournalEntry
+	last      []chat.OutboxEntry
 	left      map[string]int // nodes that were given up and are not released: how often they were seen so
 	away      bool           // the last heartbeat has failed
 	owed      bool           // a recheck has failed
@@ -96,7 +96,7 @@ type Keeper struct {
 
 // move is a change of members, or with looked the end of those that a Look has found.
 type move struct {
-	entry  chat.JournalEntry
+	entry  chat.OutboxEntry
 	looked chan<- error
 }
 
@@ -325,7 +325,7 @@ func (k *Keeper) releaseLeft(ctx context.Context, names []string) {
 // second time with the next reading: a session that was being made the first time has
 // missed it.
 func (k *Keeper) read(ctx context.Context) error {
-	var list []chat.JournalEntry
+	var list []chat.OutboxEntry
 	var whole bool
 	err := k.try(ctx, func(ctx context.Context) (err error) {
 		list, whole, err = k.o.Place.ReadJournal(ctx)
@@ -338,7 +338,7 @@ func (k *Keeper) read(ctx context.Context) error {
 		k.recheck(ctx)
 	}
 	k.metrics.journal.Add(float64(len(list)))
-	for _, entries := range [2][]chat.JournalEntry{k.last, list} {
+	for _, entries := range [2][]chat.OutboxEntry{k.last, list} {
 		for i := range entries {
 			k.act(ctx, &entries[i])
 		}
@@ -347,11 +347,11 @@ func (k *Keeper) read(ctx context.Context) error {
 	return nil
 }
 
-func (k *Keeper) act(ctx context.Context, e *chat.JournalEntry) {
+func (k *Keeper) act(ctx context.Context, e *chat.OutboxEntry) {
 	switch {
-	case e.Taken != nil:
-		if k.o.Sessions.DropSuperseded(*e.Taken) {
-			k.o.Rules.Arrive(ctx, "", chat.Notice{Taken: e.Taken})
+	case e.Superseded != nil:
+		if k.o.Sessions.DropSuperseded(*e.Superseded) {
+			k.o.Rules.ReceiveNotice(ctx, "", chat.Notice{Superseded: e.Superseded})
 		}
 	case e.Members:
 		select {
@@ -376,7 +376,7 @@ func (k *Keeper) followMembers(ctx context.Context) {
 				m.looked <- nil // it has room
 				continue
 			}
-			k.o.Rules.MembersMoved(ctx, m.entry.ConversationID, m.entry.Seq, m.entry.MembersVersion)
+			k.o.Rules.MembersChanged(ctx, m.entry.ConversationID, m.entry.Seq, m.entry.MembersVersion)
 		}
 	}
 }

@@ -18,7 +18,7 @@ type place struct {
 	mu       sync.Mutex
 	err      error
 	beat     chat.Heartbeat
-	journal  []chat.JournalEntry
+	journal  []chat.OutboxEntry
 	partly   bool // the journal does not reach back far enough
 	buried   []string
 	released []string
@@ -54,7 +54,7 @@ func (p *place) Released(_ context.Context, node string) error {
 	})
 }
 
-func (p *place) ReadJournal(context.Context) (list []chat.JournalEntry, whole bool, err error) {
+func (p *place) ReadJournal(context.Context) (list []chat.OutboxEntry, whole bool, err error) {
 	err = p.with(func() { list, whole = p.journal, !p.partly; p.journal, p.partly = nil, false })
 	return list, whole, err
 }
@@ -71,7 +71,7 @@ type sessions struct {
 	gaveUp   int
 	rechecks int
 	fails    int           // rechecks that fail first
-	slow     time.Duration // that each MembersMoved takes
+	slow     time.Duration // that each MembersChanged takes
 }
 
 func (s *sessions) note(f func()) { s.mu.Lock(); f(); s.mu.Unlock() }
@@ -79,7 +79,7 @@ func (s *sessions) note(f func()) { s.mu.Lock(); f(); s.mu.Unlock() }
 func (s *sessions) HintFollowers(_ chat.ID, seq int64) {
 	s.note(func() { s.heard = append(s.heard, seq) })
 }
-func (s *sessions) DropSuperseded(n chat.TakenNotice) bool {
+func (s *sessions) DropSuperseded(n chat.SupersededNotice) bool {
 	s.note(func() { s.passed = append(s.passed, n.ClientID) })
 	return true
 }
@@ -93,7 +93,7 @@ func (s *sessions) Recheck(context.Context) (n int, err error) {
 	return 0, err
 }
 
-func (s *sessions) MembersMoved(ctx context.Context, _ chat.ID, seq, _ int64) {
+func (s *sessions) MembersChanged(ctx context.Context, _ chat.ID, seq, _ int64) {
 	select {
 	case <-time.After(s.slow):
 	case <-ctx.Done():
@@ -173,7 +173,7 @@ func TestKeeperReads(t *testing.T) {
 			}
 		})
 		p.mu.Lock()
-		p.journal = []chat.JournalEntry{{Seq: 7}, {Seq: 8, Members: true}, {Taken: &chat.TakenNotice{ClientID: "phone"}}}
+		p.journal = []chat.OutboxEntry{{Seq: 7}, {Seq: 8, Members: true}, {Superseded: &chat.SupersededNotice{ClientID: "phone"}}}
 		p.mu.Unlock()
 		if err := k.Look(t.Context()); err != nil {
 			t.Error(err)
@@ -247,11 +247,13 @@ func TestKeeperDoesNotWaitForMembers(t *testing.T) {
 		_ = p.with(func() {
 			p.beats = 0
 			for seq := range int64(60) {
-				p.journal = append(p.journal, chat.JournalEntry{Seq: seq, Members: true})
+				p.journal = append(p.journal, chat.OutboxEntry{Seq: seq, Members: true})
 			}
 		})
 		time.Sleep(3 * time.Second)
-		_ = p.with(func() { p.journal = []chat.JournalEntry{{Seq: 100}, {Taken: &chat.TakenNotice{ClientID: "phone"}}} })
+		_ = p.with(func() {
+			p.journal = []chat.OutboxEntry{{Seq: 100}, {Superseded: &chat.SupersededNotice{ClientID: "phone"}}}
+		})
 		time.Sleep(5 * time.Second)
 		s.note(func() {
 			if !slices.Contains(s.heard, 100) || !slices.Contains(s.passed, "phone") {

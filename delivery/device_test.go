@@ -277,11 +277,11 @@ func TestBoxOfASessionThatMoved(t *testing.T) {
 				r.Detach(s)
 				box.Receive(deviceCopyOf("x", 1))
 			}
-			r.DropSuperseded(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 6}) // an old story
+			r.DropSuperseded(chat.SupersededNotice{UserID: alice, ClientID: "phone", Epoch: 6}) // an old story
 			if away && r.Waiting() == 0 {
 				t.Error("the box has ended")
 			}
-			r.DropSuperseded(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 8})
+			r.DropSuperseded(chat.SupersededNotice{UserID: alice, ClientID: "phone", Epoch: 8})
 			if !away {
 				r.Detach(s)
 			}

@@ -13,14 +13,14 @@ import (
 // among is what a router does where there are other nodes, and notes.
 type among struct {
 	here  []bool
-	taken []chat.TakenNotice
+	taken []chat.SupersededNotice
 }
 
 func (a *among) cluster() *delivery.Cluster {
 	return &delivery.Cluster{
-		Here:  func(_ chat.ID, here bool) { a.here = append(a.here, here) },
-		Taken: func(_ string, n chat.TakenNotice) { a.taken = append(a.taken, n) },
-		Asks:  func() {}, Asking: func() bool { return false },
+		Here:       func(_ chat.ID, here bool) { a.here = append(a.here, here) },
+		Superseded: func(_ string, n chat.SupersededNotice) { a.taken = append(a.taken, n) },
+		Asks:       func() {}, Asking: func() bool { return false },
 	}
 }
 
@@ -83,7 +83,7 @@ func TestOtherNodes(t *testing.T) {
 		log, sink, a := newFakeLog(), newFakeSink(), &among{}
 		r, s := startAmong(t, a, log, sink)
 		defer r.Close()
-		if len(a.taken) != 1 || a.taken[0] != (chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 7, Resumed: true}) || !slices.Equal(a.here, []bool{true}) {
+		if len(a.taken) != 1 || a.taken[0] != (chat.SupersededNotice{UserID: alice, ClientID: "phone", Epoch: 7, Resumed: true}) || !slices.Equal(a.here, []bool{true}) {
 			t.Errorf("told %+v, here %v", a.taken, a.here)
 		}
 		log.set(func() { log.convs[convA].last = 8 })
@@ -102,14 +102,14 @@ func TestOtherNodes(t *testing.T) {
 		if got := sink.seqs(convA); len(got) != 4 {
 			t.Errorf("the client got %v after a look at everything", got)
 		}
-		for _, n := range []chat.TakenNotice{
+		for _, n := range []chat.SupersededNotice{
 			{UserID: alice, ClientID: "phone", Epoch: 7}, {UserID: alice, ClientID: "phone", Epoch: 6}, {UserID: alice, ClientID: "laptop", Epoch: 8}, {UserID: bob, ClientID: "phone", Epoch: 8},
 		} {
 			if r.DropSuperseded(n); sink.reason() != nil {
 				t.Fatalf("%+v ended the connection", n)
 			}
 		}
-		if r.DropSuperseded(chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 8}); sink.reason() != delivery.ErrTakenOver {
+		if r.DropSuperseded(chat.SupersededNotice{UserID: alice, ClientID: "phone", Epoch: 8}); sink.reason() != delivery.ErrTakenOver {
 			t.Errorf("the connection ended with %v", sink.reason())
 		}
 		r.Detach(s)

@@ -129,7 +129,7 @@ func (r *Router) users() []chat.ID {
 // device has connected at another node with a higher epoch. It reports false if the
 // connection here is the newer, or may be because it is still being created. It does
 // not block.
-func (r *Router) DropSuperseded(n chat.TakenNotice) bool {
+func (r *Router) DropSuperseded(n chat.SupersededNotice) bool {
 	for _, s := range r.Sessions(n.UserID) {
 		if s.ClientID != n.ClientID {
 			continue

@@ -58,7 +58,7 @@ func (r *Router) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Ses
 	}
 	from, silent := st.From, true
 	if r.handovers.awaits(from) {
-		r.cluster.Taken(from, chat.TakenNotice{UserID: t.UserID, ClientID: t.ClientID, Epoch: st.Epoch + 1, Resumed: true})
+		r.cluster.Superseded(from, chat.SupersededNotice{UserID: t.UserID, ClientID: t.ClientID, Epoch: st.Epoch + 1, Resumed: true})
 		for until := time.Now().Add(handoverWait); silent && time.Now().Before(until); {
 			select {
 			case <-ctx.Done():

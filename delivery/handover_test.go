@@ -60,7 +60,7 @@ func TestHandover(t *testing.T) {
 		if waited := take(false, "a", "a"); waited <= 0 || waited > 100*time.Millisecond || store.forced {
 			t.Errorf("a node that answers: waited %v, by force %v", waited, store.forced)
 		}
-		if want := (chat.TakenNotice{UserID: alice, ClientID: "phone", Epoch: 8, Resumed: true}); len(a.taken) != 2 || a.taken[0] != want {
+		if want := (chat.SupersededNotice{UserID: alice, ClientID: "phone", Epoch: 8, Resumed: true}); len(a.taken) != 2 || a.taken[0] != want {
 			t.Errorf("told %+v, want %+v first", a.taken, want)
 		}
 		if waited := take(false, "b"); waited < 300*time.Millisecond || waited > time.Second || !store.forced {

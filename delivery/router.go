@@ -46,9 +46,9 @@ type Cluster struct {
 	// Here is told when the first connection of a user is made, and when the last one
 	// has ended.
 	Here func(user chat.ID, here bool)
-	// Taken is told of each connection of a device whose last one was at another node,
+	// Superseded is told of each connection of a device whose last one was at another node,
 	// which may have it still.
-	Taken func(node string, n chat.TakenNotice)
+	Superseded func(node string, n chat.SupersededNotice)
 	// Asks is told when a session here has asked for what was delivered, the first to do so.
 	Asks func()
 	// Asking reports whether anybody at another node has asked for what was delivered.
@@ -243,7 +243,7 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 		r.leave(key, box)
 	}
 	if r.cluster != nil && st.From != "" {
-		r.cluster.Taken(st.From, chat.TakenNotice{UserID: o.Principal.UserID, ClientID: o.ClientID, Epoch: st.Epoch, Resumed: st.Present})
+		r.cluster.Superseded(st.From, chat.SupersededNotice{UserID: o.Principal.UserID, ClientID: o.ClientID, Epoch: st.Epoch, Resumed: st.Present})
 	}
 	return s, st.Present, nil
 }

@@ -190,7 +190,7 @@ END`
 
 // ReadJournal returns what the other nodes have stored since the last reading. whole
 // is false if there may have been more than is kept: after a pause, or at first.
-func (p *Place) ReadJournal(ctx context.Context) (list []chat.JournalEntry, whole bool, err error) {
+func (p *Place) ReadJournal(ctx context.Context) (list []chat.OutboxEntry, whole bool, err error) {
 	const op = "store.ReadJournal"
 	if err := p.connected(ctx); err != nil {
 		return nil, false, err
@@ -209,15 +209,15 @@ func (p *Place) ReadJournal(ctx context.Context) (list []chat.JournalEntry, whol
 	var seqs, versions []int64
 	var members *bool
 	var user *chat.ID
-	var taken chat.TakenNotice
+	var taken chat.SupersededNotice
 	_, err = pgx.ForEachRow(rows, []any{&cursor, &ids, &seqs, &versions, &members, &user, &taken.ClientID, &taken.Epoch, &taken.Resumed}, func() error {
 		if user != nil {
 			t := taken
 			t.UserID = *user
-			list = append(list, chat.JournalEntry{Taken: &t})
+			list = append(list, chat.OutboxEntry{Superseded: &t})
 		}
 		for i := range min(len(ids), len(seqs), len(versions)) {
-			list = append(list, chat.JournalEntry{ConversationID: ids[i], Seq: seqs[i], MembersVersion: versions[i], Members: *members})
+			list = append(list, chat.OutboxEntry{ConversationID: ids[i], Seq: seqs[i], MembersVersion: versions[i], Members: *members})
 		}
 		return nil
 	})

@@ -111,7 +111,7 @@ func TestJournal(t *testing.T) {
 	defer r.finish()
 	u := r.members
 	a, b := takePlace(t, r.s, "a", "a1"), takePlace(t, r.s, "b", "b1")
-	read := func(p *store.Place) []chat.JournalEntry {
+	read := func(p *store.Place) []chat.OutboxEntry {
 		t.Helper()
 		list, whole, err := p.ReadJournal(t.Context())
 		if err != nil || !whole {
@@ -126,7 +126,7 @@ func TestJournal(t *testing.T) {
 	}
 	r.s.KeepJournal("a1")
 	g := group(t, r.s, now, u[0], u[1])
-	if got := read(b); len(got) != 1 || got[0] != (chat.JournalEntry{ConversationID: g.ID, Seq: 1, MembersVersion: 1, Members: true}) {
+	if got := read(b); len(got) != 1 || got[0] != (chat.OutboxEntry{ConversationID: g.ID, Seq: 1, MembersVersion: 1, Members: true}) {
 		t.Errorf("after it was made: %+v", got)
 	}
 	late, err := r.s.Pool().Begin(t.Context()) // older than the readings, and ends after them
@@ -140,7 +140,7 @@ func TestJournal(t *testing.T) {
 		m := r.message(u[0], chat.ID{}, "hello")
 		r.append(m)
 		r.stored(m)
-		if got := read(b); len(got) != 1 || got[0] != (chat.JournalEntry{ConversationID: r.conv, Seq: int64(i + 2), MembersVersion: 1}) {
+		if got := read(b); len(got) != 1 || got[0] != (chat.OutboxEntry{ConversationID: r.conv, Seq: int64(i + 2), MembersVersion: 1}) {
 			t.Errorf("after message %d: %+v", i, got)
 		}
 	}
@@ -153,7 +153,7 @@ func TestJournal(t *testing.T) {
 	if _, err := r.s.AddParticipants(t.Context(), chat.NewParticipants{Actor: u[0], ConversationID: g.ID, Users: u[2:3], Role: chat.GroupMember}, now); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(b); len(got) != 1 || got[0] != (chat.JournalEntry{ConversationID: g.ID, Seq: 2, MembersVersion: 2, Members: true}) {
+	if got := read(b); len(got) != 1 || got[0] != (chat.OutboxEntry{ConversationID: g.ID, Seq: 2, MembersVersion: 2, Members: true}) {
 		t.Errorf("after somebody was added: %+v", got)
 	}
 	for _, clean := range []bool{false, true} {
@@ -163,7 +163,7 @@ func TestJournal(t *testing.T) {
 			t.Errorf("clean %v: taken from b: %+v", clean, here)
 		}
 		got := read(b)
-		if i := len(got) - 1; i < 0 || got[i].Taken == nil || *got[i].Taken != (chat.TakenNotice{UserID: u[0], ClientID: "phone", Epoch: here.Epoch, Resumed: !clean}) {
+		if i := len(got) - 1; i < 0 || got[i].Superseded == nil || *got[i].Superseded != (chat.SupersededNotice{UserID: u[0], ClientID: "phone", Epoch: here.Epoch, Resumed: !clean}) {
 			t.Errorf("clean %v: after the session was taken: %+v", clean, got)
 		}
 	}
