@@ -8,11 +8,14 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -48,17 +51,16 @@ var folders = []folder{
 	{"migrations", nil, "SQL and nothing else"},
 	{"pgchild", []string{"backoff"}, "runs PostgreSQL as a child; it could serve any other program"},
 	{"client", nil, "for other people's programs: the contract is all it shares with the server"},
-	{"web", nil, "files for the browser: the contract is all they share with the server"},
 
 	{"app", []string{
 		"chat", "identity", "delivery", "topics", "store", "cluster", "broker", "hooks", "rest", "asyncapi",
-		"mosquitto-compat", "migrations", "pgchild", "web",
+		"mosquitto-compat", "migrations", "pgchild",
 	}, "puts everything together, outside of main so that tests may start it too"},
 	{"bench", nil, "load over the network: the contract is all it shares with the server"},
 	{"campaign", []string{"chat", "store", "pgchild"}, "speaks to the server over the network only; it runs its PostgreSQL, and asks the store for the truth to compare with"},
 	{"cmd", []string{
 		"app", "bench", "chat", "identity", "delivery", "topics", "store", "cluster", "broker", "hooks", "rest",
-		"mosquitto-compat", "migrations", "pgchild", "client", "web",
+		"mosquitto-compat", "migrations", "pgchild", "client",
 	}, "starts it, and speaks with operators; known to nobody"},
 }
 
@@ -85,8 +87,6 @@ var borders = []border{
 	{"github.com/go-chi/chi", []string{"rest"}, "", "routes are the door's own"},
 	{"github.com/danielgtaylor/huma", []string{"rest"}, "", "so is the OpenAPI made from them"},
 	{"github.com/golang-jwt/jwt", []string{"identity"}, "", "a token is read in one place"},
-	{"github.com/MicahParks/keyfunc", []string{"identity"}, "", "so are other people's keys"},
-	{"github.com/coreos/go-oidc", []string{"identity"}, "", "and other people's issuers"},
 	{"golang.org/x/crypto/argon2", []string{"identity"}, "", "a password is hashed in one place"},
 	{"golang.org/x/crypto/acme", []string{"app", "broker", "rest"}, "", "certificates are made once and served by listeners"},
 	{"github.com/eclipse/paho.golang", []string{"client", "cmd"}, "", "the client is built on it; bench measures with it"},
@@ -94,8 +94,6 @@ var borders = []border{
 	{"github.com/prometheus/client_golang", []string{"*"}, "metrics.go", "each package makes its metrics in one file"},
 	{"github.com/prometheus/client_golang", []string{"*"}, ".Registerer", "and is handed where to put them in its options"},
 	{"github.com/prometheus/client_golang", []string{"app", "cmd"}, "", "the registry is made and served where everything is put together"},
-	{"go.opentelemetry.io/otel", []string{"*"}, "tracing.go", "each package opens its spans through one file"},
-	{"go.opentelemetry.io/otel", []string{"app", "cmd"}, "", "and so is the exporter"},
 	{"golang.org/x/sync", []string{"*"}, "", "errgroup and semaphore, as good as standard"},
 	{"golang.org/x/text", []string{"store"}, "", "what a text is found by is made in one place, for index and query alike"},
 	{"golang.org/x/time/rate", []string{"*"}, "", "limits per node"},
@@ -324,10 +322,21 @@ func TestTables(t *testing.T) {
 		if f.why == "" {
 			t.Errorf("%s: no reason", f.name)
 		}
+		if !isDir(f.name) {
+			t.Errorf("folders has %s, and there is no such folder", f.name)
+		}
 	}
+	modules, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	required := regexp.MustCompile(`(?m)^(?:require)?\s+([a-z0-9.-]+\.[a-z]+/\S+) v`).FindAllStringSubmatch(string(modules), -1)
 	for _, b := range borders {
 		if b.why == "" {
 			t.Errorf("%s: no reason", b.path)
+		}
+		if !slices.ContainsFunc(required, func(m []string) bool { return within(m[1], b.path) || within(b.path, m[1]) }) {
+			t.Errorf("borders has %s, which go.mod does not require", b.path)
 		}
 		for _, name := range b.in {
 			if _, known := find(name); !known && name != "*" {
@@ -335,6 +344,25 @@ func TestTables(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestLintTable looks at depguard's rules in .golangci.yml: the folders they name are there.
+func TestLintTable(t *testing.T) {
+	t.Parallel()
+	config, err := os.ReadFile(".golangci.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`base-path\}/([a-z-]+)/|parleymq/parley/([a-z-]+)`).FindAllStringSubmatch(string(config), -1) {
+		if name := m[1] + m[2]; !isDir(name) {
+			t.Errorf(".golangci.yml names the folder %s, and there is none", name)
+		}
+	}
+}
+
+func isDir(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
 }
 
 // TestPackageComments asks for one package comment in each package, and only one: two drift apart,
@@ -378,16 +406,28 @@ type source struct {
 	ast  *ast.File
 }
 
-// packages lists what is under the root; modules of their own (tools) are not.
+// packages lists what is under the root; modules of their own (tools) are not. Tests share what it
+// returns and must not change it.
 func packages(t *testing.T) []listed {
 	t.Helper()
+	all, err := listOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 2 {
+		t.Fatalf("go list found %d packages; the test would look at nothing", len(all))
+	}
+	return all
+}
+
+var listOnce = sync.OnceValues(func() ([]listed, error) {
 	// -e: a package that does not build is another test's affair.
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=ImportPath,Dir", "./...")
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Dir", "./...")
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("go list: %v\n%s", err, complaints.String())
+		return nil, fmt.Errorf("go list: %w\n%s", err, complaints.String())
 	}
 	var all []listed
 	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
@@ -395,24 +435,21 @@ func packages(t *testing.T) []listed {
 		if err := dec.Decode(&p); err == io.EOF {
 			break
 		} else if err != nil {
-			t.Fatalf("go list -json: %v", err)
+			return nil, fmt.Errorf("go list -json: %w", err)
 		}
 		names, err := filepath.Glob(filepath.Join(p.Dir, "*.go"))
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		l := listed{rel: strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")}
 		for _, name := range names {
 			f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.SkipObjectResolution)
 			if err != nil {
-				t.Fatal(err)
+				return nil, err
 			}
 			l.files = append(l.files, source{filepath.Base(name), f})
 		}
 		all = append(all, l)
 	}
-	if len(all) < 2 {
-		t.Fatalf("go list found %d packages; the test would look at nothing", len(all))
-	}
-	return all
-}
+	return all, nil
+})

@@ -197,34 +197,3 @@ func runProgram(t testing.TB, source string, args ...string) string {
 	}
 	return string(out)
 }
-
-// Every metric that a package makes is in docs/operations.md, and no other.
-func TestOperationsMetrics(t *testing.T) {
-	t.Parallel()
-	doc, err := os.ReadFile("../../docs/operations.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob("../../*/metrics.go")
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
-	}
-	made := map[string]bool{}
-	for _, file := range files {
-		source, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range regexp.MustCompile(`Name: "(parley_\w+)"`).FindAllStringSubmatch(string(source), -1) {
-			made[m[1]] = true
-			if !strings.Contains(string(doc), "| `"+m[1]+"` |") {
-				t.Errorf("docs/operations.md lacks %s of %s", m[1], file)
-			}
-		}
-	}
-	for _, m := range regexp.MustCompile("(?m)^\\| `(parley_\\w+)` \\|").FindAllStringSubmatch(string(doc), -1) {
-		if !made[m[1]] {
-			t.Errorf("docs/operations.md has %s, which nobody makes", m[1])
-		}
-	}
-}
