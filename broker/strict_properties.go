@@ -72,6 +72,9 @@ func (s *strict) afterProperty(number uint32) error {
 		if number == 0 {
 			return errValue
 		}
+		if s.kind == packets.Publish {
+			return errSubscriptionID
+		}
 	case propMaximumPacket:
 		if s.maxPacket = number; number == 0 {
 			return errValue

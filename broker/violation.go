@@ -35,10 +35,11 @@ var (
 	errProperty       = malformed("a property that this packet does not have")        // MQTT 5.0, 2.2.2.2
 	errTwice          = protocolError("a property twice")
 	errValue          = protocolError("a property has a value that it cannot have")
-	errResponseTopic  = protocolError("a response topic holds no wildcards")  // [MQTT-3.3.2-14]
-	errAuthData       = protocolError("authentication data without a method") // MQTT 5.0, 3.1.2.11.10
-	errText           = malformed("a text is not UTF-8, or holds NUL")        // [MQTT-1.5.4-1], [MQTT-1.5.4-2]
-	errPacketID       = protocolError("a packet identifier of 0")             // [MQTT-2.2.1-3]
+	errSubscriptionID = protocolError("a subscription identifier in a PUBLISH of a client's") // [MQTT-3.3.4-6]
+	errResponseTopic  = protocolError("a response topic holds no wildcards")                  // [MQTT-3.3.2-14]
+	errAuthData       = protocolError("authentication data without a method")                 // MQTT 5.0, 3.1.2.11.10
+	errText           = malformed("a text is not UTF-8, or holds NUL")                        // [MQTT-1.5.4-1], [MQTT-1.5.4-2]
+	errPacketID       = protocolError("a packet identifier of 0")                             // [MQTT-2.2.1-3]
 	errReason         = protocolError("a reason code that this packet does not have")
 	errNoFilter       = protocolError("SUBSCRIBE and UNSUBSCRIBE need at least one filter")                              // [MQTT-3.8.3-2], [MQTT-3.10.3-2]
 	errEmptyFilter    = malformed("a topic filter has at least one character")                                           // [MQTT-4.7.3-1]
