@@ -56,7 +56,7 @@ func waitForPlace[P any](a *App, take func(wait time.Duration) (P, error)) (P, e
 func (a *App) takePlaceAmong(ctx context.Context) error {
 	o := &others{id: newNodeID(), fence: chat.NewFence(cluster.PauseLimit)}
 	o.bus = cluster.NewBus(cluster.BusOptions{
-		Asking: func() bool { return a.router.Asking() }, Superseded: a.passed,
+		Asking: func() bool { return a.router.Asking() }, Superseded: func(n chat.SupersededNotice) bool { return a.router.DropSuperseded(n) },
 		Publication: func(p *chat.Publication) { a.topics.Arrive(p) },
 		Logger:      a.logger, Registerer: a.registry,
 	})
@@ -92,26 +92,6 @@ func newNodeID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// passed ends a device's connection here, if there is one, and what it has left to be
-// done, because it has connected at another node.
-func (a *App) passed(n chat.SupersededNotice) bool {
-	newer := a.router.DropSuperseded(n)
-	if newer {
-		a.topics.WillBack(chat.TopicUser{Principal: chat.Principal{UserID: n.UserID}, ClientID: n.ClientID}, n.Resumed)
-	}
-	return newer
-}
-
-// sessions are those of this node, for the keeper: what it reads in the journal ends a
-// connection in the same way as what the bus brings.
-type sessions struct {
-	*delivery.Router
-	passed func(chat.SupersededNotice) bool
-}
-
-// DropSuperseded implements cluster.Sessions.
-func (s sessions) DropSuperseded(n chat.SupersededNotice) bool { return s.passed(n) }
-
 // presence is how presence works here.
 func (a *App) presence() chat.PresenceOptions {
 	o := chat.PresenceOptions{Node: a.o.Node, Grace: a.o.PresenceGrace, Logger: a.logger}
@@ -144,7 +124,7 @@ func (a *App) joinOthers() {
 	a.chat.UsePeers(o.bus)
 	a.topics.Forwards(o.bus.Publication)
 	keeper := cluster.NewKeeper(cluster.KeeperOptions{
-		Place: o.place, Link: o.link, Sessions: sessions{a.router, a.passed}, Rules: a.chat, Release: a.release, Renewed: func() { a.chat.NodeRenewed(newNodeID()) },
+		Place: o.place, Link: o.link, Sessions: a.router, Rules: a.chat, Release: a.release, Renewed: func() { a.chat.NodeRenewed(newNodeID()) },
 		Logger: a.logger, Registerer: a.registry,
 	})
 	a.run("place among the nodes", keeper.Run)

@@ -23,7 +23,14 @@ func registerChat(r prometheus.Registerer, s *chat.Service) {
 	counter(prometheus.CounterOpts{Name: "parley_presence_changes_total", Help: "Changes of presence that were told to contacts."}, func() int64 { return presence().Told })
 	counter(prometheus.CounterOpts{Name: "parley_presence_dropped_total", Help: "Changes of contacts that nobody was told of, because too many came at once."}, func() int64 { return presence().Dropped })
 	counter(prometheus.CounterOpts{Name: "parley_presence_failures_total", Help: "Statements about presence that failed; they are tried again."}, func() int64 { return presence().Failures })
-	counter(prometheus.CounterOpts{Name: "parley_wills_sent_total", Help: "Wills handed to the log of their conversation."}, func() int64 { sent, _ := s.Wills.Counts(); return sent })
-	counter(prometheus.CounterOpts{Name: "parley_wills_dropped_total", Help: "Wills that were refused, or too many at once."}, func() int64 { _, dropped := s.Wills.Counts(); return dropped })
+	wills := func(onDevices bool) (sent, dropped func() int64) {
+		return func() int64 { n, _ := s.Wills.Counts(onDevices); return n }, func() int64 { _, n := s.Wills.Counts(onDevices); return n }
+	}
+	sent, dropped := wills(false)
+	counter(prometheus.CounterOpts{Name: "parley_wills_sent_total", Help: "Wills published in conversations."}, sent)
+	counter(prometheus.CounterOpts{Name: "parley_wills_dropped_total", Help: "Wills on conversations that were refused, or too many at once."}, dropped)
+	sent, dropped = wills(true)
+	counter(prometheus.CounterOpts{Name: "parley_topics_wills_sent_total", Help: "Wills published on device topics."}, sent)
+	counter(prometheus.CounterOpts{Name: "parley_topics_wills_dropped_total", Help: "Wills on device topics that were refused, or too many at once."}, dropped)
 	gauge(prometheus.GaugeOpts{Name: "parley_reads_waiting", Help: "Moves of what users have read that wait for their commit."}, s.ReadsWaiting)
 }

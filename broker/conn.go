@@ -102,9 +102,9 @@ func (c *Conn) Rejected() {
 // Version returns the MQTT protocol version: 4 is 3.1.1, 5 is 5.0.
 func (c *Conn) Version() byte { return c.version }
 
-// Goodbye returns the reason code of the client's DISCONNECT, for the reader that has
-// been given it: mochi takes the short form, of a code without properties, for 0.
-func (c *Conn) Goodbye() byte { return c.framing.goodbye }
+// DisconnectReceived returns the reason code of the client's DISCONNECT, for the reader
+// that has been given it: mochi takes the short form, of a code without properties, for 0.
+func (c *Conn) DisconnectReceived() byte { return c.framing.disconnect }
 
 // Read implements net.Conn for mochi's reader.
 func (c *Conn) Read(p []byte) (int, error) {

@@ -21,15 +21,15 @@ type framing struct {
 	max      int     // bytes of any other
 	strict   *strict // looks at the packets; nil: nobody does
 
-	seen    bool          // the first packet has been looked at
-	header  byte          // of the packet at hand
-	length  int           // remaining length read so far
-	shift   int           // bits of length read so far
-	phase   phase         //
-	since   time.Time     // when the packet at hand began; zero between packets
-	waited  time.Duration // spent waiting for the rest of it; kept by the reader
-	missing int           // bytes of the packet at hand that are still to come
-	goodbye byte          // the first byte of the body of DISCONNECT
+	seen       bool          // the first packet has been looked at
+	header     byte          // of the packet at hand
+	length     int           // remaining length read so far
+	shift      int           // bits of length read so far
+	phase      phase         //
+	since      time.Time     // when the packet at hand began; zero between packets
+	waited     time.Duration // spent waiting for the rest of it; kept by the reader
+	missing    int           // bytes of the packet at hand that are still to come
+	disconnect byte          // reason code of DISCONNECT: the first byte of its body, or 0
 }
 
 type phase uint8
@@ -73,7 +73,7 @@ func (f *framing) feed(b []byte, now time.Time) (whole int, err error) {
 		case inBody:
 			n := min(len(rest), f.missing)
 			if f.header>>4 == packets.Disconnect && f.missing == f.length {
-				f.goodbye = rest[0]
+				f.disconnect = rest[0]
 			}
 			if f.strict != nil {
 				if err := f.strict.feed(rest[:n]); err != nil {

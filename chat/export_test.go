@@ -69,3 +69,13 @@ func SharedKept(s *Service) (users, board int) {
 	}
 	return s.Presences.Stats().Users, board
 }
+
+// NewWills is newWills.
+func NewWills() *Wills { return newWills() }
+
+// Held returns of how many devices wills are held, and how many bytes are accounted for.
+func (ws *Wills) Held() (devices, bytes int) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return len(ws.held), ws.bytes
+}

@@ -131,7 +131,7 @@ func (s *Service) ReceiveNotice(ctx context.Context, from string, n Notice) {
 		s.typing.hide(n.Block.UserID, n.Block.OtherID)
 	case n.Superseded != nil:
 		d := Device{n.Superseded.UserID, n.Superseded.ClientID}
-		s.Wills.Back(d, n.Superseded.Resumed)
+		s.Wills.Superseded(d, n.Superseded.Epoch, n.Superseded.Resumed)
 		s.DeviceTaken(d)
 	case n.Presence != nil:
 		s.Presences.heard(n.Presence)

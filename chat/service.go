@@ -14,7 +14,7 @@ import (
 type Service struct {
 	Rosters   *Rosters
 	Presences *Presences // who is here
-	Wills     *Wills     // what devices that have gone left to be sent
+	Wills     *Wills     // wills of devices, on conversations and device topics
 
 	store     Store
 	log       Log
@@ -44,7 +44,7 @@ func NewService(store Store, clock Clock) *Service {
 		s.publisher.Signal(Topic{Kind: TopicPresence, ID: p.UserID}, p.AppendJSON(nil), to, nil)
 	})
 	s.onContactsChanged(s.Presences.contactsChanged)
-	s.Wills = newWills(s.submitWill)
+	s.Wills = newWills()
 	return s
 }
 

@@ -2,154 +2,188 @@ package chat
 
 import (
 	"context"
+	"math"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
 const (
-	maxWillBytes = 64 << 20 // of commands that wait for their delay, or to be sent, all together
+	maxWillBytes = 64 << 20 // of wills whose connections have ended, all together
 	willCost     = 256      // of one, beside its content
 )
 
-// Will is a command that a client has left, to be done in its name when its
-// connection ends without a goodbye (MQTT 5.0, 3.1.2.5).
+// Will is what a client has asked to be published in its name when its connection ends
+// without a normal DISCONNECT (MQTT 5.0, 3.1.2.5): a command, or a publication to a
+// device topic. It must not be changed after Connected.
 type Will struct {
-	ConversationID ID
-	Command        Command
-	Delay          time.Duration // the will delay interval, at most as long as the session is kept
+	Delay     time.Duration // the Will Delay Interval
+	Size      int           // bytes of its content
+	OnDevices bool          // it is on a device topic: these are counted by themselves
+	// Publish publishes it, if the device still may. It may block for a few seconds, until
+	// ctx ends. done is called once, from any goroutine.
+	Publish func(ctx context.Context, done func(error))
+
+	// Wills.mu guards these.
+	device     Device
+	epoch      int64       // of the connection, as in SessionState
+	timer      *time.Timer // set when the connection has ended, and the delay has not
+	superseded bool        // the device has connected again before this connection ended
+	resumed    bool        // and that connection has resumed the session
 }
 
-// Wills holds the wills of devices whose connections have ended, until their delay is
-// over or the device is back, and Run sends them. They are in memory: what waits when
-// the process ends is not sent (MQTT 5.0, 3.1.2.5 lets a server do that). It is safe
-// for concurrent use; nobody but Run waits.
+func (w *Will) cost() int { return willCost + w.Size }
+
+// Wills holds the wills of connected devices, and after the end of the connection until
+// their delay is over, and Run publishes them. One rule holds for all (MQTT 5.0, 3.1.2.5
+// and 3.1.3.2.2): without a delay a will is due when its connection has ended, also if the
+// device has taken its session over; with one, when the delay is over or the session ends,
+// unless the device has resumed the session before.
+//
+// Wills are in memory: those that wait when the process ends are not published (MQTT 5.0,
+// 3.1.2.5 lets a server do that). It is safe for concurrent use; nothing but Run blocks.
 type Wills struct {
-	submit func(context.Context, ID, ID, *Command) error
-
-	mu      sync.Mutex
-	waiting map[Device]*waitingWill // mu guards: for their delay; one of each device
-	due     []*waitingWill          // mu guards: to be sent
-	bytes   int                     // mu guards: of both
-	wake    chan struct{}
-
-	sent, dropped atomic.Int64
+	mu     sync.Mutex
+	held   map[Device][]*Will // mu guards: of open connections, and waiting for their delay
+	due    []*Will            // mu guards: to be published, oldest first
+	bytes  int                // mu guards: of those whose connections have ended
+	counts map[bool]*willCounts
+	wake   chan struct{}
 }
 
-type waitingWill struct {
-	device Device
-	will   Will
-	timer  *time.Timer
+type willCounts struct{ sent, dropped int64 } // Wills.mu guards
+
+func newWills() *Wills {
+	return &Wills{held: map[Device][]*Will{}, counts: map[bool]*willCounts{false: {}, true: {}}, wake: make(chan struct{}, 1)}
 }
 
-func (w *waitingWill) cost() int { return willCost + len(w.will.Command.Content) }
-
-func newWills(submit func(context.Context, ID, ID, *Command) error) *Wills {
-	return &Wills{submit: submit, waiting: map[Device]*waitingWill{}, wake: make(chan struct{}, 1)}
+// Counts returns how many wills on conversations, or on device topics, were published, and
+// how many were not: refused, or too many at once.
+func (ws *Wills) Counts(onDevices bool) (sent, dropped int64) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return ws.counts[onDevices].sent, ws.counts[onDevices].dropped
 }
 
-// Counts returns how many wills were handed to the log, and how many were not: refused,
-// or too many at once.
-func (w *Wills) Counts() (sent, dropped int64) { return w.sent.Load(), w.dropped.Load() }
+// Connected notes that a device has connected, with what session epoch and whether it has
+// resumed its session, which settles the wills of its earlier connections. w is that of
+// this one, and is held until Ended; nil: none.
+func (ws *Wills) Connected(d Device, epoch int64, resumed bool, w *Will) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.supersede(d, math.MaxInt64, resumed)
+	if w != nil {
+		w.device, w.epoch = d, epoch
+		ws.held[d] = append(ws.held[d], w)
+	}
+}
 
-// Left notes that a device has gone and left a will.
-func (w *Wills) Left(d Device, will Will) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	ww := &waitingWill{device: d, will: will}
-	if w.bytes+ww.cost() > maxWillBytes {
-		w.dropped.Add(1)
-		return
-	}
-	if old := w.waiting[d]; old != nil { // of an earlier connection, which Back would have settled
-		w.take(old)
-	}
-	w.bytes += ww.cost()
-	if will.Delay <= 0 {
-		w.enqueue(ww)
-		return
-	}
-	w.waiting[d] = ww
-	ww.timer = time.AfterFunc(will.Delay, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if w.waiting[d] == ww {
-			delete(w.waiting, d)
-			w.enqueue(ww)
+// Superseded is Connected for a connection to another node. It may be repeated: wills of
+// newer connections are left alone.
+func (ws *Wills) Superseded(d Device, epoch int64, resumed bool) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.supersede(d, epoch, resumed)
+}
+
+// supersede is called with mu held.
+func (ws *Wills) supersede(d Device, epoch int64, resumed bool) {
+	for _, w := range slices.Clone(ws.held[d]) {
+		switch {
+		case w.epoch >= epoch || w.superseded:
+		case w.timer == nil: // Ended will come
+			w.superseded, w.resumed = true, resumed
+		default:
+			w.timer.Stop()
+			ws.release(w, !resumed)
 		}
-	})
+	}
 }
 
-// Back notes that a device has connected again. Its will is not sent then, unless it
-// has begun a new session: the old one has ended, and the will is due (MQTT 5.0,
-// 3.1.3.2.2).
-func (w *Wills) Back(d Device, resumed bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	ww := w.waiting[d]
+// Ended notes that the connection of a will has ended. kept is for how long the session
+// outlives it; discard says that the will is not to be published.
+func (ws *Wills) Ended(w *Will, kept time.Duration, discard bool) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.bytes += w.cost()
+	delay := min(w.Delay, kept)
 	switch {
-	case ww == nil:
-	case resumed:
-		w.take(ww)
+	case discard, delay > 0 && w.superseded && w.resumed:
+		ws.release(w, false)
+	case ws.bytes > maxWillBytes:
+		ws.counts[w.OnDevices].dropped++
+		ws.release(w, false)
+	case delay <= 0, w.superseded: // whose session has ended
+		ws.release(w, true)
 	default:
-		ww.timer.Stop()
-		delete(w.waiting, d)
-		w.enqueue(ww)
+		w.timer = time.AfterFunc(delay, func() {
+			ws.mu.Lock()
+			defer ws.mu.Unlock()
+			if slices.Contains(ws.held[w.device], w) { // otherwise it was settled just now
+				ws.release(w, true)
+			}
+		})
 	}
 }
 
-// take forgets a will that waits. mu is held.
-func (w *Wills) take(ww *waitingWill) {
-	ww.timer.Stop()
-	delete(w.waiting, ww.device)
-	w.bytes -= ww.cost()
-}
-
-// enqueue has a will sent. mu is held.
-func (w *Wills) enqueue(ww *waitingWill) {
-	w.due = append(w.due, ww)
+// release ends the holding of a will whose connection has ended. mu is held.
+func (ws *Wills) release(w *Will, publish bool) {
+	ws.held[w.device] = slices.DeleteFunc(ws.held[w.device], func(other *Will) bool { return other == w })
+	if len(ws.held[w.device]) == 0 {
+		delete(ws.held, w.device)
+	}
+	if !publish {
+		ws.bytes -= w.cost()
+		return
+	}
+	ws.due = append(ws.due, w)
 	select {
-	case w.wake <- struct{}{}:
+	case ws.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Run sends what is due, until ctx ends.
-func (w *Wills) Run(ctx context.Context) error {
+// Run publishes what is due, until ctx ends.
+func (ws *Wills) Run(ctx context.Context) error {
 	for {
 		select {
-		case <-w.wake:
+		case <-ws.wake:
 		case <-ctx.Done():
 			return nil
 		}
-		for ctx.Err() == nil {
-			w.mu.Lock()
-			if len(w.due) == 0 {
-				w.due = nil
-				w.mu.Unlock()
-				break
-			}
-			ww := w.due[0]
-			w.due[0] = nil
-			w.due = w.due[1:]
-			w.bytes -= ww.cost()
-			w.mu.Unlock()
-			if w.submit(ctx, ww.device.UserID, ww.will.ConversationID, &ww.will.Command) != nil {
-				w.dropped.Add(1) // nobody is there to hear why
-			} else {
-				w.sent.Add(1)
-			}
+		ws.mu.Lock()
+		due := ws.due
+		ws.due = nil
+		ws.mu.Unlock()
+		for _, w := range due {
+			w.Publish(ctx, func(err error) { ws.published(w, err) })
 		}
 	}
 }
 
-// submitWill is Submit for a will, of which nobody waits to hear.
-func (s *Service) submitWill(ctx context.Context, user, conversation ID, c *Command) error {
-	ctx, cancel := WithDeadline(ctx, storePatience, "chat.will")
-	defer cancel()
-	return s.Submit(ctx, user, conversation, c, Source{}, &Append{Done: nobody{}})
+func (ws *Wills) published(w *Will, err error) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.bytes -= w.cost()
+	if err != nil {
+		ws.counts[w.OnDevices].dropped++ // there is nobody to tell why
+	} else {
+		ws.counts[w.OnDevices].sent++
+	}
 }
 
-type nobody struct{}
+// PublishWill submits a command that a user has left as a will. done is called when it has
+// been committed, or refused. It may block as Submit does, for a few seconds.
+func (s *Service) PublishWill(ctx context.Context, user, conversation ID, c *Command, done func(error)) {
+	ctx, cancel := WithDeadline(ctx, storePatience, "chat.PublishWill")
+	defer cancel()
+	if err := s.Submit(ctx, user, conversation, c, Source{}, &Append{Done: waiterFunc(done)}); err != nil {
+		done(err)
+	}
+}
 
-func (nobody) Committed(*Append, error) {}
+// waiterFunc is a Waiter that needs the outcome only.
+type waiterFunc func(error)
+
+// Committed implements Waiter.
+func (f waiterFunc) Committed(_ *Append, err error) { f(err) }

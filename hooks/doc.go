@@ -1,9 +1,13 @@
-// Package hooks turns mochi's callbacks into calls on chat and delivery: session
-// is a connection's life from CONNECT to its end, access is what may be
-// subscribed, publish is what is sent, deliver is the acknowledgements that come
-// back, presence is what becomes of a user whose device comes and goes, wills
-// included. There is one hook, because mochi grants what any of several hooks grants.
+// Package hooks is the MQTT interface: it turns the packets of clients into calls on
+// chat, delivery and topics, and answers them. Each packet has its file: connect,
+// publish, subscribe (and UNSUBSCRIBE), acknowledge, disconnect; will is what a client
+// leaves behind in CONNECT, feed what it is sent because it has subscribed or come back.
 //
-// Packets about conv/ and user/ topics never reach mochi's own handling: they are
-// answered from OnPacketRead, and mochi is given a packet that does nothing.
+// There is one Hook, because mochi grants whatever any of several hooks grants. Only
+// CONNECT, PINGREQ and DISCONNECT reach mochi's own handling: everything else is
+// answered from OnPacketRead, and mochi is given a packet that does nothing. What breaks
+// MQTT never gets here: broker has refused it before (broker/strict.go).
+//
+// A connection is owned by its reader's goroutine, which is mochi's. Beside it there are
+// at most two more, one for each of its feeds, while there is something to send.
 package hooks

@@ -3,6 +3,7 @@ package hooks
 import (
 	"encoding/json"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -15,32 +16,21 @@ import (
 // publish takes a PUBLISH from a client (MQTT 5.0 and 3.1.1, 3.3). It gives it a
 // place in the acknowledging window and hands it on; the reader goes on with the
 // next packet, and the acknowledgement follows the commit. Only a full window, a
-// full queue, or something that must be asked of the store holds this reader up.
+// full queue, or something that must be asked of the store blocks this reader.
 func (h *Hook) publish(c *connection, pk *packets.Packet) error {
 	if err := h.o.Fence.Wait(c.ctx); err != nil {
 		return c.end(packets.ErrServerShuttingDown, "the server is stopping")
 	}
-	qos := pk.FixedHeader.Qos
-	switch {
-	case qos > 2:
-		return c.end(packets.ErrMalformedPacket, "QoS 3 does not exist")
-	case qos == 0 && pk.FixedHeader.Dup:
-		return c.end(packets.ErrMalformedPacket, "DUP at QoS 0") // [MQTT-3.3.1-2]
-	case qos > 0 && pk.PacketID == 0:
-		return c.protocolError("PUBLISH needs a packet identifier at QoS 1 and 2") // [MQTT-2.2.1-3]
-	case len(pk.Properties.SubscriptionIdentifier) > 0:
-		return c.protocolError("a client must not send a subscription identifier") // [MQTT-3.3.4-6]
-	}
 	if pk.Properties.TopicAliasFlag {
-		if err := c.resolve(pk); err != nil {
+		if err := c.resolveAlias(pk); err != nil {
 			return err
 		}
 	}
-	if pk.TopicName == "" || strings.ContainsAny(pk.TopicName, "+#\x00") || !utf8.ValidString(pk.TopicName) {
+	if pk.TopicName == "" || strings.ContainsAny(pk.TopicName, "+#") {
 		return c.end(packets.ErrTopicNameInvalid, "a topic name has 1 to 65,535 bytes of UTF-8 without +, # and NUL") // [MQTT-3.3.2-2]
 	}
 	topic, err := chat.ParseTopic(pk.TopicName)
-	p, ok := c.intake.Begin(topic, pk.PacketID, qos, pk.FixedHeader.Dup)
+	p, ok := c.intake.Begin(topic, pk.PacketID, pk.FixedHeader.Qos, pk.FixedHeader.Dup)
 	if !ok {
 		return packets.ErrRejectPacket
 	}
@@ -52,9 +42,10 @@ func (h *Hook) publish(c *connection, pk *packets.Packet) error {
 		err = h.dispatch(c, p, pk)
 	case chat.CodeOf(err) == chat.NotFound:
 		p.Name = pk.TopicName
-		err = h.device(c, p, pk)
-	default:
-		p.Name, err = pk.TopicName, refusedTopic(err)
+		err = h.publishDevice(c, p, pk)
+	default: // a topic in conv/ or user/ that does not exist: nobody may write there (0x87)
+		p.Name = pk.TopicName
+		err = &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: strings.TrimPrefix(chat.PublicMessage(err), "topic: "), Err: err}
 	}
 	if err != nil {
 		h.metrics.refused.WithLabelValues(string(chat.CodeOf(err))).Inc()
@@ -63,65 +54,163 @@ func (h *Hook) publish(c *connection, pk *packets.Packet) error {
 	return nil
 }
 
-// refusedTopic is what a publish to a topic in conv/ or user/ that does not exist is
-// answered: the client may not write there (0x87).
-func refusedTopic(err error) error {
-	return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: strings.TrimPrefix(chat.PublicMessage(err), "topic: "), Err: err}
+// maxAliases is the Topic Alias Maximum of every client (MQTT 5.0, 3.2.2.3.8).
+const maxAliases = 10
+
+// topicAliases are the topic names that a client has given numbers, from 1 (MQTT 5.0,
+// 3.3.2.3.4). They end with the connection.
+type topicAliases [maxAliases]string
+
+// resolveAlias gives a PUBLISH with a topic alias its topic name, and notes a new alias.
+func (c *connection) resolveAlias(pk *packets.Packet) error {
+	alias := pk.Properties.TopicAlias
+	if alias == 0 || alias > maxAliases { // [MQTT-3.3.2-8], [MQTT-3.3.2-9]
+		return c.end(packets.ErrTopicAliasInvalid, "a topic alias is 1 to 10")
+	}
+	if pk.TopicName != "" {
+		c.aliases[alias-1] = pk.TopicName
+		return nil
+	}
+	if pk.TopicName = c.aliases[alias-1]; pk.TopicName == "" {
+		return c.protocolError("the topic alias has no topic") // MQTT 5.0, 3.3.2.3.4
+	}
+	return nil
+}
+
+// errNoAccount refuses a client without an account what belongs to accounts.
+func errNoAccount(field string) error {
+	return &chat.Error{Code: chat.Forbidden, Field: field, Msg: "conversations are for those who say who they are; you are connected without an account"}
 }
 
 // dispatch does what a publish to one of Parley's topics asks for. After an error
 // nothing has been done, and p is to be settled with it.
 func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) error {
 	if !c.principal.HasAccount() {
-		return errAnonymous("topic")
+		return errNoAccount("topic")
 	}
+	if p.Topic.Kind == chat.TopicMessages {
+		return h.publishCommand(c, p, pk)
+	}
+	if p.Topic.Kind == chat.TopicTyping || p.Topic.Kind == chat.TopicReads {
+		if _, err := h.o.Chat.Rosters.Require(c.ctx, p.Topic.ID, c.principal.UserID); err != nil {
+			return err // before the payload is looked at: a stranger is told only that
+		}
+	}
+	var err error
 	switch p.Topic.Kind {
-	case chat.TopicMessages:
-		return h.command(c, p, pk)
 	case chat.TopicTyping:
-		return h.typing(c, p, pk)
+		err = h.publishTyping(c, p, pk)
 	case chat.TopicReads:
-		return h.reads(c, p, pk)
+		return h.publishRead(c, p, pk)
 	case chat.TopicPresence:
-		return h.presence(c, p, pk)
+		err = h.publishPresence(c, p, pk)
 	default:
-		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
+		err = &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
 	}
+	if err == nil {
+		p.Settle(nil)
+	}
+	return err
 }
 
-// command hands a command on a conversation's messages to chat.
-func (h *Hook) command(c *connection, p *broker.Publish, pk *packets.Packet) error {
+// publishCommand hands a command on a conversation's messages to chat.
+func (h *Hook) publishCommand(c *connection, p *broker.Publish, pk *packets.Packet) error {
 	cmd, err := chat.ParseCommand(pk.Payload, pk.Properties.ContentType)
 	p.Event.ClientMsgID = cmd.ClientMsgID // for the error object, if it is refused
 	if err != nil {
 		if _, member := h.o.Chat.Rosters.Require(c.ctx, p.Topic.ID, c.principal.UserID); member != nil {
-			return member // a stranger hears only that
+			return member // a stranger is told only that
 		}
 		return err
 	}
-	src := chat.Source{Session: c.hash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup, Since: c.session.ResendSince(), Device: c.clientID, Epoch: c.session.Epoch()}
+	src := chat.Source{Session: c.sessionHash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup, Since: c.session.ResendSince(), Device: c.clientID, Epoch: c.session.Epoch()}
 	return h.o.Chat.Submit(c.ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
 }
 
-// typing tells the members that the client's user types, or has stopped.
-func (h *Hook) typing(c *connection, p *broker.Publish, pk *packets.Packet) error {
-	if _, err := h.o.Chat.Rosters.Require(c.ctx, p.Topic.ID, c.principal.UserID); err != nil {
-		return err // a stranger hears only that
-	}
+// publishTyping notifies the members that the client's user is typing, or has stopped.
+func (h *Hook) publishTyping(c *connection, p *broker.Publish, pk *packets.Packet) error {
 	typing, err := chat.ParseTyping(pk.Payload)
 	if err != nil {
 		return err
 	}
-	if err := h.o.Chat.SetTyping(c.ctx, c.device(), p.Topic.ID, typing); err != nil {
+	return h.o.Chat.SetTyping(c.ctx, c.device(), p.Topic.ID, typing)
+}
+
+// publishPresence sets the status that the client's user has on this device.
+func (h *Hook) publishPresence(c *connection, p *broker.Publish, pk *packets.Packet) error {
+	if p.Topic.ID != c.principal.UserID {
+		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "only your own presence"}
+	}
+	status, err := chat.ParseStatus(pk.Payload)
+	if err == nil {
+		h.o.Chat.SetStatus(c.device(), c.stay, status)
+	}
+	return err
+}
+
+// publishRead moves how far the client's user has read the conversation. At QoS 1 the
+// acknowledgement follows the commit.
+func (h *Hook) publishRead(c *connection, p *broker.Publish, pk *packets.Packet) error {
+	r, err := chat.ParseRead(pk.Payload)
+	if err != nil {
 		return err
 	}
-	p.Settle(nil)
+	if p.QoS > 0 {
+		return h.o.Chat.SubmitRead(c.ctx, c.principal.UserID, p.Topic.ID, &r, false, p)
+	}
+	if err := h.o.Chat.SubmitRead(c.ctx, c.principal.UserID, p.Topic.ID, &r, true, &unacknowledgedRead{c, p.Topic}); err != nil {
+		return err
+	}
+	p.Settle(nil) // the move may wait for a second, and what is published after it must not
 	return nil
 }
 
-// refused tells the client, on user/{me}/errors, why a publish was refused that
+// unacknowledgedRead is a move at QoS 0, which is answered only if it is refused.
+type unacknowledgedRead struct {
+	c     *connection
+	topic chat.Topic
+}
+
+// Settle implements chat.Settler.
+func (q *unacknowledgedRead) Settle(err error) {
+	if err != nil {
+		q.c.sendError(&broker.Publish{Topic: q.topic, Err: err})
+	}
+}
+
+// publishDevice hands a publish to a device topic to everybody whose filters cover it.
+// After an error nothing has been done, and p is to be settled with it.
+func (h *Hook) publishDevice(c *connection, p *broker.Publish, pk *packets.Packet) error {
+	p.Device = true
+	if err := h.o.Topics.MayPublish(c.topicUser, pk.TopicName); err != nil {
+		return err
+	}
+	pub := h.publication(c, pk.TopicName, p.QoS, pk.FixedHeader.Retain, &pk.Properties, pk.Payload)
+	if expiry := pk.Properties.MessageExpiryInterval; expiry > 0 {
+		pub.Expires = time.Now().Add(time.Duration(expiry) * time.Second)
+	}
+	h.o.Topics.Publish(c.ctx, &c.lane, c.principal.UserID, pub, func(matched bool, err error) {
+		if err != nil {
+			h.metrics.refused.WithLabelValues(string(chat.CodeOf(err))).Inc()
+		} else if !matched {
+			p.Code = packets.CodeNoMatchingSubscribers.Code
+		}
+		p.Settle(err)
+	})
+	return nil
+}
+
+// publication is what the client publishes to a device topic, now or as its will.
+func (h *Hook) publication(c *connection, topic string, qos byte, retain bool, props *packets.Properties, payload []byte) *chat.Publication {
+	return &chat.Publication{
+		Space: h.o.Topics.Space(c.principal.UserID, topic), Topic: topic, QoS: qos, Retain: retain,
+		Origin: c.sessionHash, Properties: broker.PassedOn(props), Payload: payload,
+	}
+}
+
+// sendError sends the client, on user/{me}/errors, why a publish was refused that
 // could not be answered otherwise (QoS 0 and MQTT 3.1.1).
-func (c *connection) refused(p *broker.Publish) {
+func (c *connection) sendError(p *broker.Publish) {
 	topic := clip(p.Name, 200)
 	if p.Topic.Kind != 0 {
 		topic = p.Topic.String()

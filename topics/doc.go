@@ -1,8 +1,7 @@
 // Package topics is the broker for device topics: everything outside conv/ and user/.
 // It knows who holds which filter (tree, filters), hands each publication to those
 // whose filters cover it (Engine), keeps retained messages in the store and reads them
-// from there, sends the wills of devices that were cut off, and tells admins of the
-// server on $SYS.
+// from there, and tells admins of the server on $SYS.
 //
 // Topics live in spaces: names below dev/ are each user's own, so that two users may
 // both have dev/lamp/state and neither hears the other's; everything else is one space

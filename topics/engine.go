@@ -52,7 +52,7 @@ type Engine struct {
 	metrics *metrics
 	forest  forest
 	retain  retainer
-	wills   wills
+	wills   Lane // wills, one after the other
 	sys     sys
 
 	mu      sync.Mutex
@@ -93,7 +93,6 @@ func New(o Options) *Engine {
 	e := &Engine{o: o, logger: o.Logger.With("component", "topics"), holders: map[Receiver]*holder{}}
 	e.metrics = newMetrics(o.Registerer, e)
 	e.retain.init(e)
-	e.wills.waiting = map[device]*waitingWill{}
 	e.sys.start = time.Now()
 	return e
 }

@@ -21,8 +21,6 @@ func newMetrics(r prometheus.Registerer, e *Engine) *metrics {
 		defer e.retain.mu.Unlock()
 		return float64(len(e.retain.waiting))
 	})
-	f.NewCounterFunc(prometheus.CounterOpts{Name: "parley_topics_wills_sent_total", Help: "Wills published on device topics."}, func() float64 { return float64(e.wills.sent.Load()) })
-	f.NewCounterFunc(prometheus.CounterOpts{Name: "parley_topics_wills_dropped_total", Help: "Wills on device topics that were refused, or too many at once."}, func() float64 { return float64(e.wills.dropped.Load()) })
 	return &metrics{
 		published: f.NewCounter(prometheus.CounterOpts{Name: "parley_topics_published_total", Help: "Publications to device topics that were accepted."}),
 		copies:    f.NewCounter(prometheus.CounterOpts{Name: "parley_topics_copies_total", Help: "Copies of them that were handed to sessions."}),

@@ -3,6 +3,7 @@ package topics
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -51,6 +52,19 @@ func (e *Engine) Publish(ctx context.Context, lane *Lane, user chat.ID, p *chat.
 	if err := e.retain.put(ctx, w); err != nil {
 		e.settle(w, err)
 	}
+}
+
+// PublishWill publishes what a device has left as its will, with its message expiry
+// interval (0: none), as Publish does, if the device still may.
+func (e *Engine) PublishWill(ctx context.Context, u chat.TopicUser, p *chat.Publication, expiry time.Duration, done func(error)) {
+	if err := e.MayPublish(u, p.Topic); err != nil {
+		done(err)
+		return
+	}
+	if expiry > 0 {
+		p.Expires = time.Now().Add(expiry)
+	}
+	e.Publish(ctx, &e.wills, u.Principal.UserID, p, func(_ bool, err error) { done(err) })
 }
 
 // settle gives a publication that has waited its outcome.

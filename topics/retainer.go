@@ -233,12 +233,11 @@ func (r *retainer) expire(ctx context.Context) {
 	}
 }
 
-// Run stores retained messages, sends wills, and tells $SYS, until ctx ends; what was
-// taken until then is still stored.
+// Run stores retained messages and publishes $SYS, until ctx ends; what was accepted
+// until then is still stored.
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { e.retain.tidy(ctx) })
-	wg.Go(func() { e.wills.run(ctx, e) })
 	wg.Go(func() { e.sys.run(ctx, e) })
 	e.retain.run(ctx)
 	wg.Wait()

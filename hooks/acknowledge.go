@@ -6,21 +6,21 @@ import "github.com/mochi-mqtt/server/v2/packets"
 // waiting for it is said to be unknown (0x92), which after a reconnect is no error
 // (MQTT 5.0, 3.7.2.1); MQTT 3.1.1 has no way of saying so.
 func (h *Hook) pubrel(c *connection, pk *packets.Packet) {
-	code := byte(0)
-	if !c.intake.Release(pk.PacketID) && c.Version() == 5 {
-		code = packets.ErrPacketIdentifierNotFound.Code
-	}
-	c.WriteAck(packets.Pubcomp, pk.PacketID, code)
+	c.writeAck(packets.Pubcomp, pk.PacketID, c.intake.Release(pk.PacketID))
 }
 
 // pubrec answers the first half of the acknowledgement of a QoS 2 delivery.
 func (h *Hook) pubrec(c *connection, pk *packets.Packet) {
 	refused := pk.ReasonCode >= packets.ErrUnspecifiedError.Code
-	if !c.session.Pubrec(pk.PacketID, refused) && !refused {
-		code := byte(0)
-		if c.Version() == 5 {
-			code = packets.ErrPacketIdentifierNotFound.Code
-		}
-		c.WriteAck(packets.Pubrel, pk.PacketID, code)
+	if known := c.session.Pubrec(pk.PacketID, refused); !known && !refused {
+		c.writeAck(packets.Pubrel, pk.PacketID, false)
 	}
+}
+
+func (c *connection) writeAck(kind byte, packetID uint16, known bool) {
+	code := byte(0)
+	if !known && c.Version() == 5 {
+		code = packets.ErrPacketIdentifierNotFound.Code
+	}
+	c.WriteAck(kind, packetID, code)
 }

@@ -1,9 +1,7 @@
 package hooks
 
 import (
-	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -15,34 +13,23 @@ import (
 
 // subscribe answers SUBSCRIBE (MQTT 5.0 and 3.1.1, 3.8).
 func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
-	switch {
-	case pk.PacketID == 0 || len(pk.Filters) == 0:
-		return c.protocolError("SUBSCRIBE needs a packet identifier and at least one filter")
-	case len(pk.Properties.SubscriptionIdentifier) > 1 || slices.Contains(pk.Properties.SubscriptionIdentifier, 0):
-		return c.protocolError("SUBSCRIBE has at most one subscription identifier, of 1 or more") // MQTT 5.0, 3.8.2.1.2
-	case len(pk.Filters) > h.o.MaxSubscriptions:
+	if len(pk.Filters) > maxSubscriptions {
 		return c.end(packets.ErrQuotaExceeded, "more filters than a session may hold")
 	}
 	codes := make([]byte, len(pk.Filters))
 	granted := make([]delivery.Subscription, 0, len(pk.Filters))
-	places := make([]int, 0, len(pk.Filters))
-	var fresh []chat.Filter    // whose state the client wants to hear
-	var devices []deviceFilter // those on device topics
-	room := h.o.MaxSubscriptions - c.session.Subscriptions()
+	grantedAt := make([]int, 0, len(pk.Filters)) // their indexes in pk.Filters
+	var state []chat.Filter                      // those whose current state is to be sent
+	var devices []deviceSubscription             // those on device topics
+	room := maxSubscriptions - c.session.Subscriptions()
 	for i := range pk.Filters {
 		f := &pk.Filters[i]
-		if f.RetainHandling > 2 {
-			return c.protocolError("retain handling 3 does not exist") // MQTT 5.0, 3.8.3.1
-		}
-		if f.Qos > 2 || f.Filter == "" || strings.IndexByte(f.Filter, 0) >= 0 || !utf8.ValidString(f.Filter) {
-			return c.end(packets.ErrMalformedPacket, "SUBSCRIBE holds a malformed filter or option")
-		}
 		onDevices := !chat.IsFilter(f.Filter)
 		var filter chat.Filter
 		var device topics.Filter
 		var err error
 		if onDevices {
-			device, err = h.o.Topics.MaySubscribe(c.user, f.Filter)
+			device, err = h.o.Topics.MaySubscribe(c.topicUser, f.Filter)
 			if f.NoLocal && device.Share != "" {
 				return c.protocolError("no local on a shared subscription") // [MQTT-3.8.3-4]
 			}
@@ -58,58 +45,71 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 		}
 		codes[i] = f.Qos
 		sub := delivery.Subscription{Text: f.Filter, Filter: filter, QoS: f.Qos, Identifier: uint32(max(0, f.Identifier)), Device: onDevices}
-		tell := f.RetainHandling == 0 || f.RetainHandling == 1 && !c.session.Holds(f.Filter) // MQTT 5.0, 3.8.3.1
+		sendState := f.RetainHandling == 0 || f.RetainHandling == 1 && !c.session.Holds(f.Filter) // MQTT 5.0, 3.8.3.1
 		switch {
 		case onDevices:
 			sub.NoLocal, sub.RetainAsPublished = f.NoLocal || c.Bridge, f.RetainAsPublished || c.Bridge
-			devices = append(devices, deviceFilter{sub: subscriptionOf(device, &sub), text: f.Filter, tell: tell})
-		case tell:
-			fresh = append(fresh, filter)
+			devices = append(devices, deviceSubscription{topicSubscription(device, &sub), f.Filter, sendState})
+		case sendState:
+			state = append(state, filter)
 		}
 		granted = append(granted, sub)
-		places = append(places, i)
+		grantedAt = append(grantedAt, i)
 	}
 	if len(granted) > 0 {
-		ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubscribeTimeout, "hooks.subscribe")
+		ctx, cancel := chat.WithDeadline(c.ctx, subscribeTimeout, "hooks.subscribe")
 		defer cancel()
 		if err := c.session.Subscribe(ctx, granted); err != nil {
 			h.logger.Warn("subscribe failed", "client_id", c.clientID, "err", err)
-			fresh, devices = nil, nil
-			for _, i := range places {
+			state, devices = nil, nil
+			for _, i := range grantedAt {
 				codes[i] = broker.SubackReason(err)
 			}
 		}
 	}
-	h.holdDevices(c, devices)
+	var retained []topics.Subscription
+	for _, d := range devices {
+		h.o.Topics.Subscribe(c.session.Queue(), c.topicUser, d.text, d.sub)
+		if d.sendState {
+			retained = append(retained, d.sub)
+		}
+	}
 	c.WriteSubAck(packets.Suback, pk.PacketID, codes)
-	h.tellRetained(c, devices)
-	h.tellTyping(c, fresh)
-	h.tellPresence(c, fresh)
+	h.feedRetained(c, retained)
+	h.feedTyping(c, state)
+	h.feedPresence(c, state)
 	return nil
 }
 
-// tellTyping lets a session that has subscribed to typing, or come back, hear who types already.
-func (h *Hook) tellTyping(c *connection, filters []chat.Filter) {
-	for _, f := range filters {
-		if f.Kinds&chat.TopicTyping == 0 {
-			continue
+// deviceSubscription is a filter on device topics that SUBSCRIBE asks for.
+type deviceSubscription struct {
+	sub       topics.Subscription
+	text      string
+	sendState bool // retained messages are to be sent
+}
+
+func topicSubscription(f topics.Filter, s *delivery.Subscription) topics.Subscription {
+	return topics.Subscription{Filter: f, QoS: s.QoS, NoLocal: s.NoLocal, RetainAsPublished: s.RetainAsPublished, Identifier: s.Identifier}
+}
+
+// resumeDevices subscribes a resumed session to its filters on device topics again, where
+// it still may hold them. If this process has kept it, they are in force already.
+func (h *Hook) resumeDevices(c *connection) {
+	for _, s := range c.session.DeviceSubscriptions() {
+		if f, err := h.o.Topics.MaySubscribe(c.topicUser, s.Text); err != nil {
+			h.o.Topics.Unsubscribe(c.session.Queue(), s.Text)
+		} else {
+			h.o.Topics.Subscribe(c.session.Queue(), c.topicUser, s.Text, topicSubscription(f, &s))
 		}
-		conversations := c.session.Conversations()
-		if !f.ID.IsZero() {
-			conversations = []chat.ID{f.ID}
-		}
-		h.o.Chat.EachTyping(c.principal.UserID, conversations, func(id chat.ID, payload []byte) {
-			c.session.Signal(delivery.NewSignalFrame(chat.Topic{Kind: chat.TopicTyping, ID: id}, payload))
-		})
 	}
 }
 
-// mayRead decides whether the connection may hold a filter. A wildcard means mine
-// and may always be held; presence is shown to contacts only, whoever subscribes
-// to it, so that the answer tells nothing.
+// mayRead decides whether the connection may hold a filter on conv/ or user/. A wildcard
+// means *mine* and is always granted; a filter on presence is granted to everybody, and
+// sends that of contacts only, so that the answer reveals nothing.
 func (h *Hook) mayRead(c *connection, text string) (chat.Filter, error) {
 	if !c.principal.HasAccount() {
-		return chat.Filter{}, errAnonymous("filter")
+		return chat.Filter{}, errNoAccount("filter")
 	}
 	f, err := chat.ParseFilter(text)
 	if err != nil || f.ID.IsZero() {
@@ -117,7 +117,7 @@ func (h *Hook) mayRead(c *connection, text string) (chat.Filter, error) {
 	}
 	switch {
 	case strings.HasPrefix(text, "conv/"):
-		ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubscribeTimeout, "hooks.mayRead")
+		ctx, cancel := chat.WithDeadline(c.ctx, subscribeTimeout, "hooks.mayRead")
 		defer cancel()
 		_, err = h.o.Chat.Rosters.Require(ctx, f.ID, c.principal.UserID)
 	case f.Kinds != chat.TopicPresence && f.ID != c.principal.UserID:
@@ -127,10 +127,7 @@ func (h *Hook) mayRead(c *connection, text string) (chat.Filter, error) {
 }
 
 // unsubscribe answers UNSUBSCRIBE (MQTT 5.0 and 3.1.1, 3.10).
-func (h *Hook) unsubscribe(c *connection, pk *packets.Packet) error {
-	if pk.PacketID == 0 || len(pk.Filters) == 0 {
-		return c.protocolError("UNSUBSCRIBE needs a packet identifier and at least one filter")
-	}
+func (h *Hook) unsubscribe(c *connection, pk *packets.Packet) {
 	filters := make([]string, len(pk.Filters))
 	for i := range pk.Filters {
 		filters[i] = pk.Filters[i].Filter
@@ -141,8 +138,12 @@ func (h *Hook) unsubscribe(c *connection, pk *packets.Packet) error {
 			codes[i] = packets.CodeNoSubscriptionExisted.Code
 		}
 	}
-	h.dropDevices(c, filters)
-	ctx, cancel := chat.WithDeadline(c.ctx, h.o.SubscribeTimeout, "hooks.unsubscribe")
+	for _, text := range filters {
+		if !chat.IsFilter(text) {
+			h.o.Topics.Unsubscribe(c.session.Queue(), text)
+		}
+	}
+	ctx, cancel := chat.WithDeadline(c.ctx, subscribeTimeout, "hooks.unsubscribe")
 	defer cancel()
 	if err := c.session.SaveUnsubscribed(ctx); err != nil {
 		h.logger.Warn("unsubscribe was not saved", "client_id", c.clientID, "err", err)
@@ -151,5 +152,4 @@ func (h *Hook) unsubscribe(c *connection, pk *packets.Packet) error {
 		}
 	}
 	c.WriteSubAck(packets.Unsuback, pk.PacketID, codes)
-	return nil
 }
