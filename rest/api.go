@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"reflect"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -154,11 +155,52 @@ func register[I, O any](s *server, op huma.Operation, do func(context.Context, *
 	})
 }
 
-// Paging is embedded in the input of every list. (huma overlooks what is not exported.)
-type Paging struct {
-	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"How many at most."`
-	Cursor string `query:"cursor" doc:"nextCursor of the page before; none: the first page."`
+// op describes an operation; the route is its method and path, such as "GET /api/users".
+func op(tag, route, id, summary, description string) huma.Operation {
+	method, path, _ := strings.Cut(route, " ")
+	return huma.Operation{Method: method, Path: path, OperationID: id, Tags: []string{tag}, Summary: summary, Description: description}
 }
+
+// created is op for what answers 201.
+func created(op huma.Operation) huma.Operation {
+	op.DefaultStatus = http.StatusCreated
+	return op
+}
+
+// big is op for a body that may hold thousands of ids.
+func big(op huma.Operation) huma.Operation {
+	op.MaxBodyBytes = maxBigBodyBytes + 1
+	return op
+}
+
+// What operations have as input: a body, an id in the path, or both.
+type (
+	with[T any] struct{ Body T }
+	byID        struct {
+		ID ID `path:"id"`
+	}
+	byIDWith[T any] struct {
+		ID   ID `path:"id"`
+		Body T
+	}
+)
 
 // body is the answer of an operation that has nothing but a body.
 type body[T any] struct{ Body T }
+
+// located is the answer of an operation that has made something.
+type located[T any] struct {
+	Status   int
+	Location string `header:"Location" doc:"Where to read it."`
+	Body     T
+}
+
+// reply answers with what show makes of the result of a call.
+func reply[T, R any](show func(*T) R) func(*T, error) (*body[R], error) {
+	return func(v *T, err error) (*body[R], error) {
+		if err != nil {
+			return nil, err
+		}
+		return &body[R]{show(v)}, nil
+	}
+}

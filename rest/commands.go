@@ -2,10 +2,7 @@ package rest
 
 import (
 	"context"
-	"net/http"
 	"net/url"
-
-	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -42,45 +39,31 @@ type reactionInput struct {
 }
 
 func (s *server) commands() {
-	tags := []string{"messages"}
-	register(s, s.secured(huma.Operation{
-		OperationID: "editMessage", Method: http.MethodPatch, Path: "/api/messages/{id}", Tags: tags, Summary: "Edit a message of one's own",
-		Description: "Members hear an `edit` event. An edit to what the message says already changes nothing.",
-	}), s.editMessage, chat.Forbidden, chat.NotFound, chat.Conflict)
-	register(s, s.secured(huma.Operation{
-		OperationID: "deleteMessage", Method: http.MethodDelete, Path: "/api/messages/{id}", Tags: tags, DefaultStatus: http.StatusNoContent,
-		Summary:     "Take a message back",
-		Description: "One's own, or as owner or admin of the group anybody's. Its texts and reactions are gone; a tombstone stays in the history, and members hear a `delete` event. It may be repeated.",
-	}), s.deleteMessage, chat.Forbidden, chat.NotFound)
-	register(s, s.secured(huma.Operation{
-		OperationID: "listEdits", Method: http.MethodGet, Path: "/api/messages/{id}/edits", Tags: tags, Summary: "Read what a message has said",
-		Description: "Oldest first; the last one is what it says now. A deleted message has none.",
-	}), s.listEdits, chat.NotFound)
-	register(s, s.secured(huma.Operation{
-		OperationID: "listReactions", Method: http.MethodGet, Path: "/api/messages/{id}/reactions", Tags: tags, Summary: "Read who reacts to a message, and how",
-	}), s.listReactions, chat.NotFound)
-	register(s, s.secured(huma.Operation{
-		OperationID: "addReaction", Method: http.MethodPut, Path: "/api/messages/{id}/reactions/{emoji}", Tags: tags, DefaultStatus: http.StatusNoContent,
-		Summary: "React to a message", Description: "It may be repeated. A message has reactions with at most 50 different emojis.",
-	}), s.reaction(chat.OpAdd), chat.Forbidden, chat.NotFound, chat.Conflict, chat.Quota)
-	register(s, s.secured(huma.Operation{
-		OperationID: "removeReaction", Method: http.MethodDelete, Path: "/api/messages/{id}/reactions/{emoji}", Tags: tags, DefaultStatus: http.StatusNoContent,
-		Summary: "Take a reaction back", Description: "It may be repeated.",
-	}), s.reaction(chat.OpRemove), chat.Forbidden, chat.NotFound)
+	const tag = "messages"
+	register(s, s.secured(op(tag, "PATCH /api/messages/{id}", "editMessage", "Edit a message of one's own",
+		"Members hear an `edit` event. An edit to what the message says already changes nothing.",
+	)), s.editMessage, chat.Forbidden, chat.NotFound, chat.Conflict)
+	register(s, s.secured(op(tag, "DELETE /api/messages/{id}", "deleteMessage", "Take a message back",
+		"One's own, or as owner or admin of the group anybody's. Its texts and reactions are gone; a tombstone stays in the history, and members hear a `delete` event. It may be repeated.",
+	)), s.deleteMessage, chat.Forbidden, chat.NotFound)
+	register(s, s.secured(op(tag, "GET /api/messages/{id}/edits", "listEdits", "Read what a message has said",
+		"Oldest first; the last one is what it says now. A deleted message has none.")), s.listEdits, chat.NotFound)
+	register(s, s.secured(op(tag, "GET /api/messages/{id}/reactions", "listReactions", "Read who reacts to a message, and how", "")), s.listReactions, chat.NotFound)
+	register(s, s.secured(op(tag, "PUT /api/messages/{id}/reactions/{emoji}", "addReaction", "React to a message",
+		"It may be repeated. A message has reactions with at most 50 different emojis.",
+	)), s.reaction(chat.OpAdd), chat.Forbidden, chat.NotFound, chat.Conflict, chat.Quota)
+	register(s, s.secured(op(tag, "DELETE /api/messages/{id}/reactions/{emoji}", "removeReaction", "Take a reaction back", "It may be repeated.")),
+		s.reaction(chat.OpRemove), chat.Forbidden, chat.NotFound)
 }
 
-func (s *server) editMessage(ctx context.Context, in *struct {
-	ID   ID `path:"id"`
-	Body MessageEdit
-},
-) (*body[MessageDetail], error) {
+func (s *server) editMessage(ctx context.Context, in *byIDWith[MessageEdit]) (*body[MessageDetail], error) {
 	_, err := s.chat.SendAbout(ctx, principal(ctx).UserID, &chat.Command{
 		Type: chat.EventEdit, MessageID: in.ID.chatID(), Content: in.Body.Content, ClientMsgID: in.Body.ClientMsgID.chatID(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return s.getMessage(ctx, &byID{ID: in.ID})
+	return s.getMessage(ctx, &byID{in.ID})
 }
 
 func (s *server) deleteMessage(ctx context.Context, in *byID) (*struct{}, error) {
@@ -90,7 +73,7 @@ func (s *server) deleteMessage(ctx context.Context, in *byID) (*struct{}, error)
 
 func (s *server) reaction(op string) func(context.Context, *reactionInput) (*struct{}, error) {
 	return func(ctx context.Context, in *reactionInput) (*struct{}, error) {
-		emoji, err := url.PathUnescape(in.Emoji) // the router hands it on as it was sent
+		emoji, err := url.PathUnescape(in.Emoji) // the router passes it on as it was sent
 		if err != nil {
 			emoji = ""
 		}
@@ -99,64 +82,28 @@ func (s *server) reaction(op string) func(context.Context, *reactionInput) (*str
 	}
 }
 
+var editList = list[chat.MessageText, int64, MessageText]{
+	kind: editsCursor, parse: parseSeqKey, key: func(t *chat.MessageText) []byte { return seqKey(t.Seq) },
+	show: func(t *chat.MessageText) MessageText {
+		return MessageText{Seq: t.Seq, Content: t.Content, CreatedAt: Time(t.CreatedAt)}
+	},
+}
+
 func (s *server) listEdits(ctx context.Context, in *messageList) (*body[Page[MessageText]], error) {
-	me := principal(ctx)
-	var after int64
-	if in.Cursor != "" {
-		_, key, err := decodeCursor(in.Cursor, me.UserID, string(in.ID), editsCursor)
-		if err != nil {
-			return nil, err
-		}
-		var ok bool
-		if after, ok = parseSeqKey(key); !ok {
-			return nil, badCursor()
-		}
-	}
-	texts, err := s.chat.ListEdits(ctx, me.UserID, in.ID.chatID(), after, in.Limit+1) // one more tells whether there are more
-	if err != nil {
-		return nil, err
-	}
-	var next string
-	if len(texts) > in.Limit {
-		texts = texts[:in.Limit]
-		next = encodeCursor(editsCursor, me.UserID, string(in.ID), seqKey(texts[in.Limit-1].Seq))
-	}
-	out := make([]MessageText, 0, len(texts))
-	for _, t := range texts {
-		out = append(out, MessageText{Seq: t.Seq, Content: t.Content, CreatedAt: Time(t.CreatedAt)})
-	}
-	return &body[Page[MessageText]]{newPage(out, next)}, nil
+	return editList.page(ctx, &in.Paging, string(in.ID), func(ctx context.Context, me chat.ID, after int64, limit int) ([]chat.MessageText, error) {
+		return s.chat.ListEdits(ctx, me, in.ID.chatID(), after, limit)
+	})
+}
+
+var reactionList = list[chat.Reaction, chat.Reaction, Reaction]{
+	kind: reactionsCursor, parse: parseReactionKey, key: func(r *chat.Reaction) []byte { return append(r.UserID[:], r.Emoji...) },
+	show: func(r *chat.Reaction) Reaction {
+		return Reaction{Emoji: r.Emoji, UserID: idOf(r.UserID), CreatedAt: Time(r.CreatedAt)}
+	},
 }
 
 func (s *server) listReactions(ctx context.Context, in *messageList) (*body[Page[Reaction]], error) {
-	me := principal(ctx)
-	var after chat.Reaction
-	if in.Cursor != "" {
-		_, key, err := decodeCursor(in.Cursor, me.UserID, string(in.ID), reactionsCursor)
-		if err != nil {
-			return nil, err
-		}
-		if len(key) < len(after.UserID) {
-			return nil, badCursor()
-		}
-		var ok bool
-		if after.Emoji, ok = parseTextKey(key[copy(after.UserID[:], key):]); !ok {
-			return nil, badCursor()
-		}
-	}
-	list, err := s.chat.ListReactions(ctx, me.UserID, in.ID.chatID(), after, in.Limit+1)
-	if err != nil {
-		return nil, err
-	}
-	var next string
-	if len(list) > in.Limit {
-		list = list[:in.Limit]
-		last := &list[in.Limit-1]
-		next = encodeCursor(reactionsCursor, me.UserID, string(in.ID), append(last.UserID[:], last.Emoji...))
-	}
-	out := make([]Reaction, 0, len(list))
-	for _, r := range list {
-		out = append(out, Reaction{Emoji: r.Emoji, UserID: idOf(r.UserID), CreatedAt: Time(r.CreatedAt)})
-	}
-	return &body[Page[Reaction]]{newPage(out, next)}, nil
+	return reactionList.page(ctx, &in.Paging, string(in.ID), func(ctx context.Context, me chat.ID, after chat.Reaction, limit int) ([]chat.Reaction, error) {
+		return s.chat.ListReactions(ctx, me, in.ID.chatID(), after, limit)
+	})
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/parleymq/parley/chat"
 )
 
@@ -22,29 +20,16 @@ func (NewConversation) example() any {
 	return NewConversation{OtherUserID: ID(exampleOf("otherUserId"))}
 }
 
-type located[T any] struct {
-	Status   int
-	Location string `header:"Location" doc:"Where to read it."`
-	Body     T
-}
-
 func (s *server) conversations() {
-	tags := []string{"conversations"}
-	register(s, s.secured(huma.Operation{
-		OperationID: "createConversation", Method: http.MethodPost, Path: "/api/conversations", Tags: tags, DefaultStatus: http.StatusCreated,
-		Summary: "Begin a conversation", MaxBodyBytes: maxBigBodyBytes + 1,
-		Description: "Two users have one direct conversation at most: if it exists, the answer is a conflict that carries its `conversationId`.",
-	}), s.createConversation, chat.Forbidden, chat.NotFound, chat.Conflict)
-	register(s, s.secured(huma.Operation{
-		OperationID: "listConversations", Method: http.MethodGet, Path: "/api/conversations", Tags: tags,
-		Summary: "List one's own conversations, latest activity first",
-	}), s.listConversations)
-	register(s, s.secured(huma.Operation{
-		OperationID: "getConversation", Method: http.MethodGet, Path: "/api/conversations/{id}", Tags: tags, Summary: "Read a conversation",
-	}), s.getConversation, chat.NotFound)
+	const tag = "conversations"
+	register(s, s.secured(created(big(op(tag, "POST /api/conversations", "createConversation", "Begin a conversation",
+		"Two users have one direct conversation at most: if it exists, the answer is a conflict that carries its `conversationId`.",
+	)))), s.createConversation, chat.Forbidden, chat.NotFound, chat.Conflict)
+	register(s, s.secured(op(tag, "GET /api/conversations", "listConversations", "List one's own conversations, latest activity first", "")), s.listConversations)
+	register(s, s.secured(op(tag, "GET /api/conversations/{id}", "getConversation", "Read a conversation", "")), s.getConversation, chat.NotFound)
 }
 
-func (s *server) createConversation(ctx context.Context, in *struct{ Body NewConversation }) (*located[Conversation], error) {
+func (s *server) createConversation(ctx context.Context, in *with[NewConversation]) (*located[Conversation], error) {
 	b := &in.Body
 	n := chat.NewConversation{Kind: chat.Group, Title: b.Title, Creator: principal(ctx).UserID, Users: chatIDs(b.UserIDs)}
 	if (b.OtherUserID == "") == (b.UserIDs == nil) {
@@ -62,37 +47,22 @@ func (s *server) createConversation(ctx context.Context, in *struct{ Body NewCon
 }
 
 func (s *server) listConversations(ctx context.Context, in *struct{ Paging }) (*body[Page[Conversation]], error) {
-	me := principal(ctx)
-	var after chat.ConversationCursor
-	if in.Cursor != "" {
-		_, key, err := decodeCursor(in.Cursor, me.UserID, "", conversationsCursor)
-		if err != nil {
-			return nil, err
-		}
-		var ok bool
-		if after, ok = parseConversationKey(key); !ok {
-			return nil, badCursor()
-		}
+	me := principal(ctx).UserID
+	after, err := resume(&in.Paging, me, "", conversationsCursor, parseConversationKey)
+	if err != nil {
+		return nil, err
 	}
-	page, err := s.chat.ListConversations(ctx, me.UserID, after, in.Limit)
+	page, err := s.chat.ListConversations(ctx, me, after, in.Limit)
 	if err != nil {
 		return nil, err
 	}
 	var next string
 	if !page.Next.IsZero() {
-		next = encodeCursor(conversationsCursor, me.UserID, "", conversationKey(page.Next))
+		next = encodeCursor(conversationsCursor, me, "", conversationKey(page.Next))
 	}
-	out := make([]Conversation, 0, len(page.Items))
-	for i := range page.Items {
-		out = append(out, conversationOf(&page.Items[i]))
-	}
-	return &body[Page[Conversation]]{newPage(out, next)}, nil
+	return pageOf(page.Items, conversationOf, next), nil
 }
 
 func (s *server) getConversation(ctx context.Context, in *byID) (*body[Conversation], error) {
-	c, err := s.chat.GetConversation(ctx, principal(ctx).UserID, in.ID.chatID())
-	if err != nil {
-		return nil, err
-	}
-	return &body[Conversation]{conversationOf(c)}, nil
+	return reply(conversationOf)(s.chat.GetConversation(ctx, principal(ctx).UserID, in.ID.chatID()))
 }

@@ -68,12 +68,10 @@ func decodeCursor(text string, user chat.ID, scope string, kinds ...cursorKind) 
 	if string(b[2:cursorHead]) != string(cursorSum(kind, user, scope, key)) {
 		return 0, nil, bad
 	}
-	for _, k := range kinds {
-		if k == kind {
-			return kind, key, nil
-		}
+	if !slices.Contains(kinds, kind) {
+		return 0, nil, bad
 	}
-	return 0, nil, bad
+	return kind, key, nil
 }
 
 func badCursor() error {
@@ -107,6 +105,14 @@ func parseIDKey(key []byte) (id chat.ID, ok bool) {
 // parseTextKey reports false for what the database would not take as text.
 func parseTextKey(key []byte) (string, bool) {
 	return string(key), utf8.Valid(key) && !slices.Contains(key, 0)
+}
+
+func parseReactionKey(key []byte) (r chat.Reaction, ok bool) {
+	if len(key) < len(r.UserID) {
+		return r, false
+	}
+	r.Emoji, ok = parseTextKey(key[copy(r.UserID[:], key):])
+	return r, ok
 }
 
 func conversationKey(c chat.ConversationCursor) []byte {

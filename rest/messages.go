@@ -45,26 +45,22 @@ func (o *optional[T]) Receiver() reflect.Value { return reflect.ValueOf(o).Elem(
 func (o *optional[T]) OnParamSet(isSet bool, _ any) { o.Set = isSet }
 
 func (s *server) messages() {
-	tags := []string{"messages"}
+	const tag = "messages"
 	repeat := &huma.Response{
 		Description: "The message had been stored before, under the same clientMsgId.",
 		Content:     map[string]*huma.MediaType{jsonType: {Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Message](), true, "")}},
 	}
-	register(s, s.secured(huma.Operation{
-		OperationID: "sendMessage", Method: http.MethodPost, Path: "/api/messages", MaxBodyBytes: maxBigBodyBytes + 1, Tags: tags, DefaultStatus: http.StatusCreated,
-		Summary: "Send a message", Responses: map[string]*huma.Response{"200": repeat},
-		Description: "The answer comes after the commit. 503 means that it is not known whether it was stored: send it again with the same `clientMsgId`.",
-	}), s.sendMessage, chat.Forbidden, chat.Conflict, chat.Quota)
-	register(s, s.secured(huma.Operation{
-		OperationID: "listMessages", Method: http.MethodGet, Path: "/api/messages", Tags: tags, Summary: "Read a conversation's messages",
-		Description: "Newest first, or forward with `after`, or about a message with `around`. Go on with `nextCursor`, which remembers the direction.",
-	}), s.listMessages, chat.NotFound)
-	register(s, s.secured(huma.Operation{
-		OperationID: "getMessage", Method: http.MethodGet, Path: "/api/messages/{id}", Tags: tags, Summary: "Read a message, with who has read it",
-	}), s.getMessage, chat.NotFound)
+	send := s.secured(created(big(op(tag, "POST /api/messages", "sendMessage", "Send a message",
+		"The answer comes after the commit. 503 means that it is not known whether it was stored: send it again with the same `clientMsgId`."))))
+	send.Responses = map[string]*huma.Response{"200": repeat}
+	register(s, send, s.sendMessage, chat.Forbidden, chat.Conflict, chat.Quota)
+	register(s, s.secured(op(tag, "GET /api/messages", "listMessages", "Read a conversation's messages",
+		"Newest first, or forward with `after`, or about a message with `around`. Go on with `nextCursor`, which remembers the direction.",
+	)), s.listMessages, chat.NotFound)
+	register(s, s.secured(op(tag, "GET /api/messages/{id}", "getMessage", "Read a message, with who has read it", "")), s.getMessage, chat.NotFound)
 }
 
-func (s *server) sendMessage(ctx context.Context, in *struct{ Body NewMessage }) (*located[Message], error) {
+func (s *server) sendMessage(ctx context.Context, in *with[NewMessage]) (*located[Message], error) {
 	b := &in.Body
 	e, repeat, err := s.chat.Send(ctx, principal(ctx).UserID, b.ConversationID.chatID(), &chat.Command{
 		Type: chat.EventMessage, Content: b.Content, ClientMsgID: b.ClientMsgID.chatID(), ReplyTo: b.ReplyTo.chatID(), Attachments: chatIDs(b.Attachments),
@@ -72,17 +68,16 @@ func (s *server) sendMessage(ctx context.Context, in *struct{ Body NewMessage })
 	if err != nil {
 		return nil, err
 	}
-	out := &located[Message]{Status: http.StatusCreated, Body: messageOf(e)}
+	out := &located[Message]{Status: http.StatusCreated, Location: "/api/messages/" + e.ID.String(), Body: messageOf(e)}
 	if repeat {
 		out.Status = http.StatusOK
 	}
-	out.Location = "/api/messages/" + string(out.Body.ID)
 	return out, nil
 }
 
 func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[Page[Message]], error) {
-	me := principal(ctx)
-	q := chat.MessageQuery{UserID: me.UserID, ConversationID: in.ConversationID.chatID(), Limit: in.Limit, Around: in.Around.chatID()}
+	me := principal(ctx).UserID
+	q := chat.MessageQuery{UserID: me, ConversationID: in.ConversationID.chatID(), Limit: in.Limit, Around: in.Around.chatID()}
 	q.After, q.HasAfter = in.After.Value, in.After.Set
 	if err := in.resume(&q); err != nil {
 		return nil, err
@@ -91,7 +86,7 @@ func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[Page
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.messagesOf(ctx, me.UserID, in.ConversationID.chatID(), page.Items)
+	out, err := s.messagesOf(ctx, me, in.ConversationID.chatID(), page.Items)
 	if err != nil {
 		return nil, err
 	}
@@ -101,9 +96,9 @@ func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[Page
 		if q.HasAfter {
 			kind = newerCursor
 		}
-		next = encodeCursor(kind, me.UserID, string(in.ConversationID), seqKey(out[len(out)-1].Seq))
+		next = encodeCursor(kind, me, string(in.ConversationID), seqKey(out[len(out)-1].Seq))
 	}
-	return &body[Page[Message]]{newPage(out, next)}, nil
+	return pageOf(out, func(m *Message) Message { return *m }, next), nil
 }
 
 // resume sets the query to go on where the cursor says, and refuses two answers to
@@ -134,33 +129,24 @@ func (in *messageQuery) resume(q *chat.MessageQuery) error {
 }
 
 func (s *server) getMessage(ctx context.Context, in *byID) (*body[MessageDetail], error) {
-	me := principal(ctx)
-	e, err := s.chat.GetMessage(ctx, me.UserID, in.ID.chatID())
+	me := principal(ctx).UserID
+	e, err := s.chat.GetMessage(ctx, me, in.ID.chatID())
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.detailOf(ctx, me.UserID, e)
-	if err != nil {
-		return nil, err
-	}
-	return &body[MessageDetail]{*out}, nil
+	return s.detailOf(ctx, me, e)
 }
 
 // messagesOf returns messages of one conversation with their reactions.
 func (s *server) messagesOf(ctx context.Context, user, conversation chat.ID, events []chat.Event) ([]Message, error) {
-	ids := make([]chat.ID, 0, len(events))
-	for i := range events {
-		ids = append(ids, events[i].ID)
-	}
+	ids := mapped(events, func(e *chat.Event) chat.ID { return e.ID })
 	reactions, err := s.chat.CountReactions(ctx, user, conversation, ids)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Message, 0, len(events))
-	for i := range events {
-		m := messageOf(&events[i])
-		m.Reactions = reactionsOf(reactions[events[i].ID])
-		out = append(out, m)
-	}
-	return out, nil
+	return mapped(events, func(e *chat.Event) Message {
+		m := messageOf(e)
+		m.Reactions = reactionsOf(reactions[e.ID])
+		return m
+	}), nil
 }

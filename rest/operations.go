@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
 
 	"github.com/parleymq/parley/chat"
@@ -33,16 +32,11 @@ type jwksOutput struct {
 }
 
 func (s *server) operations(router chi.Router, metrics http.Handler) {
-	tags := []string{"operations"}
-	register(s, huma.Operation{
-		OperationID: "health", Method: http.MethodGet, Path: "/healthz", Tags: tags, Summary: "Is the process alive?",
-	}, func(context.Context, *struct{}) (*body[Health], error) { return &body[Health]{Health{"ok"}}, nil })
-	register(s, huma.Operation{
-		OperationID: "ready", Method: http.MethodGet, Path: "/readyz", Tags: tags, Summary: "May it get traffic?",
-	}, s.readiness)
-	register(s, huma.Operation{
-		OperationID: "jwks", Method: http.MethodGet, Path: "/.well-known/jwks.json", Tags: tags, Summary: "The public keys of access tokens",
-	}, s.jwks)
+	const tag = "operations"
+	register(s, op(tag, "GET /healthz", "health", "Is the process alive?", ""),
+		func(context.Context, *struct{}) (*body[Health], error) { return &body[Health]{Health{"ok"}}, nil })
+	register(s, op(tag, "GET /readyz", "ready", "May it get traffic?", ""), s.readiness)
+	register(s, op(tag, "GET /.well-known/jwks.json", "jwks", "The public keys of access tokens", ""), s.jwks)
 	if metrics != nil {
 		router.Get("/metrics", loopbackOnly(metrics))
 	}

@@ -2,11 +2,8 @@ package rest
 
 import (
 	"context"
-	"net/http"
 	"strconv"
 	"strings"
-
-	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -15,7 +12,7 @@ import (
 type Presence struct {
 	UserID       ID          `json:"userId"`
 	Status       chat.Status `json:"status" enum:"online,away,offline,invisible" doc:"invisible: only of oneself."`
-	LastOnlineAt maybeTime   `json:"lastOnlineAt" doc:"null: they are here, or never were."`
+	LastOnlineAt *Time       `json:"lastOnlineAt" nullable:"true" doc:"null: they are here, or never were."`
 }
 
 // Presences are those that were asked for and may be seen.
@@ -28,11 +25,10 @@ type presenceQuery struct {
 }
 
 func (s *server) presence() {
-	register(s, s.secured(huma.Operation{
-		OperationID: "listPresence", Method: http.MethodGet, Path: "/api/presence", Tags: []string{"presence"}, Summary: "See who is here",
-		Description: "Contacts, and oneself: people one shares a conversation of at most 500 members with, unless one of the two has blocked the other. " +
+	register(s, s.secured(op("presence", "GET /api/presence", "listPresence", "See who is here",
+		"Contacts, and oneself: people one shares a conversation of at most 500 members with, unless one of the two has blocked the other. "+
 			"Everybody else is left out, whether or not they exist. MQTT has the changes, on `user/{id}/presence`.",
-	}), s.listPresence)
+	)), s.listPresence)
 }
 
 func (s *server) listPresence(ctx context.Context, in *presenceQuery) (*body[Presences], error) {
@@ -44,11 +40,9 @@ func (s *server) listPresence(ctx context.Context, in *presenceQuery) (*body[Pre
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Presence, 0, len(list))
-	for _, p := range list {
-		out = append(out, Presence{UserID: idOf(p.UserID), Status: p.Status, LastOnlineAt: maybeTime{timeOf(p.LastOnlineAt)}})
-	}
-	return &body[Presences]{Presences{out}}, nil
+	return &body[Presences]{Presences{mapped(list, func(p *chat.Presence) Presence {
+		return Presence{UserID: idOf(p.UserID), Status: p.Status, LastOnlineAt: timeOf(p.LastOnlineAt)}
+	})}}, nil
 }
 
 func (in *presenceQuery) ids() ([]chat.ID, error) {

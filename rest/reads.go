@@ -2,9 +2,6 @@ package rest
 
 import (
 	"context"
-	"net/http"
-
-	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -43,32 +40,24 @@ type DeliveredReceipt struct {
 }
 
 func (s *server) reads() {
-	register(s, s.secured(huma.Operation{
-		OperationID: "readMessages", Method: http.MethodPost, Path: "/api/messages/read", MaxBodyBytes: maxBigBodyBytes + 1, Tags: []string{"messages"}, DefaultStatus: http.StatusNoContent,
-		Summary: "Mark messages as read",
-		Description: "Everything before them in their conversations is read, too. It goes forward only: what was read before changes nothing. " +
+	register(s, s.secured(big(op("messages", "POST /api/messages/read", "readMessages", "Mark messages as read",
+		"Everything before them in their conversations is read, too. It goes forward only: what was read before changes nothing. "+
 			"If one of them is not there, nothing is done.",
-	}), s.readMessages, chat.NotFound)
-	register(s, s.secured(huma.Operation{
-		OperationID: "readConversation", Method: http.MethodPost, Path: "/api/conversations/{id}/read", Tags: []string{"conversations"}, DefaultStatus: http.StatusNoContent,
-		Summary: "Mark a conversation as read up to a place in its log", Description: "It goes forward only: a place before the one that was read changes nothing.",
-	}), s.readConversation, chat.Forbidden)
+	))), s.readMessages, chat.NotFound)
+	register(s, s.secured(op("conversations", "POST /api/conversations/{id}/read", "readConversation", "Mark a conversation as read up to a place in its log",
+		"It goes forward only: a place before the one that was read changes nothing.")), s.readConversation, chat.Forbidden)
 }
 
-func (s *server) readMessages(ctx context.Context, in *struct{ Body ReadMessages }) (*struct{}, error) {
+func (s *server) readMessages(ctx context.Context, in *with[ReadMessages]) (*struct{}, error) {
 	return nil, s.chat.MarkMessagesRead(ctx, principal(ctx).UserID, chatIDs(in.Body.MessageIDs))
 }
 
-func (s *server) readConversation(ctx context.Context, in *struct {
-	ID   ID `path:"id"`
-	Body ReadUpTo
-},
-) (*struct{}, error) {
+func (s *server) readConversation(ctx context.Context, in *byIDWith[ReadUpTo]) (*struct{}, error) {
 	return nil, s.chat.MarkRead(ctx, principal(ctx).UserID, in.ID.chatID(), in.Body.UpTo)
 }
 
 // detailOf is a message with its receipts, as the user may see them.
-func (s *server) detailOf(ctx context.Context, user chat.ID, e *chat.Event) (*MessageDetail, error) {
+func (s *server) detailOf(ctx context.Context, user chat.ID, e *chat.Event) (*body[MessageDetail], error) {
 	messages, err := s.messagesOf(ctx, user, e.ConversationID, []chat.Event{*e})
 	if err != nil {
 		return nil, err
@@ -77,15 +66,10 @@ func (s *server) detailOf(ctx context.Context, user chat.ID, e *chat.Event) (*Me
 	if err != nil {
 		return nil, err
 	}
-	out := &MessageDetail{
-		Message: messages[0], ReadBy: make([]ReadReceipt, 0, len(r.ReadBy)), ReadCount: r.ReadCount,
-		DeliveredTo: make([]DeliveredReceipt, 0, len(r.DeliveredTo)), DeliveredCount: r.DeliveredCount,
-	}
-	for _, by := range r.ReadBy {
-		out.ReadBy = append(out.ReadBy, ReadReceipt{UserID: idOf(by.UserID), At: Time(by.At)})
-	}
-	for _, to := range r.DeliveredTo {
-		out.DeliveredTo = append(out.DeliveredTo, DeliveredReceipt{UserID: idOf(to)})
-	}
-	return out, nil
+	return &body[MessageDetail]{MessageDetail{
+		Message:     messages[0],
+		ReadBy:      mapped(r.ReadBy, func(by *chat.ReadReceipt) ReadReceipt { return ReadReceipt{UserID: idOf(by.UserID), At: Time(by.At)} }),
+		ReadCount:   r.ReadCount,
+		DeliveredTo: mapped(r.DeliveredTo, func(to *chat.ID) DeliveredReceipt { return DeliveredReceipt{UserID: idOf(*to)} }), DeliveredCount: r.DeliveredCount,
+	}}, nil
 }

@@ -4,11 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"math"
-	"net/http"
 	"strings"
 	"time"
-
-	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -36,17 +33,16 @@ type ExcerptPart struct {
 }
 
 func (s *server) search() {
-	register(s, s.secured(huma.Operation{
-		OperationID: "searchMessages", Method: http.MethodGet, Path: "/api/messages/search", Tags: []string{"messages"}, Summary: "Find messages by their words",
-		Description: "In one's own conversations, among what one may read there. A message is found a moment after it was sent, by what it says now; " +
+	register(s, s.secured(op("messages", "GET /api/messages/search", "searchMessages", "Find messages by their words",
+		"In one's own conversations, among what one may read there. A message is found a moment after it was sent, by what it says now; "+
 			"deleted ones are not found. Two searches of a user may be under way at once.",
-	}), s.searchMessages, chat.NotFound, chat.Quota)
+	)), s.searchMessages, chat.NotFound, chat.Quota)
 }
 
 func (s *server) searchMessages(ctx context.Context, in *searchQuery) (*body[Page[Hit]], error) {
-	me := principal(ctx)
+	me := principal(ctx).UserID
 	q := chat.MessageSearch{
-		UserID: me.UserID, Text: in.Q, ConversationID: in.ConversationID.chatID(), SenderID: in.From.chatID(), Before: in.Before.Value,
+		UserID: me, Text: in.Q, ConversationID: in.ConversationID.chatID(), SenderID: in.From.chatID(), Before: in.Before.Value,
 		ByRank: in.Sort == "rank", Limit: in.Limit,
 	}
 	if y := q.Before.UTC().Year(); in.Before.Set && (y < 1970 || y > 9999) {
@@ -57,15 +53,9 @@ func (s *server) searchMessages(ctx context.Context, in *searchQuery) (*body[Pag
 		kind = rankedCursor
 	}
 	scope := strings.Join([]string{string(in.ConversationID), string(in.From), q.Before.UTC().Format(time.RFC3339Nano), in.Q}, "\x00")
-	if in.Cursor != "" {
-		_, key, err := decodeCursor(in.Cursor, me.UserID, scope, kind)
-		if err != nil {
-			return nil, err
-		}
-		var ok bool
-		if q.After, ok = parseSearchKey(key, q.ByRank); !ok {
-			return nil, badCursor()
-		}
+	var err error
+	if q.After, err = resume(&in.Paging, me, scope, kind, func(key []byte) (chat.SearchCursor, bool) { return parseSearchKey(key, q.ByRank) }); err != nil {
+		return nil, err
 	}
 	page, err := s.chat.SearchMessages(ctx, q)
 	if err != nil {
@@ -73,21 +63,14 @@ func (s *server) searchMessages(ctx context.Context, in *searchQuery) (*body[Pag
 	}
 	var next string
 	if !page.Next.IsZero() {
-		next = encodeCursor(kind, me.UserID, scope, searchKey(page.Next, q.ByRank))
+		next = encodeCursor(kind, me, scope, searchKey(page.Next, q.ByRank))
 	}
-	out := make([]Hit, 0, len(page.Items))
-	for i := range page.Items {
-		out = append(out, hitOf(&page.Items[i]))
-	}
-	return &body[Page[Hit]]{newPage(out, next)}, nil
+	return pageOf(page.Items, hitOf, next), nil
 }
 
 func hitOf(h *chat.SearchHit) Hit {
-	out := Hit{Message: messageOf(&h.Message), Excerpt: make([]ExcerptPart, 0, len(h.Excerpt)), Rank: h.Rank}
+	out := Hit{Message: messageOf(&h.Message), Excerpt: mapped(h.Excerpt, func(p *chat.ExcerptPart) ExcerptPart { return ExcerptPart(*p) }), Rank: h.Rank}
 	out.Message.Reactions = reactionsOf(h.Reactions)
-	for _, p := range h.Excerpt {
-		out.Excerpt = append(out.Excerpt, ExcerptPart(p))
-	}
 	return out
 }
 

@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"net/http"
 	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -51,42 +50,27 @@ type Session struct {
 }
 
 func (s *server) sessions(login chat.Limiter) {
-	tags := []string{"sessions"}
-	register(s, huma.Operation{
-		OperationID: "logIn", Method: http.MethodPost, Path: "/api/sessions", Tags: tags, DefaultStatus: http.StatusCreated,
-		Summary: "Log in", Middlewares: huma.Middlewares{s.limited(login)},
-	}, s.logIn, chat.Unauthenticated, chat.Quota)
-	register(s, huma.Operation{
-		OperationID: "refresh", Method: http.MethodPost, Path: "/api/sessions/refresh", Tags: tags,
-		Summary: "Exchange a refresh token for new tokens", Description: "A refresh token is good once; using it again ends its session.",
-	}, s.refresh, chat.Unauthenticated)
-	register(s, s.secured(huma.Operation{
-		OperationID: "listSessions", Method: http.MethodGet, Path: "/api/sessions", Tags: tags, Summary: "List one's own sessions, newest first",
-	}), s.listSessions)
-	register(s, s.secured(huma.Operation{
-		OperationID: "endSession", Method: http.MethodDelete, Path: "/api/sessions/{id}", Tags: tags, DefaultStatus: http.StatusNoContent,
-		Summary: "End a session", Description: "Its tokens are refused and its device's MQTT connection is cut, within a second. It may be repeated.",
-	}), s.endSession, chat.NotFound)
+	const tag = "sessions"
+	logIn := created(op(tag, "POST /api/sessions", "logIn", "Log in", ""))
+	logIn.Middlewares = huma.Middlewares{s.limited(login)}
+	register(s, logIn, s.logIn, chat.Unauthenticated, chat.Quota)
+	register(s, op(tag, "POST /api/sessions/refresh", "refresh", "Exchange a refresh token for new tokens",
+		"A refresh token is good once; using it again ends its session."), s.refresh, chat.Unauthenticated)
+	register(s, s.secured(op(tag, "GET /api/sessions", "listSessions", "List one's own sessions, newest first", "")), s.listSessions)
+	register(s, s.secured(op(tag, "DELETE /api/sessions/{id}", "endSession", "End a session",
+		"Its tokens are refused and its device's MQTT connection is cut, within a second. It may be repeated.")), s.endSession, chat.NotFound)
 }
 
-func (s *server) logIn(ctx context.Context, in *struct{ Body NewSession }) (*body[Tokens], error) {
+func (s *server) logIn(ctx context.Context, in *with[NewSession]) (*body[Tokens], error) {
 	b := &in.Body
 	if (b.Username == "") == (b.Email == "") {
 		return nil, &chat.Error{Code: chat.Invalid, Field: "username", Msg: "is required, or email instead, not both"}
 	}
-	session, err := s.identity.LogIn(ctx, identity.LoginRequest{Login: b.Username + b.Email, Password: b.Password, Device: b.Device})
-	if err != nil {
-		return nil, err
-	}
-	return &body[Tokens]{tokensOf(session)}, nil
+	return reply(tokensOf)(s.identity.LogIn(ctx, identity.LoginRequest{Login: b.Username + b.Email, Password: b.Password, Device: b.Device}))
 }
 
-func (s *server) refresh(ctx context.Context, in *struct{ Body RefreshRequest }) (*body[Tokens], error) {
-	session, err := s.identity.Refresh(ctx, in.Body.RefreshToken)
-	if err != nil {
-		return nil, err
-	}
-	return &body[Tokens]{tokensOf(session)}, nil
+func (s *server) refresh(ctx context.Context, in *with[RefreshRequest]) (*body[Tokens], error) {
+	return reply(tokensOf)(s.identity.Refresh(ctx, in.Body.RefreshToken))
 }
 
 func tokensOf(s *identity.Session) Tokens {
@@ -95,45 +79,25 @@ func tokensOf(s *identity.Session) Tokens {
 	}
 }
 
+var sessionList = list[identity.Login, chat.ID, Session]{kind: sessionsCursor, parse: parseIDKey, key: func(l *identity.Login) []byte { return l.ID[:] }}
+
 func (s *server) listSessions(ctx context.Context, in *struct{ Paging }) (*body[Page[Session]], error) {
-	me := principal(ctx)
-	logins, err := s.identity.ListLogins(ctx, me.UserID)
-	if err != nil {
-		return nil, err
-	}
-	// A user has a handful: all are read, and cut here.
-	slices.SortFunc(logins, func(a, b identity.Login) int { return b.ID.Compare(a.ID) })
-	if in.Cursor != "" {
-		_, key, err := decodeCursor(in.Cursor, me.UserID, "", sessionsCursor)
-		if err != nil {
-			return nil, err
-		}
-		last, ok := parseIDKey(key)
-		if !ok {
-			return nil, badCursor()
-		}
-		logins = slices.DeleteFunc(logins, func(l identity.Login) bool { return l.ID.Compare(last) >= 0 })
-	}
-	var next string
-	if len(logins) > in.Limit {
-		logins = logins[:in.Limit]
-		next = encodeCursor(sessionsCursor, me.UserID, "", logins[in.Limit-1].ID[:])
-	}
-	out := make([]Session, 0, len(logins))
-	for i := range logins {
-		l := &logins[i]
-		out = append(out, Session{
-			ID: idOf(l.ID), Device: l.Device, Current: l.ID == me.LoginID,
+	l := sessionList
+	l.show = func(l *identity.Login) Session {
+		return Session{
+			ID: idOf(l.ID), Device: l.Device, Current: l.ID == principal(ctx).LoginID,
 			CreatedAt: Time(l.CreatedAt), LastUsedAt: Time(l.LastUsedAt), ExpiresAt: Time(l.ExpiresAt),
-		})
+		}
 	}
-	return &body[Page[Session]]{newPage(out, next)}, nil
+	return l.page(ctx, &in.Paging, "", func(ctx context.Context, me, after chat.ID, limit int) ([]identity.Login, error) {
+		logins, err := s.identity.ListLogins(ctx, me)
+		// A user has a handful: all are read, and cut here.
+		slices.SortFunc(logins, func(a, b identity.Login) int { return b.ID.Compare(a.ID) })
+		logins = slices.DeleteFunc(logins, func(l identity.Login) bool { return !after.IsZero() && l.ID.Compare(after) >= 0 })
+		return logins[:min(limit, len(logins))], err
+	})
 }
 
 func (s *server) endSession(ctx context.Context, in *byID) (*struct{}, error) {
 	return nil, s.identity.RevokeLogin(ctx, principal(ctx).UserID, in.ID.chatID())
-}
-
-type byID struct {
-	ID ID `path:"id"`
 }

@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"net/http"
 	"strings"
 	"unicode/utf8"
 
@@ -36,82 +35,44 @@ type userSearch struct {
 }
 
 func (s *server) users(signup chat.Limiter) {
-	register(s, huma.Operation{
-		OperationID: "createUser", Method: http.MethodPost, Path: "/api/users", Tags: []string{"users"}, DefaultStatus: http.StatusCreated,
-		Summary: "Register", Middlewares: huma.Middlewares{s.limited(signup)},
-	}, s.createUser, chat.Conflict, chat.Quota)
-	register(s, s.secured(huma.Operation{
-		OperationID: "searchUsers", Method: http.MethodGet, Path: "/api/users", Tags: []string{"users"},
-		Summary: "Find users by the beginning of their user name",
-	}), s.searchUsers)
-	register(s, s.secured(huma.Operation{
-		OperationID: "getMe", Method: http.MethodGet, Path: "/api/users/me", Tags: []string{"users"}, Summary: "Read one's own account",
-	}), s.getMe)
-	register(s, s.secured(huma.Operation{
-		OperationID: "updateMe", Method: http.MethodPatch, Path: "/api/users/me", Tags: []string{"users"}, Summary: "Change one's own account",
-	}), s.updateMe, chat.Forbidden, chat.Conflict, chat.Quota)
+	const tag = "users"
+	signUp := created(op(tag, "POST /api/users", "createUser", "Register", ""))
+	signUp.Middlewares = huma.Middlewares{s.limited(signup)}
+	register(s, signUp, s.createUser, chat.Conflict, chat.Quota)
+	register(s, s.secured(op(tag, "GET /api/users", "searchUsers", "Find users by the beginning of their user name", "")), s.searchUsers)
+	register(s, s.secured(op(tag, "GET /api/users/me", "getMe", "Read one's own account", "")), s.getMe)
+	register(s, s.secured(op(tag, "PATCH /api/users/me", "updateMe", "Change one's own account", "")), s.updateMe, chat.Forbidden, chat.Conflict, chat.Quota)
 }
 
-func (s *server) createUser(ctx context.Context, in *struct{ Body NewUser }) (*body[User], error) {
+func (s *server) createUser(ctx context.Context, in *with[NewUser]) (*body[User], error) {
 	if err := identity.ValidateEmail(in.Body.Email); err != nil {
 		return nil, err // an account made here can be found by mail; operators may make others
 	}
-	u, err := s.identity.Register(ctx, identity.NewUser{
+	return reply(userOf)(s.identity.Register(ctx, identity.NewUser{
 		Username: in.Body.Username, Email: in.Body.Email, Password: in.Body.Password, DisplayName: in.Body.DisplayName,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &body[User]{userOf(u)}, nil
+	}))
+}
+
+var userList = list[chat.User, string, User]{
+	kind: usersCursor, parse: parseTextKey, key: func(u *chat.User) []byte { return []byte(u.Username) }, show: userOf,
 }
 
 func (s *server) searchUsers(ctx context.Context, in *userSearch) (*body[Page[User]], error) {
-	me := principal(ctx)
 	if len(in.Q) > chat.MaxUsernameBytes || !utf8.ValidString(in.Q) || strings.ContainsRune(in.Q, 0) {
 		return nil, &chat.Error{Code: chat.Invalid, Field: "q", Msg: "must have 1 to 32 bytes of UTF-8 without NUL"}
 	}
 	q := strings.ToLower(in.Q)
-	var after string
-	if in.Cursor != "" {
-		_, key, err := decodeCursor(in.Cursor, me.UserID, q, usersCursor)
-		if err != nil {
-			return nil, err
-		}
-		var ok bool
-		if after, ok = parseTextKey(key); !ok {
-			return nil, badCursor()
-		}
-	}
-	found, err := s.identity.SearchUsers(ctx, q, after, in.Limit+1) // one more tells whether there are more
-	if err != nil {
-		return nil, err
-	}
-	var next string
-	if len(found) > in.Limit {
-		found = found[:in.Limit]
-		next = encodeCursor(usersCursor, me.UserID, q, []byte(found[in.Limit-1].Username))
-	}
-	users := make([]User, 0, len(found))
-	for i := range found {
-		users = append(users, userOf(&found[i]))
-	}
-	return &body[Page[User]]{newPage(users, next)}, nil
+	return userList.page(ctx, &in.Paging, q, func(ctx context.Context, _ chat.ID, after string, limit int) ([]chat.User, error) {
+		return s.identity.SearchUsers(ctx, q, after, limit)
+	})
 }
 
 func (s *server) getMe(ctx context.Context, _ *struct{}) (*body[Me], error) {
-	u, err := s.identity.GetUser(ctx, principal(ctx).UserID)
-	if err != nil {
-		return nil, err
-	}
-	return &body[Me]{meOf(u)}, nil
+	return reply(meOf)(s.identity.GetUser(ctx, principal(ctx).UserID))
 }
 
-func (s *server) updateMe(ctx context.Context, in *struct{ Body ProfileUpdate }) (*body[Me], error) {
-	u, err := s.identity.UpdateProfile(ctx, principal(ctx), identity.ProfileUpdate{
+func (s *server) updateMe(ctx context.Context, in *with[ProfileUpdate]) (*body[Me], error) {
+	return reply(meOf)(s.identity.UpdateProfile(ctx, principal(ctx), identity.ProfileUpdate{
 		DisplayName: in.Body.DisplayName, Email: in.Body.Email, Password: in.Body.Password, CurrentPassword: in.Body.CurrentPassword,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &body[Me]{meOf(u)}, nil
+	}))
 }

@@ -42,13 +42,7 @@ func idOf(id chat.ID) ID {
 	return ID(id.String())
 }
 
-func idsOf(ids []chat.ID) []ID {
-	var out []ID
-	for _, id := range ids {
-		out = append(out, idOf(id))
-	}
-	return out
-}
+func idsOf(ids []chat.ID) []ID { return mapped(ids, func(id *chat.ID) ID { return idOf(*id) }) }
 
 // chatID returns the id; the zero one for "". Anything else the schema let pass is an id.
 func (id ID) chatID() chat.ID {
@@ -56,13 +50,7 @@ func (id ID) chatID() chat.ID {
 	return v
 }
 
-func chatIDs(ids []ID) []chat.ID {
-	var out []chat.ID
-	for _, id := range ids {
-		out = append(out, id.chatID())
-	}
-	return out
-}
+func chatIDs(ids []ID) []chat.ID { return mapped(ids, func(id *ID) chat.ID { return id.chatID() }) }
 
 // Time is RFC 3339 in UTC with three digits of milliseconds.
 type Time time.Time
@@ -84,23 +72,6 @@ func timeOf(t time.Time) *Time {
 		return nil
 	}
 	return (*Time)(&t)
-}
-
-// Page is one page of a list.
-type Page[T any] struct {
-	Data       []T     `json:"data" nullable:"false"`
-	NextCursor *string `json:"nextCursor" doc:"Ask for the next page with it; null: this is the last." example:"AXUx"`
-}
-
-func newPage[T any](data []T, next string) Page[T] {
-	p := Page[T]{Data: data}
-	if data == nil {
-		p.Data = []T{}
-	}
-	if next != "" {
-		p.NextCursor = &next
-	}
-	return p
 }
 
 // User is a user as everybody sees them.
@@ -150,11 +121,9 @@ type ReactionCount struct {
 }
 
 func reactionsOf(counts []chat.ReactionCount) []ReactionCount {
-	var out []ReactionCount
-	for _, c := range counts {
-		out = append(out, ReactionCount{Emoji: c.Emoji, Count: c.Users, Mine: c.Mine})
-	}
-	return out
+	return mapped(counts, func(c *chat.ReactionCount) ReactionCount {
+		return ReactionCount{Emoji: c.Emoji, Count: c.Users, Mine: c.Mine}
+	})
 }
 
 func messageOf(e *chat.Event) Message {
@@ -176,19 +145,6 @@ func (maybeMessage) Schema(r huma.Registry) *huma.Schema {
 // MarshalJSON implements json.Marshaler.
 func (m maybeMessage) MarshalJSON() ([]byte, error) { return json.Marshal(m.m) }
 
-// maybeTime is a time or null.
-type maybeTime struct{ t *Time }
-
-// Schema implements huma.SchemaProvider.
-func (maybeTime) Schema(r huma.Registry) *huma.Schema {
-	s := Time{}.Schema(r)
-	s.Nullable = true
-	return s
-}
-
-// MarshalJSON implements json.Marshaler.
-func (m maybeTime) MarshalJSON() ([]byte, error) { return json.Marshal(m.t) }
-
 // Conversation is a conversation as one of its members sees it.
 type Conversation struct {
 	ID           ID            `json:"id"`
@@ -201,7 +157,7 @@ type Conversation struct {
 	LastMessage  maybeMessage  `json:"lastMessage" doc:"null: none yet."`
 	UnreadCount  int64         `json:"unreadCount" doc:"Messages of others after what one has read." example:"3"`
 	HasUnread    bool          `json:"hasUnread"`
-	LastReadAt   maybeTime     `json:"lastReadAt" doc:"null: never."`
+	LastReadAt   *Time         `json:"lastReadAt" nullable:"true" doc:"null: never."`
 }
 
 // Participant is a user's place in a conversation.
@@ -217,18 +173,10 @@ func participantOf(p *chat.Participant) Participant {
 	return Participant{UserID: idOf(p.UserID), Username: p.Username, DisplayName: p.DisplayName, Role: p.Role, JoinedAt: Time(p.JoinedAt)}
 }
 
-func participantsOf(list []chat.Participant) []Participant {
-	out := make([]Participant, 0, len(list))
-	for i := range list {
-		out = append(out, participantOf(&list[i]))
-	}
-	return out
-}
-
 func conversationOf(c *chat.Conversation) Conversation {
 	out := Conversation{
-		ID: idOf(c.ID), Kind: c.Kind, Title: c.Title, CreatedAt: Time(c.CreatedAt), Participants: participantsOf(c.Participants), MemberCount: c.ParticipantCount,
-		UnreadCount: c.UnreadCount, HasUnread: c.UnreadCount > 0, LastReadAt: maybeTime{timeOf(c.LastReadAt)},
+		ID: idOf(c.ID), Kind: c.Kind, Title: c.Title, CreatedAt: Time(c.CreatedAt), Participants: mapped(c.Participants, participantOf), MemberCount: c.ParticipantCount,
+		UnreadCount: c.UnreadCount, HasUnread: c.UnreadCount > 0, LastReadAt: timeOf(c.LastReadAt),
 	}
 	if c.Kind == chat.Group {
 		out.History = c.History
