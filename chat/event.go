@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"slices"
 	"strconv"
 	"time"
 )
@@ -16,6 +17,11 @@ const (
 	EventReaction     EventType = "reaction"
 	EventConversation EventType = "conversation"
 )
+
+// EventTypes returns all types of event.
+func EventTypes() []EventType {
+	return []EventType{EventMessage, EventEdit, EventDelete, EventReaction, EventConversation}
+}
 
 // Event is one entry of a conversation's log.
 type Event struct {
@@ -35,26 +41,33 @@ type Event struct {
 }
 
 // EventDetail holds the parts of an event that most messages lack. It is stored
-// as one JSON value beside the event and is part of the event's wire form.
+// as one JSON value beside the event and is part of the event's wire form. The tags say
+// which types of event always have a field, and which may have it: a test holds the
+// documents and the client to them.
 type EventDetail struct {
-	ReplyTo     ID     `json:"replyTo,omitzero"`
-	Attachments []ID   `json:"attachments,omitempty"`
-	Mentions    []ID   `json:"mentions,omitempty"` // message, edit: members whose names the content mentions
-	MessageID   ID     `json:"messageId,omitzero"` // edit, delete, reaction
-	Emoji       string `json:"emoji,omitempty"`    // reaction
-	Op          string `json:"op,omitempty"`       // reaction: add, remove; conversation: created, renamed, history, joined, left, role
-	Kind        Kind   `json:"kind,omitempty"`     // conversation created
-	Title       string `json:"title,omitempty"`    // conversation created, renamed
-	UserIDs     []ID   `json:"userIds,omitempty"`  // conversation created (the first MaxEventUsers), joined, left, role
-	Role        Role   `json:"role,omitempty"`     // conversation joined (unless member), role
-
-	History History `json:"history,omitempty"` // conversation history
+	ReplyTo     ID      `json:"replyTo,omitzero" maybe:"message"`
+	Attachments []ID    `json:"attachments,omitempty" maybe:"message"`
+	Mentions    []ID    `json:"mentions,omitempty" maybe:"message edit"` // members whose names the content mentions
+	MessageID   ID      `json:"messageId,omitzero" always:"edit delete reaction"`
+	Emoji       string  `json:"emoji,omitempty" always:"reaction"`
+	Op          string  `json:"op,omitempty" always:"reaction conversation"`
+	Kind        Kind    `json:"kind,omitempty" maybe:"conversation"`    // created
+	Title       string  `json:"title,omitempty" maybe:"conversation"`   // created, renamed
+	UserIDs     []ID    `json:"userIds,omitempty" maybe:"conversation"` // created (the first MaxEventUsers), joined, left, role
+	Role        Role    `json:"role,omitempty" maybe:"conversation"`    // joined (unless member), role
+	History     History `json:"history,omitempty" maybe:"conversation"` // history
 }
 
-// What EventDetail.Op says of a reaction.
+// What EventDetail.Op says: of a reaction the first two, of a conversation the others.
 const (
-	OpAdd    = "add"
-	OpRemove = "remove"
+	OpAdd     = "add"
+	OpRemove  = "remove"
+	OpCreated = "created"
+	OpRenamed = "renamed"
+	OpHistory = "history" // what those who join may see has changed
+	OpJoined  = "joined"
+	OpLeft    = "left" // or removed
+	OpRole    = "role"
 )
 
 // IsZero reports whether the event has no details.
@@ -66,21 +79,9 @@ func (d *EventDetail) IsZero() bool {
 // Equal reports whether both hold the same details, but for the mentions: they follow
 // from the content, and from who was a member.
 func (d *EventDetail) Equal(o *EventDetail) bool {
-	return d.ReplyTo == o.ReplyTo && equalIDs(d.Attachments, o.Attachments) && d.MessageID == o.MessageID &&
-		d.Emoji == o.Emoji && d.Op == o.Op && d.Kind == o.Kind && d.Title == o.Title && equalIDs(d.UserIDs, o.UserIDs) && d.Role == o.Role &&
+	return d.ReplyTo == o.ReplyTo && slices.Equal(d.Attachments, o.Attachments) && d.MessageID == o.MessageID &&
+		d.Emoji == o.Emoji && d.Op == o.Op && d.Kind == o.Kind && d.Title == o.Title && slices.Equal(d.UserIDs, o.UserIDs) && d.Role == o.Role &&
 		d.History == o.History
-}
-
-func equalIDs(a, b []ID) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // AppendJSON appends the event as subscribers of conv/{id}/messages receive it

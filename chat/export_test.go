@@ -79,3 +79,8 @@ func (ws *Wills) Held() (devices, bytes int) {
 	defer ws.mu.Unlock()
 	return len(ws.held), ws.bytes
 }
+
+var (
+	TypingPayload = typingPayload
+	ReadPayload   = readPayload
+)

@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -45,10 +44,14 @@ func (e syncEvent) MarshalJSON() ([]byte, error) { return e.e.AppendJSON(nil), n
 // depends on their type.
 func (syncEvent) Schema(r huma.Registry) *huma.Schema {
 	id, at := ID("").Schema(r), Time{}.Schema(r)
+	var types []any
+	for _, t := range chat.EventTypes() {
+		types = append(types, t)
+	}
 	return &huma.Schema{
 		Type: huma.TypeObject, Required: []string{"type", "conversationId", "seq", "senderId", "createdAt"}, AdditionalProperties: true,
 		Properties: map[string]*huma.Schema{
-			"type":           {Type: huma.TypeString, Enum: []any{"message", "edit", "delete", "reaction", "conversation"}},
+			"type":           {Type: huma.TypeString, Enum: types},
 			"conversationId": id, "senderId": id, "createdAt": at,
 			"seq": {Type: huma.TypeInteger, Format: "int64", Examples: []any{42}},
 		},
@@ -56,38 +59,29 @@ func (syncEvent) Schema(r huma.Registry) *huma.Schema {
 }
 
 func (s *server) sync() {
-	register(s, s.secured(huma.Operation{
-		OperationID: "sync", Method: http.MethodGet, Path: "/api/sync", Tags: []string{"messages"}, Summary: "Read everything that has changed for oneself",
-		Description: "Ask, apply the items one after the other, keep `nextCursor`, and ask with it: at once while `hasMore` is true, later to learn what has changed since. " +
-			"Nothing is left out, whatever is committed meanwhile, and each event comes once, in the order of its log; other items say how something is now, and may come again.\n\n" +
-			"What has changed up to one moment comes in this order, in one page or several: profiles; conversations left; conversations that one has come into, or has another role in; " +
-			"events; how far members have read (others in conversations of up to 500). Edits, deletions, reactions and changes of a group are events.\n\n" +
+	register(s, s.secured(op("messages", "GET /api/sync", "sync", "Read everything that has changed for oneself",
+		"Ask, apply the items one after the other, keep `nextCursor`, and ask with it: at once while `hasMore` is true, later to learn what has changed since. "+
+			"Nothing is left out, whatever is committed meanwhile, and each event comes once, in the order of its log; other items say how something is now, and may come again.\n\n"+
+			"What has changed up to one moment comes in this order, in one page or several: profiles; conversations left; conversations that one has come into, or has another role in; "+
+			"events; how far members have read (others in conversations of up to 500). Edits, deletions, reactions and changes of a group are events.\n\n"+
 			"A cursor that is refused (`invalid`, field `cursor`) belongs to another user, or to a database that was replaced: begin again without one.",
-	}), s.readSync)
+	)), s.readSync)
 }
 
 func (s *server) readSync(ctx context.Context, in *syncQuery) (*body[SyncPage], error) {
-	me := principal(ctx)
-	q := chat.SyncQuery{UserID: me.UserID, Limit: in.Limit, Now: in.From == "now"}
-	if in.Cursor != "" {
-		_, key, err := decodeCursor(in.Cursor, me.UserID, "", syncCursor)
-		if err != nil {
-			return nil, err
-		}
-		if len(key) == 0 {
-			return nil, badCursor()
-		}
-		q.Cursor = key
+	me := principal(ctx).UserID
+	q := chat.SyncQuery{UserID: me, Limit: in.Limit, Now: in.From == "now"}
+	var err error
+	if q.Cursor, err = resume(&Paging{Cursor: in.Cursor}, me, "", syncCursor, func(key []byte) ([]byte, bool) { return key, len(key) > 0 }); err != nil {
+		return nil, err
 	}
 	page, err := s.chat.Sync(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	out := SyncPage{Data: make([]SyncItem, 0, len(page.Items)), HasMore: page.More, NextCursor: encodeCursor(syncCursor, me.UserID, "", page.Next)}
-	for i := range page.Items {
-		out.Data = append(out.Data, syncItemOf(&page.Items[i]))
-	}
-	return &body[SyncPage]{out}, nil
+	return &body[SyncPage]{SyncPage{
+		Data: mapped(page.Items, syncItemOf), HasMore: page.More, NextCursor: encodeCursor(syncCursor, me, "", page.Next),
+	}}, nil
 }
 
 func syncItemOf(i *chat.SyncItem) SyncItem {
