@@ -171,12 +171,16 @@ func (a *App) join(ctx context.Context) error {
 	a.chat = chat.NewService(a.store, chat.SystemClock{})
 	a.chat.Presences.Use(a.presence())
 	_, open := a.o.TopicAccess.(topics.Open)
-	a.topics = topics.New(topics.Options{
-		Access: a.o.TopicAccess, OneSpace: open || a.o.OneTopicSpace, Store: a.store, Logger: a.logger, Registerer: a.registry,
-	})
+	t := topics.Options{
+		Access: a.o.TopicAccess, OneSpace: open || a.o.OneTopicSpace, Store: a.store, Sys: a.sys, Logger: a.logger, Registerer: a.registry,
+	}
+	if a.others != nil {
+		t.Forward = a.others.bus.Publication
+	}
+	a.topics = topics.New(t)
 	a.router = delivery.NewRouter(delivery.Options{
-		Log: a.chat, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions,
-		Ended: func(b *delivery.Queue) { a.topics.End(b) }, Logger: a.logger, Registerer: a.registry,
+		Log: a.store, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions,
+		Ended: func(q *delivery.Queue) { a.topics.End(q) }, Logger: a.logger, Registerer: a.registry,
 		Cluster: a.deliveryCluster(),
 	})
 	a.joinOthers()
@@ -224,7 +228,6 @@ func (a *App) join(ctx context.Context) error {
 		return err
 	}
 	a.hook.Serve(a.broker)
-	a.topics.TellSys(a.sys)
 	a.onStop("tell MQTT clients goodbye", a.broker.Shutdown)
 	return nil
 }

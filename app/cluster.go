@@ -122,7 +122,6 @@ func (a *App) joinOthers() {
 	}
 	o.bus.Use(o.link, a.chat)
 	a.chat.UsePeers(o.bus)
-	a.topics.Forwards(o.bus.Publication)
 	keeper := cluster.NewKeeper(cluster.KeeperOptions{
 		Place: o.place, Link: o.link, Sessions: a.router, Rules: a.chat, Release: a.release, Renewed: func() { a.chat.NodeRenewed(newNodeID()) },
 		Logger: a.logger, Registerer: a.registry,

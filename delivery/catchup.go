@@ -11,32 +11,38 @@ import (
 const (
 	pageSize    = 100 // events read from the log at once
 	readTimeout = 5 * time.Second
+
+	// Where several nodes store events of one conversation, an event of another node may
+	// arrive a moment after one of this node's that follows it. Such an early event is
+	// kept for that moment, so that the log need not be read for what is on its way.
+	earlyWait = 15 * time.Millisecond
+	maxEarly  = 32 // of each log
 )
 
-// Subscribe adds filters, in place of those with the same text. From its return
-// on, the session receives every event committed in the conversations they cover.
-// It asks the log for their ends, and so blocks for a round trip; after an error,
-// which is Unavailable, none of the filters is held.
+// Subscribe adds filters, in place of those with the same text. From its return on, the
+// session receives every event that is committed in the conversations they cover. It asks
+// the log for their ends, and so blocks for a round trip; after an error, which is
+// Unavailable, none of the filters is held.
 func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 	s.mu.Lock()
 	before := make(map[string]Subscription)
-	wanted := false
+	messages := false
 	for _, sub := range subs {
 		if old, ok := s.subs.byText[sub.Text]; ok {
 			before[sub.Text] = old
 		}
-		wanted = wanted || sub.Filter.Kinds&chat.TopicMessages != 0
+		messages = messages || sub.Filter.Kinds&chat.TopicMessages != 0
 	}
 	for _, sub := range subs {
 		sub.held = before[sub.Text].held
 		s.subs.put(sub)
 	}
 	s.noteAsking()
-	if s.closed || !wanted && s.kept.id.IsZero() {
+	if s.closed || !messages && !s.stored.kept {
 		s.mu.Unlock()
 		return nil
 	}
-	s.loading++ // until the ends are known, events only raise what is known
+	s.loading++ // until the ends are known, events only raise tail.known
 	s.mu.Unlock()
 
 	ends, err := s.positions(ctx)
@@ -65,17 +71,16 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 	return err
 }
 
-// begin gives each conversation that is covered, and has no place yet, the end of
-// its log as the place to start from. Where a filter has covered it since before,
-// it was joined after that filter's Subscribe, and everything since is owed: its
-// log decides. So it does for a conversation that is missing from ends but was
-// heard of: it was joined just now.
+// begin starts the tails that have not started, of conversations that are covered, at the
+// ends of their logs. Where a filter has covered a conversation since before, its user has
+// joined it since, and everything in it is owed: the log decides where the tail starts. The
+// same holds for a conversation that is missing from ends but has been heard of.
 func (s *Session) begin(ends []chat.Position) {
 	if s.closed {
 		return
 	}
 	for _, p := range ends {
-		covered, held := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: p.ConversationID})
+		covered, held := s.covers(p.ConversationID)
 		if !covered {
 			continue
 		}
@@ -94,8 +99,8 @@ func (s *Session) begin(ends []chat.Position) {
 	}
 }
 
-// resume sends what waits of device topics, and starts a catch-up if the session is
-// behind, has room, and none runs.
+// resume sends what waits in the queue, and starts a catch-up if the session is behind, has
+// room, and none runs. mu is held.
 func (s *Session) resume() {
 	s.pump()
 	if s.catching || s.closed || s.stalled || s.loading > 0 || s.waiting || s.window.active > (s.window.limit+1)/2 {
@@ -114,10 +119,10 @@ func (s *Session) resume() {
 	r.wg.Go(func() { s.catchUp(r.ctx) }) // ends when the session is level, full or closed; Close waits for it
 }
 
-// catchUp reads the logs of the tails that are behind, a page at a time and in
-// turn, until there is none, or no room.
+// catchUp reads the logs of the tails that are behind, a page at a time and in turn, until
+// there is none left, or no room.
 func (s *Session) catchUp(ctx context.Context) {
-	for wait := backoff.New(10*time.Millisecond, 2*time.Second); ; {
+	for pause := backoff.New(10*time.Millisecond, 2*time.Second); ; {
 		w, ok := s.nextBehind(ctx)
 		if !ok {
 			return
@@ -127,22 +132,37 @@ func (s *Session) catchUp(ctx context.Context) {
 			err = s.sendAgain(ctx, w.resend)
 		} else {
 			var page []chat.Event
-			page, err = s.router.readPage(ctx, s.Principal.UserID, w.tail.conversation, w.after, w.limit)
-			s.take(w, page, err)
+			page, err = s.router.read(ctx, func(ctx context.Context) ([]chat.Event, error) {
+				s.router.metrics.pages.Inc()
+				return s.router.log.ReadLog(ctx, s.Principal.UserID, w.tail.conversation, w.after, w.limit)
+			})
+			s.sendPage(w, page, err)
 		}
 		if err == nil || chat.CodeOf(err) == chat.NotFound {
-			wait.Reset()
+			pause.Reset()
 			continue
 		}
 		s.yield()
 		s.router.metrics.failures.Inc()
 		s.router.logger.Warn("reading the log failed; trying again", "client_id", s.ClientID, "err", err)
-		wait.Sleep(ctx)
+		pause.Sleep(ctx)
 	}
 }
 
-// work is one page to be read, or publications of an earlier connection to be
-// sent again.
+// read calls f, which reads events, when there is a place among the readers.
+func (r *Router) read(ctx context.Context, f func(context.Context) ([]chat.Event, error)) ([]chat.Event, error) {
+	select {
+	case r.readers <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-r.readers }()
+	ctx, cancel := chat.WithDeadline(ctx, readTimeout, "delivery.read")
+	defer cancel()
+	return f(ctx)
+}
+
+// work is a page to be read, or publications of an earlier connection to be sent again.
 type work struct {
 	resend []resend
 	tail   *tail
@@ -151,8 +171,8 @@ type work struct {
 	known  int64 // what was known of the log before it was read
 }
 
-// nextBehind returns the page whose turn it is. If there is none, or no room, it
-// marks the catch-up as ended, in the same instant in which that is certain.
+// nextBehind returns what is to be done next. If there is nothing, or no room, it ends the
+// catch-up, under the same lock under which that is certain.
 func (s *Session) nextBehind(ctx context.Context) (w work, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,32 +183,32 @@ func (s *Session) nextBehind(ctx context.Context) (w work, ok bool) {
 	if again := s.toResend(); len(again) > 0 {
 		return work{resend: again}, true
 	}
-	for len(s.behind) > 0 && s.behind[0].known <= s.behind[0].sent { // what was missing has come by itself
+	for len(s.behind) > 0 && s.behind[0].known <= s.behind[0].sent { // what was missing has arrived live
 		s.behind[0].queued = false
 		s.behind = s.behind[1:]
 	}
 	room := s.logRoom()
 	if len(s.behind) == 0 || room <= 0 {
 		s.catching = false
-		s.resume() // what waits of device topics may have the room that no log needs
+		s.resume() // the queue may have the room that no log needs
 		return work{}, false
 	}
 	t := s.behind[0]
 	return work{tail: t, after: t.sent, limit: min(pageSize, room), known: t.known}, true
 }
 
-// yield lets device publications have their turn while a log cannot be read.
+// yield lets the queue have the window while a log cannot be read.
 func (s *Session) yield() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.turnOfLog = false
+	s.logNext = false
 	s.pump()
 }
 
-// take sends a page of a tail's log, as far as there is room. The page is
-// everything after w.after that the user may see, up to its own last event: where
-// it leaves numbers out, the user was not a member then.
-func (s *Session) take(w work, page []chat.Event, err error) {
+// sendPage sends a page of a log, as far as there is room. The page is everything after
+// w.after that the user may see, up to its own last event: where it leaves numbers out, the
+// user was not a member then.
+func (s *Session) sendPage(w work, page []chat.Event, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := w.tail
@@ -196,12 +216,12 @@ func (s *Session) take(w work, page []chat.Event, err error) {
 		return
 	}
 	if len(page) > 0 {
-		t.known = max(t.known, page[len(page)-1].Seq) // whatever does not fit now is not forgotten
+		t.known = max(t.known, page[len(page)-1].Seq) // what does not fit now is not forgotten
 	}
 	for i := range page {
 		e := &page[i]
 		if e.Seq <= t.sent {
-			continue // the live side has sent it meanwhile
+			continue // was sent live meanwhile
 		}
 		if t.joining {
 			t.acked, t.joining = e.Seq-1, false
@@ -212,29 +232,56 @@ func (s *Session) take(w work, page []chat.Event, err error) {
 		}
 		s.router.metrics.caughtUp.Inc()
 	}
-	// Nothing to see, or no member any more: the log ends here for this user,
-	// unless more was heard of it while it was read. The place is kept, so that
-	// whoever is a member again goes on from there.
+	// Nothing to see, or no member any more: the log ends here for this user, unless more
+	// was heard of it while it was read. The tail is kept, so that a user who is a member
+	// again goes on from there.
 	if (err == nil && len(page) == 0 || chat.CodeOf(err) == chat.NotFound) && t.known == w.known {
 		t.known = t.sent
 	}
 	s.sendEarly(t)
 	s.behind = s.behind[1:]
 	if t.queued = t.known > t.sent; t.queued {
-		s.behind = append(s.behind, t) // the others have their turn first, also after an error
+		s.behind = append(s.behind, t) // behind the others, also after an error
 	}
 }
 
-// readPage asks the log, when there is a place among the readers.
-func (r *Router) readPage(ctx context.Context, user, conversation chat.ID, after int64, limit int) ([]chat.Event, error) {
-	select {
-	case r.readers <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+// keepEarly keeps an event that has arrived before its predecessor, and delays the
+// catch-up. mu is held.
+func (s *Session) keepEarly(t *tail, f *Frame) {
+	if s.router.cluster == nil || s.catching || t.queued && !s.waiting || len(t.early) >= maxEarly {
+		return
 	}
-	defer func() { <-r.readers }()
-	ctx, cancel := chat.WithDeadline(ctx, readTimeout, "delivery.readPage")
-	defer cancel()
-	r.metrics.pages.Inc()
-	return r.log.ReadLog(ctx, user, conversation, after, limit)
+	t.early = append(t.early, f)
+	if s.waiting {
+		return
+	}
+	s.waiting = true
+	time.AfterFunc(earlyWait, func() { // holds the session for no longer than that
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.waiting = false
+		for _, t := range s.behind { // what has not arrived is read from the log, with what follows it
+			t.early = nil
+		}
+		s.resume()
+	})
+}
+
+// sendEarly sends the early events of a log that are next now. mu is held.
+func (s *Session) sendEarly(t *tail) {
+	for i := 0; i < len(t.early); {
+		f := t.early[i]
+		switch {
+		case f.Seq == t.sent+1 && !s.stalled && s.send(t, f):
+			i = 0 // the next one may come before it
+			continue
+		case f.Seq > t.sent+1:
+			i++
+			continue
+		case f.Seq == t.sent+1: // no room: it is read from the log
+			t.early = nil
+			return
+		}
+		t.early = append(t.early[:i], t.early[i+1:]...)
+	}
 }

@@ -8,43 +8,42 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// kept is what a session has that survives its connection. The zero value is that
-// of a session that does not.
-type kept struct {
-	id     chat.ID // of the stored session; zero: not kept
-	epoch  int64   // of this connection
-	expiry time.Duration
-
-	resendSince  time.Time // see ResendSince; not changed after load
-	held         []uint16  // Session.mu guards: see releaseHeld; none when the client is known to hold nothing
-	lastReleased uint16    // Session.mu guards: whose PUBCOMP says that all before it were heard
-	released     bool      // Session.mu guards: held was emptied on this connection
-
-	dirty   []*tail       // Session.mu guards: places to be saved
-	saving  []*tail       // Session.mu guards: places that are being saved, which may fail
-	listed  bool          // Session.mu guards: the session is in the router's list of those with something to save
-	removed []chat.Filter // Session.mu guards: of filters removed, which is not saved yet
-	exact   bool          // Session.mu guards: it holds a filter at QoS 2, so the next packet identifier is saved too
-}
-
-// noted names the row of a session that ends with its connection, by which other nodes
-// find the connection.
-type noted struct {
+// stored names a session's row in the store. id is zero if there is none: the session ends
+// with its connection, on a lone node. Not changed after load.
+type stored struct {
 	id    chat.ID
 	epoch int64
+	kept  bool // the session survives its connection; otherwise the row only lets other nodes find the connection
 }
 
-// Epoch numbers the session's connection: of two connections of a device the one with
-// the higher epoch is the newer. 0: they are not numbered, on a node alone.
-func (s *Session) Epoch() int64 { return max(s.kept.epoch, s.noted.epoch) }
+// durable is what a session needs to survive its connection. Session.mu guards it.
+type durable struct {
+	expiry       time.Duration
+	heldIDs      []uint16 // see releaseHeld; empty once the client is known to hold nothing
+	lastReleased uint16   // the PUBCOMP for this one says that the client has processed all PUBRELs before it
+	released     bool     // heldIDs was emptied on this connection
+
+	dirty   []*tail       // whose acked is to be saved
+	saving  []*tail       // whose acked is being saved, which may fail
+	listed  bool          // the session is in Router.dirty
+	removed []chat.Filter // filters whose removal is not saved yet
+	qos2    bool          // it holds a filter at QoS 2, so the next packet identifier is saved too
+}
+
+// Epoch numbers the session's connection: of two connections of a device the one with the
+// higher epoch is the newer. 0: connections are not numbered, on a lone node.
+func (s *Session) Epoch() int64 { return s.stored.epoch }
 
 // resendChunk is how many publications of an earlier connection are read at once.
 const resendChunk = 50
 
-// newSession makes the session of a connection, which has no subscriptions, does
-// not survive its connection, and sends nothing before Start.
+// newSession returns the session of a connection: without subscriptions, not kept, and
+// sending nothing before Start.
 func (r *Router) newSession(o SessionOptions) *Session {
-	s := &Session{Principal: o.Principal, ClientID: o.ClientID, router: r, sink: o.Sink, stillReleasing: o.Releasing, tails: map[chat.ID]*tail{}, loading: 1}
+	s := &Session{
+		Principal: o.Principal, ClientID: o.ClientID, router: r, sink: o.Sink, releasingIDs: o.Releasing,
+		tails: map[chat.ID]*tail{}, hints: map[chat.ID]int64{}, loading: 1,
+	}
 	s.window.limit, s.window.next = maxWindow, 1
 	if o.ReceiveMaximum > 0 {
 		s.window.limit = min(maxWindow, o.ReceiveMaximum)
@@ -52,10 +51,10 @@ func (r *Router) newSession(o SessionOptions) *Session {
 	return s
 }
 
-// load gives the session what is kept of its device. box is what its last connection
-// has left of device topics; nil: nothing. It returns false if the next connection of the
-// device was faster.
-func (s *Session) load(st *chat.SessionState, expiry time.Duration, box *Queue) bool {
+// load gives the session what is kept of its device, and the queue that its last
+// connection has left; nil: none. It returns false if the session has ended meanwhile: the
+// device's next connection was faster.
+func (s *Session) load(st *chat.SessionState, expiry time.Duration, queue *Queue) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	hints := s.hints
@@ -63,36 +62,36 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration, box *Queue) 
 	if s.closed {
 		return false
 	}
-	if expiry == 0 && !st.Present {
-		s.noted = noted{id: st.ID, epoch: st.Epoch}
+	s.stored = stored{id: st.ID, epoch: st.Epoch, kept: !st.ID.IsZero() && (expiry > 0 || st.Present)}
+	if !s.stored.kept {
 		return true
 	}
-	var left map[uint16]inflight
-	if box != nil {
-		left = s.adopt(box)
+	var unacked map[uint16]inflight
+	if queue != nil {
+		unacked = s.adopt(queue)
 	}
-	s.kept = kept{id: st.ID, epoch: st.Epoch, expiry: expiry, resendSince: st.ResendSince, held: st.HeldPacketIDs}
+	s.expiry, s.resendSince, s.heldIDs = expiry, st.ResendSince, st.HeldPacketIDs
 	s.window.next = st.NextPacketID
 	for _, sub := range st.Subscriptions {
-		kept := Subscription{Text: sub.Filter, QoS: sub.QoS, Identifier: sub.Identifier, NoLocal: sub.NoLocal, RetainAsPublished: sub.RetainAsPublished, held: true}
-		if kept.Device = !chat.IsFilter(sub.Filter); !kept.Device {
+		have := Subscription{Text: sub.Filter, QoS: sub.QoS, Identifier: sub.Identifier, NoLocal: sub.NoLocal, RetainAsPublished: sub.RetainAsPublished, held: true}
+		if have.Device = !chat.IsFilter(sub.Filter); !have.Device {
 			var err error
-			if kept.Filter, err = chat.ParseFilter(sub.Filter); err != nil {
-				continue // of a version that knew more filters
+			if have.Filter, err = chat.ParseFilter(sub.Filter); err != nil {
+				continue // stored by a version that knew more filters
 			}
 		}
-		s.subs.put(kept)
-		s.kept.exact = s.kept.exact || sub.QoS == 2
+		s.subs.put(have)
+		s.qos2 = s.qos2 || sub.QoS == 2
 	}
 	for _, c := range st.Cursors {
-		if covered, _ := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: c.ConversationID}); covered {
+		if covered, _ := s.covers(c.ConversationID); covered {
 			s.follow(&tail{conversation: c.ConversationID, sent: c.Acked, acked: c.Acked, known: c.LastSeq})
 		}
 	}
 	s.noteAsking()
-	s.restore(st.Inflight, left, st.NextPacketID)
-	for id, seq := range hints { // committed since, perhaps in a conversation that was joined since
-		if covered, _ := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: id}); !covered {
+	s.restore(st.Inflight, unacked, st.NextPacketID)
+	for id, seq := range hints { // committed since, perhaps in a conversation that the user has joined since
+		if covered, _ := s.covers(id); !covered {
 			continue
 		}
 		if s.tails[id] == nil {
@@ -106,10 +105,10 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration, box *Queue) 
 	return true
 }
 
-// restore puts what was on its way at the end of the last connection back into
-// the window. What it is about may be gone (unsubscribed, no member any more, or to a
-// device topic, and of a process that has ended): then it is settled, or, at QoS 2, told
-// PUBREL.
+// restore puts what was unacknowledged at the end of the last connection back into the
+// window. Some of it cannot be sent again: its conversation is not subscribed any more, or
+// it was published to a device topic and has died with the process. That is settled, or at
+// QoS 2, where the client may hold it, released.
 func (s *Session) restore(left []chat.InflightState, devices map[uint16]inflight, next uint16) {
 	entries := make([]inflight, len(left))
 	for i, l := range left {
@@ -137,8 +136,8 @@ func (s *Session) restore(left []chat.InflightState, devices map[uint16]inflight
 	}
 }
 
-// Start lets the session send: first what was on its way when the last connection
-// ended, then what the logs hold beyond its cursors, then live. CONNACK is out.
+// Start lets the session send, once CONNACK is out: first what was unacknowledged when the
+// last connection ended, then what the logs hold beyond its cursors, then live events.
 func (s *Session) Start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,11 +147,11 @@ func (s *Session) Start() {
 	s.resume()
 }
 
-// After a crash it is not known which identifiers were on their way. A client that has
-// received one of them at QoS 2 takes whatever comes under it for a repeat, until it
-// is told PUBREL; one that has not answers PUBCOMP (MQTT 5.0, 4.3.3). So all are
-// told that may be: a window before the last identifier that was saved, and as many
-// after it as may have been used until it was to be saved again.
+// After a crash it is not known which packet identifiers were in flight. A client that has
+// received one of them at QoS 2 takes whatever comes under it for a repeat until it gets
+// PUBREL; a client that has not answers PUBREL with PUBCOMP all the same (MQTT 5.0, 4.3.3).
+// So PUBREL is sent for every identifier that may be held: a window before the last one
+// saved, and as many after it as may have been used before the next save was due.
 const (
 	heldBefore = maxWindow
 	heldAfter  = 4096
@@ -160,51 +159,47 @@ const (
 
 // releaseHeld sends PUBREL for what the client may hold. mu is held.
 func (s *Session) releaseHeld() {
-	if !s.kept.exact {
+	if !s.qos2 {
 		return
 	}
-	for _, held := range s.kept.held {
+	for _, held := range s.heldIDs {
 		for i := -heldBefore; i < heldAfter; i++ {
-			s.kept.lastReleased = uint16((int(held)-1+i+2*65535)%65535) + 1
-			s.sink.Pubrel(s.kept.lastReleased)
+			s.lastReleased = uint16((int(held)-1+i+2*65535)%65535) + 1
+			s.sink.Pubrel(s.lastReleased)
 		}
 	}
 }
 
-// noteReleased notes that the client has answered the last of those PUBRELs. mu is held.
-func (s *Session) noteReleased() {
-	s.kept.held, s.kept.released = nil, true
-	if !s.kept.listed {
-		s.kept.listed = true
+// list has Run save what has changed of the session. mu is held.
+func (s *Session) list() {
+	if !s.listed {
+		s.listed = true
 		s.router.noteDirty(s)
 	}
 }
 
-// ResendSince returns the time after which a publish was stored that the client
-// sends again on this connection; zero if its session was not there before.
-func (s *Session) ResendSince() time.Time { return s.kept.resendSince }
+// ResendSince returns the time after which a publish was stored that the client sends
+// again on this connection; zero if its session is new.
+func (s *Session) ResendSince() time.Time { return s.resendSince }
 
-// Kept reports whether the session survives its connection.
-func (s *Session) Kept() bool { return !s.kept.id.IsZero() }
-
-// SetExpiry changes how long the session is kept after its connection, as
-// DISCONNECT may (MQTT 5.0, 3.14.2.2.2).
+// SetExpiry changes how long the session is kept after its connection, as DISCONNECT may
+// (MQTT 5.0, 3.14.2.2.2).
 func (s *Session) SetExpiry(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.kept.expiry = d
+	s.expiry = d
 }
 
 // resend is one publication to be sent again.
 type resend struct {
 	packetID uint16
-	ref      chat.EventRef         // of an event
-	device   *chat.PublicationCopy // or what was published to a device topic
+	ref      chat.EventRef         // an event
+	device   *chat.PublicationCopy // or a publication to a device topic
 	received bool
 }
 
-// toResend returns the oldest publications that are not on their way again yet, as
-// many as there is room for.
+// toResend returns the oldest publications that wait to be sent again, as many as there is
+// room for.
 func (s *Session) toResend() []resend {
 	w := &s.window
 	var list []resend
@@ -231,7 +226,9 @@ func (s *Session) sendAgain(ctx context.Context, list []resend) error {
 	}
 	events := map[chat.EventRef]*chat.Event{}
 	if len(refs) > 0 {
-		found, err := s.router.readEvents(ctx, s.Principal.UserID, refs)
+		found, err := s.router.read(ctx, func(ctx context.Context) ([]chat.Event, error) {
+			return s.router.sessions.ReadEvents(ctx, s.Principal.UserID, refs)
+		})
 		if err != nil {
 			return err
 		}
@@ -283,53 +280,50 @@ func (s *Session) sendAgain(ctx context.Context, list []resend) error {
 	return nil
 }
 
-// moved notes that a place has to be saved, and that so much was delivered, unless it was given up: what is stored
-// for its conversation is that of the tail that came after. mu is held.
+// moved notes that a tail's acked is to be saved, as cursor and as delivery receipt. A tail
+// that was dropped is not: what is stored for its conversation is its successor's. mu is
+// held.
 func (s *Session) moved(t *tail) {
-	if t.dirty || s.kept.id.IsZero() && s.router.receipts == nil || s.tails[t.conversation] != t {
+	if t.dirty || !s.stored.kept && s.router.receipts == nil || s.tails[t.conversation] != t {
 		return
 	}
 	t.dirty = true
-	s.kept.dirty = append(s.kept.dirty, t)
-	if !s.kept.listed {
-		s.kept.listed = true
-		s.router.noteDirty(s)
-	}
+	s.dirty = append(s.dirty, t)
+	s.list()
 }
 
-// takeDirty returns the places to be saved, and forgets that they are. Of a session
-// that is not kept there are none, only what was delivered.
+// takeDirty returns the cursors to be saved, and notes the receipts. A session that is not
+// kept has receipts only.
 func (s *Session) takeDirty() (updates []chat.CursorUpdate, next chat.PacketIDUpdate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.kept.listed = false
+	s.listed = false
 	if s.closed {
 		return nil, next
 	}
-	for _, t := range s.kept.dirty {
+	for _, t := range s.dirty {
 		t.dirty = false
 		if s.tails[t.conversation] != t {
-			continue // given up since
+			continue // dropped since
 		}
 		s.router.noteDelivered(s.Principal.UserID, t.conversation, t.acked)
-		if s.kept.id.IsZero() {
-			continue
+		if s.stored.kept {
+			updates = append(updates, chat.CursorUpdate{SessionID: s.stored.id, Epoch: s.stored.epoch, ConversationID: t.conversation, Acked: t.acked})
 		}
-		updates = append(updates, chat.CursorUpdate{SessionID: s.kept.id, Epoch: s.kept.epoch, ConversationID: t.conversation, Acked: t.acked})
 	}
-	s.kept.dirty, s.kept.saving = nil, s.kept.dirty
-	if s.kept.exact {
-		next = chat.PacketIDUpdate{SessionID: s.kept.id, Epoch: s.kept.epoch, Next: max(1, s.window.next), Released: s.kept.released}
+	s.dirty, s.saving = nil, s.dirty
+	if s.qos2 {
+		next = chat.PacketIDUpdate{SessionID: s.stored.id, Epoch: s.stored.epoch, Next: max(1, s.window.next), Released: s.released}
 	}
 	return updates, next
 }
 
-// saved is told how the saving of what takeDirty returned has ended.
+// saved is called with the outcome of saving what takeDirty has returned.
 func (s *Session) saved(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	saving := s.kept.saving
-	s.kept.saving = nil
+	saving := s.saving
+	s.saving = nil
 	for _, t := range saving {
 		if err != nil && !s.closed {
 			s.moved(t)
@@ -337,11 +331,15 @@ func (s *Session) saved(err error) {
 	}
 }
 
-// part returns what is to be kept of a session whose connection ends. mu is held.
+// part returns what is to be stored at the end of the session's connection. mu is held.
 func (s *Session) part(now time.Time) *chat.SessionPart {
-	p := &chat.SessionPart{ID: s.kept.id, Epoch: s.kept.epoch, Expiry: s.kept.expiry, Now: now, NextPacketID: max(1, s.window.next), HeldPacketIDs: s.kept.held}
+	p := &chat.SessionPart{ID: s.stored.id, Epoch: s.stored.epoch, Now: now}
+	if !s.stored.kept {
+		return p
+	}
+	p.Expiry, p.NextPacketID, p.HeldPacketIDs = s.expiry, max(1, s.window.next), s.heldIDs
 	seen := map[chat.ID]bool{}
-	for _, t := range slices.Concat(s.kept.saving, s.kept.dirty) {
+	for _, t := range slices.Concat(s.saving, s.dirty) {
 		if s.tails[t.conversation] != t || seen[t.conversation] {
 			continue
 		}
@@ -359,11 +357,10 @@ func (s *Session) part(now time.Time) *chat.SessionPart {
 	return p
 }
 
-// positions asks how far the user's logs reach, and for a session that is kept
-// stores its subscriptions and the places from which they begin, in the same
-// transaction.
+// positions asks how far the user's logs reach. For a session that is kept it stores, in
+// the same transaction, the subscriptions and the cursors at which they begin.
 func (s *Session) positions(ctx context.Context) ([]chat.Position, error) {
-	if s.kept.id.IsZero() {
+	if !s.stored.kept {
 		return s.router.log.ListPositions(ctx, s.Principal.UserID)
 	}
 	s.mu.Lock()
@@ -378,16 +375,16 @@ func (s *Session) positions(ctx context.Context) ([]chat.Position, error) {
 		}
 		if sub.Filter.ID.IsZero() {
 			c.All = true
-		} else if _, held := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: sub.Filter.ID}); !held {
+		} else if _, held := s.covers(sub.Filter.ID); !held {
 			c.Begin = append(c.Begin, sub.Filter.ID)
 		}
 	}
-	if s.subs.holdsAll() { // a conversation without a cursor was joined since, and counts from there
+	if s.subs.holdsAll() { // a conversation without a cursor was joined since, and is owed from its first event
 		c.All, c.Begin = false, nil
 	}
-	c.EndAll, c.End = c.All, c.Begin // what a place given up has left behind does not count
+	c.EndAll, c.End = c.All, c.Begin // a cursor that an earlier subscription has left behind does not count
 	if c.All {
-		c.Keep = s.places()
+		c.Keep = s.cursors()
 	}
 	s.mu.Unlock()
 	return s.router.sessions.ChangeSubscriptions(ctx, c)
@@ -396,55 +393,55 @@ func (s *Session) positions(ctx context.Context) ([]chat.Position, error) {
 // errEnded is the answer to a change of a session whose connection has ended.
 var errEnded = &chat.Error{Code: chat.Conflict, Op: "delivery.Subscribe", Msg: "the connection has ended"}
 
-// places returns the session's places. A conversation that was joined since a
-// filter covers it counts from there, also while nothing of it has been sent: its
-// place is before everything, or a wildcard would begin it at its end. mu is held.
-func (s *Session) places() []chat.CursorState {
+// cursors returns how far the session has acknowledged each log. A conversation that the
+// user has joined since a filter covers it has one at 0, even while nothing of it has been
+// sent: without it, a new wildcard would start it at the end of its log. mu is held.
+func (s *Session) cursors() []chat.CursorState {
 	var list []chat.CursorState
 	for _, t := range s.tails {
-		_, held := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: t.conversation})
+		_, held := s.covers(t.conversation)
 		if !t.joining || held {
 			list = append(list, chat.CursorState{ConversationID: t.conversation, Acked: t.acked})
 		}
 	}
 	for id := range s.subs.exact {
-		if _, held := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: id}); held && s.tails[id] == nil {
+		if _, held := s.covers(id); held && s.tails[id] == nil {
 			list = append(list, chat.CursorState{ConversationID: id})
 		}
 	}
 	return list
 }
 
-// change begins a change of the stored subscriptions. mu is held.
+// change returns a change that stores the session's subscriptions. mu is held.
 func (s *Session) change() chat.SubscriptionChange {
-	c := chat.SubscriptionChange{SessionID: s.kept.id, Epoch: s.kept.epoch, UserID: s.Principal.UserID}
-	s.kept.exact = false
+	c := chat.SubscriptionChange{SessionID: s.stored.id, Epoch: s.stored.epoch, UserID: s.Principal.UserID}
+	s.qos2 = false
 	for _, sub := range s.subs.byText {
 		c.Subscriptions = append(c.Subscriptions, chat.SubscriptionState{
 			Filter: sub.Text, QoS: sub.QoS, Identifier: sub.Identifier, NoLocal: sub.NoLocal, RetainAsPublished: sub.RetainAsPublished,
 		})
-		s.kept.exact = s.kept.exact || sub.QoS == 2
+		s.qos2 = s.qos2 || sub.QoS == 2
 	}
 	return c
 }
 
-// SaveUnsubscribed stores that filters were removed, for a session that is kept:
-// the conversations that none covers any more begin anew when they are covered
-// again. It blocks for a round trip; Unavailable may be repeated.
+// SaveUnsubscribed stores that filters were removed, for a session that is kept: a
+// conversation that no filter covers any more starts at the end of its log when it is
+// subscribed to again. It blocks for a round trip; Unavailable may be repeated.
 func (s *Session) SaveUnsubscribed(ctx context.Context) error {
-	if s.kept.id.IsZero() {
+	if !s.stored.kept {
 		return nil
 	}
 	s.mu.Lock()
-	removed := s.kept.removed
-	s.kept.removed = nil
-	if s.closed { // what it knew is with its next connection; to write from here would undo that
+	removed := s.removed
+	s.removed = nil
+	if s.closed { // the session is its next connection's; to write from here would undo that one's changes
 		s.mu.Unlock()
 		return errEnded
 	}
 	c := s.change()
 	for _, f := range removed {
-		switch covered, _ := s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: f.ID}); {
+		switch covered, _ := s.covers(f.ID); {
 		case f.Kinds&chat.TopicMessages == 0 || covered:
 		case f.ID.IsZero():
 			c.EndAll = true
@@ -453,7 +450,7 @@ func (s *Session) SaveUnsubscribed(ctx context.Context) error {
 		}
 	}
 	if c.EndAll {
-		c.Keep = s.places()
+		c.Keep = s.cursors()
 	}
 	s.mu.Unlock()
 	_, err := s.router.sessions.ChangeSubscriptions(ctx, c)

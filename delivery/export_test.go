@@ -15,3 +15,10 @@ func (s *Session) WindowCounts() (active, devices, countedActive, countedDevices
 	}
 	return s.window.active, s.window.devices, countedActive, countedDevices
 }
+
+// Waiting returns how many publications wait in the queue, and their bytes.
+func (q *Queue) Waiting() (n, bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.reliable) + len(q.qos0), q.bytes
+}

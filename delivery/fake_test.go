@@ -222,12 +222,30 @@ type setup struct {
 func newSetup(t *testing.T, receiveMaximum int) *setup {
 	t.Helper()
 	u := &setup{t: t, log: newFakeLog(), sink: newFakeSink()}
-	u.router = delivery.NewRouter(delivery.Options{Log: u.log})
+	u.router = delivery.NewRouter(delivery.Options{Log: u.log, Sessions: noSessions{}})
 	t.Cleanup(u.router.Close)
-	u.s, _ = u.router.Attach(delivery.SessionOptions{
+	u.s = attach(t, u.router, delivery.SessionOptions{
 		Principal: chat.Principal{UserID: alice}, ClientID: "phone", ReceiveMaximum: receiveMaximum, Sink: u.sink,
 	})
 	return u
+}
+
+// noSessions is a session store on a lone node, for sessions that are not kept.
+type noSessions struct{ chat.SessionStore }
+
+func (noSessions) TakeSession(context.Context, chat.SessionTake) (*chat.SessionState, error) {
+	return &chat.SessionState{NextPacketID: 1}, nil
+}
+
+// attach makes a connection whose session has started.
+func attach(t *testing.T, r *delivery.Router, o delivery.SessionOptions) *delivery.Session {
+	t.Helper()
+	s, _, err := r.Take(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	return s
 }
 
 func sub(t *testing.T, filter string, qos byte) delivery.Subscription {

@@ -6,8 +6,8 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Frame is one publication on its way to many sessions: its topic and payload
-// are made once, on first need, and shared. Neither may be changed.
+// Frame is one publication to many sessions. Its payload and encodings are made once, on
+// first need, and shared; none of it may be changed.
 type Frame struct {
 	Topic chat.Topic
 	Seq   int64 // of the event; 0 for a signal
@@ -15,13 +15,13 @@ type Frame struct {
 	event   *chat.Event // nil once payload is set from the start
 	payload atomic.Pointer[[]byte]
 
-	// Wire holds the sink's encodings of this frame, so that each is made once.
-	// Which slot holds which is the sink's affair.
+	// Wire holds the sinks' encodings of this frame, in slots that the sink's package
+	// assigns.
 	Wire [4]atomic.Pointer[[]byte]
 }
 
-// NewEventFrame returns the frame of an event on conv/{id}/messages. e must not
-// change any more.
+// NewEventFrame returns the frame of an event on conv/{id}/messages. e must not change any
+// more.
 func NewEventFrame(e *chat.Event) *Frame {
 	return &Frame{Topic: chat.Topic{Kind: chat.TopicMessages, ID: e.ConversationID}, Seq: e.Seq, event: e}
 }
@@ -33,7 +33,7 @@ func NewSignalFrame(topic chat.Topic, payload []byte) *Frame {
 	return f
 }
 
-// Payload returns the bytes to publish; two callers at once may both make them.
+// Payload returns the bytes to publish. Concurrent first calls may each make them.
 func (f *Frame) Payload() []byte {
 	if p := f.payload.Load(); p != nil {
 		return *p

@@ -21,10 +21,6 @@ const (
 // not be saved at the end of a connection, and removes sessions that have expired,
 // until ctx ends; then it saves once more.
 func (r *Router) Run(ctx context.Context) error {
-	if r.sessions == nil {
-		<-ctx.Done()
-		return nil
-	}
 	save, expire := time.NewTicker(r.every), time.NewTicker(expireEvery)
 	defer save.Stop()
 	defer expire.Stop()
@@ -33,7 +29,7 @@ func (r *Router) Run(ctx context.Context) error {
 		case <-save.C:
 			r.saveAll(ctx)
 		case <-expire.C:
-			r.expireBoxes(time.Now())
+			r.expireQueues(time.Now())
 			r.expire(ctx)
 		case <-ctx.Done():
 			last, cancel := chat.WithDeadline(context.WithoutCancel(ctx), readTimeout, "delivery.save")
@@ -174,19 +170,6 @@ func (r *Router) expire(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// readEvents is readPage for events by name.
-func (r *Router) readEvents(ctx context.Context, user chat.ID, refs []chat.EventRef) ([]chat.Event, error) {
-	select {
-	case r.readers <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	defer func() { <-r.readers }()
-	ctx, cancel := chat.WithDeadline(ctx, readTimeout, "delivery.readEvents")
-	defer cancel()
-	return r.sessions.ReadEvents(ctx, user, refs)
 }
 
 // keyedLock lets one holder of each key pass at a time. Unlike a mutex it may be

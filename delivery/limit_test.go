@@ -35,7 +35,7 @@ func TestSessionsOfOneUserAreLimited(t *testing.T) {
 	t.Parallel()
 	const most, callers = 5, 40
 	for name, store := range map[string]*newSessions{"kept": {fails: "broken"}, "not kept": nil} {
-		o := delivery.Options{Log: newFakeLog(), MaxSessions: most}
+		o := delivery.Options{Log: newFakeLog(), Sessions: noSessions{}, MaxSessions: most}
 		if store != nil {
 			o.Sessions = store
 		}

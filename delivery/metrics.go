@@ -27,26 +27,26 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return &metrics{
 		sessions: f.NewGauge(prometheus.GaugeOpts{Name: "parley_delivery_sessions", Help: "Connected sessions."}),
 		pages:    f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_pages_total", Help: "Pages read from the log for sessions that are behind."}),
-		caughtUp: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_caught_up_events_total", Help: "Events that sessions got from the log instead of live."}),
-		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_failures_total", Help: "Pages that could not be read and places that could not be saved; each is tried again."}),
+		caughtUp: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_caught_up_events_total", Help: "Events that were sent from the log instead of live."}),
+		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_failures_total", Help: "Failed reads of log pages and failed saves of cursors and receipts; each is tried again."}),
 		resent:   f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_resent_total", Help: "Publications sent again after a reconnect, with DUP."}),
-		cursors:  f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_saved_cursors_total", Help: "Places in logs that were saved."}),
+		cursors:  f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_saved_cursors_total", Help: "Cursors saved."}),
 		save: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "parley_delivery_save_seconds", Help: "Time to save a batch of places.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+			Name: "parley_delivery_save_seconds", Help: "Time to save a batch of cursors.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 		expired: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_expired_sessions_total", Help: "Sessions removed because their expiry had passed."}),
 
 		deviceWaiting: f.NewGauge(prometheus.GaugeOpts{
-			Name: "parley_delivery_device_waiting_bytes", Help: "Bytes of publications to device topics that wait for room, or for devices that are away.",
+			Name: "parley_delivery_device_waiting_bytes", Help: "Bytes of publications to device topics that wait in session queues.",
 		}),
 		deviceDropped: f.NewCounter(prometheus.CounterOpts{
-			Name: "parley_delivery_device_dropped_total", Help: "Copies of publications to device topics that were dropped: too many waited for their session, or they were over its Maximum Packet Size.",
+			Name: "parley_delivery_device_dropped_total", Help: "Copies of publications to device topics that were dropped: the session queue was full, or they exceeded the client's Maximum Packet Size.",
 		}),
 		partsDropped: f.NewCounter(prometheus.CounterOpts{
-			Name: "parley_delivery_parts_dropped_total", Help: "Ends of connections that were not saved, because too many waited for the database: their sessions get some events again.",
+			Name: "parley_delivery_parts_dropped_total", Help: "Ends of connections that were not saved because too many waited for the database: their sessions get some events again.",
 		}),
 		deliveredDropped: f.NewCounter(prometheus.CounterOpts{
-			Name: "parley_delivery_receipts_dropped_total", Help: "Delivery receipts that were not saved, because too many waited for the database: those of later events take their place.",
+			Name: "parley_delivery_receipts_dropped_total", Help: "Delivery receipts that were not saved because too many waited for the database: later ones cover them.",
 		}),
 	}
 }

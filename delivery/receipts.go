@@ -6,34 +6,29 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// maxDelivered bounds what waits for being saved as delivered. What comes beyond it
-// is dropped and counted: the next acknowledgement of the same user in the same
-// conversation says so, too.
+// maxDelivered bounds the receipts that wait to be saved. Beyond it they are dropped and
+// counted: the next acknowledgement of the same user in the same conversation covers them.
 const maxDelivered = 100_000
 
-// Receipts keeps how far users were delivered logs; chat.Service is one.
+// Receipts stores how far users have received logs; chat.Service is one.
 type Receipts interface {
-	// MarkDelivered stores how far users' devices have acknowledged logs, and
-	// returns what is news. It blocks for a round trip; an error may be repeated.
+	// MarkDelivered stores how far users' devices have acknowledged logs, and returns what
+	// is news. It blocks for a round trip; an error may be repeated.
 	MarkDelivered(ctx context.Context, moves []chat.DeliveredMove) ([]chat.DeliveredPlace, error)
-	// TellDelivered lets those who have asked for it hear what is news.
+	// TellDelivered notifies the subscribers of what is news.
 	TellDelivered(ctx context.Context, places []chat.DeliveredPlace)
 }
 
 type deliveredKey struct{ user, conversation chat.ID }
 
-// noteDelivered keeps for Run to save that a user's device has acknowledged a log up
-// to seq.
+// noteDelivered has Run save that a device of the user has acknowledged a log up to seq.
 func (r *Router) noteDelivered(user, conversation chat.ID, seq int64) {
 	if r.receipts == nil || seq < 1 {
 		return
 	}
 	r.dirtyMu.Lock()
 	defer r.dirtyMu.Unlock()
-	r.noteDeliveredLocked(deliveredKey{user, conversation}, seq)
-}
-
-func (r *Router) noteDeliveredLocked(key deliveredKey, seq int64) {
+	key := deliveredKey{user, conversation}
 	have, ok := r.delivered[key]
 	switch {
 	case !ok && len(r.delivered) >= maxDelivered:
@@ -43,32 +38,26 @@ func (r *Router) noteDeliveredLocked(key deliveredKey, seq int64) {
 	}
 }
 
-// saveDelivered stores what was delivered since the last time, and lets those who
-// have asked for it hear of it. What cannot be stored now is tried again with what
-// comes until then.
+// saveDelivered stores the receipts since the last time and notifies their subscribers.
+// What cannot be stored now is tried again with what comes until then.
 func (r *Router) saveDelivered(ctx context.Context) {
 	r.dirtyMu.Lock()
 	delivered := r.delivered
 	r.delivered = map[deliveredKey]int64{}
 	r.dirtyMu.Unlock()
-	moves := make([]chat.DeliveredMove, 0, min(len(delivered), saveBatch))
+	moves := make([]chat.DeliveredMove, 0, len(delivered))
 	for key, seq := range delivered {
 		moves = append(moves, chat.DeliveredMove{ConversationID: key.conversation, UserID: key.user, UpTo: seq})
-		if len(moves) < saveBatch && len(moves) < len(delivered) {
-			continue
-		}
-		if !r.markDelivered(ctx, moves) {
+	}
+	for len(moves) > 0 {
+		n := min(saveBatch, len(moves))
+		if !r.markDelivered(ctx, moves[:n]) {
 			break
 		}
-		for _, m := range moves {
-			delete(delivered, deliveredKey{m.UserID, m.ConversationID})
-		}
-		moves = moves[:0]
+		moves = moves[n:]
 	}
-	r.dirtyMu.Lock()
-	defer r.dirtyMu.Unlock()
-	for key, seq := range delivered {
-		r.noteDeliveredLocked(key, seq)
+	for _, m := range moves {
+		r.noteDelivered(m.UserID, m.ConversationID, m.UpTo)
 	}
 }
 
@@ -78,7 +67,7 @@ func (r *Router) markDelivered(ctx context.Context, moves []chat.DeliveredMove) 
 	places, err := r.receipts.MarkDelivered(ctx, moves)
 	if err != nil {
 		r.metrics.failures.Inc()
-		r.logger.Warn("what was delivered could not be saved; trying again", "moves", len(moves), "err", err)
+		r.logger.Warn("delivery receipts could not be saved; trying again", "moves", len(moves), "err", err)
 		return false
 	}
 	if len(places) > 0 && (r.Asking() || r.cluster != nil && r.cluster.Asking()) {
@@ -87,11 +76,11 @@ func (r *Router) markDelivered(ctx context.Context, moves []chat.DeliveredMove) 
 	return true
 }
 
-// Asking reports whether a session here has asked for what was delivered.
+// Asking reports whether a session here subscribes to delivery receipts.
 func (r *Router) Asking() bool { return r.asking.Load() > 0 }
 
-// noteAsking counts the session among those that have asked for what was delivered,
-// or not any more. mu is held.
+// noteAsking counts the session in or out of those that subscribe to delivery receipts. mu
+// is held.
 func (s *Session) noteAsking() {
 	asks := s.subs.delivered > 0 && !s.closed
 	switch {

@@ -3,7 +3,6 @@ package delivery
 import (
 	"context"
 	"log/slog"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,64 +13,48 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Log is what delivery reads; chat.Service is one.
+// Log reads the logs of conversations. Both methods block for a round trip.
 type Log interface {
-	// ReadLog returns up to limit events after seq as the user may see them, in
-	// order; NotFound if the user is not a member.
+	// ReadLog returns up to limit events after seq, in order, as the user may see them;
+	// NotFound if the user is not a member.
 	ReadLog(ctx context.Context, user, conversation chat.ID, after int64, limit int) ([]chat.Event, error)
 	// ListPositions returns how far the log of each of the user's conversations reaches.
 	ListPositions(ctx context.Context, user chat.ID) ([]chat.Position, error)
 }
 
-// Options configures a Router.
+// Options configures a Router. Log and Sessions are required.
 type Options struct {
 	Log         Log
-	Sessions    chat.SessionStore // keeps sessions between connections; nil: none is kept
-	Receipts    Receipts          // keeps what was delivered to whom, together with Sessions; nil: nobody does
-	Node        string            // the name under which sessions are taken
-	SaveEvery   time.Duration     // how often places that moved are saved, so what a crash repeats; 0: 1 s
-	MaxSessions int               // connected sessions of one user, beyond which Take refuses; 0: chat.MaxUserSessions
-	Cluster     *Cluster          // nil: a node alone
-	Readers     int               // pages read from the log at once, for all sessions together; 0: 8
-	// Ended is told each Queue that nobody will come back to: what its session held of
-	// device topics is over. It must not block. May be nil.
+	Sessions    chat.SessionStore
+	Receipts    Receipts      // stores how far users have received logs; nil: nobody does
+	Node        string        // the name under which sessions are taken over
+	SaveEvery   time.Duration // how often cursors that moved are saved, and so how much a crash sends again; 0: 1 s
+	MaxSessions int           // connected sessions of one user, beyond which Take refuses; 0: chat.MaxUserSessions
+	Cluster     *Cluster      // nil: a lone node
+	Readers     int           // pages read from the log at once, over all sessions; 0: 8
+	// Ended is called with each Queue whose session has ended: its filters on device
+	// topics are to be removed. It must not block. May be nil.
 	Ended      func(*Queue)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
-// Cluster is what a Router does where there are other nodes. Neither function may
-// block, or call back.
-type Cluster struct {
-	// Here is told when the first connection of a user is made, and when the last one
-	// has ended.
-	Here func(user chat.ID, here bool)
-	// Superseded is told of each connection of a device whose last one was at another node,
-	// which may have it still.
-	Superseded func(node string, n chat.SupersededNotice)
-	// Asks is told when a session here has asked for what was delivered, the first to do so.
-	Asks func()
-	// Asking reports whether anybody at another node has asked for what was delivered.
-	Asking func() bool
-}
-
-// Router knows the connected sessions of this process, by user, and hands each
-// committed event to those of its conversation's members. It implements
-// chat.Publisher and is safe for concurrent use.
+// Router holds the connected sessions of this process and hands each committed event to
+// those of its conversation's members. It implements chat.Publisher and is safe for
+// concurrent use.
 type Router struct {
-	log      Log
-	sessions chat.SessionStore
-	receipts Receipts
-	node     string
-	every    time.Duration
-	most     int // connected sessions of one user
-	ended    func(*Queue)
-	logger   *slog.Logger
-	metrics  *metrics
-	boxes    boxes
-	boxBytes atomic.Int64 // that wait in boxes
-	shards   [64]routerShard
-	readers  chan struct{} // a place for each page being read
+	log       Log
+	sessions  chat.SessionStore
+	receipts  Receipts
+	node      string
+	every     time.Duration
+	most      int // connected sessions of one user
+	ended     func(*Queue)
+	logger    *slog.Logger
+	metrics   *metrics
+	users     index         // sessions by user
+	followers *index        // sessions by the conversations they have a tail for; nil: a lone node
+	readers   chan struct{} // full: the next page waits
 
 	ctx    context.Context // ends when Close is called: catch-ups stop
 	cancel context.CancelFunc
@@ -79,27 +62,29 @@ type Router struct {
 	closed bool           // mu guards: no catch-up may start
 	wg     sync.WaitGroup // the catch-ups under way
 
-	cluster   *Cluster
-	followers *followers // nil: a node alone
+	cluster      *Cluster
+	unresponsive unresponsive
+	taking       keyedLock // held while a device's session is taken over, or its end is saved
 
-	asking atomic.Int64 // connected sessions that have asked for what was delivered
+	queues      map[deviceKey]*Queue // queuesMu guards: of sessions that are kept, and whose devices are away
+	queuesMu    sync.Mutex
+	queuedBytes atomic.Int64 // over all queues
 
-	handovers handovers
-
-	taking keyedLock // one connection of a device at a time is being made
+	asking atomic.Int64 // connected sessions that subscribe to delivery receipts
 
 	dirtyMu   sync.Mutex
-	dirty     []*Session                     // dirtyMu guards: sessions with places to be saved
-	delivered map[deliveredKey]int64         // dirtyMu guards: what is to be saved as delivered
-	parts     map[deviceKey]chat.SessionPart // dirtyMu guards: ends of connections that could not be saved yet; taken out by the holder of the device's place in taking
+	dirty     []*Session                     // dirtyMu guards: sessions with cursors to be saved
+	delivered map[deliveredKey]int64         // dirtyMu guards: receipts to be saved
+	parts     map[deviceKey]chat.SessionPart // dirtyMu guards: ends of connections that could not be saved yet; removed by the holder of the device's key in taking
 }
 
-type routerShard struct {
-	mu    sync.RWMutex
-	users map[chat.ID][]*Session // mu guards; a slice is replaced, never changed
+type deviceKey struct {
+	user     chat.ID
+	clientID string
 }
 
-// NewRouter returns a router without sessions. Close ends what it starts.
+// NewRouter returns a router without sessions. Run saves their cursors; Close ends the
+// catch-ups.
 func NewRouter(o Options) *Router {
 	if o.Readers == 0 {
 		o.Readers = 8
@@ -110,29 +95,24 @@ func NewRouter(o Options) *Router {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Sessions == nil {
-		o.Receipts = nil // Run saves neither
-	}
 	if o.SaveEvery == 0 {
 		o.SaveEvery = time.Second
 	}
 	r := &Router{
 		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, node: o.Node, ended: o.Ended, every: o.SaveEvery, most: o.MaxSessions,
-		parts: map[deviceKey]chat.SessionPart{}, delivered: map[deliveredKey]int64{}, logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
+		logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
+		parts: map[deviceKey]chat.SessionPart{}, delivered: map[deliveredKey]int64{}, queues: map[deviceKey]*Queue{},
 	}
 	if o.Cluster != nil {
-		r.cluster, r.followers = o.Cluster, newFollowers()
+		r.cluster, r.followers = o.Cluster, new(index)
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background()) // catch-ups belong to the router, not to a caller
-	for i := range r.shards {
-		r.shards[i].users = map[chat.ID][]*Session{}
-	}
 	return r
 }
 
 var _ chat.Publisher = (*Router)(nil)
 
-// Close stops all catch-ups and waits for them. Sessions go behind after that.
+// Close stops all catch-ups and waits for them; none starts afterwards.
 func (r *Router) Close() {
 	r.mu.Lock()
 	r.closed = true
@@ -141,174 +121,105 @@ func (r *Router) Close() {
 	r.wg.Wait()
 }
 
-func (r *Router) shard(user chat.ID) *routerShard { return &r.shards[user[15]%64] }
-
 // Sessions returns the user's connected sessions. The slice must not be changed.
-func (r *Router) Sessions(user chat.ID) []*Session {
-	sh := r.shard(user)
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
-	return sh.users[user]
-}
+func (r *Router) Sessions(user chat.ID) []*Session { return r.users.list(user) }
 
-// Each calls f for every connected session, with what it writes to. f must not block.
+// Each calls f for every connected session, with its sink. f must not block.
 func (r *Router) Each(f func(*Session, Sink)) {
-	for i := range r.shards {
-		sh := &r.shards[i]
-		sh.mu.RLock()
-		all := make([]*Session, 0, len(sh.users))
-		for _, list := range sh.users {
-			all = append(all, list...)
-		}
-		sh.mu.RUnlock()
-		for _, s := range all {
+	for _, user := range r.users.ids() {
+		for _, s := range r.Sessions(user) {
 			f(s, s.sink)
 		}
 	}
 }
 
-// Attach adds a connection's session without asking what is kept of the device:
-// it begins empty, has started, and ends with its connection. If the same device is
-// connected already, the old session is taken out, and returned for the caller to
-// disconnect: the newest connection of a device is the one that stays (MQTT 5.0,
-// 3.1.4). It does not count the user's sessions.
-func (r *Router) Attach(o SessionOptions) (s, old *Session) {
-	s, old, _ = r.attach(o, math.MaxInt)
-	return s, old
-}
-
-func (r *Router) attach(o SessionOptions, most int) (s, old *Session, err error) {
-	o.Expiry = 0
-	old, _ = r.remove(o.Principal.UserID, func(s *Session) bool { return s.ClientID == o.ClientID })
-	s = r.newSession(o)
-	s.loading, s.started = 0, true
-	return s, old, r.add(s, most)
-}
-
-// Take makes the session of a connection from what is kept of its device, which is
-// nothing after a clean start. It must be started when CONNACK is out, and present
-// is what that says. Of several connections of one device the last one stays; the
-// others are told so (0x8E). Take asks the store, and so blocks for a few round
-// trips, and for another connection of the same device that is being made;
-// Unavailable if that fails or ctx ends, Quota if the user has as many connections
-// of other devices as they may.
+// Take creates the session of a connection from what is kept of its device, which is
+// nothing after a clean start, and reports whether anything was: CONNACK's session
+// present. Session.Start is due once CONNACK is out. Of several connections of one device
+// the last one stays; the others are ended with ErrTakenOver.
+//
+// It blocks for a few round trips, and while another connection of the same device is
+// being created: Unavailable if that fails or ctx ends. Quota if the user has as many
+// connections of other devices as they may.
 func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, present bool, err error) {
-	if r.sessions == nil {
-		s, old, err := r.attach(o, r.most)
-		if old != nil {
-			old.Disconnect(ErrTakenOver)
-		}
-		if err != nil {
-			return nil, false, err
-		}
-		s.mu.Lock()
-		s.loading, s.started = 1, false
-		s.mu.Unlock()
-		return s, false, nil
-	}
-	key := deviceKey{o.Principal.UserID, o.ClientID}
+	user, key := o.Principal.UserID, deviceKey{o.Principal.UserID, o.ClientID}
 	unlock, err := r.taking.lock(ctx, key)
 	if err != nil {
 		return nil, false, err
 	}
 	defer unlock()
-	old, part := r.remove(o.Principal.UserID, func(s *Session) bool { return s.ClientID == o.ClientID })
+	old, part := r.remove(user, func(s *Session) bool { return s.ClientID == o.ClientID })
 	if old != nil {
 		old.Disconnect(ErrTakenOver)
 	}
 	if err := r.save(ctx, key, part); err != nil {
 		return nil, false, err
 	}
-	// It is found by Publish before the store is asked how far the logs reach: what
-	// is committed after that answer is heard of.
+	// Publish finds the session before the store is asked how far the logs reach: what is
+	// committed after the store's answer is in s.hints.
 	s = r.newSession(o)
-	s.hints = map[chat.ID]int64{}
-	if err := r.add(s, r.most); err != nil {
+	if err := r.add(s); err != nil {
 		return nil, false, err
 	}
 	st, err := r.takeSession(ctx, chat.SessionTake{
-		UserID: o.Principal.UserID, ClientID: o.ClientID, CleanStart: o.CleanStart, Expiry: o.Expiry, Node: r.node, Now: time.Now(),
+		UserID: user, ClientID: o.ClientID, CleanStart: o.CleanStart, Expiry: o.Expiry, Node: r.node, Now: time.Now(),
 		Note: r.cluster != nil,
 	})
 	if err != nil {
-		r.remove(o.Principal.UserID, func(other *Session) bool { return other == s })
+		r.remove(user, func(other *Session) bool { return other == s })
 		return nil, false, err
 	}
-	box := r.fetch(key)
-	if box != nil && !box.follows(st) {
-		r.endBox(box)
-		box = nil
+	queue := r.fetchQueue(key)
+	if queue != nil && !queue.continues(st) {
+		r.endQueue(queue)
+		queue = nil
 	}
-	if !s.load(st, o.Expiry, box) && box != nil {
-		r.leave(key, box)
+	if !s.load(st, o.Expiry, queue) && queue != nil {
+		r.parkQueue(key, queue)
 	}
 	if r.cluster != nil && st.From != "" {
-		r.cluster.Superseded(st.From, chat.SupersededNotice{UserID: o.Principal.UserID, ClientID: o.ClientID, Epoch: st.Epoch, Resumed: st.Present})
+		r.cluster.Superseded(st.From, chat.SupersededNotice{UserID: user, ClientID: o.ClientID, Epoch: st.Epoch, Resumed: st.Present})
 	}
 	return s, st.Present, nil
 }
 
-type deviceKey struct {
-	user     chat.ID
-	clientID string
-}
-
-// add lets the session be found by its user; Quota if they have most already, each
-// of which costs memory and a copy of whatever is sent to them.
-func (r *Router) add(s *Session, most int) error {
-	sh := r.shard(s.Principal.UserID)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	list := sh.users[s.Principal.UserID]
-	if len(list) >= most {
+// add makes the session known to Sessions and Publish; Quota if its user has as many as
+// they may, each of which costs memory and a copy of whatever is sent to the user.
+func (r *Router) add(s *Session) error {
+	user := s.Principal.UserID
+	if !r.users.add(user, s, r.most, func() { r.here(user, true) }) {
 		return &chat.Error{Code: chat.Quota, Op: "delivery.Take", Msg: "the user has as many connections as they may"}
-	}
-	sh.users[s.Principal.UserID] = append(list[:len(list):len(list)], s)
-	if r.cluster != nil && len(list) == 0 {
-		r.cluster.Here(s.Principal.UserID, true)
 	}
 	r.metrics.sessions.Inc()
 	return nil
 }
 
-// remove takes the one session of the user that is meant out, closes it, and
-// returns it with what is to be kept of it; nil if there is none.
-func (r *Router) remove(user chat.ID, meant func(*Session) bool) (*Session, *chat.SessionPart) {
-	sh := r.shard(user)
-	var found *Session
-	sh.mu.Lock()
-	var list []*Session
-	for _, s := range sh.users[user] {
-		if found == nil && meant(s) {
-			found = s
-		} else {
-			list = append(list, s)
-		}
-	}
-	if list == nil {
-		delete(sh.users, user)
-		if r.cluster != nil && found != nil {
-			r.cluster.Here(user, false)
-		}
-	} else {
-		sh.users[user] = list
-	}
-	sh.mu.Unlock()
-	if found == nil {
+// remove removes the one session of the user for which match is true, closes it, and
+// returns it with what is to be saved of it; nil if there is none.
+func (r *Router) remove(user chat.ID, match func(*Session) bool) (*Session, *chat.SessionPart) {
+	s := r.users.remove(user, match, func() { r.here(user, false) })
+	if s == nil {
 		return nil, nil
 	}
-	return found, found.close()
+	r.metrics.sessions.Dec()
+	return s, s.close()
 }
 
-// Detach takes the session of a connection that has ended out and saves what is to
-// be kept of it. It may be repeated, and after a take-over it leaves the new session
-// alone. It blocks for a round trip; what cannot be saved now is tried again by Run.
+func (r *Router) here(user chat.ID, here bool) {
+	if r.cluster != nil {
+		r.cluster.Here(user, here)
+	}
+}
+
+// Detach removes the session of a connection that has ended and saves its state. It may
+// be repeated, and does not touch the session of a newer connection of the device. It
+// blocks for a round trip; what cannot be saved now is tried again by Run.
 func (r *Router) Detach(s *Session) {
 	remove := func() *chat.SessionPart {
 		_, part := r.remove(s.Principal.UserID, func(other *Session) bool { return other == s })
 		return part
 	}
-	if !s.Kept() && s.noted.id.IsZero() {
+	if s.stored.id.IsZero() {
 		remove()
 		return
 	}
@@ -324,37 +235,32 @@ func (r *Router) Detach(s *Session) {
 	}
 	defer unlock()
 	if part := remove(); part != nil {
-		_ = r.save(ctx, key, part) // if it fails, it was put off
+		_ = r.save(ctx, key, part) // if it fails, it is postponed
 	}
 }
 
-// close ends the session, and returns what is to be kept of it, or nil.
+// close ends the session and returns what is to be saved of it, or nil.
 func (s *Session) close() *chat.SessionPart {
-	part, box, keep := s.shut()
+	part, queue, keep := s.shut()
 	switch {
-	case box == nil:
+	case queue == nil:
 	case keep:
-		s.router.leave(deviceKey{s.Principal.UserID, s.ClientID}, box)
+		s.router.parkQueue(deviceKey{s.Principal.UserID, s.ClientID}, queue)
 	default:
-		s.router.endBox(box)
+		s.router.endQueue(queue)
 	}
 	return part
 }
 
-func (s *Session) shut() (part *chat.SessionPart, box *Queue, keep bool) {
+func (s *Session) shut() (part *chat.SessionPart, queue *Queue, keep bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return nil, nil, false
+	now := time.Now()
+	queue, keep = s.detachQueue(now)
+	if !s.stored.id.IsZero() {
+		part = s.part(now)
 	}
-	box, keep = s.park(time.Now())
-	switch {
-	case !s.kept.id.IsZero():
-		part = s.part(time.Now())
-	case !s.noted.id.IsZero():
-		part = &chat.SessionPart{ID: s.noted.id, Epoch: s.noted.epoch, Now: time.Now()}
-	}
-	for _, t := range slices.Concat(s.kept.saving, s.kept.dirty) {
+	for _, t := range slices.Concat(s.saving, s.dirty) {
 		if s.tails[t.conversation] == t {
 			s.router.noteDelivered(s.Principal.UserID, t.conversation, t.acked)
 		}
@@ -362,16 +268,14 @@ func (s *Session) shut() (part *chat.SessionPart, box *Queue, keep bool) {
 	s.closed = true
 	s.noteAsking()
 	for id := range s.tails {
-		s.router.followers.remove(id, s)
+		s.unfollow(id)
 	}
-	s.tails, s.behind, s.window, s.kept.dirty = map[chat.ID]*tail{}, nil, window{}, nil
-	s.router.metrics.sessions.Dec()
-	return part, box, keep
+	s.behind, s.window, s.dirty = nil, window{}, nil
+	return part, queue, keep
 }
 
-// Publish implements chat.Publisher: it offers the event to every session here of
-// every member. The cost is a map look-up for each member and a buffer copy for
-// each session.
+// Publish implements chat.Publisher: it offers the event to every session here of every
+// member. The cost is a map look-up per member and a buffer copy per session.
 func (r *Router) Publish(e *chat.Event, roster *chat.Roster) {
 	var f *Frame
 	for _, user := range roster.Members {

@@ -9,50 +9,52 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// maxWindow bounds a session's unacknowledged publications, whatever its client
-// offers to take.
+// maxWindow bounds a session's unacknowledged publications, whatever its client's Receive
+// Maximum.
 const maxWindow = 512
 
-// tail is a session's place in one conversation's log.
+// tail is how far a session has come in one conversation's log.
 type tail struct {
 	conversation chat.ID
-	sent         int64 // the last event sent, or given up as too large for the client
-	acked        int64 // the last event up to which all are acknowledged
+	sent         int64 // the last event sent, or passed over as too large for the client
+	acked        int64 // every event up to this one is acknowledged
 	known        int64 // the log reaches at least this far; more than sent: behind
-	joining      bool  // the log decides where it begins: the user came into the conversation just now
-	queued       bool  // it is in the session's list of tails that are behind
-	dirty        bool  // it is in the session's list of tails whose acked is to be saved
+	joining      bool  // the log decides where it starts: the user has just joined the conversation
+	queued       bool  // it is in Session.behind
+	dirty        bool  // it is in Session.dirty
 
-	early []*Frame // events that came before their turn; see early.go
+	early []*Frame // events that have arrived before their predecessor; see keepEarly
 }
 
-// SessionOptions is what a connection brings.
+// SessionOptions describes a connection.
 type SessionOptions struct {
 	Principal      chat.Principal
 	ClientID       string // as the client sent it, or was assigned
 	ReceiveMaximum int    // of the client; 0: 65,535
 	Sink           Sink
 
-	// Releasing returns the packet identifiers of the client's QoS 2 publishes to device
-	// topics that wait for PUBREL, when the connection ends: those of a session that is
-	// kept are its next connection's. May be nil; it is called with the session locked.
+	// Releasing is called when the connection ends, with the session locked. It returns the
+	// packet identifiers of the client's QoS 2 publishes to device topics that wait for
+	// PUBREL: those of a session that is kept are passed to its next connection. May be nil.
 	Releasing func() []uint16
 
 	CleanStart bool          // forget what is kept of the device
-	Expiry     time.Duration // how long its session is kept after the connection; 0: not at all
+	Expiry     time.Duration // how long the session is kept after the connection; 0: not at all
 }
 
-// Session is a connected device: its subscriptions, its place in each log, and
-// what it has not acknowledged. All methods are safe for concurrent use and none
-// waits for the client.
+// Session is a connected device: its subscriptions, how far it has come in each log, and
+// what it has not acknowledged. All methods are safe for concurrent use and none waits for
+// the client.
 type Session struct {
 	Principal chat.Principal
 	ClientID  string
 
-	router *Router
-	sink   Sink
+	router       *Router
+	sink         Sink
+	releasingIDs func() []uint16 // SessionOptions.Releasing
 
-	stillReleasing func() []uint16 // SessionOptions.Releasing
+	stored      stored
+	resendSince time.Time // see ResendSince; not changed after load
 
 	mu       sync.Mutex
 	subs     subscriptions     // mu guards
@@ -60,21 +62,20 @@ type Session struct {
 	window   window            // mu guards
 	behind   []*tail           // mu guards: tails with known > sent, served in turn
 	catching bool              // mu guards: a catch-up runs
-	stalled  bool              // mu guards: the sink had no room, and calls Writable when it has
-	hints    map[chat.ID]int64 // mu guards: how far logs were heard to reach while the store is asked for the session; else nil
-	loading  int               // mu guards: the places are not known: Start is due, or Subscribe is asking for them
+	stalled  bool              // mu guards: the sink had no room, and will call Writable
+	hints    map[chat.ID]int64 // mu guards: how far logs are known to reach, while Take asks the store for the session; then nil
+	loading  int               // mu guards: tails may not be known: Start is due, or Subscribe is asking for ends
 	started  bool              // mu guards: CONNACK is out
-	waiting  bool              // mu guards: a catch-up waits for events that may be on their way; see early.go
-	missed   bool              // mu guards: a signal about presence found no room
+	waiting  bool              // mu guards: the catch-up waits for early events' predecessors
+	missed   bool              // mu guards: a presence signal found no room
 	closed   bool              // mu guards
-	asks     bool              // mu guards: it is among router.asking
+	asks     bool              // mu guards: it is counted in router.asking
 
-	box       *Queue // mu guards: what waits of device topics; nil: it has never had to do with them
-	elsewhere bool   // mu guards: another node has the session now
-	turnOfLog bool   // mu guards: a window of one place is a log's next, while both wait for it
+	queue      *Queue // mu guards: of publications to device topics; nil: not needed so far
+	superseded bool   // mu guards: another node has the session now
+	logNext    bool   // mu guards: the one entry of the window is a log's next, while logs and the queue both wait for it
 
-	noted noted // its row, where there are other nodes; zero: see kept, or none
-	kept  kept  // what makes it survive its connection; see durable.go
+	durable // mu guards
 }
 
 // Subscriptions returns the number of filters the session holds.
@@ -101,7 +102,7 @@ func (s *Session) Unsubscribe(filters []string) []bool {
 	for i, text := range filters {
 		sub := s.subs.byText[text]
 		if existed[i] = s.subs.remove(text); existed[i] {
-			s.kept.removed = append(s.kept.removed, sub.Filter)
+			s.removed = append(s.removed, sub.Filter)
 		}
 	}
 	s.dropUncovered()
@@ -109,28 +110,33 @@ func (s *Session) Unsubscribe(filters []string) []bool {
 	return existed
 }
 
-// dropUncovered forgets the place in logs that no filter covers any more:
-// subscribing again begins at the end of then.
+// covers reports whether any filter covers a conversation's messages, and whether one of
+// those is held. mu is held.
+func (s *Session) covers(conversation chat.ID) (covered, held bool) {
+	return s.subs.covers(chat.Topic{Kind: chat.TopicMessages, ID: conversation})
+}
+
+// dropUncovered drops the tails that no filter covers any more: a later Subscribe starts at
+// the end of the log as it is then. mu is held.
 func (s *Session) dropUncovered() {
 	for id := range s.tails {
-		if _, _, ok := s.subs.match(chat.Topic{Kind: chat.TopicMessages, ID: id}); !ok {
-			delete(s.tails, id)
-			s.router.followers.remove(id, s)
+		if covered, _ := s.covers(id); !covered {
+			s.unfollow(id)
 		}
 	}
 	s.behind = slices.DeleteFunc(s.behind, func(b *tail) bool { return s.tails[b.conversation] != b })
 }
 
-// Conversations returns those whose messages the session receives, or nil if it
-// receives none.
+// Conversations returns those whose messages the session receives, or nil if it receives
+// none.
 func (s *Session) Conversations() []chat.ID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.tails))
 }
 
-// Signal publishes something that is not stored, at QoS 0, if a filter covers it,
-// the session has started, and there is room; otherwise it is dropped.
+// Signal publishes something that is not stored, at QoS 0, if a filter covers it, the
+// session has started, and there is room; otherwise it is dropped.
 func (s *Session) Signal(f *Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,8 +145,8 @@ func (s *Session) Signal(f *Frame) {
 	}
 }
 
-// TrySignal is Signal for those who wait until there is room: it returns false if
-// there is none. Writable is due then.
+// TrySignal is Signal for callers that wait until there is room: it returns false if there
+// is none. The sink's owner calls Writable then.
 func (s *Session) TrySignal(f *Frame) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,8 +158,8 @@ func (s *Session) signal(f *Frame) bool {
 	return !ok || s.closed || !s.started || s.sink.Publish(f, Packet{Subscriptions: ids}) != NoRoom
 }
 
-// MissedPresence reports whether a signal about presence has been dropped since the
-// last time, because there was no room for it.
+// MissedPresence reports whether Signal has dropped a presence signal for lack of room
+// since the last call.
 func (s *Session) MissedPresence() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,39 +181,38 @@ func (s *Session) Filters(kind chat.TopicKind) []chat.Filter {
 	return list
 }
 
-// offer hands over a committed event. If it is not the next one, or there is no
-// room for it, the session is behind and reads the log.
+// offer hands over a committed event. If it is not the next one, or there is no room for
+// it, the session is behind and reads the log.
 func (s *Session) offer(f *Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.heard(f.Topic, f.Seq)
+	t := s.tailOf(f.Topic, f.Seq)
 	if t == nil {
 		return
 	}
 	ready := s.loading == 0 && !s.stalled && !t.joining
-	switch {
-	case ready && f.Seq == t.sent+1 && s.send(t, f):
+	if ready && f.Seq == t.sent+1 && s.send(t, f) {
 		s.sendEarly(t)
-	default:
-		if ready && f.Seq > t.sent+1 {
-			s.await(t, f)
-		}
-		s.learn(t, f.Seq)
+		return
 	}
+	if ready && f.Seq > t.sent+1 {
+		s.keepEarly(t, f)
+	}
+	s.learn(t, f.Seq)
 }
 
 // hint notes that a log reaches seq, without the event.
 func (s *Session) hint(topic chat.Topic, seq int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t := s.heard(topic, seq); t != nil {
+	if t := s.tailOf(topic, seq); t != nil {
 		s.learn(t, seq)
 	}
 }
 
-// heard returns the session's place in a log that was heard of, or nil if it has
-// nothing to do with it, or notes what is heard for later. mu is held.
-func (s *Session) heard(topic chat.Topic, seq int64) *tail {
+// tailOf returns the tail for a log that is known to reach seq; nil if the session does not
+// receive it, or keeps the hint for load. mu is held.
+func (s *Session) tailOf(topic chat.Topic, seq int64) *tail {
 	if s.closed {
 		return nil
 	}
@@ -215,7 +220,7 @@ func (s *Session) heard(topic chat.Topic, seq int64) *tail {
 		s.hints[topic.ID] = max(s.hints[topic.ID], seq)
 		return nil
 	}
-	if _, _, ok := s.subs.match(topic); !ok {
+	if covered, _ := s.subs.covers(topic); !covered {
 		return nil
 	}
 	t := s.tails[topic.ID]
@@ -226,7 +231,7 @@ func (s *Session) heard(topic chat.Topic, seq int64) *tail {
 	return t
 }
 
-// learn notes that a log reaches seq, and has it read if that is news.
+// learn notes that a log reaches seq, and has it read if that is news. mu is held.
 func (s *Session) learn(t *tail, seq int64) {
 	t.known = max(t.known, seq)
 	if t.known > t.sent && !t.queued {
@@ -236,10 +241,10 @@ func (s *Session) learn(t *tail, seq int64) {
 	s.resume()
 }
 
-// send writes the event after t.sent, if there is room for it.
+// send writes the event after t.sent, if there is room for it. mu is held.
 func (s *Session) send(t *tail, f *Frame) bool {
 	qos, ids, ok := s.subs.match(f.Topic)
-	if !ok || s.window.idle > 0 { // what the last connection left goes first, also before QoS 0
+	if !ok || s.window.idle > 0 { // what the last connection has left goes first, even before QoS 0
 		return false
 	}
 	p := Packet{QoS: qos, Subscriptions: ids}
@@ -257,16 +262,16 @@ func (s *Session) send(t *tail, f *Frame) bool {
 		s.stalled = true
 		return false
 	}
-	s.turnOfLog = false
+	s.logNext = false
 	t.sent, t.known = f.Seq, max(t.known, f.Seq)
-	if (qos == 0 || outcome == TooLarge) && !s.window.holds(t) { // else those on their way come first
+	if (qos == 0 || outcome == TooLarge) && !s.window.holds(t) { // otherwise those in flight come first
 		t.acked = f.Seq
 		s.moved(t)
 	}
 	return true
 }
 
-// Puback settles a QoS 1 publication. An identifier that is not on its way is ignored.
+// Puback settles a QoS 1 publication. An identifier that is not in flight is ignored.
 func (s *Session) Puback(packetID uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -275,9 +280,9 @@ func (s *Session) Puback(packetID uint16) {
 	}
 }
 
-// Pubrec answers the first half of a QoS 2 acknowledgement; refused is set for a
-// reason code that ends the exchange. It reports whether a PUBREL is due, which it
-// is whenever the exchange goes on (also for a repeated PUBREC).
+// Pubrec handles PUBREC, the first half of a QoS 2 acknowledgement; refused is set for a
+// reason code that ends the exchange, otherwise PUBREL is sent (again, if PUBREC is
+// repeated). It reports whether the packet identifier is in flight.
 func (s *Session) Pubrec(packetID uint16, refused bool) (known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -299,19 +304,19 @@ func (s *Session) Pubrec(packetID uint16, refused bool) (known bool) {
 func (s *Session) Pubcomp(packetID uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.kept.held) > 0 && packetID == s.kept.lastReleased {
-		s.noteReleased()
+	if len(s.heldIDs) > 0 && packetID == s.lastReleased {
+		s.heldIDs, s.released = nil, true
+		s.list()
 	}
 	if e := s.window.find(packetID); e != nil && e.qos == 2 && e.state == received {
 		s.settle(e)
 	}
 }
 
-// settle takes note that a publication is acknowledged. mu is held.
+// settle notes that a publication is acknowledged. mu is held.
 func (s *Session) settle(e *inflight) {
-	if e.tail == nil && s.kept.exact && !s.kept.listed { // no place moves, but the next packet identifier is to be saved
-		s.kept.listed = true
-		s.router.noteDirty(s)
+	if e.tail == nil && s.qos2 { // no cursor moves, but the next packet identifier is to be saved
+		s.list()
 	}
 	s.window.settle(e, s.moved)
 	s.resume()

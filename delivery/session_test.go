@@ -709,17 +709,17 @@ func TestTakeOver(t *testing.T) {
 		u := newSetup(t, 0)
 		u.log.add(convA, 0)
 		u.subscribe(everything, 1)
-		tablet, old := u.router.Attach(delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: "tablet", Sink: newFakeSink()})
-		if old != nil || len(u.router.Sessions(alice)) != 2 {
+		tablet := attach(t, u.router, delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: "tablet", Sink: newFakeSink()})
+		if u.sink.reason() != nil || len(u.router.Sessions(alice)) != 2 {
 			t.Error("another device took the first one over")
 		}
 		sink := newFakeSink()
-		phone, old := u.router.Attach(delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: "phone", Sink: sink})
-		if old != u.s {
-			t.Error("the old session of the device was not returned")
+		phone := attach(t, u.router, delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: "phone", Sink: sink})
+		if u.sink.reason() != delivery.ErrTakenOver {
+			t.Error("the old connection of the device was not ended")
 		}
-		other, old := u.router.Attach(delivery.SessionOptions{Principal: chat.Principal{UserID: bob}, ClientID: "phone", Sink: newFakeSink()})
-		if old != nil {
+		other := attach(t, u.router, delivery.SessionOptions{Principal: chat.Principal{UserID: bob}, ClientID: "phone", Sink: newFakeSink()})
+		if sink.reason() != nil {
 			t.Error("another user's device of the same name was taken over")
 		}
 		u.router.Detach(u.s) // the old connection's end comes later, perhaps twice
@@ -803,12 +803,12 @@ func TestReadersAreBounded(t *testing.T) {
 		log := newFakeLog()
 		log.add(convA, 0)
 		log.readGate[convA] = make(chan bool)
-		r := delivery.NewRouter(delivery.Options{Log: log, Readers: 3})
+		r := delivery.NewRouter(delivery.Options{Log: log, Sessions: noSessions{}, Readers: 3})
 		defer r.Close()
 		var sinks []*fakeSink
 		for i := range 10 {
 			sink := newFakeSink()
-			s, _ := r.Attach(delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: string(rune('a' + i)), Sink: sink})
+			s := attach(t, r, delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: string(rune('a' + i)), Sink: sink})
 			if err := s.Subscribe(t.Context(), []delivery.Subscription{sub(t, everything, 1)}); err != nil {
 				t.Fatal(err)
 			}
@@ -837,7 +837,7 @@ func TestRaces(t *testing.T) {
 	log := newFakeLog()
 	log.add(convA, 0)
 	log.add(convB, 0)
-	r := delivery.NewRouter(delivery.Options{Log: log})
+	r := delivery.NewRouter(delivery.Options{Log: log, Sessions: noSessions{}})
 	defer r.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -878,7 +878,7 @@ func raceDevice(t *testing.T, r *delivery.Router, clientID string, i int) {
 		}
 		last[p.topic.ID] = p.seq
 	}
-	s, _ := r.Attach(delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: clientID, ReceiveMaximum: 1 + i*3, Sink: sink})
+	s := attach(t, r, delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: clientID, ReceiveMaximum: 1 + i*3, Sink: sink})
 	if err := s.Subscribe(t.Context(), []delivery.Subscription{sub(t, everything, byte(i%3))}); err != nil {
 		t.Error(err)
 	}

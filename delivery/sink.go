@@ -2,12 +2,12 @@ package delivery
 
 import "github.com/parleymq/parley/chat"
 
-// Sink is where a session's publications go: its connection. None of its methods
-// blocks on the network. They may be called with the session locked, so they must
-// not call back into it.
+// Sink is where a session's publications go: its connection. None of its methods blocks on
+// the network. They are called with the session and its queue locked, so they must not
+// call back into either.
 type Sink interface {
-	// Publish writes one PUBLISH. After NoRoom its owner calls Session.Writable
-	// when the buffer has drained. A closed connection takes everything.
+	// Publish writes one PUBLISH. After NoRoom the sink's owner calls Session.Writable when
+	// the buffer has drained. A closed connection accepts everything.
 	Publish(f *Frame, p Packet) Outcome
 	// Deliver is Publish for a publication to a device topic.
 	Deliver(d *chat.Publication, p Packet) Outcome
@@ -22,7 +22,7 @@ type Outcome uint8
 
 // The outcomes.
 const (
-	Written  Outcome = iota // it is on its way, in order
+	Written  Outcome = iota // it is in the buffer, in order
 	NoRoom                  // nothing was written: the buffer is full
 	TooLarge                // nothing was written: it is over the client's Maximum Packet Size, and counts as sent (MQTT 5.0, 3.1.2.11.4)
 )

@@ -1,6 +1,10 @@
 package delivery
 
-import "github.com/parleymq/parley/chat"
+import (
+	"slices"
+
+	"github.com/parleymq/parley/chat"
+)
 
 // Subscription is one topic filter that a session holds.
 type Subscription struct {
@@ -9,12 +13,12 @@ type Subscription struct {
 	QoS        byte
 	Identifier uint32 // MQTT 5 subscription identifier; 0: none
 
-	// Device is set of a filter on device topics, whose Filter is zero: the broker for
-	// those knows what it covers, and gives it to the session's Queue.
+	// Device is set for a filter on device topics. Its Filter is zero: the broker for device
+	// topics matches it, and delivers to the session's Queue.
 	Device                     bool
-	NoLocal, RetainAsPublished bool // of a filter on device topics (MQTT 5.0, 3.8.3.1)
+	NoLocal, RetainAsPublished bool // options of a filter on device topics (MQTT 5.0, 3.8.3.1)
 
-	held bool // its Subscribe, or that of an earlier one with the same text, has returned
+	held bool // Subscribe has returned for it, or for an earlier one with the same text
 }
 
 // subscriptions is the set of a session's filters, arranged for matching.
@@ -23,34 +27,33 @@ type subscriptions struct {
 	mine   []Subscription             // filters with a wildcard for the id
 	exact  map[chat.ID][]Subscription // the others
 
-	delivered int // filters that ask for what was delivered
+	delivered int // filters that cover delivery receipts
 }
 
-// put adds s, in place of one with the same text, and reports whether there was one.
-func (ss *subscriptions) put(s Subscription) bool {
-	existed := ss.remove(s.Text)
+// put adds a subscription, in place of one with the same text.
+func (ss *subscriptions) put(s Subscription) {
+	ss.remove(s.Text)
 	if ss.byText == nil {
 		ss.byText = map[string]Subscription{}
 	}
 	ss.byText[s.Text] = s
 	if s.Device {
-		return existed
+		return
 	}
 	if s.Filter.Kinds&chat.TopicDelivered != 0 {
 		ss.delivered++
 	}
 	if s.Filter.ID.IsZero() {
 		ss.mine = append(ss.mine, s)
-		return existed
+		return
 	}
 	if ss.exact == nil {
 		ss.exact = map[chat.ID][]Subscription{}
 	}
 	ss.exact[s.Filter.ID] = append(ss.exact[s.Filter.ID], s)
-	return existed
 }
 
-// remove takes the filter with the given text out and reports whether it was there.
+// remove removes the filter with the given text and reports whether there was one.
 func (ss *subscriptions) remove(text string) bool {
 	s, ok := ss.byText[text]
 	if !ok {
@@ -63,9 +66,10 @@ func (ss *subscriptions) remove(text string) bool {
 	if s.Filter.Kinds&chat.TopicDelivered != 0 {
 		ss.delivered--
 	}
+	same := func(o Subscription) bool { return o.Text == text }
 	if s.Filter.ID.IsZero() {
-		ss.mine = without(ss.mine, text)
-	} else if rest := without(ss.exact[s.Filter.ID], text); len(rest) > 0 {
+		ss.mine = slices.DeleteFunc(ss.mine, same)
+	} else if rest := slices.DeleteFunc(ss.exact[s.Filter.ID], same); len(rest) > 0 {
 		ss.exact[s.Filter.ID] = rest
 	} else {
 		delete(ss.exact, s.Filter.ID)
@@ -79,16 +83,6 @@ func (ss *subscriptions) hold(text string) {
 		s.held = true
 		ss.put(s)
 	}
-}
-
-func without(list []Subscription, text string) []Subscription {
-	var rest []Subscription
-	for _, s := range list {
-		if s.Text != text {
-			rest = append(rest, s)
-		}
-	}
-	return rest
 }
 
 // match reports whether any filter covers the topic, the highest QoS among those

@@ -2,9 +2,9 @@ package delivery
 
 import "github.com/parleymq/parley/chat"
 
-// window is the publications that a client has not acknowledged, oldest first.
-// Packet identifiers are handed out in a circle (1–65,535), so an identifier's
-// place is its distance from the oldest one.
+// window is the publications that a client has not acknowledged, oldest first. Packet
+// identifiers are consecutive and wrap (1–65,535), so an identifier's entry is at its
+// distance from the oldest one.
 type window struct {
 	entries []inflight // a ring: oldest at head
 	head    int
@@ -12,34 +12,34 @@ type window struct {
 	oldest  uint16 // packet identifier of the entry at head; meaningless while n is 0
 	next    uint16 // the next packet identifier
 	limit   int    // the lower of the client's Receive Maximum and ours
-	active  int    // entries on their way on this connection
+	active  int    // entries in flight on this connection
 	devices int    // of those, publications to device topics
-	idle    int    // entries of an earlier connection, not settled, that must go on their way again first
+	idle    int    // unsettled entries of an earlier connection, which must be sent again first
 }
 
-// inflight is one publication on its way: an event of a log, or one to a device topic.
+// inflight is one publication in the window: an event of a log, or one to a device topic.
 type inflight struct {
 	tail   *tail // of the log; nil: it is to a device topic
 	seq    int64
 	device *chat.PublicationCopy // nil once it is settled
 	qos    byte
 	state  inflightState
-	idle   bool // of an earlier connection, and not on its way again yet
+	idle   bool // of an earlier connection, and not sent again yet
 }
 
 type inflightState uint8
 
 const (
 	sent     inflightState = iota // QoS 1: until PUBACK; QoS 2: until PUBREC
-	received                      // QoS 2: PUBREC is here, PUBREL is out
+	received                      // QoS 2: PUBREC has arrived, PUBREL is sent
 	settled                       // acknowledged, but an older one is not
 )
 
 // full reports whether nothing new may be sent.
 func (w *window) full() bool { return w.active >= w.limit || w.n >= maxWindow || w.idle > 0 }
 
-// restore fills an empty window with what an earlier connection left, oldest
-// first and with consecutive packet identifiers from oldest.
+// restore fills an empty window with what an earlier connection has left, oldest first and
+// with consecutive packet identifiers from oldest.
 func (w *window) restore(entries []inflight, oldest, next uint16) {
 	w.entries, w.head, w.n, w.oldest, w.next = entries, 0, len(entries), oldest, next
 	for i := range entries {
@@ -50,7 +50,7 @@ func (w *window) restore(entries []inflight, oldest, next uint16) {
 	}
 }
 
-// wake notes that an entry of an earlier connection is on its way again.
+// wake notes that an entry of an earlier connection is in flight again.
 func (w *window) wake(e *inflight) {
 	if e.idle {
 		e.idle = false
@@ -88,7 +88,7 @@ func (w *window) push(e inflight) uint16 {
 	return id
 }
 
-// undo takes back the newest entry: it was not written.
+// undo removes the newest entry: it was not written.
 func (w *window) undo(id uint16) {
 	e := w.at(w.n - 1)
 	if e.device != nil {
@@ -120,7 +120,7 @@ func (w *window) find(id uint16) *inflight {
 	return w.at(i)
 }
 
-// holds reports whether a publication of the tail is on its way.
+// holds reports whether a publication of the tail is in the window.
 func (w *window) holds(t *tail) bool {
 	for i := range w.n {
 		if w.at(i).tail == t {
@@ -130,9 +130,9 @@ func (w *window) holds(t *tail) bool {
 	return false
 }
 
-// settle marks the entry as acknowledged and takes the settled ones off the front.
-// A tail's acked moves over them in order, so never past one that is on its way;
-// moved is told each.
+// settle marks the entry as acknowledged and removes the settled ones at the front. The
+// acked of their tails moves over them in order, so never past one in flight; moved is
+// called for each.
 func (w *window) settle(e *inflight, moved func(*tail)) {
 	switch {
 	case e.state == settled:
@@ -149,7 +149,7 @@ func (w *window) settle(e *inflight, moved func(*tail)) {
 	w.trim(moved)
 }
 
-// trim takes the settled entries off the front.
+// trim removes the settled entries at the front.
 func (w *window) trim(moved func(*tail)) {
 	for w.n > 0 && w.at(0).state == settled {
 		first := w.at(0)

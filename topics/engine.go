@@ -1,6 +1,7 @@
 package topics
 
 import (
+	"cmp"
 	"log/slog"
 	"slices"
 	"strings"
@@ -13,13 +14,13 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Receiver gets copies of publications: a session, also while its device is away. Its
+// Receiver receives copies of publications: a session, also while its device is away. Its
 // methods are called from many goroutines and must not block.
 type Receiver interface {
-	// Receive takes a copy, or drops it if there is no room.
+	// Receive accepts a copy, or drops it if there is no room.
 	Receive(c chat.PublicationCopy)
-	// Present reports whether the device is connected: of the members of a shared
-	// subscription those come first.
+	// Present reports whether the device is connected: a shared subscription prefers
+	// those members.
 	Present() bool
 }
 
@@ -34,13 +35,16 @@ type Subscription struct {
 
 // Options configures an Engine.
 type Options struct {
-	Access      chat.TopicAccess // who may what; nil: Own
-	OneSpace    bool             // dev/ is part of the one space, not each user's own
+	Access      chat.TopicAccess // authorization; nil: Own
+	OneSpace    bool             // dev/ is part of the shared space, not each user's own
 	Store       chat.RetainedStore
-	MaxRetained int64 // retained messages of all together, about; 0: 1,000,000
-	// Forward is given each publication that was accepted here, for other nodes; it must
-	// not block. May be nil.
-	Forward    func(*chat.Publication)
+	MaxRetained int64 // retained messages over all topics, approximately; 0: 1,000,000
+	// Forward is called with each publication that is accepted here, for other nodes. It
+	// must not block. Nil: there are none.
+	Forward func(*chat.Publication)
+	// Sys returns what $SYS says beside what the engine knows. It is called every 10 s
+	// while a filter covers $SYS, and at SUBSCRIBE; it must not block for long. May be nil.
+	Sys        func() []SysValue
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -53,14 +57,14 @@ type Engine struct {
 	forest  forest
 	retain  retainer
 	wills   Lane // wills, one after the other
-	sys     sys
+	start   time.Time
 
 	mu      sync.Mutex
 	holders map[Receiver]*holder // mu guards
 	nextID  uint64               // mu guards
 }
 
-// holder is a receiver and what it holds.
+// holder is a receiver and its filters.
 type holder struct {
 	id       uint64
 	user     chat.TopicUser
@@ -69,9 +73,9 @@ type holder struct {
 
 	subs map[string]Filter // Engine.mu guards: by text
 
-	feeding atomic.Int32 // retained messages are being fed to it
+	feeding atomic.Int32 // calls of FeedRetained for it
 	mu      sync.Mutex
-	page    map[retainedKey]bool // mu guards: of which topics those are at the moment; true: a newer one has come live
+	page    map[retainedKey]bool // mu guards: the topics that are being fed at the moment; true: a newer message has been sent live
 }
 
 type retainedKey struct {
@@ -90,19 +94,14 @@ func New(o Options) *Engine {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{o: o, logger: o.Logger.With("component", "topics"), holders: map[Receiver]*holder{}}
+	e := &Engine{o: o, logger: o.Logger.With("component", "topics"), start: time.Now(), holders: map[Receiver]*holder{}}
 	e.metrics = newMetrics(o.Registerer, e)
 	e.retain.init(e)
-	e.sys.start = time.Now()
 	return e
 }
 
-// Forwards has f called with each publication that was accepted here; see
-// Options.Forward. It must be called before Run.
-func (e *Engine) Forwards(f func(*chat.Publication)) { e.o.Forward = f }
-
-// MayPublish reports whether a device may publish to a topic, as Forbidden if not, or
-// as Invalid if it is none.
+// MayPublish returns nil if a device may publish to a topic; otherwise Forbidden, or
+// Invalid for what is no topic name.
 func (e *Engine) MayPublish(u chat.TopicUser, topic string) error {
 	if isSys(topic) || !e.access(u).MayPublish(u, topic) {
 		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "you may not publish here"}
@@ -112,7 +111,7 @@ func (e *Engine) MayPublish(u chat.TopicUser, topic string) error {
 
 func isSys(topic string) bool { return topic == "$SYS" || strings.HasPrefix(topic, "$SYS/") }
 
-// access returns what decides about a device.
+// access returns the authorization that applies to a device.
 func (e *Engine) access(u chat.TopicUser) chat.TopicAccess {
 	if u.Access != nil {
 		return u.Access
@@ -120,14 +119,14 @@ func (e *Engine) access(u chat.TopicUser) chat.TopicAccess {
 	return e.o.Access
 }
 
-// mayKnowSys reports whether a device may hold a filter on $SYS: an admin's, or a
-// guest's whose listener has rules of its own, which say what of it may be received.
+// mayKnowSys reports whether a device may hold a filter on $SYS: an admin's, or a guest's
+// if its listener has rules of its own, which then decide what it receives.
 func mayKnowSys(u chat.TopicUser, filter string) bool {
 	return u.Principal.Admin || !u.Principal.HasAccount() && u.Access != nil && u.Access.MaySubscribe(u, filter)
 }
 
-// MaySubscribe checks a filter and whether a device may hold it: Invalid, Forbidden,
-// or Unsupported for a shared subscription to conv/ or user/.
+// MaySubscribe parses a filter and checks whether a device may hold it: Invalid,
+// Forbidden, or Unsupported for a shared subscription to conv/ or user/.
 func (e *Engine) MaySubscribe(u chat.TopicUser, text string) (Filter, error) {
 	f, err := ParseFilter(text)
 	switch {
@@ -143,7 +142,7 @@ func (e *Engine) MaySubscribe(u chat.TopicUser, text string) (Filter, error) {
 	return f, nil
 }
 
-// Space returns the space of a topic name that the user names.
+// Space returns the space of a topic name that the user uses.
 func (e *Engine) Space(user chat.ID, topic string) chat.ID {
 	if !e.o.OneSpace && strings.HasPrefix(topic, devPrefix) {
 		return user
@@ -151,9 +150,9 @@ func (e *Engine) Space(user chat.ID, topic string) chat.ID {
 	return chat.ID{}
 }
 
-// Subscribe gives a receiver, whose device is u, a filter in place of its one with the
-// same text. What is published from its return on, and covered, is received. Whether
-// it may is for the caller to ask.
+// Subscribe adds a filter to a receiver, whose device is u, in place of its filter with the
+// same text. The receiver gets what is published from the return on and covered. The
+// caller has checked it with MaySubscribe.
 func (e *Engine) Subscribe(r Receiver, u chat.TopicUser, text string, sub Subscription) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -176,7 +175,7 @@ func (e *Engine) Subscribe(r Receiver, u chat.TopicUser, text string, sub Subscr
 	}
 }
 
-// Unsubscribe takes a receiver's filter away. One that it does not hold is ignored.
+// Unsubscribe removes a receiver's filter, if there is one with that text.
 func (e *Engine) Unsubscribe(r Receiver, text string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -188,7 +187,7 @@ func (e *Engine) Unsubscribe(r Receiver, text string) {
 	}
 }
 
-// End takes all of a receiver's filters away.
+// End removes all of a receiver's filters.
 func (e *Engine) End(r Receiver) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -202,7 +201,7 @@ func (e *Engine) End(r Receiver) {
 	delete(e.holders, r)
 }
 
-// drop takes a filter out of the trees. mu is held.
+// drop removes a filter from the trees. mu is held.
 func (e *Engine) drop(h *holder, text string) {
 	f, ok := h.subs[text]
 	if !ok {
@@ -218,13 +217,13 @@ func (e *Engine) drop(h *holder, text string) {
 	}
 }
 
-// Arrive delivers a publication that was accepted elsewhere to the sessions here. It
-// waits for none of them, and may be called from many goroutines; those of one
+// Arrive delivers a publication that another node has accepted to the sessions here. It
+// does not wait for them, and may be called from many goroutines; publications of one
 // publisher keep their order if the calls do.
 func (e *Engine) Arrive(p *chat.Publication) { e.deliver(p) }
 
-// deliver hands a publication to everybody whose filters cover it and reports whether
-// there was anybody.
+// deliver hands a publication to every holder whose filters cover it, and reports whether
+// there is any.
 func (e *Engine) deliver(p *chat.Publication) bool {
 	t := e.forest.of(p.Space)
 	if t == nil {
@@ -232,17 +231,9 @@ func (e *Engine) deliver(p *chat.Publication) bool {
 	}
 	var buf [16]*subscription
 	f := found{subs: buf[:0]}
-	t.match(p.Topic, &f, func(g *group) *subscription { return e.turn(g, p) })
+	t.match(p.Topic, &f, func(g *group) *subscription { return e.choose(g, p) })
 	if len(f.subs) > 1 {
-		slices.SortStableFunc(f.subs, func(a, b *subscription) int {
-			switch {
-			case a.holder.id < b.holder.id:
-				return -1
-			case a.holder.id > b.holder.id:
-				return 1
-			}
-			return 0
-		})
+		slices.SortStableFunc(f.subs, func(a, b *subscription) int { return cmp.Compare(a.holder.id, b.holder.id) })
 	}
 	reached := false
 	for len(f.subs) > 0 {
@@ -259,8 +250,8 @@ func (e *Engine) deliver(p *chat.Publication) bool {
 	return reached
 }
 
-// send gives a holder its one copy, for all of its filters that cover the publication
-// (MQTT 5.0, 3.3.4): at the highest QoS among them, with all their identifiers.
+// send hands a holder one copy for all of its filters that cover the publication (MQTT
+// 5.0, 3.3.4): at the highest QoS among them, with all their identifiers.
 func (e *Engine) send(subs []*subscription, p *chat.Publication) bool {
 	h := subs[0].holder
 	c := chat.PublicationCopy{Publication: p}
@@ -298,9 +289,9 @@ func (e *Engine) mayReceive(h *holder, topic string) bool {
 	return e.access(h.user).MayReceive(h.user, topic)
 }
 
-// turn chooses the member of a shared subscription that gets the publication: the next
-// one that is connected, or, if none is, the next one (MQTT 5.0, 4.8.2).
-func (e *Engine) turn(g *group, p *chat.Publication) *subscription {
+// choose returns the member of a shared subscription that gets the publication, in
+// rotation: the next one that is connected or, if none is, the next one (MQTT 5.0, 4.8.2).
+func (e *Engine) choose(g *group, p *chat.Publication) *subscription {
 	n := len(g.members)
 	first := int(g.next.Add(1)-1) % n
 	var away *subscription
@@ -318,8 +309,8 @@ func (e *Engine) turn(g *group, p *chat.Publication) *subscription {
 	return away
 }
 
-// Counts returns how many filters are held, by how many sessions, those that are away
-// included.
+// Counts returns how many filters are held, by how many sessions, including those whose
+// devices are away.
 func (e *Engine) Counts() (subscriptions, sessions int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

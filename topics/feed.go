@@ -8,11 +8,11 @@ import (
 )
 
 const (
-	topicsPage  = 1000 // topics looked at in one query
+	topicsPage  = 1000 // topic names read in one query
 	messagePage = 50   // retained messages in memory for one receiver
 )
 
-// Feed is how retained messages reach a receiver that has room for a few at a time.
+// Feed passes retained messages to a receiver that has room for a few at a time.
 type Feed struct {
 	// Offer hands over a copy, or returns false if there is no room.
 	Offer func(chat.PublicationCopy) bool
@@ -20,20 +20,20 @@ type Feed struct {
 	Wait func(context.Context) error
 }
 
-// FeedRetained hands the receiver the retained messages that its filter covers, as
-// after SUBSCRIBE (MQTT 5.0, 3.3.1.3), and of $SYS how things are. It blocks while the
-// receiver has no room. What is published meanwhile, and retained, comes live, and no
-// older message of its topic after it. Shared subscriptions get none.
+// FeedRetained passes the receiver the retained messages that its filter covers, as after
+// SUBSCRIBE (MQTT 5.0, 3.3.1.3), and the present values of $SYS. It blocks while the
+// receiver has no room. A retained message that is published meanwhile is sent live, and no
+// older message of its topic follows it. Shared subscriptions get none.
 func (e *Engine) FeedRetained(ctx context.Context, r Receiver, sub Subscription, feed Feed) error {
 	e.mu.Lock()
 	h := e.holders[r]
 	e.mu.Unlock()
 	if h == nil || sub.Filter.Share != "" {
-		return nil // it has unsubscribed already
+		return nil // unsubscribed meanwhile
 	}
 	f := &feeding{e: e, h: h, sub: sub, feed: feed}
 	if sub.Filter.sys() {
-		return f.offerAll(ctx, e.sys.publications(e))
+		return f.offerAll(ctx, e.sysPublications())
 	}
 	h.feeding.Add(1)
 	defer h.feeding.Add(-1)
@@ -95,9 +95,9 @@ func (f *feeding) space(ctx context.Context, space chat.ID) error {
 	}
 }
 
-// topics feeds the messages of the named topics, a page at most.
+// topics feeds the messages of the named topics, at most messagePage.
 func (f *feeding) topics(ctx context.Context, space chat.ID, topics []string) error {
-	f.note(space, topics) // before they are read: what comes later is newer
+	f.note(space, topics) // before they are read: what is sent live from now on is newer
 	defer f.forget(space, topics)
 	query, cancel := chat.WithDeadline(ctx, retainTimeout, "topics.read")
 	found, err := f.e.o.Store.GetRetained(query, space, topics, time.Now())
@@ -148,7 +148,7 @@ func (f *feeding) offerAll(ctx context.Context, list []*chat.Publication) error 
 	return nil
 }
 
-// offer hands over a copy, unless a newer message of its topic has come live.
+// offer hands over a copy, unless a newer message of its topic has been sent live.
 func (f *feeding) offer(c chat.PublicationCopy) bool {
 	f.h.mu.Lock()
 	defer f.h.mu.Unlock()

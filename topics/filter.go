@@ -7,17 +7,17 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Filter is a topic filter that has been checked (MQTT 5.0, 4.7 and 4.8.2).
+// Filter is a valid topic filter (MQTT 5.0, 4.7 and 4.8.2); see ParseFilter.
 type Filter struct {
 	Topic string // the filter without $share/{name}/
-	Share string // the name of its shared subscription; "": it is none
+	Share string // the name of the shared subscription; "": not shared
 }
 
 const sharePrefix = "$share/"
 
-// ParseFilter checks a topic filter: at most chat.MaxTopicBytes bytes of UTF-8 and
-// chat.MaxTopicLevels levels, a wildcard being a whole level, and # the last one; before
-// it perhaps $share/{name}/, where name has no /, + and #. Anything else is Invalid.
+// ParseFilter parses a topic filter: at most chat.MaxTopicBytes bytes of UTF-8 and
+// chat.MaxTopicLevels levels, where a wildcard is a whole level and # the last one;
+// optionally after $share/{name}/, where name has no /, + or #. Anything else is Invalid.
 // It does not allocate on success.
 func ParseFilter(s string) (Filter, error) {
 	f := Filter{Topic: s}
@@ -46,7 +46,7 @@ func ParseFilter(s string) (Filter, error) {
 
 func badFilter(msg string) error { return &chat.Error{Code: chat.Invalid, Field: "filter", Msg: msg} }
 
-// CheckName checks a topic name by the same limits; wildcards are Invalid in it.
+// CheckName checks a topic name against the same limits; wildcards are Invalid.
 func CheckName(s string) error {
 	if strings.ContainsAny(s, "+#") {
 		return &chat.Error{Code: chat.Invalid, Field: "topic", Msg: "a topic name has no + and #"}
@@ -77,7 +77,7 @@ func (f Filter) Covers(name string) bool {
 	for more := true; ; {
 		want, restFilter, moreFilter := strings.Cut(filter, "/")
 		if want == "#" {
-			return true // also the level above: the name has ended there, below
+			return true // also for the level above, where the name has ended
 		}
 		if !more {
 			return false
@@ -95,7 +95,7 @@ func (f Filter) Covers(name string) bool {
 }
 
 // below returns the levels before the first wildcard, without the slash after them, and
-// whether there is one: without it they are the only topic that the filter covers.
+// whether there is a wildcard: without one they are the only topic that the filter covers.
 func (f Filter) below() (string, bool) {
 	for at := 0; at < len(f.Topic); {
 		if f.Topic[at] == '+' || f.Topic[at] == '#' {
@@ -113,8 +113,8 @@ func (f Filter) below() (string, bool) {
 // devPrefix begins the names that are each user's own.
 const devPrefix = "dev/"
 
-// spaces returns in which spaces the filter may cover something: the user's own names,
-// and the one space of all. With one space for everything, all is there.
+// spaces returns in which spaces the filter may cover something: the user's own, and the
+// shared one. With one space for everything it is always the shared one.
 func (f Filter) spaces(one bool) (own, all bool) {
 	first, _, more := strings.Cut(f.Topic, "/")
 	switch {

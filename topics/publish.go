@@ -8,12 +8,12 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Lane keeps the publications of one connection in their order while retained ones
-// among them wait for their commit. The zero value is ready.
+// Lane keeps the publications of one connection in order while retained ones among them
+// wait for their commit. The zero value is ready.
 type Lane struct {
 	mu      sync.Mutex
 	waiting []*publishing // mu guards: oldest first; bounded by the connection's acknowledging window
-	running bool          // mu guards: somebody hands out the first ones
+	running bool          // mu guards: a call of advance is delivering the first ones
 }
 
 // publishing is a publication between its arrival and its acknowledgement.
@@ -22,18 +22,18 @@ type publishing struct {
 	user  chat.ID
 	lane  *Lane
 	done  func(matched bool, err error)
-	ready bool  // Lane.mu guards: it need not wait for its commit, or it has it
+	ready bool  // Lane.mu guards: it is committed, failed, or need not be committed
 	err   error // Lane.mu guards
 }
 
-// Publish takes a publication of a user's. done is called once, from any goroutine,
-// with whether anybody has a filter that covers it: when it has been handed to the
-// sessions, or with the error for which it was not (Quota: there are too many retained
-// messages; Unavailable: it could not be stored, and may be sent again). With Retain
-// set that is after its commit. What comes by one lane is handed out in its order.
+// Publish delivers a user's publication; with Retain set, after its commit. done is called
+// once, from any goroutine: after delivery, with whether any filter covers the publication,
+// or with the error that prevented it (Quota: there are too many retained messages;
+// Unavailable: it could not be stored and may be sent again). Publications in one lane are
+// delivered in order.
 //
-// It waits for no receiver. While more retained messages wait for their commit than
-// there is room for it blocks, for up to 10 s and until ctx ends.
+// It does not wait for receivers. While too many retained messages wait for their commit it
+// blocks, for up to 10 s and until ctx ends.
 func (e *Engine) Publish(ctx context.Context, lane *Lane, user chat.ID, p *chat.Publication, done func(matched bool, err error)) {
 	e.metrics.published.Inc()
 	w := &publishing{pub: p, user: user, lane: lane, done: done, ready: !p.Retain}
@@ -46,7 +46,7 @@ func (e *Engine) Publish(ctx context.Context, lane *Lane, user chat.ID, p *chat.
 	lane.waiting = append(lane.waiting, w)
 	lane.mu.Unlock()
 	if w.ready {
-		e.advance(lane) // what it waited for may have been handed out just now
+		e.advance(lane) // those before it may have been delivered just now
 		return
 	}
 	if err := e.retain.put(ctx, w); err != nil {
@@ -75,7 +75,7 @@ func (e *Engine) settle(w *publishing, err error) {
 	e.advance(w.lane)
 }
 
-// advance hands out what need not wait any more, one caller at a time.
+// advance delivers what need not wait any more, one caller at a time.
 func (e *Engine) advance(l *Lane) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -89,7 +89,7 @@ func (e *Engine) advance(l *Lane) {
 		e.finish(first)
 		l.mu.Lock()
 		l.waiting[0] = nil
-		l.waiting = l.waiting[1:] // only now: until then, others wait behind it
+		l.waiting = l.waiting[1:] // not earlier: until it is delivered, others wait behind it
 	}
 	l.running = false
 	if len(l.waiting) == 0 {
@@ -97,7 +97,7 @@ func (e *Engine) advance(l *Lane) {
 	}
 }
 
-// finish hands a publication out, and says so.
+// finish delivers a publication, unless it has failed, and calls done.
 func (e *Engine) finish(w *publishing) {
 	if w.err != nil {
 		w.done(false, w.err)

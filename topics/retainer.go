@@ -238,7 +238,7 @@ func (r *retainer) expire(ctx context.Context) {
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { e.retain.tidy(ctx) })
-	wg.Go(func() { e.sys.run(ctx, e) })
+	wg.Go(func() { e.runSys(ctx) })
 	e.retain.run(ctx)
 	wg.Wait()
 	return nil

@@ -9,8 +9,8 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// tree is the filters of one space, by their levels. Matching locks it for reading, and
-// hands out what it finds before anything is sent.
+// tree holds the filters of one space, by level. Matching locks it for reading and returns
+// what it has found before anything is sent.
 type tree struct {
 	mu   sync.RWMutex
 	root node // mu guards
@@ -26,7 +26,7 @@ type node struct {
 // group is the shared subscriptions of one name to one filter (MQTT 5.0, 4.8.2).
 type group struct {
 	members []*subscription
-	next    atomic.Uint32 // whose turn it is
+	next    atomic.Uint32 // the rotation's position
 }
 
 // subscription is one filter that a holder holds.
@@ -35,7 +35,7 @@ type subscription struct {
 	holder *holder
 }
 
-// put adds a subscription in place of the holder's one with the same filter.
+// put adds a subscription, in place of the holder's one with the same filter.
 func (t *tree) put(s *subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -75,8 +75,8 @@ func (t *tree) put(s *subscription) {
 	t.n++
 }
 
-// remove takes the holder's subscription out, and the levels that nobody needs any
-// more, and reports whether the tree is empty.
+// remove removes the holder's subscription, and the levels that are no longer needed, and
+// reports whether the tree is empty.
 func (t *tree) remove(h *holder, f Filter) (empty bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -118,50 +118,50 @@ func (t *tree) cutHere(n *node, h *holder, share string) {
 	}
 }
 
-// found is what covers a topic name: each session's own filters, and of each group of
-// shared subscriptions the one whose turn it is.
+// found is what covers a topic name: filters that are not shared, and of each group of
+// shared subscriptions the chosen one.
 type found struct {
 	subs   []*subscription
 	shared []*subscription
 }
 
-// match adds to f what covers the name. turn chooses among the members of a group, or
-// nil for none.
-func (t *tree) match(name string, f *found, turn func(*group) *subscription) {
+// match adds to f what covers the name. choose returns one member of a group, or nil for
+// none.
+func (t *tree) match(name string, f *found, choose func(*group) *subscription) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if t.n > 0 {
-		t.root.match(name, true, strings.HasPrefix(name, "$"), f, turn)
+		t.root.match(name, true, strings.HasPrefix(name, "$"), f, choose)
 	}
 }
 
-// match visits each level at most once, and looks at no more than the filters in the tree.
-func (n *node) match(rest string, more, dollar bool, f *found, turn func(*group) *subscription) {
+// match visits no more nodes than there are levels of filters in the tree.
+func (n *node) match(rest string, more, dollar bool, f *found, choose func(*group) *subscription) {
 	if !dollar {
 		if below := n.children["#"]; below != nil { // covers this level, too
-			below.take(f, turn)
+			below.collect(f, choose)
 		}
 	}
 	if !more {
-		n.take(f, turn)
+		n.collect(f, choose)
 		return
 	}
 	level, rest, more := strings.Cut(rest, "/")
 	if next := n.children[level]; next != nil {
-		next.match(rest, more, false, f, turn)
+		next.match(rest, more, false, f, choose)
 	}
 	if dollar {
 		return
 	}
 	if next := n.children["+"]; next != nil {
-		next.match(rest, more, false, f, turn)
+		next.match(rest, more, false, f, choose)
 	}
 }
 
-func (n *node) take(f *found, turn func(*group) *subscription) {
+func (n *node) collect(f *found, choose func(*group) *subscription) {
 	f.subs = append(f.subs, n.subs...)
 	for _, g := range n.groups {
-		if s := turn(g); s != nil {
+		if s := choose(g); s != nil {
 			f.shared = append(f.shared, s)
 		}
 	}
@@ -174,23 +174,23 @@ func (t *tree) holds(level string) bool {
 	return t.root.children[level] != nil
 }
 
-// forest is the trees of all spaces.
+// forest holds the trees of all spaces.
 type forest struct {
-	all    tree // the one space of all
+	all    tree // of the shared space
 	shards [64]struct {
 		mu    sync.RWMutex
 		trees map[chat.ID]*tree // mu guards: of users who hold a filter on their own names
 	}
 }
 
-// put adds a subscription to the tree of a space, which is made if need be.
+// put adds a subscription to the tree of a space, which it creates if there is none.
 func (o *forest) put(space chat.ID, s *subscription) {
 	if space.IsZero() {
 		o.all.put(s)
 		return
 	}
 	sh := &o.shards[space[15]%64]
-	sh.mu.Lock() // no tree is taken out while something is put into it
+	sh.mu.Lock() // a tree must not be removed while something is added to it
 	defer sh.mu.Unlock()
 	if sh.trees == nil {
 		sh.trees = map[chat.ID]*tree{}
@@ -216,7 +216,7 @@ func (o *forest) remove(space chat.ID, h *holder, f Filter) {
 	}
 }
 
-// of returns the tree of a space, or nil if nobody holds a filter there.
+// of returns the tree of a space, or nil if there are no filters in it.
 func (o *forest) of(space chat.ID) *tree {
 	if space.IsZero() {
 		return &o.all
