@@ -62,7 +62,7 @@ campaign: ## try to break the promises for a while: docs/reliability.md
 .PHONY: packets
 packets: ## send the server bad packets for a while: docs/conformance.md
 	@scripts/need go cc postgresql
-	@PARLEY_FUZZ_FOR=$(FOR) PARLEY_FUZZ_SEED=$(SEED) go test -race -count=1 -timeout=0 -v -run=TestPackets ./app/packetfuzz
+	@PARLEY_FUZZ_FOR=$(FOR) PARLEY_TEST_SEED=$(SEED) go test -race -count=1 -timeout=0 -v -run=TestPackets ./app/packetfuzz
 
 .PHONY: build
 build: ## build bin/parley, one static binary

@@ -48,6 +48,7 @@ var folders = []folder{
 	{"mosquitto-compat", []string{"chat"}, "a door: mosquitto's files in chat's words"},
 
 	{"programtest", nil, "for tests: the external programs that they start"},
+	{"seedtest", nil, "for tests: one seed for all that is random in them"},
 	{"migrations", nil, "SQL and nothing else"},
 	{"pgchild", []string{"backoff"}, "runs PostgreSQL as a child; it could serve any other program"},
 	{"client", nil, "for other people's programs: the contract is all it shares with the server"},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/seedtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -568,9 +568,10 @@ func newStream(t *testing.T, a *apptest.App, sender apptest.User, pause time.Dur
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(t.Context())
 	d := a.Device(t, sender, brokertest.Connect{ClientID: "stream-" + chat.NewID().String()})
+	random := seedtest.New(seedtest.Seed(t), 0)
 	s.wg.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
-			c := convs[rand.N(len(convs))]
+			c := convs[random.IntN(len(convs))]
 			b := d.Encode(brokertest.Publish(c.Topic("messages"), 1, uint16(i%60000+1), "live"))
 			if err := d.Write(b); err != nil {
 				t.Error("stream:", err)
@@ -585,7 +586,7 @@ func newStream(t *testing.T, a *apptest.App, sender apptest.User, pause time.Dur
 			s.last[c] = brokertest.AckOf(pk).Seq
 			s.mu.Unlock()
 			select {
-			case <-time.After(rand.N(pause)):
+			case <-time.After(time.Duration(random.Int64N(int64(pause)))):
 			case <-ctx.Done():
 			}
 		}
@@ -655,12 +656,11 @@ func (f *follower) until(t *testing.T, d *apptest.Device, want map[apptest.Conv]
 func TestResumeWhileMessagesFlow(t *testing.T) {
 	t.Parallel()
 	a := apptest.Start(t)
-	seed := rand.Uint64()
-	t.Log("seed", seed)
+	seed := seedtest.Seed(t)
 	for i, qos := range []byte{1, 2, 1} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
-			random := rand.New(rand.NewPCG(seed, uint64(i)))
+			random := seedtest.New(seed, i)
 			u, peer := a.User(t, "u"), a.User(t, "peer")
 			var convs []apptest.Conv
 			f := follower{last: map[apptest.Conv]int64{}}

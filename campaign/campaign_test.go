@@ -2,21 +2,20 @@ package campaign_test
 
 import (
 	"errors"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/parleymq/parley/campaign"
 	"github.com/parleymq/parley/pgchild"
 	"github.com/parleymq/parley/programtest"
+	"github.com/parleymq/parley/seedtest"
 )
 
 // A short campaign against the server as it is, both built with the race detector.
-// To run one again: PARLEY_CAMPAIGN_SEED=… go test ./campaign; for longer ones there
+// To run one again: PARLEY_TEST_SEED=… go test ./campaign; for longer ones there
 // is make campaign.
 func TestShortCampaign(t *testing.T) {
 	runShort(t, campaign.Options{Round: 7 * time.Second})
@@ -50,12 +49,7 @@ func runShort(t *testing.T, o campaign.Options) {
 	case err != nil:
 		t.Fatal(err)
 	}
-	o.Seed, o.For = rand.Uint64(), 30*time.Second
-	if s := os.Getenv("PARLEY_CAMPAIGN_SEED"); s != "" {
-		if o.Seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
+	o.Seed, o.For = seedtest.Seed(t), 30*time.Second
 	if s := os.Getenv("PARLEY_CAMPAIGN_FOR"); s != "" {
 		if o.For, err = time.ParseDuration(s); err != nil {
 			t.Fatal(err)

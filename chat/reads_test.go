@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/seedtest"
 )
 
 // readStore keeps what was read in memory, by the rules of chat.ReadStore.
@@ -439,20 +439,22 @@ func TestReadsRaces(t *testing.T) {
 		var mu sync.Mutex
 		want, n := map[[2]chat.ID]int64{}, 0
 		var wg sync.WaitGroup
-		for range 100 {
+		seed := seedtest.Seed(t)
+		for i := range 100 {
 			wg.Go(func() {
+				r := seedtest.New(seed, i)
 				for range 200 {
-					key, upTo := [2]chat.ID{rooms[rand.N(len(rooms))], users[rand.N(len(users))]}, 1+rand.N(int64(60))
+					key, upTo := [2]chat.ID{rooms[r.IntN(len(rooms))], users[r.IntN(len(users))]}, 1+r.Int64N(60)
 					mu.Lock()
 					n++
 					if upTo <= 50 {
 						want[key] = max(want[key], upTo)
 					}
 					mu.Unlock()
-					if err := w.s.SubmitRead(w.Context(), key[1], key[0], &chat.Read{UpTo: upTo}, rand.N(2) == 0, settler{w.out, ""}); err != nil {
+					if err := w.s.SubmitRead(w.Context(), key[1], key[0], &chat.Read{UpTo: upTo}, r.IntN(2) == 0, settler{w.out, ""}); err != nil {
 						w.Error(err)
 					}
-					time.Sleep(rand.N(10 * time.Millisecond))
+					time.Sleep(time.Duration(r.Int64N(int64(10 * time.Millisecond))))
 				}
 			})
 		}

@@ -3,7 +3,6 @@ package chat_test
 import (
 	"context"
 	"encoding/json"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/seedtest"
 )
 
 // signals records what members hear.
@@ -281,12 +281,14 @@ func TestTypingRaces(t *testing.T) {
 			store.put(rooms[i], slices.Clone(users)...)
 		}
 		var wg sync.WaitGroup
+		seed := seedtest.Seed(t)
 		for i := range 30 {
 			wg.Go(func() {
+				r := seedtest.New(seed, i)
 				d := chat.Device{UserID: users[i%len(users)], ClientID: []string{"phone", "laptop"}[i%2]}
 				for range 300 {
-					room := rooms[rand.N(len(rooms))]
-					switch rand.N(8) {
+					room := rooms[r.IntN(len(rooms))]
+					switch r.IntN(8) {
 					case 0:
 						s.DeviceLeft(d)
 					case 1:
@@ -296,9 +298,9 @@ func TestTypingRaces(t *testing.T) {
 					case 2:
 						s.EachTyping(d.UserID, nil, func(chat.ID, []byte) {})
 					case 3:
-						time.Sleep(rand.N(3 * time.Second))
+						time.Sleep(time.Duration(r.Int64N(int64(3 * time.Second))))
 					default:
-						if err := s.SetTyping(t.Context(), d, room, rand.N(2) == 0); err != nil {
+						if err := s.SetTyping(t.Context(), d, room, r.IntN(2) == 0); err != nil {
 							t.Error(err)
 						}
 					}

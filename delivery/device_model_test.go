@@ -13,6 +13,7 @@ import (
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/delivery"
+	"github.com/parleymq/parley/seedtest"
 )
 
 // TestDeviceModel runs a device that receives both events of a log and publications to
@@ -31,17 +32,7 @@ import (
 // whom is for TestNeitherStarvesTheOther and TestDevicesWithoutTheLog.
 func TestDeviceModel(t *testing.T) {
 	t.Parallel()
-	if *modelSeed != 0 {
-		runDeviceModel(t, *modelSeed)
-		return
-	}
-	n := *modelRuns
-	if testing.Short() {
-		n /= 10
-	}
-	for seed := uint64(1); seed <= n && !t.Failed(); seed++ {
-		runDeviceModel(t, seed)
-	}
+	seedtest.Each(t, *modelRuns, func(seed uint64) { runDeviceModel(t, seed) })
 }
 
 // onTheWay is one publication that the client has and has not acknowledged.
@@ -101,7 +92,7 @@ func runDeviceModel(t *testing.T, seed uint64) {
 			t.Errorf("%d bytes are said to wait, and nothing does", n)
 		}
 		if t.Failed() {
-			t.Logf("-model.seed=%d:\n%s", seed, strings.Join(m.story, "\n"))
+			t.Logf("%s=%d:\n%s", seedtest.EnvSeed, seed, strings.Join(m.story, "\n"))
 		}
 	})
 }

@@ -15,12 +15,10 @@ import (
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/delivery"
+	"github.com/parleymq/parley/seedtest"
 )
 
-var (
-	modelSeed = flag.Uint64("model.seed", 0, "run only this seed of TestModel, and tell every step")
-	modelRuns = flag.Uint64("model.runs", 3000, "seeds that TestModel runs")
-)
+var modelRuns = flag.Uint64("model.runs", 3000, "seeds that TestModel and TestDeviceModel run")
 
 // TestModel runs one device through random histories and checks, for every
 // publication and at the end, what a client may rely on: each conversation comes
@@ -53,17 +51,7 @@ var (
 // hints, or while the session was taken. Those have tests of their own.
 func TestModel(t *testing.T) {
 	t.Parallel()
-	if *modelSeed != 0 {
-		runModel(t, *modelSeed)
-		return
-	}
-	n := *modelRuns
-	if testing.Short() {
-		n /= 10
-	}
-	for seed := uint64(1); seed <= n && !t.Failed(); seed++ {
-		runModel(t, seed)
-	}
+	seedtest.Each(t, *modelRuns, func(seed uint64) { runModel(t, seed) })
 }
 
 func runModel(t *testing.T, seed uint64) {
@@ -74,7 +62,7 @@ func runModel(t *testing.T, seed uint64) {
 		}
 		m.finish()
 		if t.Failed() {
-			t.Logf("-model.seed=%d:\n%s", seed, strings.Join(m.story, "\n"))
+			t.Logf("%s=%d:\n%s", seedtest.EnvSeed, seed, strings.Join(m.story, "\n"))
 		}
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/chat"
 	mosquitto "github.com/parleymq/parley/mosquitto-compat"
+	"github.com/parleymq/parley/seedtest"
 )
 
 // noAccounts knows nobody.
@@ -142,13 +143,13 @@ func TestACLLikeMosquitto(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	seed := rand.Uint64()
+	seed := seedtest.Seed(t)
 	var allowed, denied int
 	for n := 0; n < rounds || allowed < 300; n++ { // some files allow next to nothing
 		if n > 20*rounds {
 			t.Fatalf("%d were allowed and %d denied: the files say too little", allowed, denied)
 		}
-		g := generator{rand.New(rand.NewPCG(seed, uint64(n)))}
+		g := generator{seedtest.New(seed, n)}
 		text := g.acl()
 		// The one who sees and writes everything, to ask the others with.
 		all := "user admin\ntopic readwrite #\n"

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/seedtest"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
 	"github.com/parleymq/parley/store/words"
@@ -237,9 +238,7 @@ func (m *model) search(q chat.MessageSearch) []chat.ID {
 // messages of one time, and an index that follows with every kind of delay.
 func TestSearchAgainstModel(t *testing.T) {
 	t.Parallel()
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
+	rnd := seedtest.New(seedtest.Seed(t), 0)
 	s := storetest.New(t)
 	u := users(t, s, 3)
 	vocabulary := strings.Fields("apple apples Äpfel pear pearl peer plum 東京 京都 🍐 a an ant don't e-mail x")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
+	"github.com/parleymq/parley/seedtest"
 	"github.com/parleymq/parley/store"
 )
 
@@ -324,8 +325,7 @@ func (m *syncModel) rename(ctx context.Context, r *rand.Rand) error {
 func TestSyncModel(t *testing.T) {
 	t.Parallel()
 	const writers, changes = 6, 60
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seedtest.Seed(t)
 	m := &syncModel{writerRig: newWriterRig(t, store.WriterOptions{Shards: 2})}
 	m.users, m.convs = m.members, []chat.ID{m.conv}
 	for i := range 2 {
@@ -338,7 +338,7 @@ func TestSyncModel(t *testing.T) {
 	var writing, reading sync.WaitGroup
 	over := make(chan struct{})
 	for w := range writers {
-		r := rand.New(rand.NewPCG(seed, uint64(w)))
+		r := seedtest.New(seed, w)
 		writing.Go(func() {
 			for range changes {
 				do := []func(context.Context, *rand.Rand) error{m.change, m.change, m.change, m.say, m.say, m.rename, m.regroup, m.regroup}[r.IntN(8)]
@@ -356,7 +356,7 @@ func TestSyncModel(t *testing.T) {
 	for i := range 2 * len(m.users) {
 		read := &reader{syncer{s: m.s, user: m.users[i/2]}, newReplica()}
 		readers = append(readers, read)
-		r := rand.New(rand.NewPCG(seed, uint64(1000+i)))
+		r := seedtest.New(seed, 1000+i)
 		reading.Go(func() {
 			for ended := false; ; {
 				p, err := read.page(t.Context(), 1+r.IntN(6))

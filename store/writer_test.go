@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/seedtest"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
 )
@@ -497,13 +498,13 @@ func TestWriterBackendsAreKilled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	var killer, wg sync.WaitGroup
-	kills := 0
+	kills, random := 0, seedtest.New(seedtest.Seed(t), 0)
 	killer.Go(func() {
 		for ctx.Err() == nil {
 			var n int
 			_ = r.s.Pool().QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'writer' AND datname = current_database()`).Scan(&n)
 			kills += n
-			time.Sleep(time.Duration(1+rand.IntN(30)) * time.Millisecond)
+			time.Sleep(time.Duration(1+random.IntN(30)) * time.Millisecond)
 		}
 	})
 	var all [12][]*outcome

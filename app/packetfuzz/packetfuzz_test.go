@@ -27,6 +27,7 @@ import (
 	"github.com/parleymq/parley/app"
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/seedtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -225,7 +226,7 @@ func random(r *rand.Rand) []byte {
 }
 
 // Random scripts for a while: a minute, or as long as PARLEY_FUZZ_FOR says (1h). The seed is
-// in the log, and PARLEY_FUZZ_SEED repeats it. A script that fails is written to
+// in the log, and PARLEY_TEST_SEED repeats it. A script that fails is written to
 // testdata/fuzz/FuzzPackets, where it is run by FuzzPackets from then on.
 func TestPackets(t *testing.T) {
 	t.Parallel()
@@ -236,12 +237,9 @@ func TestPackets(t *testing.T) {
 	if testing.Short() {
 		d = min(d, 5*time.Second)
 	}
-	seed, err := strconv.ParseUint(getenv("PARLEY_FUZZ_SEED", strconv.FormatUint(rand.Uint64(), 10)), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
+	seed := seedtest.Seed(t)
 	w := newWorld(t)
-	r := rand.New(rand.NewPCG(seed, 1))
+	r := seedtest.New(seed, 1)
 	n := 0
 	for end := time.Now().Add(d); time.Now().Before(end) && !t.Failed(); n++ {
 		b := random(r)

@@ -25,6 +25,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/parleymq/parley/app"
+	"github.com/parleymq/parley/seedtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -41,9 +42,7 @@ func TestKill(t *testing.T) {
 	}
 	dir := dataDir(t)
 	env := []string{"PARLEY_DATA=" + dir, "PARLEY_DRAIN=300ms"} // of the one that is asked to stop
-	seed := rand.Uint64()
-	t.Log("seed", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
+	random := seedtest.New(seedtest.Seed(t), 0)
 
 	s := serve(t, env)
 	l := &flow{t: t}
