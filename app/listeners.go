@@ -18,8 +18,8 @@ import (
 // NoMQTT is an MQTTAddr that says that only Options.Listeners are listened on.
 const NoMQTT = "none"
 
-// Listener is one more place where MQTT clients connect, beside MQTTAddr and the
-// HTTP address, by rules of its own.
+// Listener is an address where MQTT clients connect, beside MQTTAddr and the HTTP
+// address, with rules of its own.
 type Listener struct {
 	Network   string           // "tcp", "tcp4", "tcp6" or "unix"; empty: "tcp"
 	Address   string           // host:port, port 0 allowed; the path of a unix socket
@@ -29,14 +29,14 @@ type Listener struct {
 	MaxConnections int      // open at once; 0: no limit of its own
 	AllowedOrigins []string // of web pages, over WebSocket; empty: Options.AllowedOrigins
 
-	// Authenticator makes the listener's own from that of Parley's accounts; what it
-	// makes may be a chat.GuestBook, too. nil: accounts, and nobody else.
+	// Authenticator makes the listener's own from that of Parley's accounts; it may
+	// be a chat.GuestBook, too. nil: accounts only.
 	Authenticator       func(accounts chat.Authenticator) chat.Authenticator
 	Topics              chat.TopicAccess // who may use which device topics; nil: the process's rule
 	NameFromCertificate bool             // the user name is the common name of the client's certificate
 	NameIsClientID      bool             // the client id is the user name
 	NoEmptyClientID     bool             // a client without client id is refused
-	Optional            bool             // an address that this machine does not have is passed over: the loopback of IPv6
+	Optional            bool             // an address that this machine does not have is skipped: the loopback of IPv6
 }
 
 // listening is a Listener that is bound.
@@ -87,14 +87,14 @@ func (a *App) listenFor(o Listener) error {
 	return nil
 }
 
-// removeStale removes a unix socket that a process before this one has left.
+// removeStale removes a unix socket that an earlier process has left.
 func removeStale(path string) {
 	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() == fs.ModeSocket {
 		_ = os.Remove(path)
 	}
 }
 
-// serveListener takes connections from a bound listener.
+// serveListener accepts connections from a bound listener.
 func (a *App) serveListener(l *listening, proxies *broker.Proxies) {
 	if l.Authenticator != nil {
 		l.on.Authenticator = l.Authenticator(a.identity)
@@ -123,7 +123,7 @@ func (a *App) Addrs() []string {
 	return list
 }
 
-// Recheck cuts the connections of clients that their listener's Authenticator would
-// not let in any more, and returns how many: it is to be called after what it goes by
-// has changed. It does not block.
+// Recheck disconnects the clients that their listener's Authenticator would refuse now,
+// and returns how many. It is to be called after what the Authenticator goes by has
+// changed. It does not block.
 func (a *App) Recheck() int { return a.hook.Recheck() }

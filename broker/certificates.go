@@ -12,21 +12,21 @@ import (
 	"time"
 )
 
-// TLSFiles says from which files a listener's TLS is made. They are read at the
-// start, and again when one of them has changed: whoever renews a certificate has to
-// tell nobody. Connections that are open keep what they have begun with.
+// TLSFiles names the files of a listener's TLS configuration. They are read at the start,
+// and again when one of them has changed, without a signal. Open connections keep the
+// configuration that they have begun with.
 type TLSFiles struct {
 	CertFile string // PEM: the server's certificate, and those between it and its authority
 	KeyFile  string // PEM: its private key, without a passphrase
 
 	ClientCAFile  string   // PEM: authorities whose certificates clients may show; empty: none but ClientCADir's
 	ClientCADir   string   // a folder of such files
-	RequireClient bool     // a client without a certificate of these authorities ends at the handshake
+	RequireClient bool     // the handshake fails without a certificate of these authorities
 	MinVersion    uint16   // tls.VersionTLS12, the default, or tls.VersionTLS13
 	CipherSuites  []uint16 // of TLS 1.2, as in tls.Config; empty: Go's choice
 }
 
-// Config reads the files and returns what a Listener's TLS is. The error names the
+// Config reads the files and returns a configuration for Listener.TLS. The error names the
 // file that is at fault.
 func (f TLSFiles) Config(logger *slog.Logger) (*tls.Config, error) {
 	if logger == nil {
@@ -39,7 +39,7 @@ func (f TLSFiles) Config(logger *slog.Logger) (*tls.Config, error) {
 		f.MinVersion = tls.VersionTLS12
 	}
 	k := &certificates{files: f, logger: logger.With("component", "broker")}
-	seen := k.look()
+	seen := k.stamp()
 	c, err := k.read()
 	if err != nil {
 		return nil, err
@@ -50,29 +50,29 @@ func (f TLSFiles) Config(logger *slog.Logger) (*tls.Config, error) {
 	return outer, nil
 }
 
-// certificates keeps what a listener's files say.
+// certificates keeps the configuration that a listener's files make.
 type certificates struct {
 	files  TLSFiles
 	logger *slog.Logger
 
 	mu     sync.Mutex
-	seen   string      // mu guards: how the files looked when they were read
+	seen   string      // mu guards: stamp of the files that were read
 	config *tls.Config // mu guards: made of them; never changed
 }
 
-// current returns what the files say now. Where they are at fault it is what they
-// said before: a half-written certificate takes nobody's connection away.
+// current returns the configuration that the files make now. If they are at fault the one
+// before stays in use: a half-written certificate must not refuse connections.
 func (k *certificates) current() *tls.Config {
-	now := k.look()
+	now := k.stamp()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if now == k.seen {
 		return k.config
 	}
-	k.seen = now // the same fault is told once
+	k.seen = now // the same fault is logged once
 	c, err := k.read()
 	if err != nil {
-		k.logger.Error("the certificate files have changed and cannot be used; what they said before stays in use", "err", err)
+		k.logger.Error("the certificate files have changed and cannot be used; the certificates before stay in use", "err", err)
 		return k.config
 	}
 	k.config = c
@@ -80,8 +80,9 @@ func (k *certificates) current() *tls.Config {
 	return k.config
 }
 
-// look returns what changes when a file does: a few calls of stat, little beside a handshake.
-func (k *certificates) look() string {
+// stamp returns a text that changes when a file does. It costs a few calls of stat, little
+// beside a handshake.
+func (k *certificates) stamp() string {
 	var s string
 	for _, name := range []string{k.files.CertFile, k.files.KeyFile, k.files.ClientCAFile, k.files.ClientCADir} {
 		if name == "" {

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -19,19 +18,16 @@ import (
 )
 
 // Conn is one network connection, from accept to close. It stands between mochi
-// and the socket: reads pass through a framing check, writes go into a buffer
+// and the socket: reads pass through a check of the packets, writes go into a buffer
 // that a goroutine of its own empties while there is something in it.
 //
-// Its life: accepted → (CONNECT) → open → closing (the reader is turned away,
-// the buffer goes out, the peer may read it) → closed. Only the goroutine that
-// accepted it closes the socket; see finish.
+// Its life: accepted → (CONNECT) → open → closing (nothing more is read, the buffer
+// goes out, the peer may read it) → closed. Only the goroutine that accepted it closes
+// the socket; see finish.
 type Conn struct {
 	net.Conn
-	limits   *Limits
-	logger   *slog.Logger
-	listener *Listener     // set before it serves
-	fence    *chat.Fence   // set before the connection is used
-	sent     *atomic.Int64 // the server's count of PUBLISH packets written
+	server   *Server
+	listener *Listener
 
 	Client *mqtt.Client // set once, in OnConnect, on the reader's goroutine
 	State  any          // the hooks' own, set with Client
@@ -39,46 +35,44 @@ type Conn struct {
 
 	intake *Intake // set with Client, by NewIntake; nil before
 
-	framing   framing      // owned by the reader
-	strict    strict       // framing's
-	bad       error        // owned by the reader: what is wrong with the packet after those that mochi has
-	idle      atomic.Int64 // read deadline that mochi asked for, in Unix nanoseconds; 0: none
-	connected atomic.Bool  // CONNECT was accepted
-	version   byte         // of MQTT; set before connected
-	maxPacket int          // the client's Maximum Packet Size, or 0; set before connected
-	noInfo    bool         // Request Problem Information is 0; set before connected
+	framing   framing       // owned by the reader
+	strict    strict        // framing's
+	bad       error         // owned by the reader: what is wrong with the packet after those that mochi has
+	idle      atomic.Int64  // read deadline that mochi asked for, in Unix nanoseconds; 0: none
+	connected atomic.Bool   // CONNECT was accepted; the fields below are set before
+	version   byte          // of MQTT
+	maxPacket int           // the client's Maximum Packet Size, or 0
+	noInfo    bool          // Request Problem Information is 0
+	grace     time.Duration // one and a half times the client's Keep Alive
 
-	grace time.Duration // one and a half times the client's Keep Alive; set before connected
-
-	mu       sync.Mutex
-	out      []byte        // mu guards: to be written
-	flushing bool          // mu guards: the writer runs
-	full     bool          // mu guards: a publication was turned away; Writable is due
-	welcomed bool          // mu guards: CONNACK is in the buffer, or gone out
-	farewell bool          // mu guards: DISCONNECT is in the buffer, nothing may follow
-	closing  bool          // mu guards: the reader is turned away
-	away     *parting      // mu guards: what the server says when what is on its way has been stored; nil: it does not send the client away
-	final    bool          // mu guards: finish has begun, nothing more is written
-	broken   bool          // mu guards: the socket does not take any more
-	popped   bool          // mu guards: the writer holds what it has taken out of the buffer
-	passed   bool          // mu guards: what it holds is not to be written: the connection was ended while the fence was closed
-	flushed  chan struct{} // closed when the writer ends after final
-	writable func()        // set with State
+	mu               sync.Mutex
+	out              []byte         // mu guards: to be written
+	writing          bool           // mu guards: the writer runs
+	full             bool           // mu guards: a publication was refused for lack of room; writable is due
+	connackQueued    bool           // mu guards: CONNACK is in the buffer, or written
+	disconnectQueued bool           // mu guards: DISCONNECT is in the buffer, or would be in MQTT 5: nothing may follow
+	closing          bool           // mu guards: nothing more is read
+	sentAway         *disconnection // mu guards: what the server says when the publishes under way have been stored; nil: it does not end the connection
+	finishing        bool           // mu guards: finish has begun, nothing more is queued
+	broken           bool           // mu guards: the socket does not take any more
+	holding          bool           // mu guards: the writer holds what it has taken out of the buffer
+	dropHeld         bool           // mu guards: and is not to write it: the connection was ended while the fence was closed
+	written          chan struct{}  // closed when the writer ends after finishing
+	writable         func()         // set with State
 }
 
-func newConn(c net.Conn, l *Limits, logger *slog.Logger) *Conn {
-	conn := &Conn{Conn: c, limits: l, logger: logger, listener: &Listener{}, sent: new(atomic.Int64), flushed: make(chan struct{})}
-	conn.framing.maxFirst, conn.framing.max = l.MaxConnectPacket, l.MaxPacket
-	end := time.Now().Add(l.ConnectTimeout)
+func newConn(c net.Conn, s *Server, on *Listener) *Conn {
+	conn := &Conn{Conn: c, server: s, listener: on, written: make(chan struct{})}
+	conn.framing.maxFirst, conn.framing.max, conn.framing.strict = s.limits.MaxConnectPacket, s.limits.MaxPacket, &conn.strict
+	end := time.Now().Add(s.limits.ConnectTimeout)
 	_ = c.SetReadDeadline(end)
 	_ = c.SetWriteDeadline(end) // of a TLS handshake; writeAll sets its own
-	conn.framing.strict = &conn.strict
 	return conn
 }
 
-// Accepted tells the connection what CONNECT said: before it, nothing else may be
-// written. writable is called, without locks, when a buffer that had turned a
-// publication away has room again.
+// Accepted gives the connection what CONNECT said: before it, nothing else may be
+// written. writable is called, without locks, when there is room again after a
+// publication was refused for lack of it.
 func (c *Conn) Accepted(cl *mqtt.Client, state any, writable func()) {
 	c.mu.Lock()
 	c.Client, c.State, c.writable = cl, state, writable
@@ -117,7 +111,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	partial := !c.framing.since.IsZero() && c.connected.Load()
 	start := time.Now()
 	if partial { // only the time spent waiting for it counts: the reader may have been busy
-		c.setReadDeadline(start.Add(c.limits.PacketTimeout - c.framing.waited))
+		c.setReadDeadline(start.Add(c.server.limits.PacketTimeout - c.framing.waited))
 	}
 	n, err := c.Conn.Read(p)
 	if partial {
@@ -151,7 +145,7 @@ func (c *Conn) refuse(err error) error {
 	case isViolation:
 		c.DisconnectCode(v.code, v.reason)
 	case errors.Is(err, errPacketTooLarge):
-		c.DisconnectCode(packets.ErrPacketTooLarge.Code, "packet over "+itoa(c.limits.MaxPacket)+" bytes")
+		c.DisconnectCode(packets.ErrPacketTooLarge.Code, "packet over "+itoa(c.server.limits.MaxPacket)+" bytes")
 	}
 	return err
 }
@@ -202,13 +196,13 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if c.shut() {
 		return 0, net.ErrClosed
 	}
-	c.welcomed = c.welcomed || c.connected.Load() // the first packet after Accepted is CONNACK
+	c.connackQueued = c.connackQueued || c.connected.Load() // the first packet after Accepted is CONNACK
 	c.out = append(c.buffer(), p...)
 	return len(p), c.kick()
 }
 
-// shut reports whether nothing may be written any more. mu is held.
-func (c *Conn) shut() bool { return c.broken || c.farewell || c.final }
+// shut reports whether nothing may be queued any more. mu is held.
+func (c *Conn) shut() bool { return c.broken || c.disconnectQueued || c.finishing }
 
 // buffer returns the pending bytes, in a buffer from the pool if there are none.
 func (c *Conn) buffer() []byte {
@@ -220,12 +214,12 @@ func (c *Conn) buffer() []byte {
 
 // kick starts the writer, and ends a connection whose buffer is over the hard limit.
 func (c *Conn) kick() error {
-	if len(c.out) > c.limits.MaxBuffer {
-		c.breakOff()
+	if len(c.out) > c.server.limits.MaxBuffer {
+		c.abort()
 		return errSlowReader
 	}
-	if !c.flushing {
-		c.flushing = true
+	if !c.writing {
+		c.writing = true
 		go c.flush() // ends when the buffer is empty or the socket broken; finish waits for it
 	}
 	return nil
@@ -233,8 +227,8 @@ func (c *Conn) kick() error {
 
 var errSlowReader = errors.New("the client reads too slowly")
 
-// breakOff gives the socket up at once. mu is held.
-func (c *Conn) breakOff() {
+// abort ends reading and writing at once. mu is held.
+func (c *Conn) abort() {
 	c.broken, c.closing = true, true
 	_ = c.Conn.SetDeadline(time.Unix(1, 0)) // wakes reader and writer; finish closes
 }
@@ -246,26 +240,26 @@ func (c *Conn) flush() {
 		b := c.out
 		c.out = nil
 		if len(b) == 0 || c.broken {
-			c.flushing = false
+			c.writing = false
 			putBuffer(b)
-			if c.final {
-				close(c.flushed)
+			if c.finishing {
+				close(c.written)
 			}
 			c.mu.Unlock()
 			return
 		}
 		wake := c.full && !c.closing
-		c.full, c.popped = false, true
+		c.full, c.holding = false, true
 		c.mu.Unlock()
 
 		var err error
-		if c.pass() {
+		if c.awaitFence() {
 			err = c.writeAll(b)
 		}
 		putBuffer(b)
 		if err != nil {
 			c.mu.Lock()
-			c.breakOff()
+			c.abort()
 			c.mu.Unlock()
 		}
 		if wake && err == nil {
@@ -277,16 +271,16 @@ func (c *Conn) flush() {
 // fencePoll is how often a connection looks whether the fence has opened.
 const fencePoll = 20 * time.Millisecond
 
-// pass waits at the fence. It reports whether what the writer holds may still be
-// written: a session that has moved meanwhile gets and acknowledges nothing here any
-// more.
-func (c *Conn) pass() bool {
+// awaitFence waits until the fence is open. It reports whether what the writer holds may still be
+// written: a session that another node has taken over meanwhile gets and acknowledges
+// nothing here any more.
+func (c *Conn) awaitFence() bool {
 	for {
-		open := c.fence.Open()
+		open := c.server.fence.Open()
 		c.mu.Lock()
 		if open || c.broken {
-			may := !c.passed && !c.broken
-			c.popped, c.passed = false, false
+			may := !c.dropHeld && !c.broken
+			c.holding, c.dropHeld = false, false
 			c.mu.Unlock()
 			return may
 		}
@@ -307,13 +301,13 @@ const writePiece = 16 << 10
 // but a new write puts in whatever there is room for. A WebSocket and TLS do not
 // recover from a write that ended early; their peer has to take a piece in time.
 func (c *Conn) writeAll(b []byte) error {
-	try := c.limits.WriteTimeout
+	try := c.server.limits.WriteTimeout
 	if _, ok := c.Conn.(*wsConn); !ok && c.tls() == nil {
 		try /= 8
 	}
 	for taken := time.Now(); len(b) > 0; {
 		now := time.Now()
-		end := taken.Add(c.limits.WriteTimeout)
+		end := taken.Add(c.server.limits.WriteTimeout)
 		if soon := now.Add(try); soon.Before(end) {
 			end = soon
 		}
@@ -322,22 +316,22 @@ func (c *Conn) writeAll(b []byte) error {
 			c.mu.Unlock()
 			return net.ErrClosed
 		}
-		_ = c.Conn.SetWriteDeadline(end) // under mu: it must not undo breakOff's
+		_ = c.Conn.SetWriteDeadline(end) // under mu: it must not undo abort's
 		c.mu.Unlock()
 		n, err := c.Conn.Write(b[:min(len(b), writePiece)])
 		b = b[n:]
 		if n > 0 {
 			taken = time.Now()
 		}
-		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || time.Since(taken) >= c.limits.WriteTimeout) {
+		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || time.Since(taken) >= c.server.limits.WriteTimeout) {
 			return err
 		}
 	}
 	return nil
 }
 
-// Close implements net.Conn for mochi, which calls it to end the connection: the
-// reader is turned away, and what is in the buffer still goes out; see finish.
+// Close implements net.Conn for mochi, which calls it to end the connection: nothing
+// more is read, and what is in the buffer still goes out; see finish.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -354,33 +348,33 @@ func (c *Conn) Close() error {
 func (c *Conn) finish() {
 	_ = c.Close()
 	c.mu.Lock()
-	c.final = true
-	if !c.flushing {
-		c.flushing = true
-		go c.flush() // closes flushed
+	c.finishing = true
+	if !c.writing {
+		c.writing = true
+		go c.flush() // closes written
 	}
 	c.mu.Unlock()
 	stuck := false
 	select {
-	case <-c.flushed:
-	case <-time.After(c.limits.Linger):
+	case <-c.written:
+	case <-time.After(c.server.limits.Linger):
 		stuck = true
 	}
 	c.mu.Lock()
 	graceful := !c.broken
 	c.broken = true
 	c.mu.Unlock()
-	if secure := c.tls(); secure != nil && (stuck || !graceful) { // to say goodbye it would write, to somebody who does not read
+	if secure := c.tls(); secure != nil && (stuck || !graceful) { // its close_notify would be written to a peer that does not read
 		graceful = false
 		_ = secure.NetConn().Close()
 	}
 	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok && graceful && hc.CloseWrite() == nil {
-		if secure, ok := c.Conn.(*tls.Conn); ok { // it has said that nothing follows, and the kernel has not
+		if secure, ok := c.Conn.(*tls.Conn); ok { // it has sent close_notify, and the kernel no FIN
 			if tcp, ok := secure.NetConn().(*net.TCPConn); ok {
 				_ = tcp.CloseWrite()
 			}
 		}
-		_ = c.Conn.SetReadDeadline(time.Now().Add(c.limits.Linger))
+		_ = c.Conn.SetReadDeadline(time.Now().Add(c.server.limits.Linger))
 		var rest io.Reader = c.Conn
 		if ws, ok := c.Conn.(*wsConn); ok {
 			rest = ws.Conn // a WebSocket whose read was interrupted reads no more frames
@@ -388,10 +382,10 @@ func (c *Conn) finish() {
 		_, _ = io.CopyN(io.Discard, rest, 1<<20)
 	}
 	_ = c.Conn.Close()
-	<-c.flushed // a writer that was stuck has been woken by the close
+	<-c.written // a writer that was stuck has been woken by the close
 }
 
-// Disconnect implements delivery.Sink: it tells the client why and closes.
+// Disconnect implements delivery.Sink.
 func (c *Conn) Disconnect(err error) {
 	c.DisconnectCode(disconnectReason(err), chat.PublicMessage(err))
 }
@@ -400,49 +394,48 @@ func (c *Conn) Disconnect(err error) {
 // first reason given is the one that counts. Before CONNACK nothing is written,
 // and no CONNACK any more [MQTT-3.14.0-1].
 func (c *Conn) DisconnectCode(code byte, reason string) {
-	c.disconnect(parting{code: code, reason: reason})
+	c.disconnect(disconnection{code: code, reason: reason})
 }
 
-// parting is what a DISCONNECT says.
-type parting struct {
+// disconnection is what a DISCONNECT says.
+type disconnection struct {
 	code      byte
 	reason    string
 	reference string // to other servers; empty: none
 }
 
-// sendAway has the reader turned away; whoever serves the connection says goodbye when
-// what is on its way has been stored. The first reason counts.
-func (c *Conn) sendAway(g parting) {
+// sendAway stops reading; Server.serve sends the DISCONNECT when the publishes under way
+// have been stored. The first reason counts.
+func (c *Conn) sendAway(d disconnection) {
 	c.mu.Lock()
-	if c.away == nil {
-		c.away = &g
+	if c.sentAway == nil {
+		c.sentAway = &d
 	}
 	c.mu.Unlock()
 	_ = c.Close()
 }
 
-// SentAway reports whether the connection ends because the server wants it to: it
-// drains, or stops.
-func (c *Conn) SentAway() bool { return c.sentAwayWith() != nil }
+// SentAway reports whether the server ends the connection, because it drains or stops.
+func (c *Conn) SentAway() bool { return c.sentAwayAs() != nil }
 
-func (c *Conn) sentAwayWith() *parting {
+func (c *Conn) sentAwayAs() *disconnection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.away
+	return c.sentAway
 }
 
-func (c *Conn) disconnect(g parting) {
+func (c *Conn) disconnect(d disconnection) {
 	c.mu.Lock()
 	if !c.shut() {
-		if !c.fence.Open() {
-			c.passed = c.popped
+		if !c.server.fence.Open() {
+			c.dropHeld = c.holding
 			c.out = c.out[:0]
 		}
-		if c.version == 5 && c.welcomed {
-			c.out = appendParting(c.buffer(), g, c.maxPacket)
+		if c.version == 5 && c.connackQueued {
+			c.out = appendDisconnect(c.buffer(), d, c.maxPacket)
 			_ = c.kick()
 		}
-		c.farewell = true
+		c.disconnectQueued = true
 	}
 	cl := c.Client
 	c.mu.Unlock()

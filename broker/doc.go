@@ -1,10 +1,15 @@
-// Package broker runs the embedded MQTT server: listeners, connections, limits
-// and lifecycle, and the packets that Parley writes itself. mochi-mqtt is the
-// codec and the connection loop inside it; what mochi would do with packets
-// (acknowledgements, in-flight messages, session take-over, wills, topics)
-// is done here and in hooks instead, because an acknowledgement must wait for a
-// commit, and delivery is served from the log.
+// Package broker runs the embedded MQTT server: listeners, connections, limits and
+// lifecycle, and the packets that Parley writes itself. mochi-mqtt is the codec and the
+// reading loop inside it; what mochi would do with packets (acknowledgements, in-flight
+// messages, session take-over, wills, topics) is done here and in hooks instead, because
+// an acknowledgement must wait for a commit, and delivery is served from the log.
 //
-// A Conn belongs to one network connection. Its reader is mochi's; its writer is
-// Conn's own, so that nobody who writes to a connection ever waits for its peer.
+// What it promises: a packet that breaks MQTT ends its connection before anything is
+// allocated for it (strict), and no other; acknowledgements leave in the order of the
+// publishes (Intake); and no caller that writes to a connection waits for its peer.
+//
+// A Server has one goroutine for each listener (Serve, or net/http's) and one for each
+// connection, which reads and at last closes it (serve). A Conn has one more while its
+// buffer holds something to be written. Locks: Intake.mu before Conn.mu; Server.mu is
+// held with neither of them.
 package broker

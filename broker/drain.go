@@ -2,32 +2,31 @@ package broker
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-var shuttingDown = parting{code: packets.ErrServerShuttingDown.Code, reason: "the server is stopping; connect again in a moment"}
+var shuttingDown = disconnection{code: packets.ErrServerShuttingDown.Code, reason: "the server is stopping; connect again in a moment"}
 
 // Drain sends every client away, one after the other, spread evenly and in random
 // order over the time given, so that they do not all connect elsewhere at once. Each
-// is no longer read from, its publishes on their way are stored and acknowledged
-// (Limits.Drain), and it is told 0x9C (Use another server) with Options.Reference,
-// or 0x8B (Server shutting down) where there is none; MQTT 3.1.1 has no word for it,
-// and the connection is closed.
+// is no longer read from, its publishes under way are stored and acknowledged
+// (Limits.Drain), and it is sent DISCONNECT 0x9C (Use another server) with
+// Options.Reference, or 0x8B (Server shutting down) where there is none; MQTT 3.1.1 has
+// no code for it, and the connection is closed.
 //
-// The listeners should be closed before. Who comes all the same, over WebSocket, is
-// refused, see Leaving. Drain returns when the last has been turned away, or when ctx
-// ends; Shutdown does the rest, and waits for all.
+// The listeners should be closed before. New clients, over WebSocket, are refused, see
+// Leaving. Drain returns when it has begun with the last, or when ctx ends; Shutdown does
+// the rest, and waits for all.
 func (s *Server) Drain(ctx context.Context, over time.Duration) {
 	s.mu.Lock()
 	s.leaving = true
-	open := make([]*Conn, 0, len(s.conns))
-	for c := range s.conns {
-		open = append(open, c)
-	}
 	s.mu.Unlock()
+	open := s.open()
 	rand.Shuffle(len(open), func(i, j int) { open[i], open[j] = open[j], open[i] })
 	s.logger.Info("sending clients away", "connections", len(open), "over", over)
 	begun, wait := time.Now(), time.NewTimer(0)
@@ -37,36 +36,38 @@ func (s *Server) Drain(ctx context.Context, over time.Duration) {
 		wait.Reset(due - time.Since(begun))
 		select {
 		case <-wait.C:
+			s.sendAway(c)
 		case <-ctx.Done():
 			return
 		}
-		if c.connected.Load() { // in the middle of CONNECT it is answered by CONNACK
-			c.sendAway(s.elsewhere())
-		}
 	}
+	for _, c := range s.open() { // those that were in the middle of CONNECT then
+		s.sendAway(c)
+	}
+}
+
+func (s *Server) open() []*Conn {
 	s.mu.Lock()
-	open = open[:0]
-	for c := range s.conns { // who was in the middle of CONNECT then
-		if c.connected.Load() {
-			open = append(open, c)
-		}
-	}
-	s.mu.Unlock()
-	for _, c := range open {
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.conns))
+}
+
+// sendAway sends a client away; in the middle of CONNECT it is answered by CONNACK.
+func (s *Server) sendAway(c *Conn) {
+	if c.connected.Load() {
 		c.sendAway(s.elsewhere())
 	}
 }
 
-func (s *Server) elsewhere() parting {
+func (s *Server) elsewhere() disconnection {
 	if s.reference == "" {
 		return shuttingDown
 	}
-	return parting{packets.ErrUseAnotherServer.Code, "the server is stopping; connect to another one", s.reference}
+	return disconnection{packets.ErrUseAnotherServer.Code, "the server is stopping; connect to another one", s.reference}
 }
 
-// Leaving reports whether Drain or Shutdown was called, so that nobody may connect
-// any more: CONNACK says 0x9C (3 in MQTT 3.1.1), with the reference to other servers,
-// if there is one.
+// Leaving reports whether Drain or Shutdown was called, so that CONNECT is refused:
+// CONNACK says 0x9C (3 in MQTT 3.1.1), with the reference to other servers, if there is one.
 func (s *Server) Leaving() (reference string, leaving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,8 +2,6 @@ package broker
 
 import (
 	"errors"
-	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -13,10 +11,9 @@ import (
 
 // What the tests call one by one.
 var (
-	AppendPublish    = appendPublish
+	AppendPublish    = appendFrame
 	AppendCached     = appendCached
 	AppendAck        = appendAck
-	AppendDisconnect = appendDisconnect
 	AppendVarint     = appendVarint
 	DisconnectReason = disconnectReason
 	ErrPacketTooBig  = errPacketTooLarge
@@ -26,8 +23,7 @@ var (
 
 // NewConn returns a connection that no server looks after.
 func NewConn(c net.Conn, l Limits) *Conn {
-	l = l.WithDefaults()
-	return newConn(c, &l, slog.New(slog.DiscardHandler))
+	return newConn(c, &Server{limits: l.WithDefaults()}, &Listener{})
 }
 
 // NewWebSocketConn is NewConn over the WebSocket that the request asks for.
@@ -39,9 +35,9 @@ func NewWebSocketConn(w http.ResponseWriter, r *http.Request, l Limits) (*Conn, 
 	return NewConn(&wsConn{Conn: ws.UnderlyingConn(), ws: ws}, l), nil
 }
 
-// AppendElsewhere is appendParting.
-func AppendElsewhere(b []byte, code byte, reason, reference string, limit int) []byte {
-	return appendParting(b, parting{code, reason, reference}, limit)
+// AppendDisconnect is appendDisconnect.
+func AppendDisconnect(b []byte, code byte, reason, reference string, limit int) []byte {
+	return appendDisconnect(b, disconnection{code, reason, reference}, limit)
 }
 
 // Finish is finish.
@@ -61,11 +57,8 @@ func (f *Framing) Feed(b []byte) (within bool, err error) {
 	return !f.f.since.IsZero(), err
 }
 
-// CutProxyHeader is cutProxyHeader.
-func CutProxyHeader(r io.Reader) (head, rest []byte, none bool, err error) {
-	head, rest, err = cutProxyHeader(r)
-	return head, rest, errors.Is(err, errNoProxyHeader), err
-}
+// ReadProxyHeader is readProxyHeader.
+var ReadProxyHeader = readProxyHeader
 
 // Strict is strict.
 type Strict struct{ s strict }

@@ -17,7 +17,7 @@ import (
 type Intake struct {
 	conn    *Conn
 	limit   int
-	refused func(p *Publish) // told a publish that could not be answered in its own acknowledgement
+	refused func(p *Publish) // called with a publish whose acknowledgement cannot say that it was refused
 
 	mu      sync.Mutex
 	waiting []*Publish // mu guards: oldest first
@@ -49,7 +49,7 @@ type Publish struct {
 // goroutine and without locks, for each refusal that the acknowledgement cannot
 // express: at QoS 0, and in MQTT 3.1.1.
 func NewIntake(c *Conn, refused func(*Publish)) *Intake {
-	in := &Intake{conn: c, limit: c.limits.ReceiveMaximum, refused: refused, room: make(chan struct{}, 1)}
+	in := &Intake{conn: c, limit: c.server.limits.ReceiveMaximum, refused: refused, room: make(chan struct{}, 1)}
 	c.intake = in
 	return in
 }
@@ -73,8 +73,8 @@ func (in *Intake) drain(limit time.Duration) {
 	}
 }
 
-// Begin takes a place in the window for a publish. While the window is full it
-// blocks, and with it the connection's reader alone; false means that the
+// Begin adds a publish to the window. While the window is full it
+// blocks, and with it only the connection's reader; false means that the
 // connection has ended. A client that speaks MQTT 5 and has more on its way than
 // it was allowed, at QoS 1 until PUBACK and at QoS 2 until PUBCOMP, is cut off
 // (MQTT 5.0, 3.3.4 and 4.9), as is one that uses a packet identifier twice at
@@ -144,8 +144,8 @@ func (in *Intake) Restore(packetIDs []uint16) {
 }
 
 // Releasing returns the identifiers that wait for PUBREL, of publishes to device
-// topics: those are not stored, so nothing else tells that one is sent again. At most
-// 1,024.
+// topics: those are not stored, so only the identifier shows that one is sent again. At
+// most 1,024.
 func (in *Intake) Releasing() []uint16 {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -3,7 +3,6 @@ package broker
 import (
 	"crypto/tls"
 	"encoding/asn1"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"unicode/utf8"
@@ -11,13 +10,12 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Listener says how the connections of one listener are taken, and by what rules
-// their clients come in. The zero value takes any, by the server's own rules. It is
-// shared by all its connections: nothing of it changes while it serves, but what its
-// parts say.
+// Listener says how the connections of one listener are accepted, and by what rules
+// their clients are. The zero value accepts any, by the server's own rules. It is
+// shared by all its connections, and must not be changed while it serves.
 type Listener struct {
 	Name           string      // for the log, such as "mqtts :8883"
-	TLS            *tls.Config // nil: the connections are not encrypted, or by somebody else
+	TLS            *tls.Config // nil: the connections are not encrypted, or not by this server
 	MaxConnections int         // open at once; 0: no limit but Limits.MaxConnections
 	AllowedOrigins []string    // over WebSocket: instead of Options.AllowedOrigins; empty: those
 
@@ -41,12 +39,11 @@ func (l *Listener) enter() bool {
 
 func (l *Listener) leave() { l.open.Add(-1) }
 
-// Listener returns how the connection was taken.
+// Listener returns the listener that has accepted the connection.
 func (c *Conn) Listener() *Listener { return c.listener }
 
-// CertificateName returns the common name of the certificate that the client has
-// shown, and that was verified; false if there is none, or none that could be a user
-// name (MQTT 5.0, 1.5.4).
+// CertificateName returns the common name of the client's verified certificate; false
+// if there is none, or none that could be a user name (MQTT 5.0, 1.5.4).
 func (c *Conn) CertificateName() (string, bool) {
 	t := c.tls()
 	if t == nil {
@@ -75,13 +72,4 @@ func (c *Conn) tls() *tls.Conn {
 	}
 	t, _ := inner.(*tls.Conn)
 	return t
-}
-
-// originChecker returns what decides about a page's origin on the listener.
-func (s *Server) originChecker(l *Listener) func(*http.Request) bool {
-	origins := s.origins
-	if len(l.AllowedOrigins) > 0 {
-		origins = l.AllowedOrigins
-	}
-	return func(r *http.Request) bool { return originAllowed(origins, r) }
 }

@@ -27,12 +27,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 }
 
-type proxyMetrics struct {
-	refused prometheus.Counter
-}
-
-func newProxyMetrics(r prometheus.Registerer) *proxyMetrics {
-	return &proxyMetrics{
-		refused: promauto.With(r).NewCounter(prometheus.CounterOpts{Name: "parley_proxy_refused_total", Help: "Connections from trusted load balancers that were closed for want of a usable PROXY header."}),
-	}
+// newProxyRefused registers the metric of Proxies; a nil Registerer discards it.
+func newProxyRefused(r prometheus.Registerer) prometheus.Counter {
+	return promauto.With(r).NewCounter(prometheus.CounterOpts{Name: "parley_proxy_refused_total", Help: "Connections from trusted load balancers that were closed because they had no usable PROXY header."})
 }

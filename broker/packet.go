@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -22,24 +23,51 @@ func itoa(n int) string { return strconv.Itoa(n) }
 func (c *Conn) Publish(f *delivery.Frame, p delivery.Packet) delivery.Outcome {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.shut() {
-		return delivery.Written
-	}
-	start := len(c.out)
-	if start >= c.limits.HighWater {
-		c.full = true
-		return delivery.NoRoom
-	}
-	if len(p.Subscriptions) > 0 && c.version == 5 {
-		c.out = appendPublish(c.buffer(), f, c.version, p)
-	} else {
+	start, outcome := c.startPublish()
+	switch {
+	case start < 0:
+		return outcome
+	case len(p.Subscriptions) > 0 && c.version == 5:
+		c.out = appendFrame(c.buffer(), f, c.version, p)
+	default:
 		c.out = appendCached(c.buffer(), f, c.version, p)
 	}
+	return c.endPublish(start)
+}
+
+// Deliver implements delivery.Sink.
+func (c *Conn) Deliver(d *chat.Publication, p delivery.Packet) delivery.Outcome {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	start, outcome := c.startPublish()
+	if start < 0 {
+		return outcome
+	}
+	c.out = appendDevice(c.buffer(), d, c.version, p, time.Now())
+	return c.endPublish(start)
+}
+
+// startPublish returns where in the buffer a PUBLISH is to begin; -1: it is not to be
+// written, and the outcome is that. mu is held.
+func (c *Conn) startPublish() (int, delivery.Outcome) {
+	switch {
+	case c.shut():
+		return -1, delivery.Written
+	case len(c.out) >= c.server.limits.HighWater:
+		c.full = true
+		return -1, delivery.NoRoom
+	}
+	return len(c.out), 0
+}
+
+// endPublish takes a PUBLISH that is too large for the client out of the buffer again, and
+// has any other one written. mu is held.
+func (c *Conn) endPublish(start int) delivery.Outcome {
 	if c.maxPacket > 0 && len(c.out)-start > c.maxPacket {
 		c.out = c.out[:start]
 		return delivery.TooLarge
 	}
-	c.sent.Add(1)
+	c.server.sent.Add(1)
 	_ = c.kick()
 	return delivery.Written
 }
@@ -50,7 +78,7 @@ func appendCached(b []byte, f *delivery.Frame, version byte, p delivery.Packet) 
 	slot := &f.Wire[wireSlot(version, p.QoS)]
 	wire := slot.Load()
 	if wire == nil {
-		w := appendPublish(nil, f, version, delivery.Packet{QoS: min(p.QoS, 1)})
+		w := appendFrame(nil, f, version, delivery.Packet{QoS: min(p.QoS, 1)})
 		wire = &w
 		slot.Store(wire)
 	}
@@ -84,6 +112,9 @@ func publishHeader(p delivery.Packet) byte {
 	if p.Dup {
 		h |= 1 << 3
 	}
+	if p.Retain {
+		h |= 1
+	}
 	return h
 }
 
@@ -92,25 +123,49 @@ func topicLen(t chat.Topic) int {
 	return len(t.Append(buf[:0]))
 }
 
-// appendPublish appends a PUBLISH (MQTT 5.0 and 3.1.1, 3.3).
-func appendPublish(b []byte, f *delivery.Frame, version byte, p delivery.Packet) []byte {
+// maxOwnProps is the length of the properties that differ from copy to copy, where a
+// buffer on the stack is enough: message expiry, and four subscription identifiers.
+const maxOwnProps = 5 + 4*(1+4)
+
+// appendFrame appends the PUBLISH of a frame.
+func appendFrame(b []byte, f *delivery.Frame, version byte, p delivery.Packet) []byte {
 	var topicBuf [64]byte
-	topic := f.Topic.Append(topicBuf[:0])
-	payload := f.Payload()
+	var propsBuf [maxOwnProps]byte
+	return appendPublish(b, version, p, f.Topic.Append(topicBuf[:0]), appendSubscriptionIDs(propsBuf[:0], p.Subscriptions), nil, f.Payload())
+}
+
+// appendDevice appends the PUBLISH of a publication to a device topic, with what is left
+// of its expiry (MQTT 5.0, 3.3.2.3.3).
+func appendDevice(b []byte, d *chat.Publication, version byte, p delivery.Packet, now time.Time) []byte {
+	var propsBuf [maxOwnProps]byte
+	own := propsBuf[:0]
+	if version == 5 && !d.Expires.IsZero() {
+		remaining, _ := d.Remaining(now)
+		own = binary.BigEndian.AppendUint32(append(own, propMessageExpiry), remaining)
+	}
+	return appendPublish(b, version, p, d.Topic, appendSubscriptionIDs(own, p.Subscriptions), d.Properties, d.Payload)
+}
+
+func appendSubscriptionIDs(b []byte, ids []uint32) []byte {
+	for _, id := range ids {
+		b = appendVarint(append(b, propSubscriptionID), int(id))
+	}
+	return b
+}
+
+// appendPublish appends a PUBLISH (MQTT 5.0 and 3.1.1, 3.3). own and passedOn are its
+// properties, encoded; MQTT 3.1.1 has none.
+func appendPublish[T []byte | string](b []byte, version byte, p delivery.Packet, topic T, own, passedOn, payload []byte) []byte {
 	length := 2 + len(topic) + len(payload)
 	if p.QoS > 0 {
 		length += 2
 	}
-	props := 0
-	for _, id := range p.Subscriptions {
-		props += 1 + varintLen(int(id))
-	}
+	props := len(own) + len(passedOn)
 	if version == 5 {
 		length += varintLen(props) + props
 	}
 	b = slices.Grow(b, 1+varintLen(length)+length)
-	b = append(b, publishHeader(p))
-	b = appendVarint(b, length)
+	b = appendVarint(append(b, publishHeader(p)), length)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(topic)))
 	b = append(b, topic...)
 	if p.QoS > 0 {
@@ -118,15 +173,14 @@ func appendPublish(b []byte, f *delivery.Frame, version byte, p delivery.Packet)
 	}
 	if version == 5 {
 		b = appendVarint(b, props)
-		for _, id := range p.Subscriptions {
-			b = appendVarint(append(b, propSubscriptionID), int(id))
-		}
+		b = append(append(b, own...), passedOn...)
 	}
 	return append(b, payload...)
 }
 
 // Identifiers of properties (MQTT 5.0, 2.2.2.2).
 const (
+	propMessageExpiry   = 0x02
 	propSubscriptionID  = 0x0B
 	propReasonString    = 0x1F
 	propServerReference = 0x1C
@@ -198,30 +252,24 @@ func (c *Conn) WriteSubAck(kind byte, packetID uint16, codes []byte) {
 	_ = c.kick()
 }
 
-// appendDisconnect appends a DISCONNECT with a reason string if that fits into
-// limit (0: any).
-func appendDisconnect(b []byte, code byte, reason string, limit int) []byte {
-	return appendParting(b, parting{code, reason, ""}, limit)
-}
-
-// appendParting is appendDisconnect, with a Server Reference (MQTT 5.0, 3.14.2.2.5) as
-// well. Where there is no room for both, the reason string is left out first.
-func appendParting(b []byte, g parting, limit int) []byte {
+// appendDisconnect appends a DISCONNECT, with Reason String and Server Reference (MQTT
+// 5.0, 3.14.2.2) if they fit into limit (0: any). The reason string is left out first.
+func appendDisconnect(b []byte, d disconnection, limit int) []byte {
 	var props []byte
-	if g.reason != "" {
-		props = appendStringProp(props, propReasonString, g.reason)
+	if d.reason != "" {
+		props = appendStringProp(props, propReasonString, d.reason)
 	}
-	if g.reference != "" {
-		props = appendStringProp(props, propServerReference, g.reference)
+	if d.reference != "" {
+		props = appendStringProp(props, propServerReference, d.reference)
 	}
 	length := 1 + varintLen(len(props)) + len(props)
-	if limit > 0 && 1+varintLen(length)+length > limit && g.reason != "" {
-		return appendParting(b, parting{code: g.code, reference: g.reference}, limit)
+	if limit > 0 && 1+varintLen(length)+length > limit && d.reason != "" {
+		return appendDisconnect(b, disconnection{code: d.code, reference: d.reference}, limit)
 	}
 	if len(props) == 0 || limit > 0 && 1+varintLen(length)+length > limit {
-		return append(b, packets.Disconnect<<4, 1, g.code)
+		return append(b, packets.Disconnect<<4, 1, d.code)
 	}
-	b = append(appendVarint(append(b, packets.Disconnect<<4), length), g.code)
+	b = append(appendVarint(append(b, packets.Disconnect<<4), length), d.code)
 	return append(appendVarint(b, len(props)), props...)
 }
 
@@ -238,6 +286,31 @@ func appendRefusal(b []byte, version byte, v *violation, limit uint32) []byte {
 		return append(b, props...)
 	case version == 4 && v == errVersion:
 		return append(b, packets.Connack<<4, 2, 0, packets.Err3UnsupportedProtocolVersion.Code)
+	}
+	return b
+}
+
+// PassedOn returns the properties of a PUBLISH, or of a will, that are passed on as
+// they are, for chat.Publication; nil if there are none. The order of user properties
+// is kept [MQTT-3.3.2-18].
+func PassedOn(p *packets.Properties) []byte {
+	var b []byte
+	if p.PayloadFormatFlag {
+		b = append(b, chat.PropPayloadFormat, p.PayloadFormat)
+	}
+	if p.ContentType != "" {
+		b = appendStringProp(b, chat.PropContentType, p.ContentType)
+	}
+	if p.ResponseTopic != "" {
+		b = appendStringProp(b, chat.PropResponseTopic, p.ResponseTopic)
+	}
+	if len(p.CorrelationData) > 0 {
+		b = append(b, chat.PropCorrelationData)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(p.CorrelationData)))
+		b = append(b, p.CorrelationData...)
+	}
+	for _, u := range p.User {
+		b = appendUserProp(b, u.Key, []byte(u.Val))
 	}
 	return b
 }

@@ -190,7 +190,7 @@ func TestDisconnectPacket(t *testing.T) {
 	t.Parallel()
 	for _, reason := range []string{"", "short", strings.Repeat("long ", 100), strings.Repeat("é", 40000)} {
 		for _, limit := range []int{0, 3, 10, 12, 200, 100000} {
-			b := broker.AppendDisconnect(nil, 0x8B, reason, limit)
+			b := broker.AppendDisconnect(nil, 0x8B, reason, "", limit)
 			if limit > 0 && len(b) > max(3, limit) {
 				t.Errorf("limit %d: %d bytes", limit, len(b))
 			}
@@ -212,7 +212,7 @@ func TestDisconnectPacket(t *testing.T) {
 func TestDisconnectPacketWithReference(t *testing.T) {
 	t.Parallel()
 	for limit, want := range map[int][2]string{0: {"stopping", "b.example.com"}, 100: {"stopping", "b.example.com"}, 22: {"", "b.example.com"}, 15: {"", ""}} {
-		b := broker.AppendElsewhere(nil, 0x9C, "stopping", "b.example.com", limit)
+		b := broker.AppendDisconnect(nil, 0x9C, "stopping", "b.example.com", limit)
 		if limit > 0 && len(b) > limit {
 			t.Errorf("limit %d: %d bytes", limit, len(b))
 		}

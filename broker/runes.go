@@ -1,52 +1,44 @@
 package broker
 
+import (
+	"bytes"
+	"unicode/utf8"
+)
+
 // runes checks that a text is UTF-8 without NUL (MQTT 5.0, 1.5.4), in pieces that
 // may end within a character.
 type runes struct {
-	more      byte // bytes that the character at hand still needs
-	low, high byte // between which its next one must be
+	begun [utf8.UTFMax]byte // the character at hand, as far as it has come
+	n     int               // bytes of it
 }
 
 // within reports whether the text ends within a character, and begins another text.
 func (r *runes) within() bool {
-	within := r.more > 0
-	*r = runes{}
+	within := r.n > 0
+	r.n = 0
 	return within
 }
 
-// feed reports whether the next piece is well-formed (Unicode, table 3-7).
+// feed reports whether the next piece is well-formed.
 func (r *runes) feed(piece []byte) bool {
-	for _, c := range piece {
-		if r.more > 0 {
-			if c < r.low || c > r.high {
+	if bytes.IndexByte(piece, 0) >= 0 {
+		return false
+	}
+	for r.n > 0 && len(piece) > 0 {
+		r.begun[r.n] = piece[0]
+		r.n, piece = r.n+1, piece[1:]
+		if b := r.begun[:r.n]; utf8.FullRune(b) {
+			if !utf8.Valid(b) {
 				return false
 			}
-			r.more--
-			r.low, r.high = 0x80, 0xbf
-			continue
-		}
-		r.low, r.high = 0x80, 0xbf
-		switch {
-		case c == 0, c >= 0x80 && c < 0xc2, c > 0xf4:
-			return false
-		case c < 0x80:
-		case c < 0xe0:
-			r.more = 1
-		case c < 0xf0:
-			r.more = 2
-		default:
-			r.more = 3
-		}
-		switch c {
-		case 0xe0:
-			r.low = 0xa0 // overlong
-		case 0xed:
-			r.high = 0x9f // surrogates
-		case 0xf0:
-			r.low = 0x90 // overlong
-		case 0xf4:
-			r.high = 0x8f // beyond U+10FFFF
+			r.n = 0
 		}
 	}
-	return true
+	for i := max(0, len(piece)-utf8.UTFMax+1); i < len(piece); i++ {
+		if !utf8.FullRune(piece[i:]) {
+			r.n = copy(r.begun[:], piece[i:])
+			piece = piece[:i]
+		}
+	}
+	return utf8.Valid(piece)
 }

@@ -24,24 +24,24 @@ import (
 type Options struct {
 	Limits         Limits
 	Hook           Hook        // the one hook; see package hooks
-	Fence          *chat.Fence // which everything that is written to a client passes; nil: none
-	Reference      string      // to other servers, as Server Reference says it (MQTT 5.0, 3.2.2.3.16), such as "b.example.com:1883"; for clients that are sent away by Drain; empty: none
+	Fence          *chat.Fence // everything that is written to a client waits for it; nil: none
+	Reference      string      // Server Reference for clients that are sent away (MQTT 5.0, 3.2.2.3.16), such as "b.example.com:1883"; empty: none
 	AllowedOrigins []string    // of browsers, beside the server's own, such as "https://chat.example.com"; "*": any
 	Logger         *slog.Logger
 	Registerer     prometheus.Registerer // nil: no metrics
 }
 
-// Hook is mochi's hook, and what mochi has no callback for.
+// Hook is mochi's hook, and one callback that mochi does not have.
 type Hook interface {
 	mqtt.Hook
 	// Ended is called once for each connection for which Accepted was called, when
-	// its reader has returned, for whatever reason (err may be nil). A DISCONNECT
-	// may still be written; after it, the socket is closed.
+	// its reader has returned, for any reason (err may be nil). A DISCONNECT may
+	// still be written; after it, the socket is closed.
 	Ended(c *Conn, err error)
 }
 
 // Server is the MQTT server: it accepts connections, keeps track of them, and
-// ends them. What their packets mean is the hook's affair.
+// ends them. What their packets mean is up to the hook.
 type Server struct {
 	limits     Limits
 	mochi      *mqtt.Server
@@ -56,8 +56,8 @@ type Server struct {
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{} // mu guards
-	leaving bool               // mu guards: nobody is let in any more; connections are taken, and told so
-	closing bool               // mu guards: no connection is taken any more
+	leaving bool               // mu guards: CONNECT is refused; connections are still accepted
+	closing bool               // mu guards: no connection is accepted any more
 	wg      sync.WaitGroup     // one for each connection
 }
 
@@ -102,10 +102,10 @@ func (s *Server) SendConnack(cl *mqtt.Client, code packets.Code) error {
 	return s.mochi.SendConnack(cl, code, false, nil)
 }
 
-// Serve takes connections from the listener until it is closed. Errors of accept
-// (no file descriptors left, a connection reset before it was taken) are logged
-// and tried again: a listener that ends by itself is an outage nobody sees. on says
-// how they are taken; nil: by the server's own rules.
+// Serve accepts connections until the listener is closed. Errors of accept (no file
+// descriptors left, a connection reset before it was accepted) are logged and tried
+// again: a listener that ends by itself is an outage that nobody notices. on says how
+// they are accepted; nil: by the server's own rules.
 func (s *Server) Serve(l net.Listener, on *Listener) error {
 	if on == nil {
 		on = &Listener{}
@@ -137,7 +137,7 @@ func (s *Server) Serve(l net.Listener, on *Listener) error {
 	}
 }
 
-// admit takes a connection into account, or closes it if there are too many.
+// admit registers a connection, or closes it if there are too many.
 func (s *Server) admit(c net.Conn, on *Listener) *Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,10 +146,7 @@ func (s *Server) admit(c net.Conn, on *Listener) *Conn {
 		_ = c.Close()
 		return nil
 	}
-	conn := newConn(c, &s.limits, s.logger)
-	conn.fence = s.fence
-	conn.sent = &s.sent
-	conn.listener = on
+	conn := newConn(c, s, on)
 	s.conns[conn] = struct{}{}
 	s.wg.Add(1)
 	s.metrics.connections.Inc()
@@ -168,9 +165,9 @@ func (s *Server) serve(conn *Conn, listener string) {
 		if s.Closing() {
 			conn.sendAway(s.elsewhere())
 		}
-		if g := conn.sentAwayWith(); g != nil {
-			conn.intake.drain(s.limits.Drain) // what was taken is still acknowledged
-			conn.disconnect(*g)
+		if d := conn.sentAwayAs(); d != nil {
+			conn.intake.drain(s.limits.Drain) // what was accepted is still acknowledged
+			conn.disconnect(*d)
 		}
 		s.hook.Ended(conn, err)
 	}
@@ -183,9 +180,7 @@ func (s *Server) serve(conn *Conn, listener string) {
 	s.logger.Debug("connection ended", "remote", conn.RemoteAddr().String(), "err", err)
 }
 
-// handshake begins TLS, where there is any. The time until CONNECT is there
-// (Limits.ConnectTimeout) covers it: whoever begins one and says nothing is gone as
-// soon as somebody who is silent from the start.
+// handshake begins TLS, where there is any. Limits.ConnectTimeout covers it.
 func (s *Server) handshake(conn *Conn) error {
 	t := conn.tls()
 	if t == nil {
@@ -198,7 +193,7 @@ func (s *Server) handshake(conn *Conn) error {
 	return nil
 }
 
-// Closing reports whether Shutdown was called: connections end because of that.
+// Closing reports whether Shutdown was called.
 func (s *Server) Closing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,19 +213,15 @@ func (s *Server) establish(conn *Conn, listener string) (err error) {
 	return s.mochi.EstablishConnection(listener, conn)
 }
 
-// Shutdown reads no more packets, waits for the publishes on their way to be
-// stored and acknowledged (Limits.Drain), tells every client that the server is
-// going away (0x8B, or 0x9C with Options.Reference), and returns when all connections are closed or ctx ends; what
-// is left is cut off then. The listeners must be closed before. It may be repeated.
+// Shutdown stops reading, waits for the publishes under way to be stored and
+// acknowledged (Limits.Drain), sends every client DISCONNECT (0x8B, or 0x9C with
+// Options.Reference), and returns when all connections are closed. Those that are not
+// when ctx ends are cut off. The listeners must be closed before. It may be repeated.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
-	open := make([]*Conn, 0, len(s.conns))
-	for c := range s.conns {
-		open = append(open, c)
-	}
 	s.mu.Unlock()
-	for _, c := range open {
+	for _, c := range s.open() {
 		c.sendAway(s.elsewhere()) // nothing more is read; serve does the rest
 	}
 	done := make(chan struct{})
@@ -240,12 +231,32 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return s.closeMochi()
 	case <-ctx.Done():
 	}
-	s.mu.Lock()
-	left := len(s.conns)
-	for c := range s.conns {
+	cut := s.open()
+	for _, c := range cut {
 		_ = c.Conn.Close()
 	}
-	s.mu.Unlock()
 	<-done
-	return errors.Join(fmt.Errorf("%d connections were cut off: %w", left, context.Cause(ctx)), s.closeMochi())
+	return errors.Join(fmt.Errorf("%d connections were cut off: %w", len(cut), context.Cause(ctx)), s.closeMochi())
+}
+
+// Counts are what a server has read and written since it started.
+type Counts struct {
+	Received, PublishReceived, PublishSent int64 // packets; Received: of any type
+	BytesReceived                          int64
+}
+
+// Counts returns what has been read and written so far.
+func (s *Server) Counts() Counts {
+	i := s.mochi.Info
+	return Counts{
+		Received: atomic.LoadInt64(&i.PacketsReceived), PublishReceived: atomic.LoadInt64(&i.MessagesReceived),
+		PublishSent: s.sent.Load(), BytesReceived: atomic.LoadInt64(&i.BytesReceived),
+	}
+}
+
+// Connections returns how many connections are open.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
 }

@@ -13,7 +13,7 @@ func (s *strict) after(number uint32) error {
 		if number == 0 {
 			return errPacketID
 		}
-		return s.afterPacketID()
+		s.afterPacketID()
 	case fieldReason:
 		if !hasReason(s.kind, byte(number)) {
 			return errReason
@@ -29,7 +29,7 @@ func (s *strict) after(number uint32) error {
 			s.must(fieldPacketID)
 			return nil
 		}
-		return s.afterPacketID()
+		s.afterPacketID()
 	case fieldFilter:
 		if s.kind == packets.Unsubscribe {
 			s.may(fieldFilter)
@@ -46,7 +46,7 @@ func (s *strict) after(number uint32) error {
 }
 
 // afterPacketID says what follows a packet identifier, or the topic at QoS 0.
-func (s *strict) afterPacketID() error {
+func (s *strict) afterPacketID() {
 	switch {
 	case s.version == 5 && (s.kind == packets.Publish || s.kind == packets.Subscribe || s.kind == packets.Unsubscribe):
 		s.must(fieldProps)
@@ -55,7 +55,6 @@ func (s *strict) afterPacketID() error {
 	default:
 		s.afterProps()
 	}
-	return nil
 }
 
 // afterProps says what follows the properties, or where they would be.
@@ -76,7 +75,6 @@ func (s *strict) afterProps() {
 
 // afterConnect is after for the fields that only CONNECT has.
 func (s *strict) afterConnect(number byte) error {
-	const hasWill, hasPassword, hasUsername = 1 << 2, 1 << 6, 1 << 7
 	switch s.at {
 	case fieldName:
 		s.must(fieldVersion)
@@ -93,7 +91,8 @@ func (s *strict) afterConnect(number byte) error {
 		}
 	case fieldClientID:
 		if s.flags&hasWill == 0 {
-			return s.credentials(s.flags)
+			s.credentials(s.flags)
+			return nil
 		}
 		s.will, s.seen = true, 0
 		if s.must(fieldProps); s.version < 5 {
@@ -102,26 +101,28 @@ func (s *strict) afterConnect(number byte) error {
 	case fieldWillTopic:
 		s.must(fieldWillPayload)
 	case fieldWillPayload:
-		return s.credentials(s.flags)
+		s.credentials(s.flags)
 	case fieldUsername:
-		return s.credentials(s.flags &^ hasUsername)
-	default:
-		return s.credentials(0)
-	}
-	return nil
-}
-
-// credentials says what follows, of the fields that the flags tell of.
-func (s *strict) credentials(flags byte) error {
-	switch {
-	case flags&(1<<7) != 0:
-		s.must(fieldUsername)
-	case flags&(1<<6) != 0:
-		s.must(fieldPassword)
+		s.credentials(s.flags &^ hasUsername)
 	default:
 		s.must(fieldEnd)
 	}
 	return nil
+}
+
+// Flags of CONNECT.
+const hasWill, hasPassword, hasUsername = 1 << 2, 1 << 6, 1 << 7
+
+// credentials says what follows, by the flags of CONNECT.
+func (s *strict) credentials(flags byte) {
+	switch {
+	case flags&hasUsername != 0:
+		s.must(fieldUsername)
+	case flags&hasPassword != 0:
+		s.must(fieldPassword)
+	default:
+		s.must(fieldEnd)
+	}
 }
 
 // protocol looks at the protocol's name and version. Where it is another, version says
@@ -147,7 +148,7 @@ func (s *strict) protocol(version byte) error {
 // connectFlags looks at the flags of CONNECT (MQTT 5.0, 3.1.2.3). A password without a
 // user name, which 3.1.1 does not allow, is taken: an access token needs none.
 func connectFlags(b byte) error {
-	will, qos, retain := b&(1<<2) != 0, b>>3&3, b&(1<<5) != 0
+	will, qos, retain := b&hasWill != 0, b>>3&3, b&(1<<5) != 0
 	switch {
 	case b&1 != 0:
 		return errReserved

@@ -22,8 +22,12 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 	if on == nil {
 		on = &Listener{}
 	}
+	origins := s.origins
+	if len(on.AllowedOrigins) > 0 {
+		origins = on.AllowedOrigins
+	}
 	up := websocket.Upgrader{
-		Subprotocols: []string{"mqtt"}, CheckOrigin: s.originChecker(on), HandshakeTimeout: 10 * time.Second,
+		Subprotocols: []string{"mqtt"}, CheckOrigin: func(r *http.Request) bool { return originAllowed(origins, r) }, HandshakeTimeout: 10 * time.Second,
 		ReadBufferSize: 2048, WriteBufferSize: 2048,
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			http.Error(w, reason.Error(), status)
