@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"os/exec"
@@ -80,6 +81,44 @@ func TestWillMessages(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A device that takes its own session over sends the will of its old connection, in
+// conversations and on device topics alike: at once where there is no delay, or a new
+// session begins, and never if it resumes its session before the delay is over (MQTT 5.0,
+// 3.1.3.2.2, [MQTT-3.1.4-3]).
+func TestWillAtTakeOver(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t, never)
+	ann, bob := a.User(t, "ann"), a.User(t, "bob")
+	conv := a.Direct(t, ann, bob)
+	watch := a.Device(t, ann, brokertest.Connect{ClientID: "watch"})
+	watch.MustSubscribe(0, "conv/+/messages", "dev/#")
+	expect := func(topic, payload string) {
+		t.Helper()
+		pk := watch.Expect(packets.Publish)
+		if pk.TopicName != topic || !strings.Contains(string(pk.Payload), payload) {
+			t.Fatalf("got %s, want %s on %s", brokertest.Describe(pk), payload, topic)
+		}
+	}
+	for i, topic := range []string{conv.Topic("messages"), "dev/phone"} {
+		for _, delay := range []uint32{0, 3600} {
+			for _, clean := range []bool{false, true} {
+				what := fmt.Sprintf("will %d, delay %d, clean start %v", i, delay, clean)
+				o := brokertest.Connect{ClientID: what, Persistent: true, SessionExpiry: 7200, WillTopic: topic, WillPayload: what, Change: willDelay(delay)}
+				old := a.Device(t, ann, o)
+				old.Ping() // CONNACK is out, and the will with it
+				next := brokertest.Connect{ClientID: what, Persistent: !clean}
+				newer := a.Device(t, ann, next)
+				old.ExpectDisconnect(packets.ErrSessionTakenOver.Code)
+				if delay == 0 || clean {
+					expect(topic, what)
+				}
+				newer.Disconnect()
+				watch.Ping() // and nothing else has come
+			}
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,8 @@ import (
 // wills is a chat.Wills, and what it has published.
 type wills struct {
 	*chat.Wills
-	published []string
+	mu        sync.Mutex
+	published []string // mu guards
 }
 
 func newWills(t *testing.T) *wills {
@@ -30,7 +32,9 @@ func newWills(t *testing.T) *wills {
 
 func (w *wills) will(name string, delay time.Duration) *chat.Will {
 	return &chat.Will{Delay: delay, Publish: func(_ context.Context, done func(error)) {
+		w.mu.Lock()
 		w.published = append(w.published, name)
+		w.mu.Unlock()
 		done(nil)
 	}}
 }
@@ -39,7 +43,9 @@ func (w *wills) will(name string, delay time.Duration) *chat.Will {
 func (w *wills) after(d time.Duration) []string {
 	time.Sleep(d)
 	synctest.Wait()
-	return w.published
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.published)
 }
 
 // The rule of MQTT 5.0, 3.1.2.5 and 3.1.3.2.2, whichever is noticed first: that the old
@@ -184,7 +190,7 @@ func TestWillsAtRandom(t *testing.T) {
 		for _, will := range open {
 			w.Ended(will, 0, false)
 		}
-		got := slices.Clone(w.after(time.Hour))
+		got := w.after(time.Hour)
 		slices.Sort(got)
 		if len(slices.Compact(slices.Clone(got))) != len(got) {
 			t.Errorf("seed %d: some were published twice: %q", seed, got)

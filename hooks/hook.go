@@ -52,9 +52,6 @@ type Hook struct {
 
 // New returns a hook. Serve must be called with the server it is attached to.
 func New(o Options) *Hook {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
 	if o.MaxSessionExpiry == 0 {
 		o.MaxSessionExpiry = 90 * 24 * time.Hour
 	}
@@ -138,9 +135,9 @@ type connection struct {
 	normalDisconnect bool       // DISCONNECT with reason code 0x00 has come, which discards the will
 
 	intake       *broker.Intake
-	lane         topics.Lane // keeps its publishes to device topics in order
-	aliases      topicAliases
-	presenceFeed feed[chat.ID] // whose presence is to be sent
+	lane         topics.Lane        // keeps its publishes to device topics in order
+	aliases      [maxAliases]string // topic names that the client has given numbers, from 1 (MQTT 5.0, 3.3.2.3.4)
+	presenceFeed feed[chat.ID]      // whose presence is to be sent
 	retainedFeed feed[topics.Subscription]
 	writable     chan struct{} // holds a value when the connection's buffer has room again
 }

@@ -57,10 +57,6 @@ func (h *Hook) publish(c *connection, pk *packets.Packet) error {
 // maxAliases is the Topic Alias Maximum of every client (MQTT 5.0, 3.2.2.3.8).
 const maxAliases = 10
 
-// topicAliases are the topic names that a client has given numbers, from 1 (MQTT 5.0,
-// 3.3.2.3.4). They end with the connection.
-type topicAliases [maxAliases]string
-
 // resolveAlias gives a PUBLISH with a topic alias its topic name, and notes a new alias.
 func (c *connection) resolveAlias(pk *packets.Packet) error {
 	alias := pk.Properties.TopicAlias
@@ -88,29 +84,37 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 	if !c.principal.HasAccount() {
 		return errNoAccount("topic")
 	}
-	if p.Topic.Kind == chat.TopicMessages {
+	switch p.Topic.Kind {
+	case chat.TopicMessages:
 		return h.publishCommand(c, p, pk)
-	}
-	if p.Topic.Kind == chat.TopicTyping || p.Topic.Kind == chat.TopicReads {
+	case chat.TopicTyping, chat.TopicReads:
 		if _, err := h.o.Chat.Rosters.Require(c.ctx, p.Topic.ID, c.principal.UserID); err != nil {
 			return err // before the payload is looked at: a stranger is told only that
 		}
-	}
-	var err error
-	switch p.Topic.Kind {
-	case chat.TopicTyping:
-		err = h.publishTyping(c, p, pk)
-	case chat.TopicReads:
-		return h.publishRead(c, p, pk)
+		if p.Topic.Kind == chat.TopicReads {
+			return h.publishRead(c, p, pk)
+		}
+		typing, err := chat.ParseTyping(pk.Payload)
+		if err == nil {
+			err = h.o.Chat.SetTyping(c.ctx, c.device(), p.Topic.ID, typing)
+		}
+		if err != nil {
+			return err
+		}
 	case chat.TopicPresence:
-		err = h.publishPresence(c, p, pk)
+		if p.Topic.ID != c.principal.UserID {
+			return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "only your own presence"}
+		}
+		status, err := chat.ParseStatus(pk.Payload)
+		if err != nil {
+			return err
+		}
+		h.o.Chat.SetStatus(c.device(), c.stay, status)
 	default:
-		err = &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
+		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
 	}
-	if err == nil {
-		p.Settle(nil)
-	}
-	return err
+	p.Settle(nil)
+	return nil
 }
 
 // publishCommand hands a command on a conversation's messages to chat.
@@ -125,27 +129,6 @@ func (h *Hook) publishCommand(c *connection, p *broker.Publish, pk *packets.Pack
 	}
 	src := chat.Source{Session: c.sessionHash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup, Since: c.session.ResendSince(), Device: c.clientID, Epoch: c.session.Epoch()}
 	return h.o.Chat.Submit(c.ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
-}
-
-// publishTyping notifies the members that the client's user is typing, or has stopped.
-func (h *Hook) publishTyping(c *connection, p *broker.Publish, pk *packets.Packet) error {
-	typing, err := chat.ParseTyping(pk.Payload)
-	if err != nil {
-		return err
-	}
-	return h.o.Chat.SetTyping(c.ctx, c.device(), p.Topic.ID, typing)
-}
-
-// publishPresence sets the status that the client's user has on this device.
-func (h *Hook) publishPresence(c *connection, p *broker.Publish, pk *packets.Packet) error {
-	if p.Topic.ID != c.principal.UserID {
-		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "only your own presence"}
-	}
-	status, err := chat.ParseStatus(pk.Payload)
-	if err == nil {
-		h.o.Chat.SetStatus(c.device(), c.stay, status)
-	}
-	return err
 }
 
 // publishRead moves how far the client's user has read the conversation. At QoS 1 the
