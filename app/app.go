@@ -38,7 +38,8 @@ type App struct {
 	registry *prometheus.Registry
 
 	dsn      string
-	others   *others // nil: a node alone
+	lease    *store.NodeLease // nil: Options.ShareDatabase without Redis
+	others   *others          // nil: a node alone
 	store    *store.Store
 	identity *identity.Service
 	logins   *identity.Limiter // of passwords, for each address, at every door
@@ -155,7 +156,7 @@ func (a *App) openDatabase(ctx context.Context) error {
 		return err
 	}
 	a.onStop("close the database pool", func(context.Context) error { a.store.Close(); return nil })
-	return a.takePlace(ctx)
+	return a.joinNodes(ctx)
 }
 
 // join makes the parts that talk to the database and to clients, and starts those
@@ -183,7 +184,7 @@ func (a *App) join(ctx context.Context) error {
 		Ended: func(q *delivery.Queue) { a.topics.End(q) }, Logger: a.logger, Registerer: a.registry,
 		Cluster: a.deliveryCluster(),
 	})
-	a.joinOthers()
+	a.runBus()
 	a.run("device topics", a.topics.Run)
 	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
 

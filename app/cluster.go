@@ -16,76 +16,59 @@ import (
 // others is what a process has where there are other nodes on its database.
 type others struct {
 	id    string // of this process
-	place *store.Place
-	link  *redis.Link
 	bus   *cluster.Bus
 	fence *chat.Fence
 }
 
-// takePlace takes this node's place on the database: beside the others, with
-// REDIS_URL, and alone without.
-func (a *App) takePlace(ctx context.Context) error {
-	switch {
-	case a.o.RedisURL != "":
-		return a.takePlaceAmong(ctx)
-	case a.o.ShareDatabase:
+// leaseWait is how long a process waits for the one before it, which may be stopping,
+// or may have died without closing its connection to the database.
+const leaseWait = 20 * time.Second
+
+// joinNodes acquires this node's lease on the database: as one of several nodes, with
+// REDIS_URL, and as the only one without.
+func (a *App) joinNodes(ctx context.Context) error {
+	if a.o.RedisURL == "" && a.o.ShareDatabase {
 		return nil
 	}
-	alone, err := waitForPlace(a, func(wait time.Duration) (*store.Alone, error) { return a.store.TakeAlone(ctx, wait) })
+	o := store.NodeLeaseOptions{Node: a.o.Node, ID: newNodeID(), Exclusive: a.o.RedisURL == "", Duration: cluster.LeaseDuration}
+	if !o.Exclusive {
+		if err := a.openBus(ctx, o.ID); err != nil {
+			return err
+		}
+	}
+	var err error
+	a.lease, err = a.store.AcquireNodeLease(ctx, o, 0)
+	if chat.CodeOf(err) == chat.Conflict {
+		a.logger.Warn("another parley serve holds the node lease; waiting for it to end", "for", leaseWait, "err", err)
+		a.lease, err = a.store.AcquireNodeLease(ctx, o, leaseWait)
+	}
 	if err != nil {
 		return err
 	}
-	a.run("the only node", alone.Run)
+	a.onStop("give up the node lease", a.lease.Close) // if it does not come to keepLease, whose keeper does it
+	if !o.Exclusive {
+		a.store.KeepJournal(o.ID)
+	}
 	return nil
 }
 
-// placeWait is how long a process waits for the one before it, which may be stopping,
-// or may have died with its line to the database.
-const placeWait = 20 * time.Second
-
-// waitForPlace takes a place on the database, at once or when whoever has it lets go.
-func waitForPlace[P any](a *App, take func(wait time.Duration) (P, error)) (P, error) {
-	p, err := take(0)
-	if chat.CodeOf(err) == chat.Conflict {
-		a.logger.Warn("another parley serve has the place on the database; waiting for it to end", "for", placeWait, "err", err)
-		p, err = take(placeWait)
-	}
-	return p, err
-}
-
-func (a *App) takePlaceAmong(ctx context.Context) error {
-	o := &others{id: newNodeID(), fence: chat.NewFence(cluster.PauseLimit)}
-	o.bus = cluster.NewBus(cluster.BusOptions{
-		Asking: func() bool { return a.router.Asking() }, Superseded: func(n chat.SupersededNotice) bool { return a.router.DropSuperseded(n) },
-		Publication: func(p *chat.Publication) { a.topics.Arrive(p) },
-		Logger:      a.logger, Registerer: a.registry,
-	})
-	var err error
-	o.link, err = redis.New(redis.Options{
-		URL: a.o.RedisURL, Node: cluster.Node{ID: o.id, Name: a.o.Node}, Receive: o.bus.Receive, Lease: cluster.Lease,
-		Logger: a.logger, Registerer: a.registry,
-	})
+// openBus makes what the process needs among other nodes of the database.
+func (a *App) openBus(ctx context.Context, id string) error {
+	link, err := redis.New(redis.Options{URL: a.o.RedisURL, Node: cluster.Node{ID: id, Name: a.o.Node}, Logger: a.logger, Registerer: a.registry})
 	if err != nil {
 		return err
 	}
-	if err := o.link.Check(ctx); chat.CodeOf(err) == chat.Unavailable {
-		a.logger.Warn("Redis is away; starting without: messages of other nodes come late until it is there", "err", err)
+	if err := link.Check(ctx); chat.CodeOf(err) == chat.Unavailable {
+		a.logger.Warn("Redis is unavailable; starting without: messages of other nodes come late until it answers", "err", err)
 	} else if err != nil {
 		return err
 	}
-	o.place, err = waitForPlace(a, func(wait time.Duration) (*store.Place, error) {
-		return a.store.TakePlace(ctx, a.o.Node, o.id, cluster.Lease, wait)
-	})
-	if err != nil {
-		return err
-	}
-	a.onStop("leave the other nodes", o.place.End) // if it does not come to joinOthers, whose keeper does it
-	a.store.KeepJournal(o.id)
-	a.others = o
+	bus := cluster.NewBus(cluster.BusOptions{Link: link, Logger: a.logger, Registerer: a.registry})
+	a.others = &others{id: id, bus: bus, fence: chat.NewFence(cluster.PauseLimit)}
 	return nil
 }
 
-// newNodeID names a life of a node.
+// newNodeID names a process of a node.
 func newNodeID() string {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // it does not fail (crypto/rand)
@@ -113,53 +96,70 @@ func (a *App) deliveryCluster() *delivery.Cluster {
 	}
 }
 
-// joinOthers has this node hear of the others, and they of it, before it takes
-// connections. All of it ends after everything that uses it.
-func (a *App) joinOthers() {
+// runBus lets this node and the others receive from each other, before it takes
+// connections. It ends after everything that uses it.
+func (a *App) runBus() {
 	o := a.others
 	if o == nil {
 		return
 	}
-	o.bus.Use(o.link, a.chat)
-	a.chat.UsePeers(o.bus)
-	keeper := cluster.NewKeeper(cluster.KeeperOptions{
-		Place: o.place, Link: o.link, Sessions: a.router, Rules: a.chat, Release: a.release, Renewed: func() { a.chat.NodeRenewed(newNodeID()) },
-		Logger: a.logger, Registerer: a.registry,
+	a.chat.UsePeers(o.bus, a.router.DropSuperseded)
+	keeper := a.keepLease()
+	a.run("fence", func(ctx context.Context) error { return o.fence.Run(ctx, keeper.Sync) })
+	a.run("bus", func(ctx context.Context) error {
+		return o.bus.Run(ctx, cluster.Receiver{Rules: a.chat, Publication: a.topics.Arrive, Asking: a.router.Asking})
 	})
-	a.run("place among the nodes", keeper.Run)
-	a.run("fence", func(ctx context.Context) error { return o.fence.Run(ctx, keeper.Look) })
-	a.run("link to the nodes", o.link.Run)
-	a.run("bus", o.bus.Run)
 }
 
-// release gives up what another node has had: its sessions at once, and that its users
-// are here when the grace for them to come back has passed.
-func (a *App) release(ctx context.Context, node string) error {
-	if _, err := a.store.ReleaseSessions(ctx, node, time.Now()); err != nil {
+// keepLease keeps the node's lease until the process stops.
+func (a *App) keepLease() *cluster.Keeper {
+	o := cluster.KeeperOptions{
+		Lease: a.lease, Sessions: a.router, Rules: a.chat, Release: a.release, Rejoined: func() { a.chat.NodeRenewed(newNodeID()) },
+		Logger: a.logger, Registerer: a.registry,
+	}
+	if a.others != nil {
+		o.Bus = a.others.bus
+	}
+	keeper := cluster.NewKeeper(o)
+	a.run("node lease", keeper.Run)
+	return keeper
+}
+
+// release releases what another node has had: its sessions at once, and that its users
+// are online when the grace for them to come back has passed.
+func (a *App) release(ctx context.Context, n chat.NodeState) error {
+	if _, err := a.store.ReleaseSessions(ctx, n.Name, time.Now()); err != nil {
 		return err
 	}
-	return a.chat.NodeDied(ctx, chat.DeadNode{Name: node})
+	return a.chat.NodeDied(ctx, chat.DeadNode{Name: n.Name, SeenAt: n.SeenAt})
 }
 
 // releaseFormer releases what is marked as connected and is not: this node has not
-// begun to serve. A node alone releases everything.
+// begun to serve. A node alone releases everything, and keeps its lease from then on:
+// the former process was online until its last heartbeat.
 func (a *App) releaseFormer(ctx context.Context) error {
-	if a.others == nil {
-		if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil {
-			return err
-		}
-		_, err := a.store.ReleasePresences(ctx, "")
+	if a.others != nil {
+		_, err := a.store.ReleaseSessions(ctx, a.o.Node, time.Now())
 		return err
 	}
-	_, err := a.store.ReleaseSessions(ctx, a.o.Node, time.Now())
-	return err
+	if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil {
+		return err
+	}
+	if _, err := a.store.ReleasePresences(ctx, ""); err != nil {
+		return err
+	}
+	if a.lease != nil {
+		a.keepLease()
+	}
+	return nil
 }
 
-// releaseFormerPresences has those told of as offline who were here in this node's
-// former life, when they have not come back in time.
+// releaseFormerPresences has those shown as offline who were online at this node's
+// former process, when they have not come back in time.
 func (a *App) releaseFormerPresences(ctx context.Context) error {
-	if err := a.chat.NodeDied(ctx, chat.DeadNode{Name: a.o.Node}); err != nil && ctx.Err() == nil {
-		a.logger.Warn("who was here before could not be released; another node does it", "err", err)
+	former := chat.DeadNode{Name: a.o.Node, SeenAt: a.lease.Formerly()}
+	if err := a.chat.NodeDied(ctx, former); err != nil && ctx.Err() == nil {
+		a.logger.Warn("presence of the former process could not be released; another node does it", "err", err)
 	}
 	<-ctx.Done()
 	return nil
@@ -172,7 +172,7 @@ const clusterCommits = 4
 // commits is how many of them are this node's.
 func (a *App) commits() int { return max(1, clusterCommits/(a.Peers()+1)) }
 
-// fence is passed by everything that is done for a connection; nil for a node alone.
+// fence is what everything that is done for a connection waits for; nil for a node alone.
 func (a *App) fence() *chat.Fence {
 	if a.others == nil {
 		return nil

@@ -130,9 +130,11 @@ func (s *Service) ReceiveNotice(ctx context.Context, from string, n Notice) {
 		s.hidden.forget(n.Block.UserID, n.Block.OtherID)
 		s.typing.hide(n.Block.UserID, n.Block.OtherID)
 	case n.Superseded != nil:
-		d := Device{n.Superseded.UserID, n.Superseded.ClientID}
-		s.Wills.Superseded(d, n.Superseded.Epoch, n.Superseded.Resumed)
-		s.DeviceTaken(d)
+		if s.dropSuperseded(*n.Superseded) {
+			d := Device{n.Superseded.UserID, n.Superseded.ClientID}
+			s.Wills.Superseded(d, n.Superseded.Epoch, n.Superseded.Resumed)
+			s.DeviceTaken(d)
+		}
 	case n.Presence != nil:
 		s.Presences.heard(n.Presence)
 	case n.Contacts != nil:

@@ -20,15 +20,18 @@ type Service struct {
 	log       Log
 	publisher Publisher // the sessions of this node
 	peers     Peers
-	clock     Clock
-	typing    *Typing
-	hidden    *hidden
-	contacts  contactsListeners
-	searches  *searches
-	reads     *reads
-	doubts    doubts
-	resends   atomic.Uint32
-	names     names
+
+	dropSuperseded func(SupersededNotice) bool
+
+	clock    Clock
+	typing   *Typing
+	hidden   *hidden
+	contacts contactsListeners
+	searches *searches
+	reads    *reads
+	doubts   doubts
+	resends  atomic.Uint32
+	names    names
 }
 
 // NewService joins the rules to their ports. log and publisher may be set later
@@ -53,9 +56,11 @@ func NewService(store Store, clock Clock) *Service {
 func (s *Service) Use(log Log, publisher Publisher) { s.log, s.publisher = log, publisher }
 
 // UsePeers joins the other nodes. It must be called before anything else is; without
-// it there are none.
-func (s *Service) UsePeers(p Peers) {
-	s.peers = p
+// it there are none. dropSuperseded ends the connection of a device, if there is one here
+// that is older than the one of the notice, and reports false if the one here is the newer.
+// It does not block.
+func (s *Service) UsePeers(p Peers, dropSuperseded func(SupersededNotice) bool) {
+	s.peers, s.dropSuperseded = p, dropSuperseded
 	s.typing.forward = func(n TypingNotice, to []ID) { p.Notify(Notice{Typing: &n}, to) }
 }
 

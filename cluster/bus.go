@@ -28,43 +28,46 @@ type Rules interface {
 	ReceiveEvent(ctx context.Context, e *chat.Event, membersVersion int64)
 	// ReceiveNotice acts on a notice of the node with the id from.
 	ReceiveNotice(ctx context.Context, from string, n chat.Notice)
-	// MembersChanged acts on a change of a conversation's members, from the journal.
+	// MembersChanged acts on a change of a conversation's members, from the outbox.
 	MembersChanged(ctx context.Context, conversation chat.ID, seq, membersVersion int64)
+}
+
+// Receiver is what a Bus hands frames of other nodes to.
+type Receiver struct {
+	Rules Rules
+	// Publication delivers a publication to a device topic to the sessions here. It does
+	// not block.
+	Publication func(*chat.Publication)
+	// Asking reports whether a session here has asked for what was delivered.
+	Asking func() bool
 }
 
 // BusOptions configures a Bus.
 type BusOptions struct {
-	// Asking reports whether a session here has asked for what was delivered.
-	Asking func() bool
-	// Superseded ends the connection of a device that has connected at another node, and
-	// reports whether that one is the newer. It does not block.
-	Superseded func(chat.SupersededNotice) bool
-	// Publication delivers a publication to a device topic to the sessions here. It does
-	// not block.
-	Publication func(*chat.Publication)
-	Logger      *slog.Logger
-	Registerer  prometheus.Registerer // nil: no metrics
+	Link       Link
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
 }
 
 // Bus carries events and notices to the other nodes, and theirs to the sessions here.
-// It implements chat.Peers. A frame goes to each node where one of those concerned is
-// connected, once, and to no other. Nothing waits for it: where there is no room, or
-// Redis is away, frames are dropped, and the journal is how they are found.
+// It implements chat.Peers. A frame goes once to each node where one of those concerned is
+// connected, and to no other. Nothing waits for it: where there is no room, or Redis is
+// away, frames are dropped, and what they said is read from the outbox.
 type Bus struct {
-	o       BusOptions
-	logger  *slog.Logger
-	metrics *metrics
-	link    Link
-	rules   Rules
+	logger   *slog.Logger
+	metrics  *metrics
+	link     Link
+	receiver Receiver // set by Run
 
 	locations *locations
 	lookups   chan lookup
 	workers   [busWorkers]chan arrival
 
-	mu    sync.RWMutex
-	peers peers // mu guards; replaced as a whole, but for asks
-	asks  atomic.Pointer[nodeSet]
-	hello chan struct{} // holds a value when the others are to hear what is asked for here
+	mu       sync.RWMutex
+	peers    peers // mu guards; replaced as a whole, but for asks
+	asks     atomic.Pointer[nodeSet]
+	hello    chan struct{} // holds a value when the others are to learn what is asked for here
+	newcomer chan struct{} // holds a value when a node has said hello that is not in the database yet, as known here
 }
 
 // peers are the nodes that can be reached, by their numbers here.
@@ -87,12 +90,15 @@ type arrival struct {
 	frame frame
 }
 
-// NewBus returns a bus without a link; Use gives it one.
+// NewBus returns a bus that has not begun. Until Run, frames go nowhere.
 func NewBus(o BusOptions) *Bus {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Bus{o: o, logger: o.Logger.With("component", "cluster"), locations: newLocations(), lookups: make(chan lookup, lookupQueue), hello: make(chan struct{}, 1)}
+	b := &Bus{
+		link: o.Link, logger: o.Logger.With("component", "cluster"), locations: newLocations(), lookups: make(chan lookup, lookupQueue),
+		hello: make(chan struct{}, 1), newcomer: make(chan struct{}, 1),
+	}
 	b.metrics = newMetrics(o.Registerer, b)
 	b.peers.numbers = map[string]int{}
 	b.asks.Store(&nodeSet{})
@@ -104,21 +110,19 @@ func NewBus(o BusOptions) *Bus {
 
 var _ chat.Peers = (*Bus)(nil)
 
-// Use joins the bus to its link, whose frames go to Receive, and to the rules. It must
-// be called before Run.
-func (b *Bus) Use(link Link, rules Rules) { b.link, b.rules = link, rules }
-
-// Run carries frames until ctx ends.
-func (b *Bus) Run(ctx context.Context) error {
+// Run carries frames until ctx ends, those of other nodes to r. It runs the link, too. It
+// is called once.
+func (b *Bus) Run(ctx context.Context, r Receiver) error {
+	b.receiver = r
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, queue := range b.workers {
 		wg.Go(func() { b.work(ctx, queue) })
 	}
 	wg.Go(func() { b.look(ctx) })
+	wg.Go(func() { _ = b.link.Run(ctx, b.receive) }) // it ends with ctx only, and returns nil then
 	hello := time.NewTicker(helloEvery)
 	defer hello.Stop()
-	b.meet()
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,14 +132,28 @@ func (b *Bus) Run(ctx context.Context) error {
 		case <-hello.C:
 		case <-b.hello:
 		}
-		b.send(appendHello(nil, b.o.Asking()), b.live())
+		b.send(appendHello(nil, b.receiver.Asking()), b.live())
 	}
 }
 
-// Hello has the other nodes told at once what is asked for here. It does not block.
-func (b *Bus) Hello() {
+// setNodes takes from the Keeper which other nodes the database knows.
+func (b *Bus) setNodes(nodes []chat.NodeState) {
+	var alive []Node
+	for _, n := range nodes {
+		if n.Alive {
+			alive = append(alive, Node{ID: n.ID, Name: n.Name})
+		}
+	}
+	b.link.SetPeers(alive)
+}
+
+// Hello tells the other nodes now what is asked for here. It does not block.
+func (b *Bus) Hello() { signal(b.hello) }
+
+// signal puts a value into a channel of one place, if there is none.
+func signal(c chan struct{}) {
 	select {
-	case b.hello <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -373,9 +391,9 @@ func (b *Bus) locate(ctx context.Context, users []chat.ID) map[chat.ID]nodeSet {
 	return found
 }
 
-// Receive takes a frame of another node. It keeps it, and does not block: what there is
+// receive takes a frame of another node. It keeps it, and does not block: what there is
 // no room for is dropped.
-func (b *Bus) Receive(from string, raw []byte) {
+func (b *Bus) receive(from string, raw []byte) {
 	f, err := readFrame(raw)
 	if err != nil {
 		b.metrics.malformed.Inc()
@@ -432,6 +450,7 @@ func (b *Bus) enqueueAt(worker int, a arrival) {
 func (b *Bus) asked(from string, asks bool) {
 	number, ok := b.number(from)
 	if !ok {
+		signal(b.newcomer)
 		return
 	}
 	b.mu.Lock()
@@ -450,18 +469,14 @@ func (b *Bus) work(ctx context.Context, queue chan arrival) {
 		case <-ctx.Done():
 			return
 		case a := <-queue:
-			if a.frame.event != nil {
-				b.rules.ReceiveEvent(ctx, a.frame.event, a.frame.membersVersion)
-				continue
+			switch {
+			case a.frame.event != nil:
+				b.receiver.Rules.ReceiveEvent(ctx, a.frame.event, a.frame.membersVersion)
+			case a.frame.publication != nil:
+				b.receiver.Publication(a.frame.publication)
+			default:
+				b.receiver.Rules.ReceiveNotice(ctx, a.from, a.frame.notice)
 			}
-			if a.frame.publication != nil {
-				b.o.Publication(a.frame.publication)
-				continue
-			}
-			if taken := a.frame.notice.Superseded; taken != nil && !b.o.Superseded(*taken) {
-				continue
-			}
-			b.rules.ReceiveNotice(ctx, a.from, a.frame.notice)
 		}
 	}
 }

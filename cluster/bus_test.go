@@ -35,13 +35,8 @@ type link struct {
 	sent    map[string][][]byte // n.mu guards
 }
 
-func (n *network) join(id string, receive func(string, []byte)) *link {
-	l := &link{n: n, node: cluster.Node{ID: id, Name: "name of " + id}, receive: receive, changed: make(chan struct{}, 1), sent: map[string][][]byte{}}
-	n.mu.Lock()
-	n.links[id] = l
-	n.mu.Unlock()
-	n.change()
-	return l
+func (n *network) join(id string) *link {
+	return &link{n: n, node: cluster.Node{ID: id, Name: "name of " + id}, changed: make(chan struct{}, 1), sent: map[string][][]byte{}}
 }
 
 func (n *network) leave(id string) {
@@ -62,9 +57,19 @@ func (n *network) change() {
 	}
 }
 
-func (l *link) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (l *link) Changed() <-chan struct{}      { return l.changed }
-func (l *link) Healthy() bool                 { return true }
+func (l *link) Run(ctx context.Context, receive func(string, []byte)) error {
+	l.n.mu.Lock()
+	l.receive = receive
+	l.n.links[l.node.ID] = l
+	l.n.mu.Unlock()
+	l.n.change()
+	<-ctx.Done()
+	return nil
+}
+
+func (l *link) SetPeers([]cluster.Node)  {} // they are those of the network
+func (l *link) Changed() <-chan struct{} { return l.changed }
+func (l *link) Healthy() bool            { return true }
 
 func (l *link) Peers() (list []cluster.Node) {
 	l.n.mu.Lock()
@@ -164,12 +169,13 @@ func (rules) MembersChanged(context.Context, chat.ID, int64, int64) {}
 // startBus runs a bus over the network until the test ends.
 func startBus(t *testing.T, n *network, id string) (*cluster.Bus, *link) {
 	t.Helper()
-	b := cluster.NewBus(cluster.BusOptions{Asking: func() bool { return false }, Superseded: func(chat.SupersededNotice) bool { return true }, Publication: func(*chat.Publication) {}})
-	l := n.join(id, b.Receive)
-	b.Use(l, rules{})
+	l := n.join(id)
+	b := cluster.NewBus(cluster.BusOptions{Link: l})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- b.Run(ctx) }()
+	go func() {
+		done <- b.Run(ctx, cluster.Receiver{Rules: rules{}, Publication: func(*chat.Publication) {}, Asking: func() bool { return false }})
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -263,7 +269,7 @@ func TestRoutingChanges(t *testing.T) {
 	a.NotifyNode("name of c", chat.Notice{Superseded: &chat.SupersededNotice{UserID: user, ClientID: "x", Epoch: 1}})
 	a.NotifyNode("nobody", chat.Notice{})
 	for _, bad := range [][]byte{nil, {0}, {200}, {1, 2, 3}, {2, 'x'}} {
-		a.Receive("c", bad)
-		a.Receive("nobody", bad)
+		cluster.Receive(a, "c", bad)
+		cluster.Receive(a, "nobody", bad)
 	}
 }

@@ -12,33 +12,32 @@ import (
 )
 
 const (
-	// Lease is how long a node counts as alive after a heartbeat: after that it is given
-	// up by the others.
-	Lease = 8 * time.Second
+	// LeaseDuration is how long a node counts as running after a heartbeat. After that
+	// another node evicts it.
+	LeaseDuration = 8 * time.Second
 	// PauseLimit is how long a process may stand still before it has to find out what has
-	// become of its sessions. It is less than Lease.
+	// become of its sessions. It is less than LeaseDuration.
 	PauseLimit = 2 * time.Second
 
-	beatEvery    = 2 * time.Second
-	steadyGap    = 2 * beatEvery // between two heartbeats that follow each other
-	pruneEvery   = 15 * time.Second
-	keeperStep   = time.Second
-	placeTimeout = 5 * time.Second
-	movedQueue   = 4096 // changes of members that wait to be acted upon
-	othersRound  = 5    // heartbeats after which another node than the one that gave a node up releases what it had
+	heartbeatEvery = 2 * time.Second
+	steadyGap      = 2 * heartbeatEvery // between two heartbeats that follow each other
+	pruneEvery     = 15 * time.Second
+	keeperStep     = time.Second
+	membersQueue   = 4096 // changes of members that wait to be acted upon
+	othersRound    = 5    // heartbeats after which a node releases what another one, which has evicted, has not
 )
 
-// Place is a node's place in the database: *store.Place is one. It is used by one
-// goroutine. All methods block for a round trip or a few; an error other than Conflict
-// may be repeated.
-type Place interface {
-	Beat(ctx context.Context) (chat.Heartbeat, error)
-	Begin(ctx context.Context) error
-	Bury(ctx context.Context, n chat.NodeState) (bool, error)
+// Lease is a node's lease in the database: *store.NodeLease is one. It is used by one
+// goroutine. All methods block, for a few seconds at most, and may be repeated after an
+// error other than Conflict.
+type Lease interface {
+	Heartbeat(ctx context.Context) (chat.Heartbeat, error)
+	Rejoin(ctx context.Context) error
+	Evict(ctx context.Context, n chat.NodeState) (bool, error)
 	Released(ctx context.Context, node string) error
-	ReadJournal(ctx context.Context) (list []chat.OutboxEntry, whole bool, err error)
-	PruneJournal(ctx context.Context) error
-	End(ctx context.Context) error
+	ReadOutbox(ctx context.Context) (list []chat.OutboxEntry, whole bool, err error)
+	PruneOutbox(ctx context.Context) error
+	Close(ctx context.Context) error
 }
 
 // Sessions are the sessions of this node: *delivery.Router is one.
@@ -48,56 +47,54 @@ type Sessions interface {
 	HintFollowers(conversation chat.ID, seq int64)
 	// Recheck asks the database how far the logs of all connected users reach.
 	Recheck(ctx context.Context) (int, error)
-	// DropSuperseded ends the connection of a device that has connected at another node, and
-	// reports whether that one is the newer.
-	DropSuperseded(n chat.SupersededNotice) bool
 	// DisconnectAll ends every connection: the sessions may have moved.
 	DisconnectAll()
 }
 
-// KeeperOptions configures a Keeper. All but Logger and Registerer are required.
+// KeeperOptions configures a Keeper. Lease, Sessions, Rejoined and Release are required.
 type KeeperOptions struct {
-	Place    Place
-	Link     Link
+	Lease    Lease
 	Sessions Sessions
-	Rules    Rules
-	// Renewed is told when this node, which was given up by the others, begins anew. It does
-	// not block.
-	Renewed func()
-	// Release gives up what a node has had: its sessions, and that its users are here. It
+	Rules    Rules // what acts on the outbox; unused without Bus
+	Bus      *Bus  // carries frames to the others; nil: a node alone, which has no outbox to read
+	// Rejoined is called when this node, which was evicted, has joined the others again. It
+	// does not block.
+	Rejoined func()
+	// Release releases what a node has had: its sessions, and that its users are online. It
 	// may be called again, and for a node that has had nothing.
-	Release    func(ctx context.Context, node string) error
+	Release    func(ctx context.Context, n chat.NodeState) error
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
-// Keeper keeps a node's place among the others: it says that it lives, gives up those
-// that are not heard of any more, and reads in the journal what the others have stored,
-// for whatever was lost on the way through the Bus.
+// Keeper keeps a node's lease: it sends heartbeats, evicts nodes whose heartbeats have
+// stopped, tells the Bus which nodes there are, and reads from the outbox what the others
+// have stored, for whatever was lost on the way through the Bus.
 type Keeper struct {
 	o       KeeperOptions
 	logger  *slog.Logger
 	metrics *keeperMetrics
-	looks   chan chan error // from Look
-	moved   chan move       // changes of members; full: all sessions are looked at instead
+	syncs   chan chan error    // from Sync
+	members chan membersChange // full: all sessions are rechecked instead
 
 	// Owned by Run.
-	steady    time.Time // since when heartbeats follow each other
-	beaten    time.Time // the last one
-	last      []chat.OutboxEntry
-	left      map[string]int // nodes that were given up and are not released: how often they were seen so
-	away      bool           // the last heartbeat has failed
-	owed      bool           // a recheck has failed
-	rechecked chan error     // nil: no recheck runs
-	releasing map[string]bool
-	released  chan released
-	wg        sync.WaitGroup // rechecks and releases
+	steady     time.Time // since when heartbeats follow each other
+	beaten     time.Time // the last one
+	last       []chat.OutboxEntry
+	unreleased map[string]int // nodes that were evicted and are not released: in how many heartbeats
+	failing    bool           // the last heartbeat or reading has failed
+	owed       bool           // a recheck has failed
+	rechecked  chan error     // nil: no recheck runs
+	releasing  map[string]bool
+	released   chan released
+	wg         sync.WaitGroup // rechecks and releases
 }
 
-// move is a change of members, or with looked the end of those that a Look has found.
-type move struct {
+// membersChange is a change of members, or with synced the end of those that a Sync has
+// found.
+type membersChange struct {
 	entry  chat.OutboxEntry
-	looked chan<- error
+	synced chan<- error
 }
 
 // released is how the release of a node has ended.
@@ -113,17 +110,18 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	}
 	return &Keeper{
 		o: o, logger: o.Logger.With("component", "cluster"), metrics: newKeeperMetrics(o.Registerer),
-		looks: make(chan chan error), moved: make(chan move, movedQueue), left: map[string]int{}, releasing: map[string]bool{}, released: make(chan released),
+		syncs: make(chan chan error), members: make(chan membersChange, membersQueue),
+		unreleased: map[string]int{}, releasing: map[string]bool{}, released: make(chan released),
 	}
 }
 
-// Look beats the heart and reads the journal at once, and returns when both are done:
-// from then on everything is known that the other nodes have done to the sessions of
-// this one before. It is what opens a chat.Fence.
-func (k *Keeper) Look(ctx context.Context) error {
+// Sync sends a heartbeat and reads the outbox now. When it returns nil, everything that
+// other nodes had done to the sessions of this one when it was called is known here. It
+// is what opens a chat.Fence.
+func (k *Keeper) Sync(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
-	case k.looks <- done:
+	case k.syncs <- done:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -135,30 +133,34 @@ func (k *Keeper) Look(ctx context.Context) error {
 	}
 }
 
-// Run keeps the place until ctx ends, and gives it up then. It returns Conflict if the
-// database was away and the place is another node's meanwhile.
+// Run keeps the lease until ctx ends, and gives it up then. It returns Conflict if the
+// connection was lost and another node has taken the name, or the database, meanwhile.
 func (k *Keeper) Run(ctx context.Context) error {
 	defer k.wg.Wait()
 	defer func() {
-		end, cancel := chat.WithDeadline(context.WithoutCancel(ctx), placeTimeout, "cluster.End")
-		defer cancel()
-		if err := k.o.Place.End(end); err != nil {
-			k.logger.Warn("could not take leave of the other nodes; they will find out", "err", err)
+		if err := k.o.Lease.Close(context.WithoutCancel(ctx)); err != nil {
+			k.logger.Warn("could not give up the node lease; it expires by itself", "err", err)
 		}
 	}()
 	k.wg.Go(func() { k.followMembers(ctx) }) // ends with ctx; Run waits for it
+	healthy, newcomer := func() bool { return true }, (<-chan struct{})(nil)
+	if k.o.Bus != nil {
+		healthy, newcomer = k.o.Bus.link.Healthy, k.o.Bus.newcomer
+	}
 	step := time.NewTicker(keeperStep)
 	defer step.Stop()
 	var beat, read, prune time.Time
 	for {
-		var asked chan error
+		var sync chan error
 		select {
 		case <-ctx.Done():
 			return nil
-		case asked = <-k.looks:
+		case sync = <-k.syncs:
+		case <-newcomer:
+			beat = time.Time{}
 		case err := <-k.rechecked:
 			if k.rechecked, k.owed = nil, err != nil; err != nil && ctx.Err() == nil {
-				k.logger.Warn("could not look at all sessions; trying again", "err", err)
+				k.logger.Warn("could not recheck all sessions; trying again", "err", err)
 			}
 			continue
 		case r := <-k.released:
@@ -168,26 +170,26 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		now := time.Now()
 		var err error
-		if asked != nil || now.Sub(beat) >= beatEvery {
-			if err = k.beat(ctx); err == nil {
+		if sync != nil || now.Sub(beat) >= heartbeatEvery {
+			if err = k.heartbeat(ctx); err == nil {
 				beat = now
 			}
 		}
-		every := beatEvery
-		if !k.o.Link.Healthy() {
-			every = keeperStep // it is the only way that is left
+		every := heartbeatEvery
+		if !healthy() {
+			every = keeperStep // the outbox is the only way that is left
 		}
-		if err == nil && (asked != nil || now.Sub(read) >= every) {
+		if k.o.Bus != nil && err == nil && (sync != nil || now.Sub(read) >= every) {
 			if err = k.read(ctx); err == nil {
 				read = now
 			}
 		}
-		if err == nil && asked == nil && now.Sub(prune) >= pruneEvery {
+		if err == nil && sync == nil && now.Sub(prune) >= pruneEvery {
 			prune = now
-			err = k.try(ctx, k.o.Place.PruneJournal)
+			err = k.o.Lease.PruneOutbox(ctx)
 		}
-		if asked != nil {
-			k.answer(asked, err)
+		if sync != nil {
+			k.answer(sync, err)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -199,99 +201,88 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-// report says once that the database is away, and that it is back.
+// report logs once that the database is unavailable, and once that it answers again.
 func (k *Keeper) report(err error) {
 	if err != nil {
 		k.metrics.failures.Inc()
 	}
 	switch {
-	case err != nil && !k.away:
-		k.logger.Warn("the database does not answer: this node hears nothing of the others but through Redis", "err", err)
-	case err == nil && k.away:
+	case err != nil && !k.failing:
+		k.logger.Warn("the database does not answer: the node lease is not renewed", "err", err)
+	case err == nil && k.failing:
 		k.logger.Info("the database answers again")
 	}
-	k.away = err != nil
+	k.failing = err != nil
 }
 
-func (k *Keeper) try(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := chat.WithDeadline(ctx, placeTimeout, "cluster.Place")
-	defer cancel()
-	return f(ctx)
-}
-
-// beat says that the node lives, and looks after those that do not.
-func (k *Keeper) beat(ctx context.Context) error {
-	var found chat.Heartbeat
-	err := k.try(ctx, func(ctx context.Context) (err error) {
-		found, err = k.o.Place.Beat(ctx)
-		return err
-	})
+// heartbeat renews the lease, and looks after nodes whose lease has expired.
+func (k *Keeper) heartbeat(ctx context.Context) error {
+	found, err := k.o.Lease.Heartbeat(ctx)
 	if err != nil {
 		return err
 	}
-	if found.Lost {
-		if err := k.lost(ctx); err != nil {
+	if found.Evicted {
+		if err := k.rejoin(ctx); err != nil {
 			return err
 		}
+	}
+	if k.o.Bus != nil {
+		k.o.Bus.setNodes(found.Others)
 	}
 	now := time.Now()
 	if now.Sub(k.beaten) > steadyGap {
 		k.steady = now
 	}
 	k.beaten = now
-	if now.Sub(k.steady) < Lease { // who was away itself does not judge: the database may have been
+	if now.Sub(k.steady) < LeaseDuration { // the fault was perhaps the database's, or ours
 		return nil
 	}
 	for _, n := range found.Others {
 		if n.Alive {
 			continue
 		}
-		if err := k.bury(ctx, n); err != nil {
+		if err := k.evict(ctx, n); err != nil {
 			return err
 		}
 	}
-	k.releaseLeft(ctx, found.Left)
+	k.releaseUnreleased(ctx, found.Unreleased)
 	return nil
 }
 
-// lost begins anew after the node was given up by the others: its devices connect
-// again, here or elsewhere.
-func (k *Keeper) lost(ctx context.Context) error {
+// rejoin ends what this node had when it was evicted: its devices connect again, here or
+// elsewhere.
+func (k *Keeper) rejoin(ctx context.Context) error {
 	k.metrics.lost.Inc()
-	k.logger.Error("this node was given up by the others, because it was not heard of for too long; its connections are ended, and it begins anew")
+	k.logger.Error("node evicted: heartbeat lease expired; ending its connections and rejoining")
 	k.o.Sessions.DisconnectAll()
-	if err := k.try(ctx, k.o.Place.Begin); err != nil {
+	if err := k.o.Lease.Rejoin(ctx); err != nil {
 		return err
 	}
-	k.o.Renewed()
+	k.o.Rejoined()
 	return nil
 }
 
-// bury gives up a node that has not been heard of.
-func (k *Keeper) bury(ctx context.Context, n chat.NodeState) error {
-	won := false
-	err := k.try(ctx, func(ctx context.Context) (err error) {
-		won, err = k.o.Place.Bury(ctx, n)
-		return err
-	})
+// evict evicts a node whose lease has expired, unless another node was faster.
+func (k *Keeper) evict(ctx context.Context, n chat.NodeState) error {
+	won, err := k.o.Lease.Evict(ctx, n)
 	if err != nil || !won {
 		return err
 	}
-	k.metrics.buried.Inc()
-	k.logger.Warn("a node was not heard of any more, and is given up", "lost_node", n.Name)
-	k.release(ctx, n.Name)
+	k.metrics.evicted.Inc()
+	k.logger.Warn("evicted a node: its heartbeat lease has expired", "evicted_node", n.Name)
+	k.release(ctx, n)
 	return nil
 }
 
-// release gives up what a node had, beside everything else: it may take longer than
+// release releases what a node had, beside everything else: it may take longer than
 // this node's own lease.
-func (k *Keeper) release(ctx context.Context, node string) {
-	if k.releasing[node] {
+func (k *Keeper) release(ctx context.Context, n chat.NodeState) {
+	if k.releasing[n.Name] {
 		return
 	}
-	k.releasing[node] = true
+	k.releasing[n.Name] = true
 	k.wg.Go(func() { // ends with ctx at the latest; Run waits for it
-		r := released{node, k.o.Release(ctx, node)}
+		r := released{n.Name, k.o.Release(ctx, n)}
 		select {
 		case k.released <- r:
 		case <-ctx.Done():
@@ -306,38 +297,31 @@ func (k *Keeper) noteReleased(ctx context.Context, r released) error {
 	if r.err != nil {
 		return r.err
 	}
-	return k.try(ctx, func(ctx context.Context) error { return k.o.Place.Released(ctx, r.node) })
+	return k.o.Lease.Released(ctx, r.node)
 }
 
-// releaseLeft releases what nodes had that were given up by one which has not come so
-// far.
-func (k *Keeper) releaseLeft(ctx context.Context, names []string) {
+// releaseUnreleased releases nodes whose evictor has not done so, or that have left.
+func (k *Keeper) releaseUnreleased(ctx context.Context, nodes []chat.NodeState) {
 	seen := map[string]int{}
-	for _, name := range names {
-		if seen[name] = k.left[name] + 1; seen[name] >= othersRound {
-			k.release(ctx, name)
+	for _, n := range nodes {
+		if seen[n.Name] = k.unreleased[n.Name] + 1; seen[n.Name] >= othersRound {
+			k.release(ctx, n)
 		}
 	}
-	k.left = seen
+	k.unreleased = seen
 }
 
-// read acts on what the other nodes have stored. What is read is acted upon twice, the
-// second time with the next reading: a session that was being made the first time has
-// missed it.
+// read acts on what the other nodes have stored. It acts on each entry twice, the second
+// time with the next reading: a session that was being made the first time has missed it.
 func (k *Keeper) read(ctx context.Context) error {
-	var list []chat.OutboxEntry
-	var whole bool
-	err := k.try(ctx, func(ctx context.Context) (err error) {
-		list, whole, err = k.o.Place.ReadJournal(ctx)
-		return err
-	})
+	list, whole, err := k.o.Lease.ReadOutbox(ctx)
 	if err != nil {
 		return err
 	}
 	if !whole || k.owed {
 		k.recheck(ctx)
 	}
-	k.metrics.journal.Add(float64(len(list)))
+	k.metrics.entries.Add(float64(len(list)))
 	for _, entries := range [2][]chat.OutboxEntry{k.last, list} {
 		for i := range entries {
 			k.act(ctx, &entries[i])
@@ -350,12 +334,10 @@ func (k *Keeper) read(ctx context.Context) error {
 func (k *Keeper) act(ctx context.Context, e *chat.OutboxEntry) {
 	switch {
 	case e.Superseded != nil:
-		if k.o.Sessions.DropSuperseded(*e.Superseded) {
-			k.o.Rules.ReceiveNotice(ctx, "", chat.Notice{Superseded: e.Superseded})
-		}
+		k.o.Rules.ReceiveNotice(ctx, "", chat.Notice{Superseded: e.Superseded})
 	case e.Members:
 		select {
-		case k.moved <- move{entry: *e}:
+		case k.members <- membersChange{entry: *e}:
 		default:
 			k.owed = true
 		}
@@ -371,9 +353,9 @@ func (k *Keeper) followMembers(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case m := <-k.moved:
-			if m.looked != nil {
-				m.looked <- nil // it has room
+		case m := <-k.members:
+			if m.synced != nil {
+				m.synced <- nil // it has room
 				continue
 			}
 			k.o.Rules.MembersChanged(ctx, m.entry.ConversationID, m.entry.Seq, m.entry.MembersVersion)
@@ -381,20 +363,20 @@ func (k *Keeper) followMembers(ctx context.Context) {
 	}
 }
 
-// answer answers a Look, when the changes of members that it has found are acted upon.
-func (k *Keeper) answer(asked chan<- error, err error) {
+// answer answers a Sync, when the changes of members that it has found are acted upon.
+func (k *Keeper) answer(sync chan<- error, err error) {
 	if err != nil {
-		asked <- err
+		sync <- err
 		return
 	}
 	select {
-	case k.moved <- move{looked: asked}:
+	case k.members <- membersChange{synced: sync}:
 	default:
-		asked <- &chat.Error{Code: chat.Unavailable, Op: "cluster.Look", Msg: "too many changes of members wait; try again"}
+		sync <- &chat.Error{Code: chat.Unavailable, Op: "cluster.Sync", Msg: "too many changes of members wait; try again"}
 	}
 }
 
-// recheck looks at all sessions, beside everything else.
+// recheck has all sessions compared with their logs, beside everything else.
 func (k *Keeper) recheck(ctx context.Context) {
 	if k.rechecked != nil {
 		return

@@ -1,6 +1,3 @@
-// Package cluster is what several nodes tell each other: which of them run, where users
-// are connected, and frames between them. PostgreSQL stays the truth; everything here
-// may be lost, late, doubled or empty, and is found again in the database.
 package cluster
 
 import (
@@ -28,9 +25,16 @@ const MaxFrame = 1 << 20
 type Link interface {
 	// Run keeps the link until ctx ends, and then returns nil. It does not return
 	// because the service behind it is away. It is called once.
-	Run(ctx context.Context) error
-	// Peers returns the other nodes whose lease holds, as last heard, in order of their
-	// ids. It is cheap; the slice is shared and must not be changed.
+	//
+	// It calls receive for each frame from another node. from is that node's id, which need
+	// not be among Peers yet. All calls come from one goroutine, and those for one sender in
+	// the order of its Sends. The frame may be kept but not changed. receive must not block
+	// for long: nothing else is read meanwhile.
+	Run(ctx context.Context, receive func(from string, frame []byte)) error
+	// SetPeers says which other nodes there are, by the database. It keeps the slice.
+	SetPeers(nodes []Node)
+	// Peers returns those of SetPeers, in order of their ids, or nil while the service
+	// behind the link is away. It is cheap; the slice is shared and must not be changed.
 	Peers() []Node
 	// Changed holds a value when Peers or Healthy may differ from before, or when the
 	// registry was found to have lost entries, so that answers of Locate may have missed

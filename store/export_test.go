@@ -35,15 +35,12 @@ const (
 	ReadBySQL         = readBySQL
 )
 
-// LoseAlone takes the connection away from a, as if its line had gone silent.
-func LoseAlone(a *Alone) *pgx.Conn {
-	conn := a.seat.conn
-	a.seat.conn = nil
+// LoseConnection takes the connection away from l, as if its line had gone silent.
+func LoseConnection(l *NodeLease) *pgx.Conn {
+	conn := l.conn
+	l.conn = nil
 	return conn
 }
-
-// CheckAlone is what Run does at each tick.
-func CheckAlone(ctx context.Context, a *Alone) error { return a.seat.check(ctx) }
 
 // Room is room.
 type Room struct{ r room }

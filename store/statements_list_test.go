@@ -44,8 +44,6 @@ const (
 
 // Statements are all there are.
 var Statements = []Statement{
-	// alone.go
-	{"endFormerSQL", endFormerSQL, Rare, "", ""},
 	// blocks.go
 	{"lockPairSQL", lockPairSQL, Warm, "", ""},
 	{"lockUserSQL", lockUserSQL, Warm, "user: users", ""},
@@ -261,22 +259,23 @@ var Statements = []Statement{
 	{"noteTakenSQL", noteTakenSQL, Hot, "", ""},
 	{"lockBatchSQL", lockBatchSQL, Hot, "conversation: conversations", ""},
 	{"appendJournaledSQL", appendJournaledSQL, Hot, "conversation: conversations, events; user: sessions", newestOnly},
-	// place.go
-	{"beginNodeSQL", beginNodeSQL, Rare, "", ""},
-	{"beatSQL", beatSQL, Rare, "", ""},
+	// node_lease.go
+	{"joinNodesSQL", joinNodesSQL, Rare, "", ""},
+	{"heartbeatSQL", heartbeatSQL, Rare, "", ""},
 	{"listNodesSQL", listNodesSQL, Rare, "", ""},
-	{"buryNodeSQL", buryNodeSQL, Rare, "", ""},
+	{"evictNodeSQL", evictNodeSQL, Rare, "", ""},
 	{"releasedNodeSQL", releasedNodeSQL, Rare, "", ""},
-	{"endNodeSQL", endNodeSQL, Rare, "", ""},
-	{"readJournalSQL", readJournalSQL, Hot, "", ""},
-	{"pruneJournalSQL", pruneJournalSQL, Rare, "", ""},
-	{"pruneOldJournalSQL", pruneOldJournalSQL, Rare, "", ""},
+	{"leaveNodesSQL", leaveNodesSQL, Rare, "", ""},
+	{"readOutboxSQL", readOutboxSQL, Hot, "", ""},
+	{"pruneOutboxSQL", pruneOutboxSQL, Rare, "", ""},
+	{"lockExclusivelySQL", lockExclusivelySQL, Rare, "", ""},
+	{"lockSharedSQL", lockSharedSQL, Rare, "", ""},
+	{"lockNameSQL", lockNameSQL, Rare, "", ""},
+	{"endFormerSQL", endFormerSQL, Rare, "", ""},
 }
 
 // elsewhere are statements that stand in no constant named …SQL, by file.
 var elsewhere = map[string]string{
-	"alone.go":  "the advisory lock of the only node",
-	"place.go":  "advisory locks of nodes",
 	"verify.go": "the oracle, which reads everything",
 }
 

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/chat"
-	"github.com/parleymq/parley/cluster/redis"
 	"github.com/parleymq/parley/cluster/redistest"
 )
 
@@ -35,15 +34,13 @@ func BenchmarkFrames(b *testing.B) {
 				var got atomic.Int64
 				arrived := make(chan struct{}, 1)
 				a := start(b, url, "a", calm)
-				z := start(b, url, "z", calm, func(o *redis.Options) {
-					o.Receive = func(string, []byte) {
-						got.Add(1)
-						select {
-						case arrived <- struct{}{}:
-						default:
-						}
+				z := startWith(b, url, "z", func(string, []byte) {
+					got.Add(1)
+					select {
+					case arrived <- struct{}{}:
+					default:
 					}
-				})
+				}, calm)
 				whole(b, a, z)
 				frame := make([]byte, 400)
 				cpu, there := cpuTime(), redisTime(servers)

@@ -60,13 +60,14 @@ const pool = 8
 // connect makes a new client, and asks the server what it is where the URL does not say.
 // timeout is for each connection and each reply.
 func (t *target) connect(ctx context.Context, name string, timeout time.Duration) (*client, error) {
+	o := t.options(name, timeout)
 	switch t.kind {
 	case kindCluster:
-		return &client{redis.NewClusterClient(t.clusterOptions(name, timeout)), true}, nil
+		return newCluster(o), nil
 	case kindSentinel:
-		return &client{redis.NewFailoverClient(t.sentinelOptions(name, timeout)), false}, nil
+		return &client{redis.NewFailoverClient(o.Failover()), false}, nil
 	}
-	one := redis.NewClient(t.options(name, timeout))
+	one := redis.NewClient(o.Simple())
 	hello, err := one.Do(ctx, "hello").Slice()
 	var refused redis.Error
 	if err != nil && (!errors.As(err, &refused) || !strings.Contains(strings.ToLower(err.Error()), "unknown command")) {
@@ -77,7 +78,14 @@ func (t *target) connect(ctx context.Context, name string, timeout time.Duration
 		return &client{one, false}, nil // also a server before Redis 6, which knows no HELLO
 	}
 	shut(one)
-	return &client{redis.NewClusterClient(t.clusterOptions(name, timeout)), true}, nil
+	return newCluster(o), nil
+}
+
+func newCluster(o *redis.UniversalOptions) *client {
+	c := o.Cluster()
+	c.MaxRetries = 0 // redirects retry
+	c.DisableRoutingPolicies, c.ClusterStateReloadInterval = true, 10*time.Second
+	return &client{redis.NewClusterClient(c), true}
 }
 
 // helloSays returns a field of HELLO's reply: names and values in turn.
@@ -100,46 +108,20 @@ func (t *target) dial(timeout time.Duration) func(context.Context, string, strin
 	return (&tls.Dialer{NetDialer: d, Config: t.tls}).DialContext
 }
 
-// RESP2, since RESP3's pushes are not used; no notices of maintenance, which only the
-// vendor's own service sends. A command is tried twice, because a connection from the
-// pool may have been cut by the other side: all of ours may be repeated, and receivers
-// drop a repeated message.
-func (t *target) options(name string, timeout time.Duration) *redis.Options {
-	network := "tcp"
-	if strings.HasPrefix(t.addrs[0], "/") {
-		network = "unix"
-	}
-	return &redis.Options{
-		Network: network, Addr: t.addrs[0], Username: t.user, Password: t.password, DB: t.db,
-		ClientName: name, Protocol: 2, DisableIdentity: true, Dialer: t.dial(timeout),
-		MaxRetries: 1, MinRetryBackoff: 5 * time.Millisecond, MaxRetryBackoff: 50 * time.Millisecond,
-		DialTimeout: timeout, DialerRetries: 1, ReadTimeout: timeout, WriteTimeout: timeout, ContextTimeoutEnabled: true,
-		PoolSize: pool, PoolTimeout: timeout, PipelinePoolSize: -1,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}
-}
-
-func (t *target) clusterOptions(name string, timeout time.Duration) *redis.ClusterOptions {
-	return &redis.ClusterOptions{
-		Addrs:    slices.Clone(t.addrs), // a client appends to them
-		Username: t.user, Password: t.password,
-		ClientName: name, Protocol: 2, DisableIdentity: true, Dialer: t.dial(timeout),
-		MaxRedirects: 2, MinRetryBackoff: 5 * time.Millisecond, MaxRetryBackoff: 50 * time.Millisecond,
-		DialTimeout: timeout, DialerRetries: 1, ReadTimeout: timeout, WriteTimeout: timeout, ContextTimeoutEnabled: true,
-		PoolSize: pool, PoolTimeout: timeout, PipelinePoolSize: -1, DisableRoutingPolicies: true,
-		ClusterStateReloadInterval: 10 * time.Second, FailingTimeoutSeconds: 1,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}
-}
-
-func (t *target) sentinelOptions(name string, timeout time.Duration) *redis.FailoverOptions {
-	return &redis.FailoverOptions{
-		MasterName: t.master, SentinelAddrs: t.addrs, SentinelUsername: t.sentinelUser, SentinelPassword: t.sentinelPassword,
+// options are those of every kind of client. RESP2, since RESP3's pushes are not used; no
+// notices of maintenance, which only the vendor's own service sends. A command is tried
+// twice, because a connection from the pool may have been cut by the other side: all of
+// ours may be repeated, and receivers drop a repeated message.
+func (t *target) options(name string, timeout time.Duration) *redis.UniversalOptions {
+	return &redis.UniversalOptions{
+		Addrs:      slices.Clone(t.addrs), // a client appends to them
+		MasterName: t.master, SentinelUsername: t.sentinelUser, SentinelPassword: t.sentinelPassword,
 		Username: t.user, Password: t.password, DB: t.db,
 		ClientName: name, Protocol: 2, DisableIdentity: true, Dialer: t.dial(timeout),
-		MaxRetries: 1, MinRetryBackoff: 5 * time.Millisecond, MaxRetryBackoff: 50 * time.Millisecond,
+		MaxRetries: 1, MaxRedirects: 2, MinRetryBackoff: 5 * time.Millisecond, MaxRetryBackoff: 50 * time.Millisecond,
 		DialTimeout: timeout, DialerRetries: 1, ReadTimeout: timeout, WriteTimeout: timeout, ContextTimeoutEnabled: true,
-		PoolSize: pool, PoolTimeout: timeout, PipelinePoolSize: -1,
+		PoolSize: pool, PoolTimeout: timeout, PipelinePoolSize: -1, FailingTimeoutSeconds: 1,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 }
 
@@ -156,12 +138,7 @@ func explain(op string, err error) error {
 	code, msg := chat.Unavailable, "Redis cannot be reached"
 	text := err.Error()
 	has := func(parts ...string) bool {
-		for _, p := range parts {
-			if strings.Contains(text, p) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
 	}
 	var refused redis.Error
 	var unknownCA *tls.CertificateVerificationError

@@ -19,18 +19,19 @@ type Link struct {
 	target  *target
 	log     *slog.Logger
 	metrics *metrics
+	receive func(from string, frame []byte) // set by Run
 
-	client  atomic.Pointer[client]       // nil unless up; set by the heart
-	clock   atomic.Pointer[clock]        // set by the heart
-	up      atomic.Bool                  // the last heartbeat came through; set by the heart
-	hears   atomic.Bool                  // a message to itself has come back on this subscription; set by the receiver
-	peers   atomic.Pointer[peers]        // set by the heart
-	sub     atomic.Pointer[redis.PubSub] // the subscription, once confirmed; set by the receiver
-	changed chan struct{}                // one place: full means that there is news already
-	beatNow chan struct{}                // one place: full means that the heart will beat anyway
-	gather  chan struct{}                // one place: full means that the sender will look anyway
-	probes  probes
-	reg     registry
+	client   atomic.Pointer[client]       // nil unless up; set by heartbeat
+	clock    atomic.Pointer[clock]        // set by heartbeat
+	up       atomic.Bool                  // the last heartbeat succeeded; set by heartbeat
+	receives atomic.Bool                  // a message to itself has come back on this subscription; set by subscribe
+	peers    atomic.Pointer[peers]        // set by SetPeers
+	sub      atomic.Pointer[redis.PubSub] // the subscription, once confirmed; set by subscribe
+	changed  chan struct{}                // one place: full means that there is news already
+	beatNow  chan struct{}                // one place: full means that the next heartbeat comes early anyway
+	gather   chan struct{}                // one place: full means that the sender will look anyway
+	probes   probes
+	reg      registry
 }
 
 var _ cluster.Link = (*Link)(nil)
@@ -78,7 +79,7 @@ func (l *Link) Check(ctx context.Context) error {
 		return explain("redis.Check", err)
 	}
 	defer shut(c)
-	if _, err := l.renew(ctx, c); err != nil {
+	if _, _, err := l.renew(ctx, c); err != nil {
 		return explain("redis.Check", err)
 	}
 	sub := c.subscribe(ctx, l.channel(l.o.Node.ID))
@@ -92,7 +93,8 @@ func (l *Link) Check(ctx context.Context) error {
 // Run implements cluster.Link. At its end it sends what is queued and gives up the
 // lease, within two beats. The registry is left as it is: its entries lead to a node
 // that is not among anybody's peers.
-func (l *Link) Run(ctx context.Context) error {
+func (l *Link) Run(ctx context.Context, receive func(from string, frame []byte)) error {
+	l.receive = receive
 	// The sender and the client outlive ctx by the farewell.
 	rest, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -100,9 +102,9 @@ func (l *Link) Run(ctx context.Context) error {
 	tail.Go(func() { l.send(rest) })
 
 	var loops sync.WaitGroup
-	loops.Go(func() { l.beat(ctx) })
-	loops.Go(func() { l.listen(ctx) })
-	loops.Go(func() { l.keep(ctx) })
+	loops.Go(func() { l.heartbeat(ctx) })
+	loops.Go(func() { l.subscribe(ctx) })
+	loops.Go(func() { l.register(ctx) })
 	loops.Wait()
 
 	l.farewell(rest)
@@ -111,8 +113,7 @@ func (l *Link) Run(ctx context.Context) error {
 	return nil
 }
 
-// farewell lets the sender finish, and gives up the lease, so that peers need not wait
-// for its end.
+// farewell lets the sender finish, and gives up the lease.
 func (l *Link) farewell(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*l.o.Beat)
 	defer cancel()
@@ -123,11 +124,10 @@ func (l *Link) farewell(ctx context.Context) {
 			break
 		}
 	}
-	l.up.Store(false)
-	l.hears.Store(false)
-	l.metrics.up.Set(0)
+	l.setUp(false)
+	l.receives.Store(false)
 	l.client.Store(nil)
-	l.drop(l.setPeers(nil), reasonGone)
+	l.SetPeers(nil)
 	if c != nil {
 		_ = c.ZRem(ctx, l.o.Prefix+"nodes", l.member()).Err() // it ends by itself otherwise
 		shut(c)
@@ -135,13 +135,18 @@ func (l *Link) farewell(ctx context.Context) {
 }
 
 // Peers implements cluster.Link.
-func (l *Link) Peers() []cluster.Node { return l.peers.Load().nodes }
+func (l *Link) Peers() []cluster.Node {
+	if !l.up.Load() {
+		return nil
+	}
+	return l.peers.Load().nodes
+}
 
 // Changed implements cluster.Link.
 func (l *Link) Changed() <-chan struct{} { return l.changed }
 
 // Healthy implements cluster.Link.
-func (l *Link) Healthy() bool { return l.up.Load() && l.hears.Load() }
+func (l *Link) Healthy() bool { return l.up.Load() && l.receives.Load() }
 
 func (l *Link) connect(ctx context.Context) (*client, error) {
 	return l.target.connect(ctx, "parley-"+l.o.Node.ID, l.o.Beat)
@@ -155,16 +160,4 @@ func signal(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
-}
-
-// pauseOr waits for d or until c has a value, and reports whether ctx goes on.
-func pauseOr(ctx context.Context, d time.Duration, c <-chan struct{}) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-c:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
 }

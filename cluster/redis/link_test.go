@@ -114,7 +114,7 @@ func TestRegistry(t *testing.T) {
 	}
 }
 
-// A node that ends in order sends what it has queued, and is nobody's peer from then on.
+// A node that ends in order sends what it has queued, and gives up its lease.
 func TestLeaving(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
@@ -136,27 +136,29 @@ func TestLeaving(t *testing.T) {
 	if _, err := a.Locate(t.Context(), []chat.ID{chat.NewID()}); !errors.Is(err, chat.Unavailable) {
 		t.Errorf("Locate after the end: %v, want unavailable", err)
 	}
-	redistest.Await(t, "b to be alone", func() bool { return len(b.Peers()) == 0 })
-	if b.Send("a", nil) {
-		t.Error("Send to a node that left = true, want false")
-	}
 }
 
-// A node that is killed stays a peer until its lease ends.
-func TestLeaseEnds(t *testing.T) {
+// Peers are those of SetPeers, by id; a frame to one that is not subscribed is counted.
+func TestSetPeers(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	a := start(t, s.URL(), "a")
-	s.Do("EVAL", `local t = redis.call('TIME'); return redis.call('ZADD', 'parley:nodes', t[1] * 1000 + 1500, 'dead|once')`, 0)
-	redistest.Await(t, "a peer", func() bool { return len(a.Peers()) == 1 })
-	if got := a.Peers()[0]; got != (cluster.Node{ID: "dead", Name: "once"}) {
+	redistest.Await(t, "health", a.Healthy)
+	drain(a)
+	dead, other := cluster.Node{ID: "dead", Name: "once"}, cluster.Node{ID: "b", Name: "two"}
+	a.SetPeers([]cluster.Node{dead, other})
+	if got := a.Peers(); len(got) != 2 || got[0] != other || got[1] != dead {
 		t.Errorf("Peers = %v", got)
 	}
-	redistest.Await(t, "the end of its lease", func() bool { return len(a.Peers()) == 0 })
-	// Nobody is subscribed there: the frame is counted as unheard, at the latest as gone.
-	s.Do("EVAL", `local t = redis.call('TIME'); return redis.call('ZADD', 'parley:nodes', t[1] * 1000 + 100000, 'dead|once')`, 0)
-	redistest.Await(t, "a peer", func() bool { return a.Send("dead", []byte("x")) })
+	<-a.Changed()
+	if !a.Send("dead", []byte("x")) {
+		t.Error("Send to a peer = false, want true")
+	}
 	redistest.Await(t, "the count", func() bool { return a.value(t, "parley_redis_frames_dropped_total", "unheard") == 1 })
+	a.SetPeers([]cluster.Node{other})
+	if a.Send("dead", []byte("x")) {
+		t.Error("Send to a node that left = true, want false")
+	}
 }
 
 // Two installations share a Redis by their prefixes.
@@ -174,27 +176,10 @@ func TestPrefix(t *testing.T) {
 	}
 }
 
-// A process that goes on under another id makes a second link, which counts on in the
-// same metrics.
-func TestSecondLink(t *testing.T) {
-	t.Parallel()
-	s := redistest.Start(t)
-	a := start(t, s.URL(), "a")
-	redistest.Await(t, "health", a.Healthy)
-	a.stop()
-	again := start(t, s.URL(), "a2", func(o *redis.Options) { o.Registerer = a.reg })
-	b := start(t, s.URL(), "b")
-	redistest.Await(t, "health", func() bool { return again.Healthy() && b.Healthy() && len(again.Peers()) == 1 && len(b.Peers()) == 1 })
-	reach(t, again, b, "x")
-	if a.value(t, "parley_redis_up") != 1 || a.value(t, "parley_redis_frames_sent_total") == 0 {
-		t.Error("the second link does not count where the first one did")
-	}
-}
-
 // New names the field that is wrong, and never a password.
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
-	ok := redis.Options{URL: "redis://u:hunter2@h", Node: cluster.Node{ID: "a", Name: "a"}, Receive: func(string, []byte) {}}
+	ok := redis.Options{URL: "redis://u:hunter2@h", Node: cluster.Node{ID: "a", Name: "a"}}
 	if _, err := redis.New(ok); err != nil {
 		t.Fatal(err)
 	}
@@ -203,9 +188,7 @@ func TestNewRefuses(t *testing.T) {
 		"tls_ca":    func(o *redis.Options) { o.URL = "rediss://u:hunter2@h?tls_ca=/nowhere" },
 		"Node.ID":   func(o *redis.Options) { o.Node.ID = "a b" },
 		"Node.Name": func(o *redis.Options) { o.Node.Name = "a\n" },
-		"Receive":   func(o *redis.Options) { o.Receive = nil },
 		"Beat":      func(o *redis.Options) { o.Beat = time.Microsecond },
-		"Lease":     func(o *redis.Options) { o.Lease = time.Second },
 		"Prefix":    func(o *redis.Options) { o.Prefix = "{x}" },
 	} {
 		o := ok
@@ -262,7 +245,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			l, err := redis.New(redis.Options{URL: tt.url, Node: cluster.Node{ID: "a", Name: "a"}, Receive: func(string, []byte) {}})
+			l, err := redis.New(redis.Options{URL: tt.url, Node: cluster.Node{ID: "a", Name: "a"}})
 			if err == nil {
 				err = l.Check(t.Context())
 			}
@@ -285,13 +268,13 @@ func TestStartStop(t *testing.T) {
 	cl := redistest.StartCluster(t, 3, false)
 	for i := range 20 {
 		for _, url := range []string{s.URL(), gone.URL(), cl.URL()} {
-			l, err := redis.New(redis.Options{URL: url, Node: cluster.Node{ID: "a", Name: "a"}, Receive: func(string, []byte) {}, Beat: 200 * time.Millisecond})
+			l, err := redis.New(redis.Options{URL: url, Node: cluster.Node{ID: "a", Name: "a"}, Beat: 200 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*3*time.Millisecond)
 			l.Register(chat.NewID())
-			if err := l.Run(ctx); err != nil {
+			if err := l.Run(ctx, func(string, []byte) {}); err != nil {
 				t.Errorf("Run: %v", err)
 			}
 			cancel()

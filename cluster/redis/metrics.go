@@ -1,16 +1,15 @@
 package redis
 
 import (
-	"errors"
-
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // reason is why a frame was dropped; a label of the metrics.
 type reason string
 
 const (
-	reasonAway     reason = "away"      // Redis is away
+	reasonAway     reason = "away"      // Redis is unavailable
 	reasonUnknown  reason = "unknown"   // no such peer
 	reasonTooLarge reason = "too_large" // over cluster.MaxFrame
 	reasonFull     reason = "full"      // too much waits for that peer
@@ -41,54 +40,39 @@ type metrics struct {
 	unlocated     prometheus.Counter
 }
 
-// newMetrics registers the metrics of the link; a nil Registerer discards them. A second
-// link of the process counts in the first one's.
+// newMetrics registers the metrics of the link; a nil Registerer discards them.
 func newMetrics(r prometheus.Registerer) *metrics {
+	f := promauto.With(r)
 	gauge := func(name, help string) prometheus.Gauge {
-		return register(r, prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help}))
+		return f.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
 	counter := func(name, help string) prometheus.Counter {
-		return register(r, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
+		return f.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
 	vec := func(label, name, help string) *prometheus.CounterVec {
-		return register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label}))
+		return f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
 	}
 	return &metrics{
-		up:            gauge("parley_redis_up", "1 while heartbeats to Redis come through."),
-		peers:         gauge("parley_redis_peers", "Other nodes whose lease holds."),
+		up:            gauge("parley_redis_up", "1 while heartbeats to Redis succeed."),
+		peers:         gauge("parley_redis_peers", "Other nodes, as the database knows them."),
 		beats:         vec("outcome", "parley_redis_heartbeats_total", "Heartbeats to Redis, by outcome: ok, failed."),
-		flushes:       vec("found_by", "parley_redis_flushes_total", "Times that Redis had lost what was put there, by what was missing: lease, registry. Everything is put there again."),
+		flushes:       vec("found_by", "parley_redis_flushes_total", "Times that Redis had lost entries, by what was missing: lease, registry. All are written again."),
 		subscriptions: counter("parley_redis_subscriptions_ended_total", "Subscriptions that ended or could not be made; each is followed by another one."),
 		sent:          counter("parley_redis_frames_sent_total", "Frames that Redis took for a node that is subscribed."),
 		messages:      counter("parley_redis_messages_total", "Messages to other nodes; each holds the frames that had gathered."),
 		sentBytes:     counter("parley_redis_sent_bytes_total", "Bytes of messages to other nodes."),
 		dropped:       vec("reason", "parley_redis_frames_dropped_total", "Frames that were not sent, by reason: away, unknown, too_large, full, gone, failed, unheard."),
 		queued:        gauge("parley_redis_queue_bytes", "Bytes of frames that wait to be sent, with 64 for each."),
-		publish: register(r, prometheus.NewHistogram(prometheus.HistogramOpts{
+		publish: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "parley_redis_publish_seconds", Help: "Round trip of the messages that are sent together.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
-		})),
+		}),
 		received:      counter("parley_redis_frames_received_total", "Frames received from other nodes."),
 		receivedBytes: counter("parley_redis_received_bytes_total", "Bytes of messages received."),
-		ignored:       vec("reason", "parley_redis_messages_ignored_total", "Messages received and passed over, by reason: version, malformed, repeated."),
+		ignored:       vec("reason", "parley_redis_messages_ignored_total", "Messages received and ignored, by reason: version, malformed, repeated."),
 		missed:        counter("parley_redis_messages_missed_total", "Messages of other nodes that did not arrive, as later ones show."),
 		registered:    vec("operation", "parley_redis_registry_total", "Entries of the registry written, by operation: register, renew, unregister, failed."),
 		waiting:       gauge("parley_redis_registry_waiting", "Users whose entry in the registry is not yet as it should be."),
 		located:       counter("parley_redis_located_users_total", "Users looked up in the registry."),
 		unlocated:     counter("parley_redis_locate_failures_total", "Look-ups in the registry that failed in whole or in part."),
 	}
-}
-
-// register registers c, or returns what is registered already.
-func register[C prometheus.Collector](r prometheus.Registerer, c C) C {
-	if r == nil {
-		return c
-	}
-	if err := r.Register(c); err != nil {
-		var there prometheus.AlreadyRegisteredError
-		if !errors.As(err, &there) {
-			panic(err) // two metrics of one name: a fault of ours
-		}
-		return there.ExistingCollector.(C)
-	}
-	return c
 }

@@ -21,23 +21,14 @@ type Options struct {
 	// Node is this process; required, see cluster.Node for the limits. No two processes
 	// may have the same id.
 	Node cluster.Node
-	// Receive is called for each frame from another node; required. from is its id, which
-	// need not be among Peers yet. All calls come from one goroutine, and those for one
-	// sender in the order of its Sends. The frame may be kept but not changed. While
-	// Receive runs nothing is read, and Redis cuts a subscriber that lags too far behind
-	// (client-output-buffer-limit), so it must not block for long.
-	Receive func(from string, frame []byte)
-	// Lease is how long this node counts as running after its last heartbeat; 0: 8 s. At
-	// least two beats.
-	Lease time.Duration
 	// Beat is the pause between heartbeats, and how long one may take; 0: 2 s. At least 10 ms.
 	Beat time.Duration
 	// Prefix begins the name of every key and channel, so that installations can share a
 	// Redis; "": "parley:". At most 64 bytes, without braces, spaces and control characters.
 	Prefix string
-	// Logger is told when Redis goes away and comes back; nil: nobody is.
+	// Logger notes when Redis becomes unavailable, and available again; nil: none.
 	Logger *slog.Logger
-	// Registerer is where metrics go; nil: nowhere. Links of one process may share it.
+	// Registerer is where metrics go; nil: nowhere.
 	Registerer prometheus.Registerer
 }
 
@@ -45,9 +36,6 @@ type Options struct {
 func (o *Options) check() error {
 	wrong := func(field, msg string) error {
 		return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: field, Msg: msg}
-	}
-	if o.Lease == 0 {
-		o.Lease = 8 * time.Second
 	}
 	if o.Beat == 0 {
 		o.Beat = 2 * time.Second
@@ -63,12 +51,8 @@ func (o *Options) check() error {
 		return wrong("Node.ID", "must be 1 to 64 of a-z, A-Z, 0-9, - and _")
 	case !validName(o.Node.Name):
 		return wrong("Node.Name", "must be 1 to 128 bytes of UTF-8 without control characters")
-	case o.Receive == nil:
-		return wrong("Receive", "required")
 	case o.Beat < 10*time.Millisecond:
 		return wrong("Beat", "must be at least 10 ms")
-	case o.Lease < 2*o.Beat:
-		return wrong("Lease", "must be at least two beats")
 	case len(o.Prefix) > 64 || strings.ContainsFunc(o.Prefix, func(r rune) bool {
 		return r == '{' || r == '}' || r == utf8.RuneError || unicode.IsSpace(r) || unicode.IsControl(r)
 	}):

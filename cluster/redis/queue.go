@@ -7,7 +7,7 @@ import (
 
 // peer is the queue of frames for one other node.
 type peer struct {
-	id, channel string
+	channel string
 
 	mu     sync.Mutex // guards what follows
 	frames [][]byte   // bounded by maxQueued, drop and count

@@ -16,9 +16,9 @@ import (
 
 // probes counts the messages that this node sends to itself.
 type probes struct {
-	mu    sync.Mutex
-	seq   uint64
-	heard atomic.Int64 // when the last one came back; ns of the monotonic clock, since start
+	mu       sync.Mutex
+	seq      uint64
+	returned atomic.Int64 // when the last one came back; ns of the monotonic clock, since start
 }
 
 var start = time.Now()
@@ -46,15 +46,15 @@ func (l *Link) sendProbe(ctx context.Context, c *client) {
 }
 
 var (
-	errDeaf   = errors.New("the subscription is there, and messages do not come")
-	errMoved  = errors.New("the channel has moved to another server of the Cluster")
-	errStrike = errors.New("the subscription was not confirmed")
+	errSilent      = errors.New("the subscription is confirmed, but messages do not arrive")
+	errMoved       = errors.New("the channel has moved to another server of the Cluster")
+	errUnconfirmed = errors.New("the subscription was not confirmed")
 )
 
-// listen keeps a subscription until ctx ends. Each one is made from nothing, on a new
+// subscribe keeps a subscription until ctx ends. Each one is made from nothing, on a new
 // client: go-redis' own way of coming back neither reads the answer to the new
 // subscription nor notices one at the wrong server.
-func (l *Link) listen(ctx context.Context) {
+func (l *Link) subscribe(ctx context.Context) {
 	wait := backoff.New(l.o.Beat/32, l.o.Beat)
 	from := senders{}
 	told := false
@@ -64,7 +64,7 @@ func (l *Link) listen(ctx context.Context) {
 			wait.Reset()
 			if told {
 				told = false
-				l.log.Info("this node receives again what other nodes send", "elapsed_ms", time.Since(lost).Milliseconds())
+				l.log.Info("this node receives what other nodes send again", "elapsed_ms", time.Since(lost).Milliseconds())
 			}
 			signal(l.changed)
 		})
@@ -72,15 +72,15 @@ func (l *Link) listen(ctx context.Context) {
 			return
 		}
 		l.metrics.subscriptions.Inc()
-		if l.hears.Swap(false) || lost.IsZero() {
+		if l.receives.Swap(false) || lost.IsZero() {
 			lost = time.Now()
 			signal(l.changed)
 		}
-		// The heart tells when Redis is away; here it is told when only this is broken.
+		// heartbeat logs that Redis is unavailable; this is for when only the subscription fails.
 		if !told && l.up.Load() && wait.Waiting() {
 			told = true
 			l.log.Warn("this node does not receive what other nodes send; it finds it in the database, within seconds",
-				"redis", l.target.String(), "err", explain("redis.listen", err))
+				"redis", l.target.String(), "err", explain("redis.subscribe", err))
 		}
 		if !wait.Sleep(ctx) {
 			return
@@ -105,9 +105,9 @@ func (l *Link) subscription(ctx context.Context, from senders, proven func()) er
 		return err
 	}
 	if s, ok := first.(*redis.Subscription); !ok || s.Kind != "subscribe" && s.Kind != "ssubscribe" {
-		return errStrike
+		return errUnconfirmed
 	}
-	l.probes.heard.Store(int64(time.Since(start)))
+	l.probes.returned.Store(int64(time.Since(start)))
 	l.sub.Store(sub)
 	defer l.sub.Store(nil)
 	if c := l.client.Load(); c != nil { // or else the next heartbeat sends it
@@ -120,17 +120,17 @@ func (l *Link) subscription(ctx context.Context, from senders, proven func()) er
 		}
 		switch got := got.(type) {
 		case *redis.Message:
-			if own := l.arrive([]byte(got.Payload), from); own && !known {
+			if own := l.deliver([]byte(got.Payload), from); own && !known {
 				known = true
-				l.hears.Store(true)
+				l.receives.Store(true)
 				proven()
 			}
 		case *redis.Subscription:
 			return errMoved // nobody here unsubscribes: it is the server that sends us away
 		}
 		// Others may still publish where nobody else does any more.
-		if time.Since(start)-time.Duration(l.probes.heard.Load()) > patience && l.up.Load() {
-			return errDeaf
+		if time.Since(start)-time.Duration(l.probes.returned.Load()) > patience && l.up.Load() {
+			return errSilent
 		}
 	}
 }
@@ -139,10 +139,10 @@ func (l *Link) subscription(ctx context.Context, from senders, proven func()) er
 // into Redis can make it forget, which lets repeated messages through.
 type senders map[string]uint64
 
-const maxSenders = 2 * maxPeers
+const maxSenders = 2000
 
-// arrive hands out the frames of a message, and reports whether it was our own probe.
-func (l *Link) arrive(b []byte, from senders) (own bool) {
+// deliver hands out the frames of a message, and reports whether it was our own probe.
+func (l *Link) deliver(b []byte, from senders) (own bool) {
 	l.metrics.receivedBytes.Add(float64(len(b)))
 	m, v := readMessage(b)
 	if v == good && m.sender != l.o.Node.ID {
@@ -153,12 +153,12 @@ func (l *Link) arrive(b []byte, from senders) (own bool) {
 		return false
 	}
 	if m.sender == l.o.Node.ID {
-		l.probes.heard.Store(int64(time.Since(start)))
+		l.probes.returned.Store(int64(time.Since(start)))
 		return true
 	}
 	n := 0
 	for frame := range m.all() {
-		l.o.Receive(m.sender, frame)
+		l.receive(m.sender, frame)
 		n++
 	}
 	l.metrics.received.Add(float64(n))

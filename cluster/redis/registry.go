@@ -18,10 +18,10 @@ const (
 	renewEvery     = 10 * time.Minute // each entry is renewed
 	batchUsers     = 5000             // entries written in one round trip; fewer while Redis is too slow for so many
 	leastUsers     = 50               // but not fewer than this
-	maxGoodbyes    = 100_000          // users who left and whose entry could not be removed; more end by themselves
+	maxGone        = 100_000          // users who have gone and whose entry could not be removed yet; those of more end by themselves
 	maxLocations   = 100              // nodes that Locate tells of one user
-	maxLocating    = pool - 3         // look-ups at a time; the heart, the sender and the registrar need connections too
-	betweenRescues = 30 * time.Second // the least time between two times that everything is put there again for a missing entry
+	maxLocating    = pool - 3         // look-ups at a time; heartbeat, send and register need connections too
+	betweenRefills = 30 * time.Second // the least time between two times that everything is put there again for a missing entry
 )
 
 // registry is who is connected here, and what of it Redis may not know.
@@ -32,7 +32,7 @@ type registry struct {
 	gone  int                       // of dirty, those who are not here any more
 	redo  int                       // the buckets from here to 255 are to be put there again; 256: none
 
-	wake    chan struct{} // one place: full means that the registrar will look anyway
+	wake    chan struct{} // one place: full means that register will look anyway
 	locates chan struct{} // a place for each look-up under way
 }
 
@@ -73,7 +73,7 @@ func (l *Link) Unregister(user chat.ID) {
 	_, was := r.bucket(user)[user]
 	if was {
 		delete(r.bucket(user), user)
-		if r.gone < maxGoodbyes {
+		if r.gone < maxGone {
 			r.gone++
 			r.dirty[user] = struct{}{}
 		} else {
@@ -159,7 +159,7 @@ func (r *registry) back(batch []entry) {
 		switch {
 		case waits:
 			continue
-		case !here && r.gone >= maxGoodbyes:
+		case !here && r.gone >= maxGone:
 			continue
 		case !here:
 			r.gone++
@@ -178,15 +178,15 @@ func (r *registry) waiting() int {
 	return n
 }
 
-// keep makes the registry say who is here, until ctx ends.
-func (l *Link) keep(ctx context.Context) {
+// register makes the registry say who is connected here, until ctx ends.
+func (l *Link) register(ctx context.Context) {
 	r := &l.reg
 	wait := backoff.New(l.o.Beat/32, l.o.Beat)
 	most := batchUsers
 	renew := time.NewTicker(renewEvery / time.Duration(len(r.here)))
 	defer renew.Stop()
 	var batch []entry
-	var rescued time.Time
+	var refilled time.Time
 	for bucket := 0; ; {
 		batch = batch[:0]
 		select {
@@ -205,10 +205,10 @@ func (l *Link) keep(ctx context.Context) {
 			began := time.Now()
 			missing, err := l.write(ctx, batch)
 			l.metrics.waiting.Set(float64(r.waiting()))
-			if missing && time.Since(rescued) > betweenRescues {
-				rescued = time.Now()
+			if missing && time.Since(refilled) > betweenRefills {
+				refilled = time.Now()
 				l.metrics.flushes.WithLabelValues("registry").Inc()
-				l.log.Warn("Redis has lost entries; everything is put there again", "redis", l.target.String())
+				l.log.Warn("Redis has lost entries; registering all users again", "redis", l.target.String())
 				r.again()
 				signal(l.changed)
 			}
@@ -292,7 +292,7 @@ func (l *Link) Locate(ctx context.Context, users []chat.ID) ([][]string, error) 
 	}
 	c := l.client.Load()
 	if c == nil {
-		return unavailable(errors.New("Redis is away"))
+		return unavailable(errors.New("Redis is unavailable"))
 	}
 	pipe := c.Pipeline()
 	cmds := make([]*redis.StringSliceCmd, len(users))

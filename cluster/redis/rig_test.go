@@ -35,12 +35,18 @@ type node struct {
 	got map[string][]string // frames, by sender
 }
 
-// start runs a link. Its heart beats fast, and calm changes that.
+// start runs a link. Its heartbeats are fast, and calm changes that.
 func start(t testing.TB, url, id string, calm ...func(*redis.Options)) *node {
+	t.Helper()
+	return startWith(t, url, id, nil, calm...)
+}
+
+// startWith is start with a function that receives; nil: the node's own.
+func startWith(t testing.TB, url, id string, receive func(string, []byte), calm ...func(*redis.Options)) *node {
 	t.Helper()
 	n := &node{id: id, log: &logBook{}, reg: prometheus.NewRegistry(), got: map[string][]string{}}
 	o := redis.Options{
-		URL: url, Node: cluster.Node{ID: id, Name: "node " + id}, Receive: n.receive, Beat: 500 * time.Millisecond, Lease: 3 * time.Second,
+		URL: url, Node: cluster.Node{ID: id, Name: "node " + id}, Beat: 500 * time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registerer: n.reg,
 	}
 	for _, f := range calm {
@@ -51,9 +57,12 @@ func start(t testing.TB, url, id string, calm ...func(*redis.Options)) *node {
 		t.Fatal(err)
 	}
 	n.Link = l
+	if receive == nil {
+		receive = n.receive
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- l.Run(ctx) }() // ends with ctx, in stop
+	go func() { done <- l.Run(ctx, receive) }() // ends with ctx, in stop
 	n.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -64,8 +73,8 @@ func start(t testing.TB, url, id string, calm ...func(*redis.Options)) *node {
 	return n
 }
 
-// calm is the heart of production, which a busy machine does not disturb.
-func calm(o *redis.Options) { o.Beat, o.Lease = 0, 0 }
+// calm has the heartbeats of production, which a busy machine does not disturb.
+func calm(o *redis.Options) { o.Beat = 0 }
 
 func (n *node) receive(from string, frame []byte) {
 	n.mu.Lock()
@@ -81,7 +90,7 @@ func (n *node) received(from string) []string {
 
 func (n *node) has(from, frame string) bool { return slices.Contains(n.received(from), frame) }
 
-// together starts nodes and waits until all see each other.
+// together starts nodes, and waits until all can be reached.
 func together(t testing.TB, url string, ids []string, calm ...func(*redis.Options)) []*node {
 	t.Helper()
 	var all []*node
@@ -92,9 +101,19 @@ func together(t testing.TB, url string, ids []string, calm ...func(*redis.Option
 	return all
 }
 
-// whole waits until all nodes are healthy and see each other.
+// whole says to all nodes that there are the others, as the database does, and waits until
+// all are healthy and can be reached.
 func whole(t testing.TB, all ...*node) {
 	t.Helper()
+	for _, n := range all {
+		var others []cluster.Node
+		for _, other := range all {
+			if other != n {
+				others = append(others, cluster.Node{ID: other.id, Name: "node " + other.id})
+			}
+		}
+		n.SetPeers(others)
+	}
 	for _, n := range all {
 		redistest.Await(t, fmt.Sprintf("%s to be healthy and have %d peers; log:\n%s", n.id, len(all)-1, n.log.String()), func() bool {
 			return n.Healthy() && len(n.Peers()) == len(all)-1
@@ -170,8 +189,8 @@ func (l *logBook) String() string {
 func (l *logBook) count(text string) int { return strings.Count(l.String(), text) }
 
 const (
-	awayLine = "Redis is away"
-	backLine = "Redis is there"
+	awayLine = "Redis is unavailable"
+	backLine = "Redis answers"
 )
 
 // kinds are the ways Redis is run.

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -16,7 +17,7 @@ const maxQueued = 4 << 20
 // perFrame is added to the size of a frame in a queue, so that empty ones are bounded too.
 const perFrame = 64
 
-// peers is a snapshot of who is there.
+// peers are the other nodes, with their queues.
 type peers struct {
 	nodes []cluster.Node
 	byID  map[string]*peer
@@ -34,29 +35,28 @@ func (p *peers) queued() bool {
 	return false
 }
 
-// setPeers makes nodes the peers; those that stay keep their queues. It returns the
-// frames that waited for those that left.
-func (l *Link) setPeers(nodes []cluster.Node) (lost int) {
+// SetPeers implements cluster.Link. Peers that stay keep their queues; what waited for
+// those that left is dropped.
+func (l *Link) SetPeers(nodes []cluster.Node) {
+	slices.SortFunc(nodes, func(a, b cluster.Node) int { return strings.Compare(a.ID, b.ID) })
 	before := l.peers.Load()
 	if slices.Equal(before.nodes, nodes) {
-		return 0
+		return
 	}
 	p := &peers{nodes: nodes, byID: make(map[string]*peer, len(nodes))}
 	for _, n := range nodes {
-		if q := before.byID[n.ID]; q != nil {
-			p.byID[n.ID] = q
-		} else {
-			p.byID[n.ID] = &peer{id: n.ID, channel: l.channel(n.ID)}
+		if p.byID[n.ID] = before.byID[n.ID]; p.byID[n.ID] == nil {
+			p.byID[n.ID] = &peer{channel: l.channel(n.ID)}
 		}
 	}
 	l.peers.Store(p)
 	l.metrics.peers.Set(float64(len(nodes)))
 	for id, q := range before.byID {
 		if p.byID[id] == nil {
-			lost += l.empty(q, true)
+			l.drop(l.empty(q, true), reasonGone)
 		}
 	}
-	return lost
+	signal(l.changed)
 }
 
 // Send implements cluster.Link.

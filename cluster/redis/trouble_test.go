@@ -51,7 +51,7 @@ func outage(t *testing.T, url string, begin, end func()) {
 	})
 	a.Register(v)
 	a.Unregister(w)
-	redistest.Await(t, "the leases heard of to end", func() bool { return len(a.Peers()) == 0 })
+	redistest.Await(t, "the peers to be out of reach", func() bool { return len(a.Peers()) == 0 })
 	if got := a.log.count(awayLine); got != 1 {
 		t.Errorf("the log says %d times that Redis is away, want once:\n%s", got, a.log.String())
 	}
@@ -500,7 +500,7 @@ func TestRubbish(t *testing.T) {
 func TestQueueFull(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	all := together(t, s.URL(), []string{"a", "b"}, func(o *redis.Options) { o.Beat, o.Lease = 10*time.Second, 40*time.Second })
+	all := together(t, s.URL(), []string{"a", "b"}, func(o *redis.Options) { o.Beat = 10 * time.Second })
 	a, b := all[0], all[1]
 	if a.Send("b", make([]byte, cluster.MaxFrame+1)) {
 		t.Error("Send of a frame over MaxFrame = true, want false")

@@ -1,11 +1,13 @@
 package redis
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,8 +65,9 @@ func badURL(msg string) error {
 	return &chat.Error{Code: chat.Invalid, Op: "redis.ParseURL", Field: "URL", Msg: msg}
 }
 
-// parseURL does not use net/url for the whole: it knows no lists of hosts, and its errors
-// quote what they are about.
+// parseURL takes a URL apart by itself. go-redis' parsers, and net/url, which they use,
+// know no lists of hosts, refuse passwords that are not encoded to the letter, and quote
+// the URL, with its password, in their errors.
 func parseURL(raw string) (*target, error) {
 	if len(raw) > maxURL {
 		return nil, badURL("is longer than " + strconv.Itoa(maxURL) + " bytes")
@@ -74,43 +77,49 @@ func parseURL(raw string) (*target, error) {
 		return nil, badURL("must begin with redis://, rediss://, redis+cluster://, redis+sentinel:// or unix://")
 	}
 	t := &target{}
+	if strings.HasPrefix(scheme, "rediss") {
+		t.tls = &tls.Config{MinVersion: tls.VersionTLS12}
+		scheme = "redis" + scheme[len("rediss"):]
+	}
 	port := "6379"
 	switch scheme {
-	case "redis", "rediss":
-	case "redis+cluster", "rediss+cluster":
+	case "redis", "unix":
+	case "redis+cluster":
 		t.kind = kindCluster
-	case "redis+sentinel", "rediss+sentinel":
+	case "redis+sentinel":
 		t.kind, port = kindSentinel, "26379"
-	case "unix":
-		return t, t.parseSocket(rest)
 	default:
 		return nil, badURL("has a scheme that is not redis, rediss, redis+cluster, redis+sentinel (or with rediss), or unix")
 	}
-	if strings.HasPrefix(scheme, "rediss") {
-		t.tls = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-
-	if strings.Contains(rest, "#") {
+	if scheme != "unix" && strings.Contains(rest, "#") {
 		return nil, badURL("has a #; in a password it is written %23")
 	}
 	rest, query, _ := strings.Cut(rest, "?")
-	authority, path, _ := strings.Cut(rest, "/")
-	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-		if err := t.parseUser(authority[:i]); err != nil {
+	hosts, path, _ := strings.Cut(rest, "/")
+	if i := strings.LastIndexByte(hosts, '@'); i >= 0 {
+		if err := t.parseUser(hosts[:i]); err != nil {
 			return nil, err
 		}
-		authority = authority[i+1:]
+		hosts = hosts[i+1:]
 	}
-	if err := t.parseHosts(authority, port); err != nil {
+	if scheme == "unix" {
+		switch {
+		case hosts != "":
+			return nil, badURL("has a host; a socket is unix:///run/redis/redis.sock")
+		case path == "" || strings.ContainsRune(path, 0):
+			return nil, badURL("names no socket: want unix:///run/redis/redis.sock")
+		}
+		t.addrs = []string{"/" + path}
+		return t, t.parseQuery(query)
+	}
+	if err := t.parseHosts(hosts, port); err != nil {
 		return nil, err
 	}
 	if t.kind == kindAuto && len(t.addrs) > 1 {
 		t.kind = kindCluster
 	}
 	if t.kind == kindSentinel {
-		var master string
-		master, path, _ = strings.Cut(path, "/")
-		if t.master = master; !validMaster(master) {
+		if t.master, path, _ = strings.Cut(path, "/"); !masterName.MatchString(t.master) {
 			return nil, badURL("names no master: want redis+sentinel://host1,host2/mymaster, with a name of 1 to 128 letters, digits, and . - _")
 		}
 	}
@@ -120,39 +129,20 @@ func parseURL(raw string) (*target, error) {
 	return t, t.parseQuery(query)
 }
 
-func validMaster(name string) bool {
-	return len(name) > 0 && len(name) <= 128 && !strings.ContainsFunc(name, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
-	})
-}
-
-func (t *target) parseSocket(rest string) error {
-	rest, query, _ := strings.Cut(rest, "?")
-	// A user before the path: unix://user:password@/run/redis.sock
-	before, path, ok := strings.Cut(rest, "/")
-	if !ok || path == "" || strings.ContainsRune(path, 0) {
-		return badURL("names no socket: want unix:///run/redis/redis.sock")
-	}
-	if user, ok := strings.CutSuffix(before, "@"); ok {
-		if err := t.parseUser(user); err != nil {
-			return err
-		}
-	} else if before != "" {
-		return badURL("has a host; a socket is unix:///run/redis/redis.sock")
-	}
-	t.addrs = []string{"/" + path}
-	return t.parseQuery(query)
-}
+var (
+	masterName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,128}$`)
+	hostPort   = regexp.MustCompile(`^(?:([a-zA-Z0-9._-]+)|\[([0-9a-fA-F:.]*:[0-9a-fA-F:.]*)\])(?::([1-9][0-9]{0,4}))?$`)
+)
 
 func (t *target) parseUser(info string) error {
-	user, password, both := strings.Cut(info, ":")
+	user, password, _ := strings.Cut(info, ":")
 	var err1, err2 error
 	t.user, err1 = url.PathUnescape(user)
 	t.password, err2 = url.PathUnescape(password)
 	if err1 != nil || err2 != nil {
 		return badURL("has a user name or password that is not percent-encoded: write % as %25, / as %2F, ? as %3F")
 	}
-	if t.user != "" && (!both || t.password == "") {
+	if t.user != "" && t.password == "" {
 		return badURL("has a user name without a password: want user:password@, or :password@ for the default user")
 	}
 	return nil
@@ -163,44 +153,13 @@ func (t *target) parseHosts(list, port string) error {
 		if len(t.addrs) == maxAddrs {
 			return badURL("has more than " + strconv.Itoa(maxAddrs) + " hosts")
 		}
-		addr, ok := hostPort(host, port)
-		if !ok {
+		m := hostPort.FindStringSubmatch(host)
+		if m == nil || m[2] != "" && net.ParseIP(m[2]) == nil || len(m[3]) == 5 && m[3] > "65535" {
 			return badURL("has a host that is not name, name:port, or [address]:port (host " + strconv.Itoa(len(t.addrs)+1) + " of the list)")
 		}
-		t.addrs = append(t.addrs, addr)
+		t.addrs = append(t.addrs, net.JoinHostPort(m[1]+m[2], cmp.Or(m[3], port)))
 	}
 	return nil
-}
-
-// hostPort returns host:port for a host with or without a port.
-func hostPort(s, port string) (string, bool) {
-	host := s
-	if v6, after, ok := strings.Cut(strings.TrimPrefix(s, "["), "]"); ok && strings.HasPrefix(s, "[") {
-		if ip := net.ParseIP(v6); ip == nil || !strings.Contains(v6, ":") {
-			return "", false
-		}
-		host = v6
-		if after != "" {
-			p, ok := strings.CutPrefix(after, ":")
-			if !ok {
-				return "", false
-			}
-			port = p
-		}
-	} else {
-		if name, p, ok := strings.Cut(s, ":"); ok {
-			host, port = name, p
-		}
-		if host == "" || strings.ContainsFunc(host, func(r rune) bool {
-			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
-		}) {
-			return "", false
-		}
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
-		return "", false
-	}
-	return net.JoinHostPort(host, port), true
 }
 
 func (t *target) parseDB(s string) error {

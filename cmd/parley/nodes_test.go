@@ -67,13 +67,13 @@ func rest(t *testing.T, c *brokertest.Client) (list []packets.Packet) {
 
 // A node that is stopped for a while, and goes on, neither delivers nor acknowledges
 // anything for a session that has moved to another node meanwhile, and stores nothing
-// that comes over its old connection. One that was stopped for so long that the others
-// have given it up ends all its connections, and begins anew.
+// that comes over its old connection. One that was stopped for so long that another
+// node has evicted it ends all its connections, and rejoins.
 func TestNodeStandsStill(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		pause   time.Duration
-		givenUp bool
+		evicted bool
 	}{"for a while": {4 * time.Second, false}, "for long": {14 * time.Second, true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -109,10 +109,10 @@ func TestNodeStandsStill(t *testing.T) {
 					t.Errorf("what came over the old connection is stored: %+v", m)
 				}
 			}
-			if c.givenUp {
+			if c.evicted {
 				list := rest(t, stays)
 				if n := len(list); n == 0 || list[n-1].FixedHeader.Type != packets.Disconnect {
-					t.Errorf("a connection of a node that was given up got %d packets, and no DISCONNECT", n)
+					t.Errorf("a connection of a node that was evicted got %d packets, and no DISCONNECT", n)
 				}
 				stays = brokertest.Open(t, p.a.MQTT, brokertest.Connect{ClientID: "stays", Password: p.ann.Token})
 				stays.AutoAck = true
@@ -157,8 +157,8 @@ func TestNodeIsKilled(t *testing.T) {
 	if list := statuses[p.ann.ID]; slices.ContainsFunc(list, func(s string) bool { return s != "online" }) {
 		t.Errorf("ann, who came back elsewhere, was shown as %v", list)
 	}
-	if !strings.Contains(p.b.Log(), `"lost_node":"a"`) {
-		t.Error("the node was not given up")
+	if !strings.Contains(p.b.Log(), `"evicted_node":"a"`) {
+		t.Error("the node was not evicted")
 	}
 	d.Ping()
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
@@ -13,114 +15,211 @@ import (
 
 const lease = time.Second
 
-func takePlace(t *testing.T, s *store.Store, node, id string) *store.Place {
-	t.Helper()
-	p, err := s.TakePlace(t.Context(), node, id, lease, time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = p.End(context.WithoutCancel(t.Context())) })
-	return p
+func acquire(ctx context.Context, s *store.Store, node, id string, wait time.Duration) (*store.NodeLease, error) {
+	return s.AcquireNodeLease(ctx, store.NodeLeaseOptions{Node: node, ID: id, Duration: lease}, wait)
 }
 
-func beat(t *testing.T, p *store.Place) chat.Heartbeat {
+func acquireAlone(ctx context.Context, s *store.Store, wait time.Duration) (*store.NodeLease, error) {
+	return s.AcquireNodeLease(ctx, store.NodeLeaseOptions{Node: "alone", ID: chat.NewID().String(), Exclusive: true, Duration: lease}, wait)
+}
+
+func mustAcquire(t *testing.T, s *store.Store, node, id string) *store.NodeLease {
 	t.Helper()
-	b, err := p.Beat(t.Context())
+	l, err := acquire(t.Context(), s, node, id, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	t.Cleanup(func() { _ = l.Close(context.WithoutCancel(t.Context())) })
+	return l
+}
+
+func heartbeat(t *testing.T, l *store.NodeLease) chat.Heartbeat {
+	t.Helper()
+	found, err := l.Heartbeat(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range [][]chat.NodeState{found.Others, found.Unreleased} {
+		for i, n := range list {
+			if age := time.Since(n.SeenAt); age < 0 || age > time.Minute {
+				t.Errorf("%s was seen %v ago", n.Name, age)
+			}
+			list[i].SeenAt = time.Time{}
+		}
+	}
+	return found
 }
 
 // Nodes that know of each other share a database; a name is one node's, and a node
 // alone is alone.
-func TestTakePlace(t *testing.T) {
+func TestAcquireNodeLease(t *testing.T) {
 	t.Parallel()
 	dsn := storetest.DSN(t)
 	s, other := storetest.Open(t, dsn), storetest.Open(t, dsn)
-	a := takePlace(t, s, "a", "a1")
-	takePlace(t, other, "b", "b1")
-	_, err := other.TakePlace(t.Context(), "a", "a2", lease, 0)
-	wantError(t, err, chat.Conflict, "database")
-	_, err = other.TakeAlone(t.Context(), 0)
-	wantError(t, err, chat.Conflict, "database")
-	if b := beat(t, a); b.Lost || len(b.Left) > 0 || !slices.Equal(b.Others, []chat.NodeState{{Name: "b", ID: "b1", Alive: true}}) {
-		t.Errorf("a found %+v", b)
+	a := mustAcquire(t, s, "a", "a1")
+	if at := a.Formerly(); !at.IsZero() {
+		t.Errorf("a node that never ran was last seen at %v", at)
 	}
-	if err := a.End(t.Context()); err != nil {
+	mustAcquire(t, other, "b", "b1")
+	_, err := acquire(t.Context(), other, "a", "a2", 0)
+	wantError(t, err, chat.Conflict, "database")
+	_, err = acquireAlone(t.Context(), other, 0)
+	wantError(t, err, chat.Conflict, "database")
+	if found := heartbeat(t, a); found.Evicted || len(found.Unreleased) > 0 || !slices.Equal(found.Others, []chat.NodeState{{Name: "b", ID: "b1", Alive: true}}) {
+		t.Errorf("a found %+v", found)
+	}
+	if err := a.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	takePlace(t, other, "a", "a2")
-	alone, err := storetest.New(t).TakeAlone(t.Context(), 0) // on another database
+	// The columns of both heartbeats say the same, and until when the former process ran.
+	var seen, beat time.Time
+	if err := s.Pool().QueryRow(t.Context(), `SELECT seen_at, beat_at FROM nodes WHERE name = 'a'`).Scan(&seen, &beat); err != nil || beat.Sub(seen).Abs() > time.Millisecond {
+		t.Errorf("seen at %v, and at %v: %v", seen, beat, err)
+	}
+	if at := mustAcquire(t, other, "a", "a2").Formerly(); !at.Equal(beat) && !at.Equal(seen) {
+		t.Errorf("a was last seen at %v, want %v", at, beat)
+	}
+	alone, err := acquireAlone(t.Context(), storetest.New(t), 0) // on another database
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	_ = alone.Run(ctx)
+	if err := alone.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
-// A node whose heart has stopped is given up by one of the others, and hears so.
-func TestBury(t *testing.T) {
+// A node whose heartbeats have stopped is evicted by one of the others, and finds out.
+func TestEvict(t *testing.T) {
 	t.Parallel()
 	dsn := storetest.DSN(t)
-	a := takePlace(t, storetest.Open(t, dsn), "a", "a1")
-	b := takePlace(t, storetest.Open(t, dsn), "b", "b1")
-	c := takePlace(t, storetest.Open(t, dsn), "c", "c1")
+	a := mustAcquire(t, storetest.Open(t, dsn), "a", "a1")
+	b := mustAcquire(t, storetest.Open(t, dsn), "b", "b1")
+	c := mustAcquire(t, storetest.Open(t, dsn), "c", "c1")
 	dead := chat.NodeState{Name: "a", ID: "a1"}
-	if won, err := b.Bury(t.Context(), dead); err != nil || won {
-		t.Fatalf("a node that lives was given up: %v", err)
+	if won, err := b.Evict(t.Context(), dead); err != nil || won {
+		t.Fatalf("a node that lives was evicted: %v", err)
 	}
-	for !slices.Contains(beat(t, b).Others, dead) { // until its lease is over; the test's own timeout says if it never is
-		beat(t, c)
+	for !slices.Contains(heartbeat(t, b).Others, dead) { // until its lease is over; the test's own timeout says if it never is
+		heartbeat(t, c)
 		time.Sleep(50 * time.Millisecond)
 	}
-	first, err1 := b.Bury(t.Context(), dead)
-	second, err2 := c.Bury(t.Context(), dead)
+	first, err1 := b.Evict(t.Context(), dead)
+	second, err2 := c.Evict(t.Context(), dead)
 	if err1 != nil || err2 != nil || !first || second {
-		t.Errorf("given up by b: %v %v, by c: %v %v", first, err1, second, err2)
+		t.Errorf("evicted by b: %v %v, by c: %v %v", first, err1, second, err2)
 	}
-	if found := beat(t, c); !slices.Equal(found.Left, []string{"a"}) {
+	if found := heartbeat(t, c); !slices.Equal(found.Unreleased, []chat.NodeState{{Name: "a"}}) {
 		t.Errorf("c found %+v", found)
 	}
 	if err := b.Released(t.Context(), "a"); err != nil {
 		t.Error(err)
 	}
-	if found := beat(t, c); len(found.Left) > 0 || len(found.Others) != 1 {
+	if found := heartbeat(t, c); len(found.Unreleased) > 0 || len(found.Others) != 1 {
 		t.Errorf("c found %+v", found)
 	}
-	if found := beat(t, a); !found.Lost {
-		t.Errorf("a does not know that it was given up: %+v", found)
+	if found := heartbeat(t, a); !found.Evicted {
+		t.Errorf("a does not know that it was evicted: %+v", found)
 	}
-	if err := a.Begin(t.Context()); err != nil {
+	if err := a.Rejoin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if found := beat(t, a); found.Lost {
-		t.Error("a was given up again")
+	if found := heartbeat(t, a); found.Evicted {
+		t.Error("a was evicted again")
 	}
-	if found := beat(t, c); !slices.Contains(found.Others, chat.NodeState{Name: "a", ID: "a1", Alive: true}) {
+	if found := heartbeat(t, c); !slices.Contains(found.Others, chat.NodeState{Name: "a", ID: "a1", Alive: true}) {
 		t.Errorf("c found %+v", found)
 	}
 }
 
+// A node alone keeps any other one out. One whose connection was cut, and whose database
+// another one has taken meanwhile, finds out with its next heartbeat.
+func TestExclusiveNodeLease(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.DSN(t)
+	first, second := storetest.Open(t, dsn), storetest.Open(t, dsn)
+	a, err := acquireAlone(t.Context(), first, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := acquireAlone(t.Context(), second, time.Second); chat.CodeOf(err) != chat.Conflict {
+		t.Errorf("a second node alone: %v", err)
+	}
+	if _, err := acquire(t.Context(), second, "b", "b1", 0); chat.CodeOf(err) != chat.Conflict {
+		t.Errorf("a node of several, beside a node alone: %v", err)
+	}
+	if err := a.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b, err := acquireAlone(t.Context(), second, time.Second)
+	if err != nil {
+		t.Fatalf("the lease was not given up: %v", err)
+	}
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	if _, err := conn.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'parley node %' AND datname = current_database()"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := acquireAlone(t.Context(), first, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.Heartbeat(t.Context()) // finds that the connection is broken
+	for chat.CodeOf(err) == chat.Unavailable {
+		_, err = b.Heartbeat(t.Context())
+	}
+	if chat.CodeOf(err) != chat.Conflict {
+		t.Errorf("the node that lost its lease goes on: %v", err)
+	}
+	if err := c.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A line to the database went silent for a moment: the node connected anew, found
+// its own former connection with the lock, took it for another node and ended. The
+// campaign found it.
+func TestNodeLeaseAfterSilence(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	a, err := acquireAlone(t.Context(), s, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := store.LoseConnection(a) // the database does not know yet
+	defer func() { _ = lost.Close(context.WithoutCancel(t.Context())) }()
+	_, err = a.Heartbeat(t.Context())
+	for chat.CodeOf(err) == chat.Unavailable { // until the former connection is gone
+		_, err = a.Heartbeat(t.Context())
+	}
+	if err != nil {
+		t.Fatal("the node did not get its own lock back:", err)
+	}
+	if err := a.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // Whatever moves a log, changes who is a member of it, or takes a session from another
-// node is in the journal of the others, once, however late its transaction ends.
-func TestJournal(t *testing.T) {
+// node is in the outbox of the others, once, however late its transaction ends.
+func TestOutbox(t *testing.T) {
 	t.Parallel()
 	r := newWriterRig(t, store.WriterOptions{Node: func() string { return "a1" }})
 	defer r.finish()
 	u := r.members
-	a, b := takePlace(t, r.s, "a", "a1"), takePlace(t, r.s, "b", "b1")
-	read := func(p *store.Place) []chat.OutboxEntry {
+	a, b := mustAcquire(t, r.s, "a", "a1"), mustAcquire(t, r.s, "b", "b1")
+	read := func(p *store.NodeLease) []chat.OutboxEntry {
 		t.Helper()
-		list, whole, err := p.ReadJournal(t.Context())
+		list, whole, err := p.ReadOutbox(t.Context())
 		if err != nil || !whole {
-			t.Fatalf("the journal is whole: %v, %v", whole, err)
+			t.Fatalf("the outbox is whole: %v, %v", whole, err)
 		}
 		return list
 	}
-	for _, p := range []*store.Place{a, b} {
-		if _, whole, err := p.ReadJournal(t.Context()); err != nil || whole {
+	for _, p := range []*store.NodeLease{a, b} {
+		if _, whole, err := p.ReadOutbox(t.Context()); err != nil || whole {
 			t.Fatalf("the first reading is whole: %v, %v", whole, err)
 		}
 	}
@@ -168,14 +267,14 @@ func TestJournal(t *testing.T) {
 		}
 	}
 	if got := read(a); len(got) != 1 || got[0].Seq != 70 {
-		t.Errorf("a node reads its own lines: %+v", got)
+		t.Errorf("a node reads its own rows: %+v", got)
 	}
 	exec(t, r.s, `UPDATE journal SET at = at - interval '2 minutes' WHERE node = 'a1'`)
-	if err := a.PruneJournal(t.Context()); err != nil {
+	if err := a.PruneOutbox(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if n := count(t, r.s, `SELECT count(*) FROM journal`); n != 1 {
-		t.Errorf("%d lines are left", n)
+		t.Errorf("%d rows are left", n)
 	}
 }
 
