@@ -35,8 +35,8 @@ type Options struct {
 	MaxRSS  int64         // bytes of memory that each server may take; 0: any
 	Nodes   int           // servers on the database; 1. More than one need Redis
 	Redis   string        // between them: RedisSingle or RedisCluster; "": none
-	Only    string        // blows whose names hold this; "": all
-	Out     io.Writer     // hears how it goes; nil: nobody
+	Only    string        // faults whose names contain this; "": all
+	Out     io.Writer     // progress, in lines; nil: none
 }
 
 // user owns devices.
@@ -46,7 +46,7 @@ type user struct {
 	steadyConv  string // of the users whom nobody may disturb; "" for the others
 }
 
-// message is something that was sent, by whatever door and however often: a message
+// message is something that was sent, by whatever interface and however often: a message
 // or a command.
 type message struct {
 	kind                     kind
@@ -87,7 +87,7 @@ type campaign struct {
 	syncers  []*syncer
 	comers   []*comer
 	watchers []*watcher
-	seldom   []string // conversations of all talkers, written to only as a blow falls: no later event heals what is lost
+	seldom   []string // conversations of all talkers, written to only as a fault falls: no later event heals what is lost
 	wg       sync.WaitGroup
 	posts    sync.WaitGroup // REST requests under way
 	quiet    atomic.Bool    // a checkpoint: nothing new is written
@@ -217,11 +217,11 @@ func (c *campaign) run(ctx context.Context) (rounds int, err error) {
 	}
 	defer func() { stopClients(); c.wg.Wait() }()
 	c.say("%d devices of %d users; rounds of %v for %v", len(c.clients), len(c.users), c.o.Round, c.o.For)
-	blows := c.blows()
-	if len(blows) == 0 {
-		return 0, fmt.Errorf("no blow is named like %q", c.o.Only)
+	faults := c.faults()
+	if len(faults) == 0 {
+		return 0, fmt.Errorf("no fault has a name that contains %q", c.o.Only)
 	}
-	deck := newDeck(rand.New(rand.NewPCG(c.o.Seed, 1)), blows)
+	deck := newDeck(rand.New(rand.NewPCG(c.o.Seed, 1)), faults)
 	start := c.now()
 	for rounds == 0 || c.now()-start < c.o.For {
 		rounds++
@@ -321,7 +321,7 @@ func (c *campaign) draw(random *rand.Rand) *server {
 
 // undisturbed is how many devices, the first ones, and users, the last ones, no
 // fault of a line strikes: a steady pair that measures, and a listener that writes
-// nothing, so that its connection outlives what others' do not. It must hear of
+// nothing, so that its connection outlives what others' do not. It must receive
 // everything without ever reconnecting.
 const undisturbed = 3
 

@@ -3,7 +3,6 @@ package campaign
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -11,6 +10,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/parleymq/parley/broker/brokertest"
 )
 
 // profile is who a device is: drawn from the seed, the same for the whole campaign.
@@ -61,16 +64,16 @@ type client struct {
 	outbound []*flight                  // mu guards: not acknowledged, in the order of their first sending
 	nextID   uint16                     // mu guards
 	written  int                        // mu guards: messages and commands made
-	heard    []*message                 // mu guards: the last that were received, which commands may be about
+	received []*message                 // mu guards: the last that were received, which commands may be about
 	reacted  map[*message]reactionState // mu guards
 	emoji    string                     // that it reacts with
 
-	known        bool              // mu guards: a CONNACK has told of the session
+	known        bool              // mu guards: a CONNACK has said whether there is a session
 	subscribed   bool              // mu guards: SUBACK has come
 	subscribedAt time.Duration     // mu guards
 	holding      map[uint16]bool   // mu guards: QoS 2 identifiers between PUBREC and PUBREL
 	places       map[string]*place // mu guards: by conversation
-	forgiven     time.Duration     // mu guards: the database was away while the device was, last before this
+	forgiven     time.Duration     // mu guards: the database was unavailable while the device was away, last before this
 	last         connEnd           // mu guards: of the connection before
 	at           *server           // mu guards: the node that was asked for a connection last
 	moves        []time.Duration   // mu guards: when another one than before was asked; see moves.go
@@ -93,27 +96,27 @@ type flight struct {
 
 // clientConn is one connection of a client.
 type clientConn struct {
-	conn   net.Conn
-	r      *bufio.Reader
-	node   *server
-	dialed int           // incarnation of the server when it was dialed
-	asked  time.Duration // when it was dialed
-	since  time.Duration
-	sentOn bool          // the server has said goodbye: it is stopping
-	passed time.Duration // when the device had its next one, while this one was still there; 0: it has not
+	conn       net.Conn
+	r          *bufio.Reader
+	node       *server
+	dialed     int           // incarnation of the server when it was dialed
+	asked      time.Duration // when it was dialed
+	since      time.Duration
+	sentOn     bool          // the server has sent DISCONNECT because it is stopping
+	superseded time.Duration // when the device had its next connection, while this one was still open; 0: it has none
 
-	mood      mood
-	moodEnds  time.Duration
-	subID     uint16
-	heard     time.Duration // when a packet came last
-	pinged    time.Duration // 0: no ping is on its way
-	pingMark  int           // acknowledgements written before the ping
-	due       []*receipt    // not acknowledged, in the order of their coming
-	acked     []*receipt    // acknowledged to the end, not confirmed
-	order     []*receipt    // in the order of their coming, from the first that is not confirmed
-	unsettled int           // the server's publishes that it may count against Receive Maximum
-	next      map[string]int64
-	seen      map[string]map[int64]bool
+	mood       mood
+	moodEnds   time.Duration
+	subID      uint16
+	lastPacket time.Duration // when it came
+	pinged     time.Duration // 0: no ping is on its way
+	pingMark   int           // acknowledgements written before the ping
+	due        []*receipt    // not acknowledged, in the order of their coming
+	acked      []*receipt    // acknowledged to the end, not confirmed
+	order      []*receipt    // in the order of their coming, from the first that is not confirmed
+	unsettled  int           // the server's publishes that it may count against Receive Maximum
+	next       map[string]int64
+	seen       map[string]map[int64]bool
 }
 
 // mood is how a device treats what comes, for a while.
@@ -173,34 +176,27 @@ func (cl *client) connect(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	_ = conn.SetDeadline(time.Now().Add(15 * time.Second))
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	r := bufio.NewReaderSize(conn, 8<<10)
-	if _, err := conn.Write(encodeConnect(&cl.profile, cl.user)); err != nil {
+	pk, err := cl.handshake(ctx, cl.c, cl.user, conn, r)
+	code := pk.ReasonCode
+	if err != nil || code != 0 {
 		_ = conn.Close()
 		cl.gaveUp(node, asked)
-		return false
 	}
-	pk, err := readPacket(r)
-	if err != nil || pk.kind != connack || len(pk.body) < 2 {
-		_ = conn.Close()
-		cl.gaveUp(node, asked)
+	switch {
+	case err != nil:
 		cl.c.count("connections that came to nothing", 1)
 		return false
-	}
-	if code := pk.body[1]; code != 0 {
-		_ = conn.Close()
-		cl.gaveUp(node, asked)
+	case code != 0:
 		cl.c.count(fmt.Sprintf("CONNACK %#02x", code), 1)
 		if cl.version == 5 && code != 0x88 && code != 0x89 && code != 0x9c || cl.version == 4 && code != 3 {
 			cl.c.violate("refusal", "%s was refused with CONNACK %#02x", cl.clientID, code)
 		}
 		return false
 	}
-	_ = conn.SetDeadline(time.Time{})
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	cl.begin(ctx, &clientConn{conn: conn, r: r, node: node, dialed: dialed, asked: asked}, pk.body[0]&1 != 0)
+	cl.begin(ctx, &clientConn{conn: conn, r: r, node: node, dialed: dialed, asked: asked}, pk.SessionPresent)
 	return true
 }
 
@@ -208,7 +204,7 @@ func (cl *client) connect(ctx context.Context) bool {
 func (cl *client) begin(ctx context.Context, cc *clientConn, present bool) {
 	c := cl.c
 	now := c.now()
-	cc.since, cc.heard = now, now
+	cc.since, cc.lastPacket = now, now
 	cc.next, cc.seen = map[string]int64{}, map[string]map[int64]bool{}
 	c.count("connections", 1)
 	if cl.web {
@@ -219,7 +215,7 @@ func (cl *client) begin(ctx context.Context, cc *clientConn, present bool) {
 		if old.node != cc.node {
 			c.count("take-overs from another node", 1)
 		}
-		old.passed = now
+		old.superseded = now
 		cl.old = append(cl.old, old)
 		cl.forget()
 	}
@@ -241,7 +237,7 @@ func (cl *client) begin(ctx context.Context, cc *clientConn, present bool) {
 	cl.changeMood()
 	if !cl.subscribed {
 		cc.subID = cl.id()
-		cl.write(encodeSubscribe(cl.version, cc.subID, cl.subQoS, cl.filters))
+		cl.send(cl.subscribe(cc.subID, cl.filters...))
 	}
 	cl.resend(present)
 	cc.read(ctx, cl)
@@ -257,7 +253,7 @@ func (cl *client) resend(present bool) {
 	for _, f := range again {
 		switch {
 		case present && f.released:
-			cl.write(encodeAck(pubrel, f.id))
+			cl.send(ack(packets.Pubrel, f.id))
 			continue
 		case present:
 			cl.c.count("publishes sent again with DUP", 1)
@@ -268,8 +264,7 @@ func (cl *client) resend(present bool) {
 			f.id, f.sent = cl.id(), false
 			cl.outbound = append(cl.outbound, f)
 		}
-		cl.write(encodePublish(cl.version, f.id, cl.pubQoS, present && f.sent, f.m.topic(), f.m.payload()))
-		f.sent = true
+		cl.publication(f, present && f.sent)
 	}
 }
 
@@ -285,14 +280,22 @@ func (cl *client) id() uint16 {
 	}
 }
 
-// write sends bytes; an error ends the connection. mu is held.
-func (cl *client) write(b []byte) {
+// publication sends what is on its way, again if dup. mu is held.
+func (cl *client) publication(f *flight, dup bool) {
+	pk := brokertest.Publish(f.m.topic(), cl.pubQoS, f.id, string(f.m.payload()))
+	pk.FixedHeader.Dup = dup
+	f.sent = true
+	cl.send(pk)
+}
+
+// send sends a packet; an error ends the connection. mu is held.
+func (cl *client) send(pk packet) {
 	cc := cl.conn
 	if cc == nil {
 		return
 	}
 	_ = cc.conn.SetWriteDeadline(time.Now().Add(3 * time.Second))
-	if _, err := cc.conn.Write(b); err != nil {
+	if _, err := cc.conn.Write(cl.encode(pk)); err != nil {
 		cl.drop("a write failed")
 	}
 }
@@ -325,7 +328,7 @@ func (cl *client) closeOld() {
 func (cl *client) changeMood() {
 	cc := cl.conn
 	if cc.mood == stuck {
-		cc.heard = cl.c.now() // it did not listen
+		cc.lastPacket = cl.c.now() // it did not listen
 	}
 	cc.mood, cc.moodEnds = eager, cl.c.now()+time.Duration(1+cl.rng.IntN(5))*time.Second
 	if cl.steady || cl.c.quiet.Load() {
@@ -360,14 +363,14 @@ func (cl *client) turn(ctx context.Context) {
 	if cl.conn != cc {
 		return
 	}
-	if cc.mood != stuck && now-cc.heard > patience && cc.pinged != 0 && now-cc.pinged > patience {
-		c.count("lines given up as dead", 1)
+	if cc.mood != stuck && now-cc.lastPacket > patience && cc.pinged != 0 && now-cc.pinged > patience {
+		c.count("lines taken for dead", 1)
 		cl.drop("silence")
 		return
 	}
 	if cc.pinged == 0 {
 		cc.pinged, cc.pingMark = now, len(cc.acked)
-		cl.write([]byte{pingreq << 4, 0})
+		cl.send(ack(packets.Pingreq, 0))
 	}
 	if len(cl.old) > 0 && !quiet && cl.rng.IntN(100) == 0 {
 		cl.closeOld() // or else the server does
@@ -389,7 +392,7 @@ func (cl *client) turn(ctx context.Context) {
 		cl.mu.Lock()
 	case n < 3:
 		c.count("orderly disconnects", 1)
-		cl.write([]byte{disconnect << 4, 0})
+		cl.send(ack(packets.Disconnect, 0))
 		cl.drop("on purpose")
 	case n < 6:
 		c.count("disconnects without a word", 1)
@@ -448,17 +451,17 @@ func (cl *client) publish() {
 		c.count("sent twice at once", 1)
 		cl.launch(m)
 	case n < 10 && (m.kind == kindMessage || m.kind == kindEdit):
-		c.count("sent by the other door as well", 1)
+		c.count("sent by the other interface as well", 1)
 		c.post(m)
 	}
 }
 
 // launch publishes for the first time.
 func (cl *client) launch(m *message) {
-	f := &flight{m: m, id: cl.id(), sent: true}
+	f := &flight{m: m, id: cl.id()}
 	cl.outbound = append(cl.outbound, f)
 	cl.c.count(fmt.Sprintf("publishes at QoS %d", cl.pubQoS), 1)
-	cl.write(encodePublish(cl.version, f.id, cl.pubQoS, false, m.topic(), m.payload()))
+	cl.publication(f, false)
 }
 
 func (cl *client) size() int {
@@ -489,10 +492,10 @@ func (cl *client) settle(n int) {
 			cc.unsettled--
 			r.acked = true
 			cc.acked = append(cc.acked, r)
-			cl.write(encodeAck(puback, r.packetID))
+			cl.send(ack(packets.Puback, r.packetID))
 		} else {
 			r.acked = true
-			cl.write(encodeAck(pubrec, r.packetID))
+			cl.send(ack(packets.Pubrec, r.packetID))
 		}
 	}
 }
@@ -513,7 +516,7 @@ func (cc *clientConn) read(ctx context.Context, cl *client) {
 				sleep(ctx, 20*time.Millisecond)
 				continue
 			}
-			pk, err := readPacket(cc.r)
+			pk, err := cl.next(cl.c, cc.r)
 			cl.mu.Lock()
 			if cl.conn != cc {
 				cl.mu.Unlock()
@@ -530,7 +533,7 @@ func (cc *clientConn) read(ctx context.Context, cl *client) {
 				cl.mu.Unlock()
 				return
 			}
-			cc.heard = cl.c.now()
+			cc.lastPacket = cl.c.now()
 			cl.take(cc, pk)
 			cl.mu.Unlock()
 		}
@@ -540,26 +543,14 @@ func (cc *clientConn) read(ctx context.Context, cl *client) {
 // take is what a device does with a packet. mu is held.
 func (cl *client) take(cc *clientConn, pk packet) {
 	c := cl.c
-	switch pk.kind {
-	case publish:
-		p, err := decodePublish(cl.version, pk)
-		if err != nil {
-			c.violate("protocol", "%s: %v: % x", cl.clientID, err, pk.body)
-			return
-		}
-		cl.receive(cc, p)
-	case puback, pubrec:
-		o, err := decodeAck(pk)
-		if err != nil {
-			c.violate("protocol", "%s: %v: % x", cl.clientID, err, pk.body)
-			return
-		}
-		cl.acknowledged(pk.kind, o)
-	case pubcomp:
-		id := binary.BigEndian.Uint16(pk.body)
+	switch id := pk.PacketID; pk.FixedHeader.Type {
+	case packets.Publish:
+		cl.receive(cc, &pk)
+	case packets.Puback, packets.Pubrec:
+		cl.acknowledged(pk)
+	case packets.Pubcomp:
 		cl.outbound = slices.DeleteFunc(cl.outbound, func(f *flight) bool { return f.id == id && f.released })
-	case pubrel:
-		id := binary.BigEndian.Uint16(pk.body)
+	case packets.Pubrel:
 		if cl.holding[id] {
 			cc.unsettled--
 		}
@@ -569,65 +560,61 @@ func (cl *client) take(cc *clientConn, pk packet) {
 				cc.acked = append(cc.acked, r)
 			}
 		}
-		cl.write(encodeAck(pubcomp, id))
-	case suback:
-		for _, code := range pk.body[len(pk.body)-len(cl.filters):] {
-			if code >= 0x80 {
-				c.count("SUBACK refusals", 1)
-				cl.drop("not subscribed") // the database was away: once more
-				return
-			}
+		cl.send(ack(packets.Pubcomp, id))
+	case packets.Suback:
+		if slices.Max(pk.ReasonCodes) >= 0x80 {
+			c.count("SUBACK refusals", 1)
+			cl.drop("not subscribed") // the database was unavailable: once more
+			return
 		}
 		if !cl.subscribed {
 			cl.subscribed, cl.subscribedAt = true, c.now()
 		}
-	case pingresp:
+	case packets.Pingresp:
 		cl.confirm(cc)
-	case disconnect:
-		code := byte(0)
-		if len(pk.body) > 0 {
-			code = pk.body[0]
-		}
+	case packets.Disconnect:
+		code := pk.ReasonCode
 		c.count(fmt.Sprintf("DISCONNECT %#02x from the server", code), 1)
 		cc.sentOn = code == 0x8b || code == 0x9c
 		switch code {
 		case 0x88, 0x89, 0x8b, 0x8d, 0x8e, 0x9c:
 		default:
-			c.violate("refusal", "%s was disconnected with %#02x: %q", cl.clientID, code, pk.body)
+			c.violate("refusal", "%s was disconnected with %#02x: %q", cl.clientID, code, pk.Properties.ReasonString)
 		}
 		cl.drop("the server ended it")
 	default:
-		c.violate("protocol", "%s: packet type %d from the server", cl.clientID, pk.kind)
+		c.violate("protocol", "%s: %s from the server", cl.clientID, brokertest.Describe(pk))
 	}
 }
 
 // acknowledged notes a PUBACK or PUBREC. mu is held.
-func (cl *client) acknowledged(kind byte, o outcome) {
-	c := cl.c
-	i := slices.IndexFunc(cl.outbound, func(f *flight) bool { return f.id == o.id })
+func (cl *client) acknowledged(pk packet) {
+	c, kind := cl.c, pk.FixedHeader.Type
+	o := brokertest.AckOf(pk)
+	i := slices.IndexFunc(cl.outbound, func(f *flight) bool { return f.id == pk.PacketID })
 	switch {
 	case i < 0:
-		c.violate("protocol", "%s: an acknowledgement (type %d) of %d, which is not on its way", cl.clientID, kind, o.id)
+		c.violate("protocol", "%s: an acknowledgement (type %d) of %d, which is not on its way", cl.clientID, kind, pk.PacketID)
 		return
-	case kind == puback && cl.pubQoS != 1 || kind == pubrec && cl.pubQoS != 2:
+	case kind == packets.Puback && cl.pubQoS != 1 || kind == packets.Pubrec && cl.pubQoS != 2:
 		c.violate("protocol", "%s: packet type %d in answer to a publish at QoS %d", cl.clientID, kind, cl.pubQoS)
 		return
-	case o.code >= 0x80:
+	case o.Code >= 0x80:
 		f := cl.outbound[i]
 		cl.settled(f.m, true)
-		c.refused(f.m, fmt.Sprintf("%s: %#02x", cl.clientID, o.code), map[byte]refusal{0x87: refusedMember, 0x83: refusedDeleted}[o.code])
+		c.refused(f.m, fmt.Sprintf("%s: %#02x", cl.clientID, o.Code), map[byte]refusal{0x87: refusedMember, 0x83: refusedDeleted}[o.Code])
 		cl.outbound = slices.Delete(cl.outbound, i, i+1)
 		return
 	}
 	f := cl.outbound[i]
 	if !f.released {
-		c.acked(f.m, o.stored, cl.version == 5)
+		c.acked(f.m, stored{o.ID, o.Seq}, cl.version == 5)
 		cl.settled(f.m, false)
 	}
-	if kind == puback {
+	if kind == packets.Puback {
 		cl.outbound = slices.Delete(cl.outbound, i, i+1)
 		return
 	}
 	f.released = true
-	cl.write(encodeAck(pubrel, f.id))
+	cl.send(ack(packets.Pubrel, f.id))
 }

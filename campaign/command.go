@@ -65,34 +65,34 @@ func (cl *client) learn(e *event) *message {
 		c.byID[e.ID] = m
 	}
 	if e.DeletedAt == "" && !slices.Contains(c.seldom, m.conv) && !cl.steady {
-		if len(cl.heard) == maxHeard {
-			cl.heard = slices.Delete(cl.heard, 0, maxHeard/2)
+		if len(cl.received) == maxReceived {
+			cl.received = slices.Delete(cl.received, 0, maxReceived/2)
 		}
-		cl.heard = append(cl.heard, m)
+		cl.received = append(cl.received, m)
 	}
 	return m
 }
 
-const maxHeard = 100
+const maxReceived = 100
 
 // command draws a command about a message that the device has received; nil: none.
 // cl.mu is held.
 func (cl *client) command() *message {
-	if cl.steady || len(cl.heard) == 0 {
+	if cl.steady || len(cl.received) == 0 {
 		return nil
 	}
 	n := cl.rng.IntN(100)
 	if n >= 85 {
 		return cl.read()
 	}
-	about := cl.heard[cl.rng.IntN(len(cl.heard))]
+	about := cl.received[cl.rng.IntN(len(cl.received))]
 	own := about.sender == cl.user
 	if n < 12 { // one's own are rarer
 		for range 8 {
 			if own {
 				break
 			}
-			about = cl.heard[cl.rng.IntN(len(cl.heard))]
+			about = cl.received[cl.rng.IntN(len(cl.received))]
 			own = about.sender == cl.user
 		}
 	}

@@ -13,6 +13,6 @@
 // it has its turn, and which faults strike when. The same seed repeats the schedule,
 // not the scheduling of processes, so a failure may need a few runs to come again.
 //
-// The promises are all it shares with the server: it speaks MQTT and REST in its
-// own few lines, and asks the store only for the truth to compare with.
+// The promises are all it shares with the server: it speaks MQTT with the codec of the
+// broker's test client, and REST, and asks the store only for the truth to compare with.
 package campaign

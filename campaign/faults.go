@@ -12,15 +12,15 @@ import (
 	"github.com/google/uuid"
 )
 
-// A blow is a fault of the server or of its database, which everybody feels. It
+// A fault is one of the server or of its database, which everybody feels. strike
 // returns when it is over and the server can work again, perhaps after a pause.
-type blow struct {
+type fault struct {
 	name   string
 	strike func(c *campaign, ctx context.Context, random *rand.Rand) error
 }
 
-// blows is the deck that a campaign of one server goes through, in an order of its own.
-var blows = []blow{
+// faults is the deck that a campaign of one server goes through, in an order of its own.
+var faults = []fault{
 	{"kill -9 of the server", (*campaign).killServer},
 	{"SIGTERM to the server", (*campaign).stopServer},
 	{"kill -9 of PostgreSQL", (*campaign).killPostgres},
@@ -37,52 +37,52 @@ var blows = []blow{
 
 type deck struct {
 	random *rand.Rand
-	all    []blow
-	left   []blow
+	all    []fault
+	left   []fault
 }
 
-func newDeck(random *rand.Rand, all []blow) *deck { return &deck{random: random, all: all} }
+func newDeck(random *rand.Rand, all []fault) *deck { return &deck{random: random, all: all} }
 
-func (d *deck) draw() blow {
+func (d *deck) draw() fault {
 	if len(d.left) == 0 {
 		for _, i := range d.random.Perm(len(d.all)) {
 			d.left = append(d.left, d.all[i])
 		}
 	}
-	b := d.left[0]
+	f := d.left[0]
 	d.left = d.left[1:]
-	return b
+	return f
 }
 
 // round is load and faults, and then a checkpoint.
 func (c *campaign) round(ctx context.Context, n int, deck *deck) error {
 	end := c.now() + c.o.Round
 	c.quiet.Store(false)
-	faults, heal := context.WithCancel(ctx)
+	striking, heal := context.WithCancel(ctx)
 	defer heal()
 	lines := rand.New(rand.NewPCG(c.o.Seed, 1<<32+uint64(n)))
 	done := make(chan struct{})
 	go func() { // ends with the round
 		defer close(done)
-		c.strikeLines(faults, lines)
+		c.strikeLines(striking, lines)
 	}()
 	for i := range 2 {
 		random := rand.New(rand.NewPCG(c.o.Seed, 2<<32+uint64(2*n+i)))
-		b := deck.draw()
+		f := deck.draw()
 		pause := time.Duration(float64(c.o.Round) * (0.15 + 0.15*random.Float64()))
 		if !sleep(ctx, pause) {
 			return context.Cause(ctx)
 		}
-		c.say("round %d: %s", n, b.name)
-		c.count("fault: "+b.name, 1)
+		c.say("round %d: %s", n, f.name)
+		c.count("fault: "+f.name, 1)
 		early := time.Duration(random.IntN(30)) * time.Millisecond
 		c.after(ctx, time.Duration(random.IntN(60))*time.Millisecond, func() { c.writeSeldom(random, c.seldom[i]) })
 		sleep(ctx, early)
-		over := c.struck.begin(b.name, c.now())
-		err := b.strike(c, ctx, rand.New(rand.NewPCG(c.o.Seed, 3<<32+uint64(2*n+i))))
+		over := c.struck.begin(f.name, c.now())
+		err := f.strike(c, ctx, rand.New(rand.NewPCG(c.o.Seed, 3<<32+uint64(2*n+i))))
 		over(c.now())
 		if err != nil {
-			return fmt.Errorf("%s: %w", b.name, err)
+			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
 	if rest := end - c.now(); rest > 0 && !sleep(ctx, rest) {
@@ -116,11 +116,11 @@ func (c *campaign) strikeLines(ctx context.Context, random *rand.Rand) {
 		victim.mu.Lock()
 		var l *link
 		if victim.conn != nil {
-			door := victim.conn.node.mqtt
+			line := victim.conn.node.mqtt
 			if victim.web {
-				door = victim.conn.node.http
+				line = victim.conn.node.http
 			}
-			l = door.find(victim.conn.conn.LocalAddr().String())
+			l = line.find(victim.conn.conn.LocalAddr().String())
 		}
 		victim.mu.Unlock()
 		if l == nil {
@@ -290,7 +290,7 @@ func (c *campaign) stallDatabase(ctx context.Context, random *rand.Rand) error {
 	})
 }
 
-// swallowAnswers lets the database do what it is asked, and nobody hear of it.
+// swallowAnswers lets the database do what it is asked, and its answers be lost.
 func (c *campaign) swallowAnswers(ctx context.Context, random *rand.Rand) error {
 	return c.swallow(ctx, time.Duration(500+random.IntN(2000))*time.Millisecond)
 }

@@ -24,10 +24,11 @@ type heals map[string][]time.Duration
 // faultList remembers what was struck when.
 type faultList struct {
 	mu   sync.Mutex
-	list []fault // mu guards, in the order of their beginnings
+	list []struckFault // mu guards, in the order of their beginnings
 }
 
-type fault struct {
+// struckFault is when a fault was struck.
+type struckFault struct {
 	name       string
 	began, end time.Duration // end 0: not over
 }
@@ -36,7 +37,7 @@ func (f *faultList) begin(name string, at time.Duration) (end func(time.Duration
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	i := len(f.list)
-	f.list = append(f.list, fault{name: name, began: at})
+	f.list = append(f.list, struckFault{name: name, began: at})
 	return func(at time.Duration) {
 		f.mu.Lock()
 		f.list[i].end = at
@@ -73,9 +74,9 @@ func (c *campaign) noteHeal(m *message, now time.Duration) {
 }
 
 // messageIn returns the message that a publication is of; nil if it is of none.
-func (c *campaign) messageIn(p publication) *message {
+func (c *campaign) messageIn(p *packet) *message {
 	var e event
-	if json.Unmarshal(p.payload, &e) != nil || e.Type != "message" {
+	if json.Unmarshal(p.Payload, &e) != nil || e.Type != "message" {
 		return nil
 	}
 	c.mu.Lock()

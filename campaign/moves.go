@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 // Where there are several nodes a device asks another one with each connection, and
@@ -12,7 +14,7 @@ import (
 // A node saves what its sessions have acknowledged each second, and at the end of a
 // connection; the next node goes on from what is saved. So what a session knows and has
 // not saved is lost with a move, as it is with a kill, and the rules for repeats are the
-// same (receive.go). What a connection that has been passed receives is nobody's loss,
+// same (receive.go). What a superseded connection receives is nobody's loss,
 // but the node must stop in time: see judgeOld.
 
 // choose draws the node for the next connection, and notes a move.
@@ -92,18 +94,18 @@ func (cl *client) lossSince(cc *clientConn) (at time.Duration, how string) {
 	return at, how
 }
 
-// passedLimit is how long a node may go on serving a connection whose device has
-// connected at another one: until it has read the journal, on a busy machine.
-const passedLimit = 5 * time.Second
+// oldLimit is how long a node may go on serving a connection whose device has
+// connected at another one: until it has read the outbox, on a busy machine.
+const oldLimit = 5 * time.Second
 
 // pauseLimit is how long a node may have been stopped and not have to look what has
 // become of its sessions; its own limit is 2 s.
 const pauseLimit = 3 * time.Second
 
-// readOld reads a connection that another one of its device has passed, until it ends.
+// readOld reads a connection that another one of its device has superseded, until it ends.
 func (cl *client) readOld(ctx context.Context, cc *clientConn) {
 	for ctx.Err() == nil {
-		pk, err := readPacket(cc.r)
+		pk, err := cl.next(cl.c, cc.r)
 		if err != nil {
 			break
 		}
@@ -112,7 +114,7 @@ func (cl *client) readOld(ctx context.Context, cc *clientConn) {
 	cl.ended(cc)
 }
 
-// ended notes that a connection which was passed has ended.
+// ended notes that a superseded connection has ended.
 func (cl *client) ended(cc *clientConn) {
 	_ = cc.conn.Close()
 	cl.mu.Lock()
@@ -125,36 +127,32 @@ func (cl *client) ended(cc *clientConn) {
 	}
 }
 
-// judgeOld asks whether a connection may receive a packet after it was passed. What was
+// judgeOld asks whether a connection may receive a packet after it was superseded. What was
 // on its way may come whenever the line lets it; so only a message counts that was
 // sent after the node must have known: some seconds later, or, while the node was
 // stopped for longer than it may be without looking, at once.
 func (cl *client) judgeOld(cc *clientConn, pk packet) {
 	c := cl.c
 	cl.mu.Lock()
-	passed := cc.passed
+	superseded := cc.superseded
 	cl.mu.Unlock()
-	if pk.kind != publish || passed == 0 {
+	if pk.FixedHeader.Type != packets.Publish || superseded == 0 {
 		return
 	}
-	p, err := decodePublish(cl.version, pk)
-	if err != nil {
+	c.count("events on a superseded connection", 1)
+	m := c.messageIn(&pk)
+	if m == nil || m.first <= superseded {
 		return
 	}
-	c.count("events on a connection that was passed", 1)
-	m := c.messageIn(p)
-	if m == nil || m.first <= passed {
-		return
-	}
-	if began, ended, ok := cc.node.pauses.around(m.first); ok && ended > 0 && passed >= began && ended-began >= pauseLimit {
+	if began, ended, ok := cc.node.pauses.around(m.first); ok && ended > 0 && superseded >= began && ended-began >= pauseLimit {
 		c.violate("one node", "%s: %s on a connection to %s, which was stopped from %v to %v; the message was sent at %v, when the device was at another node since %v",
-			cl.clientID, m.name, cc.node.what(), began, ended, m.first, passed)
+			cl.clientID, m.name, cc.node.what(), began, ended, m.first, superseded)
 		return
 	}
-	known, over := c.down.lastEnd(passed, m.first)
-	if over && m.first > max(passed, known)+passedLimit {
+	known, over := c.down.lastEnd(superseded, m.first)
+	if over && m.first > max(superseded, known)+oldLimit {
 		c.violate("one node", "%s: %s, sent %v after another connection of the device was accepted (%v since the last fault), on the old one to %s",
-			cl.clientID, m.name, (m.first - passed).Round(time.Millisecond), (m.first - max(passed, known)).Round(time.Millisecond), cc.node.what())
+			cl.clientID, m.name, (m.first - superseded).Round(time.Millisecond), (m.first - max(superseded, known)).Round(time.Millisecond), cc.node.what())
 	}
 }
 
@@ -164,7 +162,7 @@ func (c *campaign) twoFaced() string {
 		cl.mu.Lock()
 		n, what := len(cl.old), ""
 		if n > 0 {
-			what = cl.clientID + " is still connected to " + cl.old[0].node.what() + ", where it was passed " + (c.now() - cl.old[0].passed).Round(time.Millisecond).String() + " ago"
+			what = cl.clientID + " is still connected to " + cl.old[0].node.what() + ", where it was superseded " + (c.now() - cl.old[0].superseded).Round(time.Millisecond).String() + " ago"
 		}
 		cl.mu.Unlock()
 		if n > 0 {

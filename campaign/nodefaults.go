@@ -11,20 +11,20 @@ import (
 	"time"
 )
 
-// Where there are several nodes, a blow strikes one of them, a line of one, or what is
+// Where there are several nodes, a fault strikes one of them, a line of one, or what is
 // between them; the others have to go on.
 
-// nodeBlows is the deck of a campaign over several nodes.
-var nodeBlows = []blow{
+// nodeFaults is the deck of a campaign over several nodes.
+var nodeFaults = []fault{
 	{"kill -9 of a node", (*campaign).killNode},
-	{"kill -9 of a node, which stays away", (*campaign).loseNode},
+	{"kill -9 of a node, which stays down", (*campaign).loseNode},
 	{"kill -9 of all nodes", (*campaign).killServer},
 	{"SIGTERM to one node after the other", (*campaign).rollNodes},
 	{"a node stopped for a moment", (*campaign).pauseNode},
-	{"a node stopped for so long that it is given up", (*campaign).pauseNodeLong},
+	{"a node stopped until it is evicted", (*campaign).pauseNodeLong},
 	{"a node's link to PostgreSQL cut", (*campaign).cutNodeDatabase},
 	{"a node's link to PostgreSQL frozen", (*campaign).freezeNodeDatabase},
-	{"a node's link to PostgreSQL frozen for so long that it is given up", (*campaign).freezeNodeDatabaseLong},
+	{"a node's link to PostgreSQL frozen until it is evicted", (*campaign).freezeNodeDatabaseLong},
 	{"a node's link to PostgreSQL slow", (*campaign).slowNodeDatabase},
 	{"answers of PostgreSQL to a node swallowed", (*campaign).swallowNodeAnswers},
 	{"a node's link to Redis cut", (*campaign).cutNodeRedis},
@@ -38,24 +38,24 @@ var nodeBlows = []blow{
 	{"Redis stopped for a while", (*campaign).pauseRedis},
 	{"subscriptions killed by Redis", (*campaign).killSubscriptions},
 	{"Redis asleep", (*campaign).sleepRedis},
-	{"a node stopped while Redis is away", (*campaign).pauseWithoutRedis},
-	{"a node killed while Redis is away", (*campaign).killWithoutRedis},
+	{"a node stopped while Redis is down", (*campaign).pauseWithoutRedis},
+	{"a node killed while Redis is down", (*campaign).killWithoutRedis},
 	{"kill -9 of PostgreSQL", (*campaign).killPostgres},
 	{"PostgreSQL stopped for a while", (*campaign).stopPostgres},
 	{"a crowd of stuck readers", (*campaign).stickReaders},
 }
 
-// blows are those that the campaign has.
-func (c *campaign) blows() []blow {
-	all := blows
+// faults are those that the campaign has.
+func (c *campaign) faults() []fault {
+	all := faults
 	switch {
 	case c.redis == nil:
 	case c.redis.sharded:
-		all = append(slices.Clone(nodeBlows), blow{"kill -9 of one server of Redis, and of another", (*campaign).killShards})
+		all = append(slices.Clone(nodeFaults), fault{"kill -9 of one server of Redis, and of another", (*campaign).killShards})
 	default:
-		all = append(slices.Clone(nodeBlows), blow{"Redis read-only", (*campaign).readOnlyRedis})
+		all = append(slices.Clone(nodeFaults), fault{"Redis read-only", (*campaign).readOnlyRedis})
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(b blow) bool { return !strings.Contains(b.name, c.o.Only) })
+	return slices.DeleteFunc(slices.Clone(all), func(b fault) bool { return !strings.Contains(b.name, c.o.Only) })
 }
 
 func seconds(random *rand.Rand, from, to float64) time.Duration {
@@ -70,7 +70,7 @@ func (c *campaign) killNode(ctx context.Context, random *rand.Rand) error {
 	})
 }
 
-// loseNode has a node stay away until the others have given it up.
+// loseNode has a node stay down until the others have evicted it.
 func (c *campaign) loseNode(ctx context.Context, random *rand.Rand) error {
 	s := c.draw(random)
 	return c.outage(false, func() error {
@@ -166,7 +166,7 @@ func (c *campaign) freezeNodeRedis(ctx context.Context, random *rand.Rand) error
 	return c.line(ctx, false, seconds(random, 2, 10), c.draw(random).toRedis, (*proxy).freeze)
 }
 
-// isolateNode cuts a node off from both, for a moment or until it is given up, while
+// isolateNode cuts a node off from both, for a moment or until it is evicted, while
 // devices reach it.
 func (c *campaign) isolateNode(ctx context.Context, random *rand.Rand) error {
 	s := c.draw(random)
@@ -232,7 +232,7 @@ func (c *campaign) restartRedis(ctx context.Context, away time.Duration, servers
 	return c.redis.whole(ctx)
 }
 
-// pauseWithoutRedis has a node find out by the journal alone what it has missed.
+// pauseWithoutRedis has a node find out by the outbox alone what it has missed.
 func (c *campaign) pauseWithoutRedis(ctx context.Context, random *rand.Rand) error {
 	return c.withoutRedis(ctx, func() error { return c.pause(ctx, c.draw(random), seconds(random, 3, 7)) })
 }

@@ -13,13 +13,14 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// Who is here. Comers connect, leave with a goodbye and are cut off; watchers, their
-// contacts, are told so, by MQTT and when they ask by REST. At a checkpoint all must be
-// shown as they are: who is connected online, who has said goodbye offline, who was
-// cut off offline after the grace; also if it was the server that was killed. Nobody is
-// shown offline before the grace is over.
+// Presence. Comers connect, disconnect and are cut off; watchers, their contacts, receive
+// presence over MQTT, and ask for it over REST. At a checkpoint everybody must be shown as they
+// are: online if connected, offline after DISCONNECT, and offline after the grace period if cut
+// off, also by a kill of the server. Nobody is shown offline before the grace period is over.
 
 const (
 	presenceGrace = 10 * time.Second
@@ -34,14 +35,14 @@ type comer struct {
 	profile
 	rng *rand.Rand
 
-	mu            sync.Mutex
-	conn          net.Conn      // mu guards; nil: it is not here
-	left          time.Duration // mu guards: when it was here last
-	said          bool          // mu guards: the server has heard its goodbye
-	came, goodbye time.Duration // mu guards: when it came last, and said goodbye last
+	mu                 sync.Mutex
+	conn               net.Conn      // mu guards; nil: it is not here
+	left               time.Duration // mu guards: when it was here last
+	said               bool          // mu guards: the server has received its DISCONNECT
+	came, disconnected time.Duration // mu guards: when it came last, and sent DISCONNECT last
 }
 
-// watcher is told of comers.
+// watcher receives the presence of comers.
 type watcher struct {
 	c    *campaign
 	user *user
@@ -73,7 +74,7 @@ func (c *campaign) makePresence(ctx context.Context) error {
 		}
 		c.comers = append(c.comers, &comer{
 			c: c, user: u, profile: profile{clientID: u.name, version: 4 + byte(i%2), persistent: i/2 == 0, web: i == 1}, rng: rand.New(rand.NewPCG(c.o.Seed, uint64(7000+i))),
-			left: -time.Minute, goodbye: -time.Minute, said: true,
+			left: -time.Minute, disconnected: -time.Minute, said: true,
 		})
 	}
 	return nil
@@ -85,37 +86,12 @@ func (p *profile) open(ctx context.Context, c *campaign, u *user) (net.Conn, *bu
 	if err != nil {
 		return nil, nil
 	}
-	_ = conn.SetDeadline(time.Now().Add(15 * time.Second))
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
 	r := bufio.NewReader(conn)
-	if _, err := conn.Write(encodeConnect(p, u)); err == nil {
-		if pk, err := readPacket(r); err == nil && pk.kind == connack && len(pk.body) > 1 && pk.body[1] == 0 {
-			_ = conn.SetDeadline(time.Time{})
-			return conn, r
-		}
+	if pk, err := p.handshake(ctx, c, u, conn, r); err == nil && pk.ReasonCode == 0 {
+		return conn, r
 	}
 	_ = conn.Close()
 	return nil, nil
-}
-
-// dial makes the device's connection: by TCP, or WebSocket.
-func (p *profile) dial(ctx context.Context, node *server) (net.Conn, error) {
-	d := net.Dialer{Timeout: 5 * time.Second}
-	if !p.web {
-		return d.DialContext(ctx, "tcp", node.mqtt.addr())
-	}
-	conn, err := d.DialContext(ctx, "tcp", node.http.addr())
-	if err != nil {
-		return nil, err
-	}
-	_ = conn.SetDeadline(time.Now().Add(15 * time.Second))
-	web, err := upgrade(conn)
-	if err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return web, nil
 }
 
 // run comes and goes until ctx ends.
@@ -135,13 +111,13 @@ func (m *comer) run(ctx context.Context) {
 		case conn == nil:
 			m.come(ctx)
 		case m.c.quiet.Load() || n < 6:
-			_, _ = conn.Write([]byte{pingreq << 4, 0})
+			_, _ = conn.Write(m.encode(ack(packets.Pingreq, 0)))
 		case n < 8:
-			m.c.count("comers who have said goodbye", 1)
+			m.c.count("comers who have disconnected", 1)
 			m.mu.Lock()
-			m.goodbye = m.c.now()
+			m.disconnected = m.c.now()
 			m.mu.Unlock()
-			_, _ = conn.Write([]byte{disconnect << 4, 0})
+			_, _ = conn.Write(m.encode(ack(packets.Disconnect, 0)))
 			sleep(ctx, 300*time.Millisecond) // the server ends the connection
 			m.mu.Lock()
 			if m.conn == conn {
@@ -176,7 +152,7 @@ func (m *comer) come(ctx context.Context) {
 	m.mu.Unlock()
 	m.c.wg.Go(func() { // ends with the connection, which ends with run
 		for {
-			_, err := readPacket(r)
+			_, err := m.next(m.c, r)
 			if err == nil {
 				continue
 			}
@@ -210,41 +186,38 @@ func (w *watcher) watch(conn net.Conn, r *bufio.Reader) {
 	w.mu.Lock()
 	w.ready, w.shown = false, map[string]string{}
 	w.mu.Unlock()
-	if _, err := conn.Write(encodeSubscribe(w.version, 1, 0, []string{"user/+/presence"})); err != nil {
+	if _, err := conn.Write(w.encode(w.subscribe(1, "user/+/presence"))); err != nil {
 		return
 	}
 	for {
 		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second)) // then it begins anew: a keepalive is no part of this
-		pk, err := readPacket(r)
+		pk, err := w.next(w.c, r)
 		switch {
 		case err != nil:
 			return
-		case pk.kind == suback && pk.body[len(pk.body)-1] >= 0x80:
-			return // the database was away: once more
-		case pk.kind == suback:
+		case pk.FixedHeader.Type == packets.Suback && pk.ReasonCodes[0] >= 0x80:
+			return // the database was unavailable: once more
+		case pk.FixedHeader.Type == packets.Suback:
 			w.mu.Lock()
 			w.ready = true
 			w.mu.Unlock()
-		case pk.kind == publish:
-			w.hear(pk)
+		case pk.FixedHeader.Type == packets.Publish:
+			w.note(pk)
 		}
 	}
 }
 
-// hear notes how somebody is shown. Nobody is gone who is here, or may be back within
-// the grace.
-func (w *watcher) hear(pk packet) {
+// note keeps how somebody is shown. Nobody may be shown offline who is connected, or may be back within
+// the grace period.
+func (w *watcher) note(pk packet) {
 	c := w.c
-	p, err := decodePublish(w.version, pk)
 	var e struct{ UserID, Status string }
-	if err == nil {
-		err = json.Unmarshal(p.payload, &e)
-	}
-	if err != nil || p.topic != "user/"+e.UserID+"/presence" {
-		c.violate("protocol", "%s: on %s: %v: %.200q", w.clientID, p.topic, err, p.payload)
+	err := json.Unmarshal(pk.Payload, &e)
+	if err != nil || pk.TopicName != "user/"+e.UserID+"/presence" {
+		c.violate("protocol", "%s: on %s: %v: %.200q", w.clientID, pk.TopicName, err, pk.Payload)
 		return
 	}
-	c.count("presence told", 1)
+	c.count("presence received", 1)
 	w.mu.Lock()
 	before := w.shown[e.UserID]
 	w.shown[e.UserID] = e.Status
@@ -257,19 +230,19 @@ func (w *watcher) hear(pk packet) {
 			continue
 		}
 		if here := m.hereUntil(); here > 0 && c.now()-here < presenceGrace-time.Second {
-			c.violate("9 presence", "%s hears that %s is offline, %v after it was here", w.clientID, m.clientID, (c.now() - here).Round(time.Millisecond))
+			c.violate("9 presence", "%s receives that %s is offline, %v after it was here", w.clientID, m.clientID, (c.now() - here).Round(time.Millisecond))
 		}
 	}
 }
 
 // hereUntil is when the device was here last: now, if it is; 0 if that does not count,
-// because there was a goodbye, or an outage, or it has just come.
+// because it had sent DISCONNECT, or there was an outage, or it has just come.
 func (m *comer) hereUntil() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.c.now()
 	switch {
-	case m.said, now-m.goodbye < 5*time.Second, m.c.down.faulty(now-15*time.Second, now):
+	case m.said, now-m.disconnected < 5*time.Second, m.c.down.faulty(now-15*time.Second, now):
 		return 0
 	case m.conn == nil:
 		return m.left
@@ -316,18 +289,18 @@ func (w *watcher) missing(ctx context.Context, want map[string]string) string {
 	shown := fmt.Sprint(w.shown)
 	w.mu.Unlock()
 	if !ready {
-		return fmt.Sprintf("%s is told %s, and it is %v", w.clientID, shown, want)
+		return fmt.Sprintf("%s has received %s, and it is %v", w.clientID, shown, want)
 	}
 	var answer struct {
 		Data []struct{ UserID, Status string }
 	}
 	status, err := w.c.rest(ctx, w.user, http.MethodGet, "/api/presence?userIds="+strings.Join(asked, ","), nil, &answer)
 	if err != nil || status != http.StatusOK || len(answer.Data) != len(asked) {
-		return fmt.Sprintf("%s asks who is here: status %d, %v: %v", w.clientID, status, err, answer)
+		return fmt.Sprintf("%s asks for presence: status %d, %v: %v", w.clientID, status, err, answer)
 	}
 	for _, p := range answer.Data {
 		if want[p.UserID] != p.Status {
-			return fmt.Sprintf("%s asks who is here, and is told %v; it is %v", w.clientID, answer, want)
+			return fmt.Sprintf("%s asks for presence, and gets %v; it is %v", w.clientID, answer, want)
 		}
 	}
 	return ""

@@ -44,14 +44,14 @@ func (cl *client) read() *message {
 }
 
 // receiveRead checks that nobody has read what they have not said to have.
-func (cl *client) receiveRead(p publication) {
+func (cl *client) receiveRead(p *packet) {
 	c := cl.c
 	var r struct {
 		ConversationID, UserID string
 		UpTo                   int64
 	}
-	if err := json.Unmarshal(p.payload, &r); err != nil || p.qos != 0 || p.topic != "conv/"+r.ConversationID+"/reads" {
-		c.violate("protocol", "%s: on %s: %v: %.200q", cl.clientID, p.topic, err, p.payload)
+	if err := json.Unmarshal(p.Payload, &r); err != nil || p.FixedHeader.Qos != 0 || p.TopicName != "conv/"+r.ConversationID+"/reads" {
+		c.violate("protocol", "%s: on %s: %v: %.200q", cl.clientID, p.TopicName, err, p.Payload)
 		return
 	}
 	c.count("reads received", 1)

@@ -3,6 +3,8 @@ package campaign
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 // What a device may receive, checked as it comes.
@@ -75,33 +77,33 @@ type event struct {
 }
 
 // receive checks and notes a publication. cl.mu is held.
-func (cl *client) receive(cc *clientConn, p publication) {
+func (cl *client) receive(cc *clientConn, p *packet) {
 	c := cl.c
-	if isReads(p.topic) {
+	if isReads(p.TopicName) {
 		cl.receiveRead(p)
 		return
 	}
 	var e event
-	if err := json.Unmarshal(p.payload, &e); err != nil || p.topic != topic(e.ConversationID) {
-		c.violate("protocol", "%s: on %s: %v: %.200q", cl.clientID, p.topic, err, p.payload)
+	if err := json.Unmarshal(p.Payload, &e); err != nil || p.TopicName != topic(e.ConversationID) {
+		c.violate("protocol", "%s: on %s: %v: %.200q", cl.clientID, p.TopicName, err, p.Payload)
 		return
 	}
-	if p.qos != cl.subQoS {
-		c.violate("protocol", "%s: an event at QoS %d, subscribed at %d", cl.clientID, p.qos, cl.subQoS)
+	if p.FixedHeader.Qos != cl.subQoS {
+		c.violate("protocol", "%s: an event at QoS %d, subscribed at %d", cl.clientID, p.FixedHeader.Qos, cl.subQoS)
 	}
 	c.count("events received", 1)
 	cl.judgeContent(cc, &e)
-	if p.qos == 2 && cl.holding[p.id] {
-		c.count("repeats at QoS 2 that the identifier told", 1)
+	if p.FixedHeader.Qos == 2 && cl.holding[p.PacketID] {
+		c.count("repeats at QoS 2 recognised by their identifier", 1)
 		cl.judgeHeld(&e)
-		if !p.dup {
+		if !p.FixedHeader.Dup {
 			cc.next[e.ConversationID] = e.Seq + 1
 		}
 		cc.unsettled++ // it is on its way again, on this connection
-		cl.write(encodeAck(pubrec, p.id))
+		cl.send(ack(packets.Pubrec, p.PacketID))
 		for _, r := range cl.receiptsOf(&e) {
 			r.acked = true
-			r.packetID = p.id
+			r.packetID = p.PacketID
 			cc.order = append(cc.order, r)
 		}
 		cl.noteSeen(cc, &e)
@@ -111,10 +113,10 @@ func (cl *client) receive(cc *clientConn, p publication) {
 	if cl.receiveMaximum > 0 && cc.unsettled > cl.receiveMaximum {
 		c.violate("window", "%s: %d publishes on their way, with a Receive Maximum of %d", cl.clientID, cc.unsettled, cl.receiveMaximum)
 	}
-	if p.qos == 2 {
-		cl.holding[p.id] = true
+	if p.FixedHeader.Qos == 2 {
+		cl.holding[p.PacketID] = true
 	}
-	r := &receipt{conn: cc, packetID: p.id, qos: p.qos}
+	r := &receipt{conn: cc, packetID: p.PacketID, qos: p.FixedHeader.Qos}
 	cl.judge(cc, &e, p, r)
 	c.deliveredTo(cl, cc, &e)
 	cc.due = append(cc.due, r)
@@ -177,7 +179,7 @@ func (cl *client) noteSeen(cc *clientConn, e *event) (twice bool) {
 }
 
 // judge is the rules above.
-func (cl *client) judge(cc *clientConn, e *event, p publication, r *receipt) {
+func (cl *client) judge(cc *clientConn, e *event, p *packet, r *receipt) {
 	c := cl.c
 	moving := c.ownerOf(e.ConversationID) != nil
 	if moving {
@@ -186,7 +188,7 @@ func (cl *client) judge(cc *clientConn, e *event, p publication, r *receipt) {
 	if cl.noteSeen(cc, e) {
 		c.violate("3 order", "%s: event %d of %s twice on one connection", cl.clientID, e.Seq, e.ConversationID)
 	}
-	if !p.dup {
+	if !p.FixedHeader.Dup {
 		if next := cc.next[e.ConversationID]; next != 0 && next != e.Seq && !(moving && e.Seq > next) {
 			c.violate("3 order", "%s: event %d of %s, where %d was due on this connection", cl.clientID, e.Seq, e.ConversationID, next)
 		}
@@ -205,7 +207,7 @@ func (cl *client) judge(cc *clientConn, e *event, p publication, r *receipt) {
 		return
 	case e.Seq > pl.last:
 		if !moving { // or its user may have been away, which is asked at the checkpoint
-			c.violate("3 order", "%s: a gap: event %d of %s after %d (dup %v)", cl.clientID, e.Seq, e.ConversationID, pl.last, p.dup)
+			c.violate("3 order", "%s: a gap: event %d of %s after %d (dup %v)", cl.clientID, e.Seq, e.ConversationID, pl.last, p.FixedHeader.Dup)
 		}
 		for range e.Seq - pl.last {
 			pl.receipts = append(pl.receipts, r)
@@ -221,7 +223,7 @@ func (cl *client) judge(cc *clientConn, e *event, p publication, r *receipt) {
 }
 
 // judgeRepeat asks whether an event that was received before may come again.
-func (cl *client) judgeRepeat(cc *clientConn, e *event, p publication, before *receipt) {
+func (cl *client) judgeRepeat(cc *clientConn, e *event, p *packet, before *receipt) {
 	c := cl.c
 	first, how := cl.lossSince(before.conn)
 	switch {
@@ -231,23 +233,23 @@ func (cl *client) judgeRepeat(cc *clientConn, e *event, p publication, before *r
 				cl.clientID, e.Seq, e.ConversationID, (first - safe).Round(time.Millisecond), how)
 		}
 		switch {
-		case p.dup:
+		case p.FixedHeader.Dup:
 			c.count("repeats with DUP after "+how, 1)
-		case before.conn.sentOn && before.acked: // it could have been saved before the goodbye
+		case before.conn.sentOn && before.acked: // it could have been saved before the DISCONNECT
 			c.count("repeats after "+how+", from a node that was stopping", 1)
 		default:
 			c.count("repeats after "+how, 1)
 		}
 	case before.conn.since < cl.forgiven:
-		c.count("repeats after the database was away", 1)
+		c.count("repeats after the database was unavailable", 1)
 	case before.acked && before.confirmed:
 		c.violate("3 repeats", "%s: event %d of %s again (dup %v), although its acknowledgement was read and nothing was killed since (received on a connection that is %v old; this one is %v)",
-			cl.clientID, e.Seq, e.ConversationID, p.dup, (c.now() - before.conn.since).Round(time.Millisecond), (c.now() - cc.since).Round(time.Millisecond))
-	case !p.dup:
+			cl.clientID, e.Seq, e.ConversationID, p.FixedHeader.Dup, (c.now() - before.conn.since).Round(time.Millisecond), (c.now() - cc.since).Round(time.Millisecond))
+	case !p.FixedHeader.Dup:
 		c.violate("3 repeats", "%s: event %d of %s again without DUP, and nothing was killed since", cl.clientID, e.Seq, e.ConversationID)
-	case p.id != before.packetID:
-		c.violate("3 repeats", "%s: event %d of %s again with packet identifier %d, was %d", cl.clientID, e.Seq, e.ConversationID, p.id, before.packetID)
-	case p.qos == 2:
+	case p.PacketID != before.packetID:
+		c.violate("3 repeats", "%s: event %d of %s again with packet identifier %d, was %d", cl.clientID, e.Seq, e.ConversationID, p.PacketID, before.packetID)
+	case p.FixedHeader.Qos == 2:
 		c.violate("3 repeats", "%s: event %d of %s again at QoS 2, and nothing was killed since", cl.clientID, e.Seq, e.ConversationID)
 	default:
 		c.count("repeats with DUP of what was not acknowledged", 1)

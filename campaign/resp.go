@@ -12,7 +12,7 @@ import (
 
 // mangler stands between a node and a server of Redis. It knows the replies from each
 // other (RESP2), so it can lose, repeat and swap single messages of a subscription, and
-// in a Cluster tells the node to come by its own lines, not past them.
+// in a Cluster directs the node to its own lines.
 type mangler struct {
 	ports map[string]string // by the port of a server: that of the node's line to it
 

@@ -48,7 +48,7 @@ type server struct {
 	mu          sync.Mutex
 	cmd         *exec.Cmd     // mu guards; nil: not running
 	exited      chan struct{} // mu guards
-	expected    bool          // mu guards: it was told to end
+	expected    bool          // mu guards: it was asked to end
 	incarnation int           // mu guards
 	ends        []serverEnd   // mu guards: of each incarnation that has ended, from 1
 	peakKiB     int64         // mu guards: of the memory of any incarnation

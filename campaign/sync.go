@@ -124,7 +124,7 @@ func (s *syncer) apply(i *syncItem) {
 		case i.JoinedSeq > 0:
 			s.convs[i.Conversation.ID] = &syncedLog{joined: i.JoinedSeq, next: i.JoinedSeq, messages: map[string]*syncedMessage{}, reads: map[string]int64{}}
 		case s.convs[i.Conversation.ID] == nil:
-			s.c.violate("sync", "%s: conversation %s has changed, and was not told of before", s.user.name, i.Conversation.ID)
+			s.c.violate("sync", "%s: conversation %s has changed, and it had not been given it before", s.user.name, i.Conversation.ID)
 		}
 	case "left":
 		delete(s.convs, i.ConversationID)
@@ -138,7 +138,7 @@ func (s *syncer) apply(i *syncItem) {
 	case "read":
 		switch l := s.convs[i.ConversationID]; {
 		case l == nil:
-			s.c.violate("sync", "%s: a read of conversation %s, which was not told of", s.user.name, i.ConversationID)
+			s.c.violate("sync", "%s: a read of conversation %s, that it had not been given", s.user.name, i.ConversationID)
 		case i.UpTo < l.reads[i.UserID]:
 			s.c.violate("10 reads", "%s: user %s has read %s to %d, and had to %d", s.user.name, i.UserID, i.ConversationID, i.UpTo, l.reads[i.UserID])
 		default:

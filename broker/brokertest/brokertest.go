@@ -12,11 +12,11 @@ package brokertest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"strconv"
 	"testing"
@@ -70,16 +70,26 @@ func DialWebSocket(t testing.TB, url string) *Client {
 // DialWebSocketBy is DialWebSocket over connections that dialer makes.
 func DialWebSocketBy(t testing.TB, dialer *net.Dialer, url string) *Client {
 	t.Helper()
-	d := websocket.Dialer{NetDialContext: dialer.DialContext, Subprotocols: []string{"mqtt"}, HandshakeTimeout: Patience}
-	ws, resp, err := d.Dial(url, http.Header{})
+	conn, err := OpenWebSocket(t.Context(), dialer, url)
 	if err != nil {
 		t.Fatalf("brokertest: dial %s: %v", url, err)
 	}
+	return New(t, conn)
+}
+
+// OpenWebSocket opens a WebSocket of the subprotocol mqtt, and returns it as a stream of bytes.
+func OpenWebSocket(ctx context.Context, dialer *net.Dialer, url string) (net.Conn, error) {
+	d := websocket.Dialer{NetDialContext: dialer.DialContext, Subprotocols: []string{"mqtt"}, HandshakeTimeout: Patience}
+	ws, resp, err := d.DialContext(ctx, url, nil)
+	if err != nil {
+		return nil, err
+	}
 	_ = resp.Body.Close()
 	if ws.Subprotocol() != "mqtt" {
-		t.Fatalf("brokertest: %s chose the subprotocol %q, want mqtt", url, ws.Subprotocol())
+		_ = ws.Close()
+		return nil, fmt.Errorf("the server chose the subprotocol %q", ws.Subprotocol())
 	}
-	return New(t, &wsStream{Conn: ws.NetConn(), ws: ws})
+	return WebSocketStream(ws), nil
 }
 
 // New returns a client over a connection, which is closed when the test ends.
@@ -123,6 +133,14 @@ func (s *wsStream) Read(p []byte) (int, error) {
 
 func (s *wsStream) Write(p []byte) (int, error) {
 	return len(p), s.ws.WriteMessage(websocket.BinaryMessage, p)
+}
+
+// SetWriteDeadline and SetDeadline tell the WebSocket, which sets the deadline of each write anew.
+func (s *wsStream) SetWriteDeadline(at time.Time) error { return s.ws.SetWriteDeadline(at) }
+
+// SetDeadline implements net.Conn.
+func (s *wsStream) SetDeadline(at time.Time) error {
+	return errors.Join(s.SetReadDeadline(at), s.SetWriteDeadline(at))
 }
 
 // Conn returns the connection below, for what a Client does not do.
@@ -209,8 +227,7 @@ func (c *Client) Encode(pk packets.Packet) []byte {
 	if pk.ProtocolVersion == 0 {
 		pk.ProtocolVersion = c.Version
 	}
-	pk.Mods.AllowResponseInfo = true // or mochi leaves response topic and correlation data out
-	b, err := encode(pk)
+	b, err := Encode(pk)
 	if err != nil {
 		c.t.Fatalf("brokertest: encode %s: %v", Describe(pk), err)
 	}
@@ -576,9 +593,11 @@ func Describe(pk packets.Packet) string {
 	return s
 }
 
-func encode(pk packets.Packet) ([]byte, error) {
+// Encode returns the bytes of a packet of a client's.
+func Encode(pk packets.Packet) ([]byte, error) {
 	var b bytes.Buffer
 	var err error
+	pk.Mods.AllowResponseInfo = true // or mochi leaves response topic and correlation data out
 	switch pk.FixedHeader.Type {
 	case packets.Connect:
 		err = pk.ConnectEncode(&b)
