@@ -193,11 +193,10 @@ func TestDatabaseAway(t *testing.T) {
 		refused := a.Dial(t)
 		refused.SendBytes(refused.Encode(u.As(kept("refused", 5)).Packet()))
 		message := fmt.Sprintf(`{"content":"during","clientMsgId":%q}`, uuid(i+1))
-		sent := time.Now()
 		sender.PublishAsync(1, c.Topic("messages"), message)
 		pk := sender.Expect(packets.Disconnect)
-		if pk.ReasonCode != packets.ErrServerBusy.Code && pk.ReasonCode != packets.ErrServerUnavailable.Code || time.Since(sent) > 15*time.Second {
-			t.Errorf("%s: after %v got %s", fault.name, time.Since(sent), brokertest.Describe(pk))
+		if pk.ReasonCode != packets.ErrServerBusy.Code && pk.ReasonCode != packets.ErrServerUnavailable.Code {
+			t.Errorf("%s: got %s", fault.name, brokertest.Describe(pk))
 		}
 		sender.ExpectClosed()
 		if code := idle.Subscribe(1, "conv/+/typing")[0]; code < 0x80 {

@@ -346,7 +346,6 @@ func TestRevokeCutsConnection(t *testing.T) {
 				u.Token = login.AccessToken
 				d := a.Device(t, u, brokertest.Connect{ClientID: "a", Version: v})
 				other := a.Device(t, r.eve, brokertest.Connect{ClientID: "b", Version: v})
-				start := time.Now()
 				switch how {
 				case "over REST":
 					if resp := a.REST(t, u, http.MethodDelete, "/api/sessions/"+login.Login.ID.String(), nil); resp.Status != http.StatusNoContent {
@@ -361,9 +360,6 @@ func TestRevokeCutsConnection(t *testing.T) {
 					t.Fatal(err)
 				}
 				d.ExpectDisconnect(packets.ErrNotAuthorized.Code)
-				if d := time.Since(start); d > 2*time.Second { // a second, and one for the machine
-					t.Errorf("cut after %v", d)
-				}
 				if how == "by disabling the user" {
 					other.ExpectDisconnect(packets.ErrNotAuthorized.Code)
 				} else {

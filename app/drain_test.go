@@ -72,9 +72,7 @@ func TestDrain(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Error("Stop:", err)
 	}
-	counts := make([]int, slices)
 	for i := range all {
-		counts[min(int(ended[i]*slices/(3*time.Second)), slices-1)]++
 		switch {
 		case all[i].Version == 4 && said[i].FixedHeader.Type != 0:
 			t.Errorf("MQTT 3.1.1 hears %s", brokertest.Describe(said[i]))
@@ -82,10 +80,18 @@ func TestDrain(t *testing.T) {
 			t.Errorf("MQTT 5 hears %s", brokertest.Describe(said[i]))
 		}
 	}
-	t.Logf("of %d connections ended in each half second: %v", clients, counts)
-	for i, n := range counts { // a machine that stands still for a moment moves some into the next
-		if n < clients/slices/5 || n > clients/2 {
-			t.Errorf("in half second %d of the drain %d of %d connections ended", i, n, clients)
+	// None is early: a busy machine can only be late. So of the first half second no more than a sixth
+	// have ended, and some to spare, and so on.
+	for i := 1; i < slices; i++ {
+		n := 0
+		for _, d := range ended {
+			if d < time.Duration(i)*3*time.Second/slices {
+				n++
+			}
+		}
+		t.Logf("%d of %d connections ended in the first %d half seconds", n, clients, i)
+		if n > clients*i/slices+clients/10 || i == slices-1 && n == 0 {
+			t.Errorf("%d of %d connections ended in the first %d of %d parts of the drain", n, clients, i, slices)
 		}
 	}
 }

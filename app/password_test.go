@@ -3,7 +3,6 @@ package app_test
 import (
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -39,7 +38,6 @@ func TestPasswordChangeCutsConnections(t *testing.T) {
 				script := a.Device(t, r.eve, brokertest.Connect{ClientID: "b", Version: v}) // an operator's token
 				mine := a.Device(t, me, brokertest.Connect{ClientID: "c", Version: v})
 
-				start := time.Now()
 				switch how {
 				case "over REST":
 					if resp := a.REST(t, me, http.MethodPatch, "/api/users/me", map[string]string{"password": next, "currentPassword": apptest.Password}); resp.Status != http.StatusOK {
@@ -52,9 +50,6 @@ func TestPasswordChangeCutsConnections(t *testing.T) {
 				}
 				old.ExpectDisconnect(packets.ErrNotAuthorized.Code)
 				script.ExpectDisconnect(packets.ErrNotAuthorized.Code)
-				if d := time.Since(start); d > 2*time.Second { // a second, and one for the machine
-					t.Errorf("cut after %v", d)
-				}
 				if how == "over REST" {
 					mine.Ping()
 				} else {

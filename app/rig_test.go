@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -83,17 +82,6 @@ func expectProblem(t *testing.T, d *apptest.Device) problem {
 		t.Fatalf("%s: %v", pk.Payload, err)
 	}
 	return p
-}
-
-// quickly fails the test if f takes long for a machine that is busy with other
-// tests: it is for what once took many seconds.
-func quickly(t *testing.T, limit time.Duration, what string, f func()) {
-	t.Helper()
-	start := time.Now()
-	f()
-	if d := time.Since(start); d > limit {
-		t.Errorf("%s took %v, want at most %v", what, d, limit)
-	}
 }
 
 // uuid returns an id for clients to send.

@@ -209,14 +209,14 @@ func TestDialFails(t *testing.T) {
 	} {
 		o := options(a, ann, "")
 		test.change(&o)
-		start := time.Now()
-		c, err := client.Dial(patient(t), o)
+		ctx := patient(t)
+		c, err := client.Dial(ctx, o)
 		var e *client.Error
 		if c != nil || !errors.As(err, &e) || e.Code != test.code || e.Field != test.field {
 			t.Errorf("%s: %v, want %s about %q", test.name, err, test.code, test.field)
 		}
-		if d := time.Since(start); d > 5*time.Second {
-			t.Errorf("%s: took %v", test.name, d)
+		if ctx.Err() != nil {
+			t.Errorf("%s: it went on trying", test.name)
 		}
 	}
 	gone, cancel := context.WithCancel(t.Context())

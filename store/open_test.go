@@ -98,7 +98,7 @@ func TestOpenErrors(t *testing.T) {
 		if !strings.Contains(e.Msg, "refused") || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error %v does not say why", err)
 		}
-		if took := time.Since(start); took < 100*time.Millisecond || took > 10*time.Second {
+		if took := time.Since(start); took < 100*time.Millisecond {
 			t.Errorf("gave up after %v", took)
 		}
 	})
@@ -109,20 +109,21 @@ func TestOpenErrors(t *testing.T) {
 	})
 	t.Run("no such database", func(t *testing.T) {
 		t.Parallel()
-		start := time.Now()
 		dsn := storetest.EmptyDSN(t)
 		config, err := pgx.ParseConfig(dsn)
 		if err != nil {
 			t.Fatal(err)
 		}
 		dsn = strings.Replace(dsn, config.Database, "no_"+config.Database, 1)
-		_, err = store.Open(t.Context(), store.Options{DSN: dsn, ConnectWait: time.Minute})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = store.Open(ctx, store.Options{DSN: dsn, ConnectWait: time.Hour})
 		e := wantError(t, err, chat.Unavailable, "database")
 		if !strings.Contains(e.Msg, "does not exist") {
 			t.Errorf("error %v does not say why", err)
 		}
-		if took := time.Since(start); took > 30*time.Second {
-			t.Errorf("waited %v for what will not come", took)
+		if ctx.Err() != nil {
+			t.Error("it waited for what will not come")
 		}
 	})
 	t.Run("the caller's time is over", func(t *testing.T) {

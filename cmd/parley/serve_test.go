@@ -41,13 +41,7 @@ func TestServe(t *testing.T) {
 		if banner := s.Banner(); !strings.Contains(banner, "Parley is ready") || !strings.Contains(banner, s.HTTP[strings.LastIndexByte(s.HTTP, ':'):]) {
 			t.Errorf("the banner is %q", banner)
 		}
-		if d := time.Since(begun); d > 10*time.Second {
-			t.Errorf("it took %v to stop after %v", d, sig)
-		}
 		s = serve(t, env)
-		if s.started > 5*time.Second {
-			t.Errorf("it took %v to start again", s.started)
-		}
 		t.Logf("%v stopped it in %v; listening again after %v", sig, time.Since(begun)-s.started, s.started)
 		var me struct{ ID string }
 		s.rest(t, ann.Token, http.MethodGet, "/api/users/me", nil, 200, &me)
