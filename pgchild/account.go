@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// An account is who the server runs as when we are root. The zero account stands for "as we are".
+// An account is what the server runs under when we are root. The zero account stands for our own.
 type account struct {
 	name     string
 	uid, gid uint32
@@ -27,44 +27,28 @@ func (a account) credential() *syscall.Credential {
 
 // accountFor returns the account for a server on data. An existing directory decides: PostgreSQL insists
 // on owning it, and so an ordinary user's stays usable by that user after root has opened it once.
-func accountFor(data, name string) (account, error) {
+func accountFor(data string) (account, error) {
 	if !isRoot() {
 		return account{}, nil
 	}
 	if fi, err := os.Lstat(data); err == nil {
 		if uid, gid := ownerOf(fi); uid != 0 {
-			a := account{name: strconv.Itoa(int(uid)), uid: uid, gid: gid}
-			if u, err := user.LookupId(a.name); err == nil {
-				return parseAccount(u)
-			}
-			return a, nil
+			return account{name: "user " + strconv.Itoa(int(uid)), uid: uid, gid: gid}, nil
 		}
 	}
 	names := []string{"postgres", "_postgres", "nobody"}
-	if name != "" {
-		names = []string{name}
-	}
 	for _, n := range names {
-		if u, err := user.Lookup(n); err == nil {
-			return parseAccount(u)
+		u, err := user.Lookup(n)
+		if err != nil {
+			continue
+		}
+		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+		if err1 == nil && err2 == nil && uid != 0 {
+			return account{name: n, uid: uint32(uid), gid: uint32(gid)}, nil
 		}
 	}
-	return account{}, fmt.Errorf("PostgreSQL does not run as root and there is no account %q to run it under", names)
-}
-
-func parseAccount(u *user.User) (account, error) {
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return account{}, fmt.Errorf("account %s: %w", u.Username, err)
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return account{}, fmt.Errorf("account %s: %w", u.Username, err)
-	}
-	if uid == 0 {
-		return account{}, fmt.Errorf("account %s is root, as which PostgreSQL does not run", u.Username)
-	}
-	return account{name: u.Username, uid: uint32(uid), gid: uint32(gid)}, nil
+	return account{}, fmt.Errorf("PostgreSQL does not run as root, and none of the accounts %q exists to run it under", names)
 }
 
 func ownerOf(fi fs.FileInfo) (uid, gid uint32) {
@@ -72,8 +56,8 @@ func ownerOf(fi fs.FileInfo) (uid, gid uint32) {
 	return st.Uid, st.Gid
 }
 
-// give makes a the owner of folder and all in it, if root owns it now, as after a restore from a backup.
-// The folder itself comes last: until then a repetition starts over. Links are not followed.
+// give makes a the owner of folder and everything in it, if root owns it now, as after a restore from a
+// backup. The folder itself comes last, so that an interrupted give is repeated. Links are not followed.
 func (a account) give(root *os.Root, folder string) error {
 	if a.isZero() {
 		return nil

@@ -1,8 +1,11 @@
 package pgchild
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -14,8 +17,8 @@ type child struct {
 	err    error         // of Wait; valid once exited is closed
 }
 
-// spawn starts cmd in a process group of its own, so that a terminal's ^C is ours alone to handle. If we
-// die, it gets the signal onDeath. Whoever spawns must wait for exited.
+// spawn starts cmd in a process group of its own, so that a terminal's ^C reaches us only. If we die, it
+// gets the signal onDeath. The caller must wait for exited.
 func spawn(cmd *exec.Cmd, cred *syscall.Credential, onDeath syscall.Signal) (*child, error) {
 	cmd.SysProcAttr = sysProcAttr(onDeath)
 	cmd.SysProcAttr.Setpgid = true
@@ -32,9 +35,9 @@ func spawn(cmd *exec.Cmd, cred *syscall.Credential, onDeath syscall.Signal) (*ch
 			started <- err
 			return
 		}
-		var dog *watchdog
+		dismiss := func() {}
 		if needWatchdog {
-			if dog, err = watch(cmd.Process.Pid, onDeath); err != nil {
+			if dismiss, err = watch(cmd.Process.Pid, onDeath); err != nil {
 				_ = cmd.Process.Kill()
 				_ = cmd.Wait()
 				started <- err
@@ -43,9 +46,7 @@ func spawn(cmd *exec.Cmd, cred *syscall.Credential, onDeath syscall.Signal) (*ch
 		}
 		started <- nil
 		c.err = cmd.Wait()
-		if dog != nil {
-			dog.close()
-		}
+		dismiss()
 		close(c.exited)
 	}()
 	if err := <-started; err != nil {
@@ -54,11 +55,34 @@ func spawn(cmd *exec.Cmd, cred *syscall.Credential, onDeath syscall.Signal) (*ch
 	return c, nil
 }
 
+// watch starts a shell that sends a process the signal onDeath when we are gone, for systems without a
+// parent-death signal: it reads from a pipe that nobody writes to, whose end means ours. dismiss ends the
+// shell and waits for it.
+func watch(pid int, onDeath syscall.Signal) (dismiss func(), err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	cmd := exec.Command("/bin/sh", "-c", `read -r _; kill -"$1" "$2"`, "parley-watchdog", strconv.Itoa(int(onDeath)), strconv.Itoa(pid))
+	cmd.Stdin = r
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		_ = w.Close()
+		return nil, fmt.Errorf("start watchdog: %w", err)
+	}
+	return func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		_ = w.Close()
+	}, nil
+}
+
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// end stops a postmaster with sig and waits for it: SIGINT shuts down fast, SIGQUIT at once and without a
-// checkpoint. After limit, or when hurry is closed, it gets SIGQUIT, and if that does not help SIGKILL.
-// forced reports that sig alone was not enough.
+// end stops a postmaster with sig and waits for it: SIGINT is a fast shutdown, SIGQUIT an immediate one,
+// without a checkpoint. After limit, or when hurry is closed, it gets SIGQUIT, and if that does not help
+// SIGKILL. forced reports that sig alone was not enough.
 func (c *child) end(sig syscall.Signal, limit time.Duration, hurry <-chan struct{}) (forced bool) {
 	_ = c.cmd.Process.Signal(sig) // fails only if it has ended already
 	t := time.NewTimer(limit)
@@ -74,7 +98,7 @@ func (c *child) end(sig syscall.Signal, limit time.Duration, hurry <-chan struct
 	select {
 	case <-c.exited:
 	case <-t.C:
-		// its own processes notice within moments and end too
+		// its own processes notice that within moments, and end
 		_ = c.cmd.Process.Kill()
 		<-c.exited
 	}

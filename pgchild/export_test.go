@@ -15,6 +15,12 @@ func (s *Server) Account() (uid, gid int) {
 	return int(s.who.uid), int(s.who.gid)
 }
 
+// SetTimeouts changes what Start and Stop wait for. Before Start.
+func (s *Server) SetTimeouts(lock, stop time.Duration) { s.lockTimeout, s.stopTimeout = lock, stop }
+
+// Version returns the version of the server binaries, such as "15.14".
+func (s *Server) Version() string { return s.bin.version }
+
 func (s *Server) RunDir() string { return s.run }
 func (s *Server) Dir() string    { return s.opts.Dir }
 

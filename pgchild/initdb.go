@@ -4,29 +4,31 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"runtime"
 	"syscall"
 	"time"
 )
 
-// superuser is the role that owns the cluster and that we connect as.
-const superuser = "parley"
+const (
+	superuser = "parley" // the role that owns the cluster, as which we connect
+	database  = "parley"
 
-// sideFolder is the beginning of the names of clusters in the making.
-const sideFolder = dataFolder + ".new-"
+	sideFolder = dataFolder + ".new-" // begins the names of unfinished clusters
+)
 
-// makeCluster makes the data directory: beside its place, then moved there in one step, so that a crash
-// at any time leaves either nothing or a whole one, flushed to disk.
+// makeCluster makes the data directory under another name and renames it in one step, so that a crash at
+// any time leaves either nothing or a whole one, flushed to disk.
 func (s *Server) makeCluster(ctx context.Context, root *os.Root) error {
 	side := sideFolder + randomName()
 	if err := root.Mkdir(side, 0o700); err != nil {
 		return err
 	}
 	if err := s.initdb(ctx, root, side); err != nil {
-		_ = root.RemoveAll(side) // else the next start does it
+		_ = root.RemoveAll(side) // if this fails, the next start does it
 		return err
 	}
 	if err := root.Rename(side, dataFolder); err != nil {
@@ -77,16 +79,9 @@ func (s *Server) initdb(ctx context.Context, root *os.Root, side string) error {
 // removeSideFolders clears what an interrupted makeCluster left. It only saves space, so errors do not
 // matter.
 func removeSideFolders(root *os.Root) {
-	d, err := root.Open(".")
-	if err != nil {
-		return
-	}
-	defer d.Close()
-	names, _ := d.Readdirnames(-1)
+	names, _ := fs.Glob(root.FS(), sideFolder+"*")
 	for _, n := range names {
-		if strings.HasPrefix(n, sideFolder) {
-			_ = root.RemoveAll(n)
-		}
+		_ = root.RemoveAll(n)
 	}
 }
 
@@ -112,10 +107,12 @@ func (s *Server) command(name string) *exec.Cmd {
 	return cmd
 }
 
-// lend returns the name of the open folder at path for cmd to use.
+// lend returns the name by which cmd finds the open folder at path. An account that perhaps cannot walk
+// there gets the descriptor instead, on Linux; the server's own children inherit it, and so the name.
 func (s *Server) lend(cmd *exec.Cmd, folder *os.File, path string) string {
-	if s.who.isZero() {
+	if s.who.isZero() || runtime.GOOS != "linux" {
 		return path
 	}
-	return lend(cmd, folder, path)
+	cmd.ExtraFiles = append(cmd.ExtraFiles, folder)
+	return fmt.Sprintf("/proc/self/fd/%d", 2+len(cmd.ExtraFiles))
 }

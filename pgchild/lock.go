@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/parleymq/parley/backoff"
 )
 
 const lockFile = "parley.lock"
@@ -33,8 +35,10 @@ func takeLock(ctx context.Context, root *os.Root, limit time.Duration) (*os.File
 		case time.Now().After(deadline):
 			err = fmt.Errorf("%w: another parley%s is running on %s; stop it, or use another directory",
 				ErrInUse, holder(f), root.Name())
+		case !backoff.Sleep(ctx, 20*time.Millisecond):
+			err = context.Cause(ctx)
 		default:
-			err = sleep(ctx, 20*time.Millisecond)
+			continue
 		}
 		if err != nil && !errors.Is(err, syscall.EINTR) {
 			return nil, errors.Join(err, f.Close())
@@ -53,16 +57,4 @@ func holder(f *os.File) string {
 		return " (pid " + pid + ")"
 	}
 	return ""
-}
-
-// sleep waits for d or until ctx ends, and then returns why.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }

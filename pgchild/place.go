@@ -20,7 +20,7 @@ const (
 const port = "5432" // only part of the socket's name
 
 // runDirFor returns the folder of the socket: dir/run, or where that cannot be a socket's address a
-// short one below the temp directory, always the same for dir.
+// short one below the temp directory, which is always the same for dir.
 func runDirFor(dir string) string {
 	run := filepath.Join(dir, runFolder)
 	if addressable(run) {
@@ -40,13 +40,13 @@ func addressable(run string) bool {
 	return len(filepath.Join(run, ".s.PGSQL."+port)) < 104 && !strings.ContainsAny(run, `,"'\`) && strings.TrimSpace(run) == run
 }
 
-// makeRunDir makes the socket's folder, open to the server's account and to root only.
+// makeRunDir makes the socket's folder, which only the server's account and root can open.
 func makeRunDir(run string, who account) error {
 	err := os.Mkdir(run, 0o700)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// from here on by descriptor: in a shared temp directory the name might be another's
+	// from here on by descriptor: in a shared temp directory somebody else may change what the name means
 	parent, err := os.OpenRoot(filepath.Dir(run))
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func makeRunDir(run string, who account) error {
 	}
 	uid, _ := ownerOf(fi)
 	if !fi.IsDir() || uid != uint32(os.Geteuid()) && uid != who.uid {
-		return fmt.Errorf("%s is where the database socket belongs, but it is not ours: remove it", run)
+		return fmt.Errorf("%s, the folder of the database socket, belongs to somebody else: remove it", run)
 	}
 	dir, err := parent.Open(filepath.Base(run))
 	if err != nil {
@@ -66,7 +66,7 @@ func makeRunDir(run string, who account) error {
 	}
 	defer dir.Close()
 	if now, err := dir.Stat(); err != nil || !os.SameFile(fi, now) {
-		return fmt.Errorf("%s was replaced while we looked: %w", run, errors.Join(err, fs.ErrInvalid))
+		return fmt.Errorf("%s was replaced during the start: %w", run, errors.Join(err, fs.ErrInvalid))
 	}
 	if !who.isZero() {
 		if err := dir.Chown(int(who.uid), int(who.gid)); err != nil {
@@ -88,10 +88,8 @@ func removeSockets(run string) error {
 	return nil
 }
 
-// dsn names a database on the socket in run, as a libpq keyword/value string. All that PG* variables
-// could otherwise bend is given.
+// dsn names a database on the socket in run, as a libpq keyword/value string. It says everything that
+// PG* variables would otherwise supply. run is addressable, so it needs no escapes.
 func dsn(run, database string) string {
-	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-	return fmt.Sprintf("host='%s' port=%s user=%s dbname='%s' sslmode=disable",
-		quote.Replace(run), port, superuser, quote.Replace(database))
+	return fmt.Sprintf("host='%s' port=%s user=%s dbname=%s sslmode=disable", run, port, superuser, database)
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -15,13 +17,13 @@ const pidFile = dataFolder + "/postmaster.pid"
 // errBusy: a postmaster still has the data directory. Worth trying again.
 var errBusy = fmt.Errorf("%w by a PostgreSQL server that is not ours", ErrInUse)
 
-// clearPredecessor looks who had the data directory last, and returns errBusy while that runs. We hold
-// the lock, so it is the postmaster of a killed parley that still shuts down, or somebody started one
-// by hand.
+// clearPredecessor finds out who used the data directory last, and returns errBusy while that runs. We
+// hold the lock, so it is the postmaster of a killed parley that is still shutting down, or one that
+// somebody started by hand.
 //
-// PostgreSQL looks too, but takes any live process with the recorded pid for a postmaster, and in a
-// restarted container that is often one of our own threads. Where we can tell, we put that right. Its
-// other test, for orphaned backends by their shared memory, is left to it and needs the file.
+// PostgreSQL checks this as well, but takes any live process with the recorded pid for a postmaster, and
+// in a restarted container that is often one of our own threads. Where we know better, we correct the
+// file. PostgreSQL's other check, for orphaned backends by their shared memory, needs the file.
 func clearPredecessor(root *os.Root, run string, who account) error {
 	b, err := root.ReadFile(pidFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -46,10 +48,10 @@ func clearPredecessor(root *os.Root, run string, who account) error {
 	if err != nil {
 		return err
 	}
-	switch worksIn(pid, data) {
-	case yes:
+	switch here, known := worksIn(pid, data); {
+	case here:
 		return fmt.Errorf("%w (pid %d)", errBusy, pid)
-	case no:
+	case known:
 		if err := renumber(root, rest, who); err != nil {
 			return fmt.Errorf("correct %s: %w", pidFile, err)
 		}
@@ -59,16 +61,27 @@ func clearPredecessor(root *os.Root, run string, who account) error {
 	}
 }
 
-type answer int
+// worksIn reports whether pid is a live process whose working directory is folder, as a postmaster's is
+// its data directory; false with known false if that cannot be found out.
+func worksIn(pid int, folder fs.FileInfo) (here, known bool) {
+	if runtime.GOOS != "linux" {
+		return false, false
+	}
+	proc := "/proc/" + strconv.Itoa(pid)
+	cwd, err := os.Stat(proc + "/cwd")
+	switch {
+	case err == nil:
+		return os.SameFile(cwd, folder), true
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH): // gone, or a zombie
+		return false, true
+	}
+	// another account's; everybody may read its name
+	name, err := os.ReadFile(proc + "/comm")
+	return false, err == nil && !strings.HasPrefix(string(name), "postgres") && !strings.HasPrefix(string(name), "postmaster")
+}
 
-const (
-	unknown answer = iota
-	yes
-	no
-)
-
-// renumber makes the pid file name us. PostgreSQL knows that its parent is not a postmaster, and goes on
-// to its other test.
+// renumber puts our pid into the file. PostgreSQL knows that its parent is not a postmaster, and goes on
+// to its other check.
 func renumber(root *os.Root, rest string, who account) error {
 	side := pidFile + ".new"
 	if err := root.WriteFile(side, []byte(strconv.Itoa(os.Getpid())+"\n"+rest), 0o600); err != nil {

@@ -2,12 +2,26 @@ package pgchild
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
+)
+
+// Errors that New and Start wrap; their texts say what to do.
+var (
+	// ErrNotInstalled: no usable server binaries were found.
+	ErrNotInstalled = errors.New("no PostgreSQL server is installed")
+	// ErrWrongVersion: the data directory belongs to a major version that is not installed.
+	ErrWrongVersion = errors.New("data directory made by another PostgreSQL version")
+	// ErrInUse: another process uses the data directory and did not leave in time.
+	ErrInUse = errors.New("data directory in use")
+	// ErrStopped: the Server has been stopped; make a new one.
+	ErrStopped = errors.New("postgres server stopped")
 )
 
 // A Server is a private PostgreSQL. Its methods may be called concurrently.
@@ -15,8 +29,10 @@ type Server struct {
 	opts Options
 	log  *slog.Logger
 	bin  installation
-	who  account // whom the server runs as
+	who  account // that the server runs under
 	run  string  // the socket's folder
+
+	lockTimeout, stopTimeout time.Duration // constants, but for tests
 
 	quit     context.Context // ends when Stop is called
 	askQuit  context.CancelFunc
@@ -27,7 +43,7 @@ type Server struct {
 	restarts atomic.Int64
 
 	mu   sync.Mutex
-	done chan struct{} // mu guards the field; nil before Start, closed when all that Start began has ended
+	done chan struct{} // mu guards the field; nil before Start, closed when everything that Start began has ended
 
 	stopErr error // written before done is closed
 
@@ -57,21 +73,26 @@ func New(opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	who, err := accountFor(data, opts.Account)
+	who, err := accountFor(data)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, bin: bin, who: who, run: runDirFor(opts.Dir), log: opts.Logger.With("component", "pgchild")}
+	s := &Server{
+		opts: opts, bin: bin, who: who, run: runDirFor(opts.Dir), lockTimeout: lockTimeout, stopTimeout: stopTimeout,
+		log: opts.Logger.With("component", "pgchild"),
+	}
 	s.quit, s.askQuit = context.WithCancel(context.Background())
 	s.hurry, s.askHurry = context.WithCancel(context.Background())
 	return s, nil
 }
 
-// DSN returns how to connect to Options.Database, as a libpq keyword/value string, which pgx understands.
-// It is the same for the life of the Server and valid before Start. The role is the superuser "parley".
-func (s *Server) DSN() string { return s.DSNFor(s.opts.Database) }
+// DSN returns how to connect to the database "parley", which Start creates if it is missing, as a libpq
+// keyword/value string. It is the same for the life of the Server and valid before Start. The role is the
+// superuser "parley".
+func (s *Server) DSN() string { return s.DSNFor(database) }
 
-// DSNFor is DSN for another database of the same server, such as one per test.
+// DSNFor is DSN for another database of the same server, such as one per test. Its name is letters, digits
+// and underscores.
 func (s *Server) DSNFor(database string) string { return dsn(s.run, database) }
 
 // PID returns the process id of the postmaster, 0 while there is none.
@@ -80,6 +101,3 @@ func (s *Server) PID() int { return int(s.pid.Load()) }
 // Restarts returns how often the postmaster was started again because it had ended unasked. Attempts
 // that failed count.
 func (s *Server) Restarts() int { return int(s.restarts.Load()) }
-
-// Version returns the version of the server binaries, such as "15.14".
-func (s *Server) Version() string { return s.bin.version }

@@ -9,16 +9,20 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/parleymq/parley/backoff"
 )
 
 // Start makes the data directory if there is none, starts the server and returns when it accepts
 // connections and the database exists: about a second the first time, else well under a tenth, and as
 // long as it takes to replay the log after a crash. From then on it is kept running until Stop.
 //
-// It first waits up to Options.LockTimeout for another Server on the same folder, and up to
-// Options.StopTimeout for the postmaster of one that was killed; then ErrInUse. ctx limits all of it and
-// nothing after it. When Start fails, nothing is left running and it may be called again; after Stop it
-// returns ErrStopped. To start a running Server is an error.
+// It first waits up to 5 s for another Server on the same folder, and up to 30 s for the postmaster of one
+// that was killed; then ErrInUse. ctx limits all of it and nothing after it. When Start fails, nothing is
+// left running and it may be called again; after Stop it returns ErrStopped. To start a running Server is
+// an error.
 func (s *Server) Start(ctx context.Context) error {
 	done, err := s.beginStart()
 	if err != nil {
@@ -40,7 +44,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.log.Info("postgres is ready", "version", s.bin.version, "pid", c.pid(), "dir", s.opts.Dir,
 		"elapsed_ms", time.Since(began).Milliseconds())
-	// Ends after Stop, which waits for it by done.
+	// Ends after Stop, which waits for done.
 	go s.supervise(c, done)
 	return nil
 }
@@ -71,7 +75,7 @@ func (s *Server) start(ctx context.Context) (*child, error) {
 		return nil, err
 	}
 	if err := s.ensureDatabase(ctx); err != nil {
-		c.end(syscall.SIGINT, s.opts.StopTimeout, s.hurry.Done())
+		c.end(syscall.SIGINT, s.stopTimeout, s.hurry.Done())
 		s.pid.Store(0)
 		if ctx.Err() != nil {
 			err = errors.Join(context.Cause(ctx), err)
@@ -92,11 +96,28 @@ func (s *Server) open(ctx context.Context) (err error) {
 	if s.root, err = os.OpenRoot(s.opts.Dir); err != nil {
 		return err
 	}
-	s.lock, err = takeLock(ctx, s.root, s.opts.LockTimeout)
+	s.lock, err = takeLock(ctx, s.root, s.lockTimeout)
 	return err
 }
 
-// prepareData makes the cluster if need be. New has looked too, but did not hold the lock.
+// ensureDatabase creates the database if it is missing.
+func (s *Server) ensureDatabase(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.DSNFor("postgres"))
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	var exists bool
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, database).Scan(&exists)
+	if err == nil && !exists {
+		_, err = conn.Exec(ctx, "CREATE DATABASE "+database)
+	}
+	if err != nil {
+		err = fmt.Errorf("create the database: %w", err)
+	}
+	return errors.Join(err, conn.Close(ctx))
+}
+
+// prepareData makes the cluster if there is none. New has looked too, but did not hold the lock.
 func (s *Server) prepareData(ctx context.Context) error {
 	removeSideFolders(s.root)
 	data := filepath.Join(s.opts.Dir, dataFolder)
@@ -113,7 +134,7 @@ func (s *Server) prepareData(ctx context.Context) error {
 	return s.who.give(s.root, dataFolder)
 }
 
-// release gives back what open took. The lock goes last.
+// release undoes open. The lock goes last.
 func (s *Server) release() error {
 	var errs []error
 	if s.run != filepath.Join(s.opts.Dir, runFolder) && s.lock != nil {
@@ -136,18 +157,18 @@ func (s *Server) release() error {
 // launch starts a postmaster and waits until it accepts connections, trying again for as long as a
 // predecessor needs to shut down.
 func (s *Server) launch(ctx context.Context) (*child, error) {
-	begun, told := time.Now(), false
+	begun, logged := time.Now(), false
 	for {
 		c, err := s.launchOnce(ctx)
-		if !errors.Is(err, errBusy) || time.Since(begun) > s.opts.StopTimeout {
+		if !errors.Is(err, errBusy) || time.Since(begun) > s.stopTimeout {
 			return c, err
 		}
-		if !told && time.Since(begun) > time.Second {
+		if !logged && time.Since(begun) > time.Second {
 			s.log.Info("waiting for another postgres to leave the data directory", "dir", s.opts.Dir, "err", err)
-			told = true
+			logged = true
 		}
-		if stop := sleep(ctx, 25*time.Millisecond); stop != nil {
-			return nil, errors.Join(stop, err)
+		if !backoff.Sleep(ctx, 25*time.Millisecond) {
+			return nil, errors.Join(context.Cause(ctx), err)
 		}
 	}
 }
@@ -209,8 +230,8 @@ func (s *Server) spawnServer() (c *child, logged int64, err error) {
 	return c, logged, err
 }
 
-// whyEnded makes an error of a postmaster that did not get ready, from what it logged and
-// whom the pid file names.
+// whyEnded makes an error of a postmaster that ended before it was ready, from what it logged and the pid
+// in the pid file.
 func whyEnded(c *child, recorded, logged string) error {
 	// the first two name a live postmaster, the last one its orphans
 	for _, busy := range []string{`" already exists`, `lock file "postmaster.pid" is empty`, "pre-existing shared memory block"} {

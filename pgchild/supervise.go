@@ -10,10 +10,10 @@ import (
 	"github.com/parleymq/parley/backoff"
 )
 
-// Stop shuts the server down and waits until it and everything Start began has ended. Connections are
-// closed by the server, committed work is safe. It takes some ten milliseconds, at most
-// Options.StopTimeout or until ctx ends, and then some seconds for a hard stop, which it reports as an
-// error. A Start under way is broken off. Repeating Stop returns the same; without Start it does nothing.
+// Stop shuts the server down and waits until it and everything Start began has ended. The server closes
+// its connections; committed work is safe. It takes some ten milliseconds, at most 30 s or until ctx ends,
+// and then some seconds for an immediate shutdown, which it reports as an error. A Start under way is
+// interrupted. Repeating Stop returns the same; without Start it does nothing.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	s.askQuit()
@@ -31,8 +31,8 @@ func (s *Server) Stop(ctx context.Context) error {
 	return s.stopErr
 }
 
-// The pauses before a postmaster that ended unasked is started again; they begin anew after one that
-// stayed up for long enough.
+// The pauses before a postmaster that ended unexpectedly is restarted; they start over after one that ran
+// for longEnough.
 const (
 	firstWait  = 100 * time.Millisecond
 	lastWait   = 10 * time.Second
@@ -50,7 +50,7 @@ func (s *Server) supervise(c *child, done chan struct{}) {
 			s.stopErr = s.shutdown(c)
 			return
 		}
-		s.log.Error("postgres ended unasked, starting it again", "err", c.err, "pid", c.pid(),
+		s.log.Error("postgres ended unexpectedly; restarting it", "err", c.err, "pid", c.pid(),
 			"log", filepath.Join(s.opts.Dir, logFile))
 		if time.Since(since) >= longEnough {
 			wait.Reset()
@@ -61,8 +61,8 @@ func (s *Server) supervise(c *child, done chan struct{}) {
 	}
 }
 
-// attend waits while c runs, and looks after its log. asked reports that it is to stop.
-func (s *Server) attend(c *child) (asked bool) {
+// attend waits while c runs, and rotates its log. stop reports that Stop was called.
+func (s *Server) attend(c *child) (stop bool) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -84,7 +84,7 @@ func (s *Server) rotateLog() {
 	}
 }
 
-// revive tries until a postmaster is up again; nil when asked to stop.
+// revive tries until a postmaster is up again, and returns nil if Stop is called first.
 func (s *Server) revive(wait *backoff.Backoff) *child {
 	for wait.Sleep(s.quit) {
 		began := time.Now()
@@ -94,10 +94,8 @@ func (s *Server) revive(wait *backoff.Backoff) *child {
 		case err == nil:
 			s.log.Info("postgres is ready again", "pid", c.pid(), "restarts", s.Restarts(), "elapsed_ms", time.Since(began).Milliseconds())
 			return c
-		case s.quit.Err() != nil:
-			return nil
-		default:
-			s.log.Error("postgres does not start", "err", err, "restarts", s.Restarts())
+		case s.quit.Err() == nil:
+			s.log.Error("postgres does not start; retrying", "err", err, "restarts", s.Restarts())
 		}
 	}
 	return nil
@@ -105,11 +103,11 @@ func (s *Server) revive(wait *backoff.Backoff) *child {
 
 func (s *Server) shutdown(c *child) error {
 	began := time.Now()
-	forced := c.end(syscall.SIGINT, s.opts.StopTimeout, s.hurry.Done())
+	forced := c.end(syscall.SIGINT, s.stopTimeout, s.hurry.Done())
 	s.pid.Store(0)
 	if forced {
-		s.log.Warn("postgres stopped the hard way", "elapsed_ms", time.Since(began).Milliseconds())
-		return errors.New("postgres did not shut down in time and was stopped hard; its log is replayed at the next start")
+		s.log.Warn("postgres did not shut down in time and was stopped", "elapsed_ms", time.Since(began).Milliseconds())
+		return errors.New("postgres did not shut down in time and was stopped; it replays its log at the next start")
 	}
 	s.log.Info("postgres is stopped", "elapsed_ms", time.Since(began).Milliseconds())
 	return nil

@@ -68,7 +68,8 @@ func TestSecondServerRefused(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t)
 	first := start(t, pgchild.Options{Dir: dir})
-	second := newServer(t, pgchild.Options{Dir: dir, LockTimeout: 50 * time.Millisecond})
+	second := newServer(t, pgchild.Options{Dir: dir})
+	second.SetTimeouts(50*time.Millisecond, time.Minute)
 	err := second.Start(testContext(t))
 	if !errors.Is(err, pgchild.ErrInUse) || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
 		t.Fatalf("Start() on a folder in use = %v, want ErrInUse and our pid", err)
@@ -90,7 +91,8 @@ func TestForeignPostmasterRefused(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "parley.lock")); err != nil {
 		t.Fatal(err)
 	}
-	second := newServer(t, pgchild.Options{Dir: dir, StopTimeout: 200 * time.Millisecond})
+	second := newServer(t, pgchild.Options{Dir: dir})
+	second.SetTimeouts(time.Second, 200*time.Millisecond)
 	err := second.Start(testContext(t))
 	if !errors.Is(err, pgchild.ErrInUse) || !strings.Contains(err.Error(), strconv.Itoa(first.PID())) {
 		t.Fatalf("Start() beside a live postmaster = %v, want ErrInUse and its pid", err)
@@ -128,6 +130,6 @@ func TestRecycledPID(t *testing.T) {
 	if err := os.Chown(pidFile, uid, gid); err != nil {
 		t.Fatal(err)
 	}
-	s = start(t, pgchild.Options{Dir: dir, StopTimeout: time.Second})
+	s = start(t, pgchild.Options{Dir: dir})
 	mustQuery(t, s, "SELECT 'up'")
 }
