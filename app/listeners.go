@@ -13,6 +13,7 @@ import (
 
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/identity"
 )
 
 // NoMQTT is an MQTTAddr that says that only Options.Listeners are listened on.
@@ -29,9 +30,9 @@ type Listener struct {
 	MaxConnections int      // open at once; 0: no limit of its own
 	AllowedOrigins []string // of web pages, over WebSocket; empty: Options.AllowedOrigins
 
-	// Authenticator makes the listener's own from that of Parley's accounts; it may
-	// be a chat.GuestBook, too. nil: accounts only.
-	Authenticator       func(accounts chat.Authenticator) chat.Authenticator
+	// Authenticator makes the listener's own from that of Parley's accounts; what it
+	// makes may be a chat.GuestBook, too. nil: accounts, and nobody else.
+	Authenticator       func(accounts *identity.Service) chat.Authenticator
 	Topics              chat.TopicAccess // who may use which device topics; nil: the process's rule
 	NameFromCertificate bool             // the user name is the common name of the client's certificate
 	NameIsClientID      bool             // the client id is the user name

@@ -1,6 +1,7 @@
 package mosquitto
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -16,18 +17,18 @@ const (
 	deny access = 0
 )
 
-// ACL is what an ACL file says: who may read and write which topics. It does not
+// ACL is the contents of an ACL file: who may read and write which topics. It does not
 // change.
 type ACL struct {
 	users     map[string]*rules
-	anonymous rules // topic lines before the first user line: for clients without a user name, and nobody else
+	anonymous rules // topic lines before the first user line: for clients without a user name only
 	patterns  rules
 	count     int
 	warnings  []Fault
 }
 
-// rules are those of one user, or the patterns. Whatever the order of the lines, a
-// denial wins: Mosquitto puts them first.
+// rules are those of one user, or the patterns. Whatever the order of the lines, a deny
+// rule wins: Mosquitto puts them first.
 type rules struct {
 	denied  []string
 	allowed []rule
@@ -46,8 +47,8 @@ func (r *rules) add(a access, filter string) {
 	r.allowed = append(r.allowed, rule{a, filter})
 }
 
-// ParseACL reads an ACL file. A line that is no good is an error, as in Mosquitto,
-// and names itself; the file is taken as a whole or not at all.
+// ParseACL reads an ACL file. A malformed line is an error that names it, and makes the
+// whole file unusable, as in Mosquitto.
 func ParseACL(text []byte) (*ACL, error) {
 	a := &ACL{users: map[string]*rules{}}
 	at := &a.anonymous
@@ -67,20 +68,20 @@ func ParseACL(text []byte) (*ACL, error) {
 
 func trimRight(s string) string { return strings.TrimRight(s, " \t\n\v\f\r") }
 
-// line takes one line: words are parted by spaces only.
+// line parses one line: words are separated by spaces only.
 func (a *ACL) line(at **rules, n int, line string) error {
 	if line == "" || line[0] == '#' {
 		return nil
 	}
 	if strings.ContainsRune(line, 0) {
-		return fmt.Errorf("it holds NUL")
+		return errors.New("it contains NUL")
 	}
 	what, tail, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
 	switch what {
 	case "user":
 		name := trimBlanks(tail)
 		if name == "" {
-			return fmt.Errorf("user: the name is missing")
+			return errors.New("user: the name is missing")
 		}
 		if a.users[name] == nil {
 			a.users[name] = &rules{}
@@ -98,7 +99,7 @@ func (a *ACL) line(at **rules, n int, line string) error {
 		}
 		a.patterns.add(acc, filter)
 		if !strings.Contains(filter, "%c") && !strings.Contains(filter, "%u") {
-			a.warnings = append(a.warnings, Fault{n, fmt.Sprintf("the pattern %q holds neither %%c nor %%u: it is for everybody", clip(filter))})
+			a.warnings = append(a.warnings, Fault{n, fmt.Sprintf("the pattern %q contains neither %%c nor %%u: it applies to everybody", clip(filter))})
 		}
 	default:
 		return fmt.Errorf("%q: want user, topic or pattern, or # in the first column", clip(what))
@@ -130,7 +131,7 @@ func parseRule(s string) (access, string, error) {
 	return acc, filter, validateFilter(filter)
 }
 
-// user is who asks: what an ACL goes by.
+// user is who asks: what an ACL decides by.
 type user struct {
 	name     string
 	unnamed  bool // it has no user name at all

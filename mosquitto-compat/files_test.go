@@ -22,7 +22,7 @@ func TestPasswordHashes(t *testing.T) {
 			t.Errorf("%s is not verified as mosquitto_passwd has hashed it", name)
 		}
 	}
-	if p.users["a"].mark() == p.users["b"].mark() {
+	if p.users["a"].fingerprint() == p.users["b"].fingerprint() {
 		t.Error("two credentials have one mark")
 	}
 }

@@ -2,42 +2,46 @@ package mosquitto
 
 import (
 	"context"
-	"runtime"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/parleymq/parley/chat"
 )
 
-// Gate is who may come in through a listener, and what for, by its password and ACL
-// files. What they say may change while clients are connected; see Rules.Reload. It
-// is safe for concurrent use.
-type Gate struct {
-	says    atomic.Pointer[saying]
-	hashing *turns
-}
+// Gate decides who may connect through a listener and what they may do there, by the
+// listener's password and ACL files. Their contents may change while clients are
+// connected; see Rules.Reload. It is safe for concurrent use.
+type Gate struct{ files atomic.Pointer[contents] }
 
-// saying is what the files of a Gate say, read at one time. It does not change.
-type saying struct {
+// contents is what the files of a Gate contain, read at one time. It does not change.
+type contents struct {
 	passwords *Passwords // nil: no password file
 	acl       *ACL       // nil: no ACL file, everything is allowed
 	anonymous bool
 }
 
-// The realms of guests: who vouches for the name.
+// The realms of guests: what vouches for the name.
 const (
 	realmFile        = "mosquitto password file"
 	realmCertificate = "certificate"
 	realmNobody      = "unverified"
 )
 
-// Authenticator is a Gate over Parley's accounts. A password that the file accepts
-// makes a guest; every other credential is the accounts' to judge, so that people
+// Accounts are Parley's own, behind a Gate.
+type Accounts interface {
+	chat.Authenticator
+	// HashSlot waits until one more password may be hashed, and returns what is to be
+	// called when it has been. Quota if too many are waiting already; Unavailable when
+	// ctx ends.
+	HashSlot(ctx context.Context) (release func(), err error)
+}
+
+// Authenticator is a Gate in front of Parley's accounts. A password that the file
+// accepts makes a guest; every other credential is left to the accounts, so that people
 // and devices may share a listener.
 type Authenticator struct {
 	gate          *Gate
-	accounts      chat.Authenticator
+	accounts      Accounts
 	byCertificate bool
 }
 
@@ -48,19 +52,19 @@ var (
 )
 
 // Authenticator returns the gate as a listener's Authenticator. byCertificate says
-// that the listener's clients are known by their certificates, and by nothing else.
-func (g *Gate) Authenticator(accounts chat.Authenticator, byCertificate bool) *Authenticator {
+// that certificates alone identify the listener's clients.
+func (g *Gate) Authenticator(accounts Accounts, byCertificate bool) *Authenticator {
 	return &Authenticator{gate: g, accounts: accounts, byCertificate: byCertificate}
 }
 
-// VerifyToken implements chat.Authenticator: tokens are of accounts.
+// VerifyToken implements chat.Authenticator: only accounts have tokens.
 func (a *Authenticator) VerifyToken(ctx context.Context, token string) (chat.Principal, error) {
 	return a.accounts.VerifyToken(ctx, token)
 }
 
-// VerifyPassword implements chat.Authenticator, for those whom VerifyGuestPassword
-// did not let in: they may be accounts. Without a password file names and passwords
-// are not checked, where anonymous clients are allowed (as in Mosquitto).
+// VerifyPassword implements chat.Authenticator, for clients that VerifyGuestPassword
+// did not accept: they may be accounts. Without a password file, names and passwords
+// are not checked where anonymous clients are allowed (as in Mosquitto).
 func (a *Authenticator) VerifyPassword(ctx context.Context, login, password string) (chat.Principal, error) {
 	p, err := a.accounts.VerifyPassword(ctx, login, password)
 	if chat.CodeOf(err) == chat.Unauthenticated {
@@ -71,31 +75,31 @@ func (a *Authenticator) VerifyPassword(ctx context.Context, login, password stri
 	return p, err
 }
 
-// VerifyGuestPassword implements chat.GuestBook: is it the one in the password file?
-// At most as many are hashed at once as there are CPUs; Quota if too many wait.
+// VerifyGuestPassword implements chat.GuestBook: it checks the password file. Errors as
+// Accounts.HashSlot.
 func (a *Authenticator) VerifyGuestPassword(ctx context.Context, username, password string) (chat.Principal, error) {
-	s := a.gate.says.Load()
+	s := a.gate.files.Load()
 	if s.passwords == nil || s.passwords.users[username] == nil {
 		return chat.Principal{}, errUnknown
 	}
 	c := s.passwords.users[username]
-	done, err := a.gate.hashing.take(ctx)
+	release, err := a.accounts.HashSlot(ctx)
 	if err != nil {
 		return chat.Principal{}, err
 	}
-	defer done()
+	defer release()
 	if !c.verify(password) {
 		return chat.Principal{}, errUnknown
 	}
 	p := chat.GuestPrincipal(realmFile, username)
-	p.LoginID = chat.ID(c.mark())
+	p.LoginID = chat.ID(c.fingerprint())
 	return p, nil
 }
 
-// VerifyGuest implements chat.GuestBook. A name without a password is nobody's,
-// where there is a password file.
+// VerifyGuest implements chat.GuestBook. Where there is a password file, a name without
+// a password is refused.
 func (a *Authenticator) VerifyGuest(_ context.Context, username string) (chat.Principal, error) {
-	s := a.gate.says.Load()
+	s := a.gate.files.Load()
 	switch {
 	case !s.anonymous || username != "" && s.passwords != nil:
 		return chat.Principal{}, errUnknown
@@ -110,9 +114,8 @@ func (a *Authenticator) VerifyCertificate(_ context.Context, name string) (chat.
 	return chat.GuestPrincipal(realmCertificate, name), nil
 }
 
-// Revoked implements chat.Authenticator: a guest is no good any more when the file
-// has another hash for its name, or none, and an anonymous client when such are not
-// allowed any more.
+// Revoked implements chat.Authenticator: a guest is revoked when the file has another
+// hash for its name, or none, and an anonymous client when they are no longer allowed.
 func (a *Authenticator) Revoked(p chat.Principal) bool {
 	if p.HasAccount() {
 		return a.accounts.Revoked(p)
@@ -120,11 +123,11 @@ func (a *Authenticator) Revoked(p chat.Principal) bool {
 	if a.byCertificate {
 		return false
 	}
-	s := a.gate.says.Load()
+	s := a.gate.files.Load()
 	switch {
 	case !p.LoginID.IsZero() && s.passwords != nil:
 		c := s.passwords.users[p.Username]
-		return c == nil || chat.ID(c.mark()) != p.LoginID
+		return c == nil || chat.ID(c.fingerprint()) != p.LoginID
 	case p.Username == "":
 		return !s.anonymous
 	}
@@ -152,39 +155,9 @@ func (g *Gate) may(d chat.TopicUser, topic string, acc access) bool {
 	if strings.HasPrefix(topic, "$share") {
 		return false
 	}
-	acl := g.says.Load().acl
+	acl := g.files.Load().acl
 	if acl == nil {
 		return true
 	}
 	return acl.may(user{name: d.Principal.Username, unnamed: d.Principal.Username == "", clientID: d.ClientID}, topic, acc)
-}
-
-// turns bounds how many passwords are hashed at once, by all gates together.
-type turns struct {
-	slots   chan struct{} // one for each hash that runs
-	waiting atomic.Int64
-}
-
-const maxWaitingHashes = 128
-
-func newTurns() *turns { return &turns{slots: make(chan struct{}, runtime.GOMAXPROCS(0))} }
-
-// take waits for a turn: Quota if too many wait already, Unavailable when ctx ends.
-func (t *turns) take(ctx context.Context) (done func(), err error) {
-	select {
-	case t.slots <- struct{}{}:
-		return func() { <-t.slots }, nil
-	default:
-	}
-	if t.waiting.Add(1) > maxWaitingHashes {
-		t.waiting.Add(-1)
-		return nil, &chat.Error{Code: chat.Quota, Op: "mosquitto.Gate", Msg: "too many logins at once; try again in a moment", RetryAfter: 2 * time.Second}
-	}
-	defer t.waiting.Add(-1)
-	select {
-	case t.slots <- struct{}{}:
-		return func() { <-t.slots }, nil
-	case <-ctx.Done():
-		return nil, &chat.Error{Code: chat.Unavailable, Op: "mosquitto.Gate", Err: context.Cause(ctx)}
-	}
 }

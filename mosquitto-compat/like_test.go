@@ -30,7 +30,9 @@ func (noAccounts) VerifyToken(context.Context, string) (chat.Principal, error) {
 func (noAccounts) VerifyPassword(context.Context, string, string) (chat.Principal, error) {
 	return chat.Principal{}, &chat.Error{Code: chat.Unauthenticated}
 }
-func (noAccounts) Revoked(chat.Principal) bool { return true }
+
+func (noAccounts) HashSlot(context.Context) (func(), error) { return func() {}, nil }
+func (noAccounts) Revoked(chat.Principal) bool              { return true }
 
 // gate opens the lines as Parley does.
 func gate(t testing.TB, conf string) (*mosquitto.Gate, *mosquitto.Rules, string) {

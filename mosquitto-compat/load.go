@@ -57,17 +57,17 @@ func parse(file string, text []byte) *Config {
 	return c
 }
 
-// parser is what is known while the lines are read.
+// parser is the state while the lines are read.
 type parser struct {
 	config    *Config
 	global    *Security
-	byDefault *draft // what stands before the first listener line of a file, port and bind_address
+	byDefault *draft // set by the lines before the first listener line of a file, port and bind_address
 	listeners []*draft
 	perFile   reading
 
-	securitySaid bool // an option of Security has been read
-	bridge       bool // a connection line has been read: bridge options may follow
-	seen         map[place]struct{}
+	securitySet bool // an option of Security has been read
+	bridge      bool // a connection line has been read: bridge options may follow
+	seen        map[place]struct{}
 }
 
 // reading is where a file is read; the included ones have their own. As in
@@ -91,8 +91,8 @@ type draft struct {
 	tlsFile   string
 }
 
-// touched reports whether lines have set something of the default listener, which
-// makes one, as in Mosquitto: port 1883 is open then.
+// touched reports whether a line has set something of the default listener. Then there
+// is one, on port 1883, as in Mosquitto.
 func (d *draft) touched() bool {
 	return d.MaxConnections > 0 || d.WebSocket || d.ipVersion != "" || d.NameIsClientID || d.NameFromCertificate || d.tlsLine > 0 ||
 		d.Security.PasswordFile != "" || d.Security.NoEmptyClientID
@@ -125,7 +125,7 @@ func (p *parser) file(name string, text []byte, depth int) {
 	p.perFile = outer
 }
 
-// line takes one line: words are parted by spaces, and by nothing else.
+// line parses one line: words are separated by spaces, and by nothing else.
 func (p *parser) line(line string) {
 	name, value, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
 	if name == "" {
@@ -147,16 +147,16 @@ func (p *parser) line(line string) {
 		n.Option = clip(name)
 		n.Verdict, n.Text = Refused, "there is no such option"
 		if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || r == '\ufeff' }) {
-			n.Text += ": the line begins with characters that are not shown (a tab, a byte order mark); options begin a line, after spaces at most"
+			n.Text += ": the line begins with invisible characters (a tab, a byte order mark); only spaces may precede an option"
 		} else if name[0] == '#' {
-			n.Text += ": a comment begins in the first column"
+			n.Text += ": comments begin in the first column"
 		}
 	case len(value) > maxValueBytes:
 		n.Value = ""
 		n.Verdict, n.Text = Refused, fmt.Sprintf("the value has %d bytes, limit %d", len(value), maxValueBytes)
 	default:
 		at := len(p.config.Notes)
-		p.config.Notes = append(p.config.Notes, n) // before those of files that it includes
+		p.config.Notes = append(p.config.Notes, n) // before the notes of files that it includes
 		verdict, text := p.take(o, name, value)
 		p.config.Notes[at].Verdict, p.config.Notes[at].Text = verdict, text
 		return
@@ -171,10 +171,10 @@ func clip(s string) string {
 	return s
 }
 
-// take does what a known option asks for.
+// take applies a known option.
 func (p *parser) take(o option, name, raw string) (Verdict, string) {
 	if o.bridge && !p.bridge {
-		return Refused, "belongs to a bridge, and there is no connection line before it"
+		return Refused, "belongs to a bridge, but no connection line precedes it"
 	}
 	v := value{name: name, text: strings.TrimSpace(raw)}
 	var err error
@@ -192,6 +192,8 @@ func (p *parser) take(o option, name, raw string) (Verdict, string) {
 		if v.text, err = oneWord(v.text); err == nil {
 			if v.number, err = strconv.Atoi(v.text); err != nil {
 				err = fmt.Errorf("is %q: want a whole number", v.text)
+			} else if o.max > 0 && (v.number < o.min || v.number > o.max) {
+				err = fmt.Errorf("is %d: want %d to %d", v.number, o.min, o.max)
 			}
 		}
 	case word:
@@ -208,7 +210,7 @@ func (p *parser) take(o option, name, raw string) (Verdict, string) {
 			key.owner = p.security()
 		}
 		if _, twice := p.seen[key]; twice && !o.bridge && name != "include_dir" {
-			err = errors.New("is said twice")
+			err = errors.New("is set twice")
 		}
 		p.seen[key] = struct{}{}
 	}
@@ -219,22 +221,22 @@ func (p *parser) take(o option, name, raw string) (Verdict, string) {
 		return Refused, err.Error()
 	}
 	if o.scope == ofSecurity {
-		p.securitySaid = true
+		p.securitySet = true
 	}
 	return o.take(p, v)
 }
 
-// oneWord returns the first word. What follows must be a comment: Mosquitto ignores
-// anything there, and the one who wrote it did not.
+// oneWord returns the first word. Only a comment may follow: Mosquitto ignores whatever
+// does, which whoever wrote it will not expect.
 func oneWord(s string) (string, error) {
 	w, after, _ := strings.Cut(s, " ")
 	if after = strings.TrimSpace(after); after != "" && after[0] != '#' {
-		return w, fmt.Errorf("has one value, and %q follows it", after)
+		return w, fmt.Errorf("takes one value, but %q follows it", after)
 	}
 	return w, nil
 }
 
-// security returns what the line at hand is about.
+// security returns the Security that the current line belongs to.
 func (p *parser) security() *Security {
 	if p.config.PerListener {
 		return p.perFile.cur.Security
@@ -246,11 +248,11 @@ func (p *parser) note(file string, line int, option string, v Verdict, text stri
 	p.config.Notes = append(p.config.Notes, Note{File: file, Line: line, Option: option, Verdict: v, Text: text})
 }
 
-// include reads the files of a folder whose names end in .conf, in the order of
-// their names without regard to case.
+// include reads the files of a folder whose names end in .conf, in the order of their
+// names, ignoring case.
 func (p *parser) include(dir string) (Verdict, string) {
 	if p.perFile.depth > 0 {
-		return Ignored, "a file that is included includes no other, as in Mosquitto"
+		return Ignored, "included files include no others, as in Mosquitto"
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -281,7 +283,7 @@ func (p *parser) include(dir string) (Verdict, string) {
 	return verdict, text
 }
 
-// finish makes the listeners of what was read, and checks what no single line shows.
+// finish makes the listeners, and checks what no single line shows.
 func (p *parser) finish() {
 	c := p.config
 	d := p.byDefault
@@ -291,37 +293,39 @@ func (p *parser) finish() {
 			d.port = 1883
 		}
 		if !d.portSaid {
-			p.note(c.File, 0, "", Changed, "lines before the first listener set something of the default listener, so there is one: port 1883 on all addresses, as in Mosquitto")
+			p.note(c.File, 0, "", Changed, "lines before the first listener configure the default listener, so it is opened: port 1883 on all addresses, as in Mosquitto")
 		}
 		p.listeners = append(p.listeners, d)
 		said = true
 	}
 	if !said {
-		c.LocalOnly = true
 		p.listeners = []*draft{{host: "127.0.0.1", port: 1883}, {host: "::1", port: 1883, Listener: Listener{Optional: true}}}
 		for _, l := range p.listeners {
 			l.Security = d.Security
 		}
-		p.note(c.File, 0, "", Taken, "no listener, port or bind_address: listening on 127.0.0.1:1883 and [::1]:1883 only, anonymous clients allowed unless a line says no, as in Mosquitto")
+		p.note(c.File, 0, "", Taken, "no listener, port or bind_address: listening on 127.0.0.1:1883 and [::1]:1883 only, with anonymous clients unless allow_anonymous is false, as in Mosquitto")
 	}
 	if len(p.listeners) > maxListeners {
 		p.note(c.File, 0, "", Refused, fmt.Sprintf("there are %d listeners, limit %d", len(p.listeners), maxListeners))
 		p.listeners = p.listeners[:maxListeners]
 	}
-	settle(p.global, c.LocalOnly)
+	settle(p.global, !said)
 	for _, l := range p.listeners {
 		if c.PerListener {
-			settle(l.Security, c.LocalOnly)
+			settle(l.Security, !said)
 		} else {
 			l.Security = p.global
 		}
-		p.address(l)
+		if l.Network != "unix" {
+			l.Network = "tcp" + l.ipVersion
+			l.Address = net.JoinHostPort(l.host, strconv.Itoa(l.port))
+		}
 		p.encryption(l)
 		c.Listeners = append(c.Listeners, l.Listener)
 	}
 }
 
-// settle says whether anonymous clients may come, where no line does.
+// settle decides whether anonymous clients may connect, where no line does.
 func settle(s *Security, local bool) {
 	s.AllowAnonymous = local
 	if s.anonymous != nil {
@@ -329,28 +333,23 @@ func settle(s *Security, local bool) {
 	}
 }
 
-func (p *parser) address(l *draft) {
-	if l.Network == "unix" {
-		return
-	}
-	l.Network = "tcp" + l.ipVersion
-	l.Address = net.JoinHostPort(l.host, strconv.Itoa(l.port))
-}
-
-// encryption checks that TLS is on, and all there, or not meant at all: what
-// Mosquitto 2.0.11 takes for an unencrypted listener without a word is refused.
+// encryption checks that TLS is either complete or absent: an incomplete configuration,
+// which Mosquitto 2.0.11 silently takes for an unencrypted listener, is refused.
 func (p *parser) encryption(l *draft) {
 	t := l.tls
-	said := l.tlsLine > 0
+	needsCA := ""
+	if t.CAFile == "" && t.CAPath == "" && t.RequireClient {
+		needsCA = "require_certificate"
+	} else if t.CAFile == "" && t.CAPath == "" && l.NameFromCertificate {
+		needsCA = "use_identity_as_username"
+	}
 	switch {
-	case !said && !l.NameFromCertificate:
+	case l.tlsLine == 0 && !l.NameFromCertificate:
 		return
 	case t.CertFile == "" || t.KeyFile == "":
 		p.note(l.tlsFile, l.tlsLine, "", Refused, "TLS needs both certfile and keyfile for this listener")
-	case t.RequireClient && t.CAFile == "" && t.CAPath == "":
-		p.note(l.tlsFile, l.tlsLine, "require_certificate", Refused, "needs cafile or capath, the authorities that may have signed client certificates")
-	case l.NameFromCertificate && t.CAFile == "" && t.CAPath == "":
-		p.note(l.tlsFile, l.tlsLine, "use_identity_as_username", Refused, "needs cafile or capath, the authorities that may have signed client certificates")
+	case needsCA != "":
+		p.note(l.tlsFile, l.tlsLine, needsCA, Refused, "needs cafile or capath, the authorities that sign client certificates")
 	}
 	l.TLS = &t
 }

@@ -8,8 +8,8 @@ import (
 
 const maxLevels = 201 // Mosquitto: at most 200 separators
 
-// validateFilter reports what is wrong with a topic filter of an ACL file, as
-// Mosquitto looks at it: + and # are levels of their own, # the last one.
+// validateFilter reports what is wrong with a topic filter of an ACL file by
+// Mosquitto's rules: + and # are whole levels, and # is the last one.
 func validateFilter(f string) error {
 	switch {
 	case f == "":
@@ -29,8 +29,8 @@ func validateFilter(f string) error {
 	return nil
 }
 
-// matches reports whether a topic filter covers a topic name (MQTT 5.0, 4.7): what
-// begins with $ only by a filter that does. It is O(length), and does not allocate.
+// matches reports whether a topic filter matches a topic name (MQTT 5.0, 4.7); one that
+// begins with $ is matched only by filters that do. It is O(length), and does not allocate.
 func matches[F ~string | ~[]byte](filter F, topic string) bool {
 	if len(filter) == 0 || topic == "" || (filter[0] == '$') != (topic[0] == '$') {
 		return false

@@ -20,7 +20,7 @@ const (
 	rest               // anything, nothing included
 )
 
-// scope is what an option is about.
+// scope is what an option belongs to.
 type scope int
 
 const (
@@ -39,22 +39,42 @@ type value struct {
 
 // option is one that mosquitto.conf may hold.
 type option struct {
-	kind   kind
-	scope  scope
-	bridge bool // it describes a bridge
-	secret bool // its value is not shown
-	take   func(*parser, value) (Verdict, string)
+	kind     kind
+	scope    scope
+	min, max int  // of a number; max 0: any
+	bridge   bool // it describes a bridge
+	secret   bool // its value is not shown
+	take     func(*parser, value) (Verdict, string)
 }
 
-// ignored returns an option that has no effect, and why.
+// ignored returns an option that has no effect, with the reason.
 func ignored(k kind, why string) option {
 	return option{kind: k, take: func(*parser, value) (Verdict, string) { return Ignored, why }}
 }
 
-// refused returns an option that Parley cannot do, where going on without it would be
-// less safe than the file says.
+// refused returns an option that Parley does not implement, where starting without it
+// would be less safe than the file says.
 func refused(k kind, why string) option {
 	return option{kind: k, take: func(*parser, value) (Verdict, string) { return Refused, why }}
+}
+
+// flagUnless returns a flag that makes no difference, but with one value, which has the
+// verdict and its reason.
+func flagUnless(odd bool, verdict Verdict, why string) option {
+	return option{kind: flag, take: func(_ *parser, v value) (Verdict, string) {
+		if v.flag == odd {
+			return verdict, why
+		}
+		return Taken, ""
+	}}
+}
+
+// setFlag returns a flag that is stored.
+func setFlag(of scope, set func(*parser, bool)) option {
+	return option{kind: flag, scope: of, take: func(p *parser, v value) (Verdict, string) {
+		set(p, v.flag)
+		return Taken, ""
+	}}
 }
 
 // bridged returns an option of a bridge.
@@ -64,7 +84,7 @@ func bridged(secret bool) option {
 	}}
 }
 
-// file returns an option of a listener's TLS that names a file.
+// tlsFile returns an option of a listener's TLS that names a file.
 func tlsFile(set func(*TLS, string)) option {
 	return option{kind: text, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
 		set(p.tls(), v.text)
@@ -72,7 +92,7 @@ func tlsFile(set func(*TLS, string)) option {
 	}}
 }
 
-// tls returns the TLS of the listener at hand, and notes that it is meant to be on.
+// tls returns the TLS of the current listener, and notes that a line asks for it.
 func (p *parser) tls() *TLS {
 	d := p.perFile.cur
 	if d.tlsLine == 0 {
@@ -84,8 +104,10 @@ func (p *parser) tls() *TLS {
 const (
 	stored   = "PostgreSQL keeps everything, at once"
 	logged   = "Parley writes its log to standard error: see --log-level and --log-format"
-	noPlugin = "Parley has no plugins. Take the line out, and see whether password_file, acl_file and Parley's accounts do what the plugin did"
+	noEngine = "OpenSSL's engines are not supported; give the listener a keyfile in PEM"
+	noPlugin = "Parley has no plugins. Remove the line, and see whether password_file, acl_file and Parley's accounts do what the plugin did"
 	noPSK    = "pre-shared keys are not offered: Go's TLS has none. Give the listener a certificate"
+	oldPort  = "the default listener; Mosquitto calls the option deprecated"
 )
 
 // options are those of Mosquitto 2.0 and 2.1, by name.
@@ -94,9 +116,15 @@ var options map[string]option
 func init() { //nolint:gochecknoinits // the table refers to the parser, which refers to it
 	options = map[string]option{
 		// Where to listen.
-		"listener":     {kind: rest, take: takeListener},
-		"port":         {kind: number, take: takePort},
-		"bind_address": {kind: text, take: takeBindAddress},
+		"listener": {kind: rest, take: takeListener},
+		"port": {kind: number, min: 1, max: math.MaxUint16, take: func(p *parser, v value) (Verdict, string) {
+			p.byDefault.port, p.byDefault.portSaid = v.number, true
+			return Taken, oldPort
+		}},
+		"bind_address": {kind: text, take: func(p *parser, v value) (Verdict, string) {
+			p.byDefault.host, p.byDefault.portSaid = v.text, true
+			return Taken, oldPort
+		}},
 		"protocol": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
 			switch v.text {
 			case "mqtt":
@@ -120,19 +148,22 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 			}
 			return Taken, ""
 		}},
-		"bind_interface":  refused(text, "a listener cannot be tied to an interface; give it an address of that interface instead: listener PORT ADDRESS"),
-		"mount_point":     refused(text, "topics are not put under a prefix for one listener. Without it its clients would meet those of the others"),
-		"max_connections": {kind: number, scope: ofListener, take: takeMaxConnections},
-		"http_dir":        ignored(text, "Parley serves no files"),
+		"bind_interface": refused(text, "a listener cannot be bound to an interface; give it an address of that interface instead: listener PORT ADDRESS"),
+		"mount_point":    refused(text, "a listener's topics cannot be put under a prefix, and without one its clients would share topics with all others"),
+		"max_connections": {kind: number, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+			p.perFile.cur.MaxConnections = max(0, v.number)
+			return Taken, ""
+		}},
+		"http_dir": ignored(text, "Parley serves no files"),
 		"websockets_origin": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
 			p.perFile.cur.Origins = append(p.perFile.cur.Origins, v.text)
 			return Taken, ""
 		}},
 		"websockets_log_level":          ignored(number, logged),
-		"websockets_headers_size":       ignored(number, "headers of 64 KiB are taken"),
-		"enable_proxy_protocol":         refused(number, "the PROXY protocol is not spoken: the server would take it for malformed packets"),
-		"proxy_protocol_v2_require_tls": refused(flag, "the PROXY protocol is not spoken"),
-		"accept_protocol_versions":      refused(text, "MQTT 5.0 and 3.1.1 are both spoken on every listener"),
+		"websockets_headers_size":       ignored(number, "headers may have 64 KiB"),
+		"enable_proxy_protocol":         refused(number, "not supported for a listener: its headers would be malformed packets; see --proxy-protocol-from"),
+		"proxy_protocol_v2_require_tls": refused(flag, "the PROXY protocol is not supported for a listener"),
+		"accept_protocol_versions":      refused(text, "every listener accepts both MQTT 5.0 and 3.1.1"),
 		"include_dir":                   {kind: text, take: func(p *parser, v value) (Verdict, string) { return p.include(v.text) }},
 
 		// Encryption.
@@ -155,12 +186,7 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 			}
 			return Taken, ""
 		}},
-		"use_subject_as_username": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
-			if v.flag {
-				return Refused, "the subject as OpenSSL writes it is not rebuilt; use_identity_as_username takes its common name"
-			}
-			return Taken, ""
-		}},
+		"use_subject_as_username": flagUnless(true, Refused, "the subject in OpenSSL's notation is not supported; use_identity_as_username takes its common name"),
 		"tls_version": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
 			t := p.tls()
 			switch v.text {
@@ -182,7 +208,7 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 			for name := range strings.SplitSeq(v.text, ":") {
 				id, ok := cipherSuites[name]
 				if !ok {
-					return Refused, fmt.Sprintf("%q is none of the suites offered. Take the line out for Go's choice, which is ECDHE with AES-GCM or ChaCha20-Poly1305 first, or name some of those", name)
+					return Refused, fmt.Sprintf("%q is none of the suites offered. Remove the line for Go's choice, which is ECDHE with AES-GCM or ChaCha20-Poly1305 first, or name some of those", name)
 				}
 				suites = append(suites, id)
 			}
@@ -192,68 +218,57 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 		"ciphers_tls1.3": {kind: text, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
 			for _, name := range []string{"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"} {
 				if !strings.Contains(v.text, name) {
-					return Refused, "the suites of TLS 1.3 cannot be chosen: all three are offered. Take the line out"
+					return Refused, "the suites of TLS 1.3 cannot be chosen: all three are offered. Remove the line"
 				}
 			}
 			p.tls()
 			return Taken, ""
 		}},
-		"dhparamfile":           ignored(text, "key exchange is by elliptic curves only; nothing is weaker for that"),
-		"crlfile":               refused(text, "revocation lists are not read: a revoked certificate would be taken. Use short-lived certificates, or take those clients out of the ACL file"),
-		"tls_engine":            refused(text, "OpenSSL's engines are not there; give the listener a keyfile"),
-		"tls_engine_kpass_sha1": {kind: text, secret: true, take: func(*parser, value) (Verdict, string) { return Refused, "OpenSSL's engines are not there" }},
+		"dhparamfile":           ignored(text, "keys are exchanged by elliptic curves only, which is not weaker"),
+		"crlfile":               refused(text, "revocation lists are not read: a revoked certificate would be accepted. Use short-lived certificates, or remove those clients from the ACL file"),
+		"tls_engine":            refused(text, noEngine),
+		"tls_engine_kpass_sha1": {kind: text, secret: true, take: func(*parser, value) (Verdict, string) { return Refused, noEngine }},
 		"tls_keyform": {kind: word, take: func(_ *parser, v value) (Verdict, string) {
 			if v.text != "pem" {
-				return Refused, "OpenSSL's engines are not there; give the listener a keyfile in PEM"
+				return Refused, noEngine
 			}
 			return Taken, ""
 		}},
-		"disable_client_cert_date_checks": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
-			if v.flag {
-				return Ignored, "expired client certificates are refused all the same"
-			}
-			return Taken, ""
-		}},
-		"psk_file": refused(text, noPSK),
-		"psk_hint": refused(text, noPSK),
+		"disable_client_cert_date_checks": flagUnless(true, Ignored, "expired client certificates are always refused"),
+		"psk_file":                        refused(text, noPSK),
+		"psk_hint":                        refused(text, noPSK),
 
 		// Who may come in, and what for.
 		"per_listener_settings": {kind: flag, take: func(p *parser, v value) (Verdict, string) {
-			if v.flag && p.securitySaid {
-				return Refused, "must come before every option of security"
+			if v.flag && p.securitySet {
+				return Refused, "must precede every option about access"
 			}
 			p.config.PerListener = v.flag
 			return Taken, ""
 		}},
 		"password_file": {kind: text, scope: ofSecurity, take: func(p *parser, v value) (Verdict, string) {
 			p.security().PasswordFile = v.text
-			return Changed, "whoever is not in it, or has another password there, may be one of Parley's accounts"
+			return Changed, "a client that is not in it, or has another password there, may log in to one of Parley's accounts"
 		}},
 		"acl_file": {kind: text, scope: ofSecurity, take: func(p *parser, v value) (Verdict, string) {
 			p.security().ACLFile = v.text
-			return Taken, "for device topics; conv/ and user/ are Parley's"
+			return Taken, "for device topics; conv/ and user/ have Parley's rules"
 		}},
-		"allow_anonymous": {kind: flag, scope: ofSecurity, take: takeAnonymous},
-		"listener_allow_anonymous": {kind: flag, take: func(p *parser, v value) (Verdict, string) {
-			return Refused, "say per_listener_settings true, and allow_anonymous for the listener"
-		}},
-		"allow_zero_length_clientid": {kind: flag, scope: ofSecurity, take: func(p *parser, v value) (Verdict, string) {
-			p.security().NoEmptyClientID = !v.flag
-			return Taken, ""
-		}},
-		"auto_id_prefix":          ignored(text, "assigned client ids are random, without a prefix"),
-		"listener_auto_id_prefix": ignored(text, "assigned client ids are random, without a prefix"),
-		"use_username_as_clientid": {kind: flag, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
-			p.perFile.cur.NameIsClientID = v.flag
-			return Taken, ""
-		}},
-		"clientid_prefixes": refused(text, "client ids are not restricted by a prefix; write an ACL pattern with %c"),
-		"check_retain_source": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
+		"allow_anonymous": {kind: flag, scope: ofSecurity, take: func(p *parser, v value) (Verdict, string) {
+			p.security().anonymous = &v.flag
 			if v.flag {
-				return Ignored, "a retained message stays when its publisher may not write there any more; delete it with an empty one"
+				return Taken, "for device topics; conversations need an account"
 			}
 			return Taken, ""
 		}},
+		"listener_allow_anonymous":   refused(flag, "use per_listener_settings true, and allow_anonymous for the listener"),
+		"allow_zero_length_clientid": setFlag(ofSecurity, func(p *parser, on bool) { p.security().NoEmptyClientID = !on }),
+		"auto_id_prefix":             ignored(text, "assigned client ids are random, without a prefix"),
+		"listener_auto_id_prefix":    ignored(text, "assigned client ids are random, without a prefix"),
+		"use_username_as_clientid":   setFlag(ofListener, func(p *parser, on bool) { p.perFile.cur.NameIsClientID = on }),
+		"clientid_prefixes":          refused(text, "client ids are not restricted by a prefix; write an ACL pattern with %c"),
+		"check_retain_source": flagUnless(true, Ignored,
+			"a retained message stays when its publisher loses write access; delete it with an empty one"),
 		"auth_plugin":                    refused(text, noPlugin),
 		"plugin":                         refused(text, noPlugin),
 		"global_plugin":                  refused(text, noPlugin),
@@ -262,95 +277,71 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 		"auth_plugin_deny_special_chars": refused(flag, noPlugin),
 
 		// How much.
-		"max_packet_size": {kind: number, take: func(p *parser, v value) (Verdict, string) {
-			if v.number < 20 || v.number > 268435455 {
-				return Refused, fmt.Sprintf("is %d: want 20 to 268,435,455 bytes", v.number)
-			}
+		"max_packet_size": {kind: number, min: 20, max: maxPacketSize, take: func(p *parser, v value) (Verdict, string) {
 			p.config.MaxPacketSize = v.number
 			return Taken, ""
 		}},
-		"message_size_limit": {kind: number, take: func(p *parser, v value) (Verdict, string) {
-			if v.number < 0 || v.number > 268435455 {
-				return Refused, fmt.Sprintf("is %d: want 0 to 268,435,455 bytes", v.number)
-			}
+		"message_size_limit": {kind: number, max: maxPacketSize, take: func(p *parser, v value) (Verdict, string) {
 			if v.number == 0 {
-				return Ignored, "0 means no limit there; here the default is: see max_packet_size"
+				return Ignored, "0 means no limit in Mosquitto; Parley's default limit applies: see max_packet_size"
 			}
 			const besides = 64 << 10 // topic and properties
 			p.config.MaxPacketSize = v.number + besides
 			return Changed, "as max_packet_size, with 64 KiB for topic and properties"
 		}},
-		"max_inflight_messages": {kind: number, take: func(p *parser, v value) (Verdict, string) {
-			switch {
-			case v.number < 0 || v.number > math.MaxUint16:
-				return Refused, fmt.Sprintf("is %d: want 0 to 65,535", v.number)
-			case v.number == 0:
-				return Ignored, "0 means no limit there; here 256 publishes of a client may wait for their acknowledgement"
+		"max_inflight_messages": {kind: number, max: math.MaxUint16, take: func(p *parser, v value) (Verdict, string) {
+			if v.number == 0 {
+				return Ignored, "0 means no limit in Mosquitto; here 256 publishes of a client may wait for their acknowledgement"
 			}
 			p.config.MaxInflight = v.number
 			return Changed, "as Receive Maximum, for what clients send; what they receive is bounded by theirs, at most 512"
 		}},
 		"persistent_client_expiration": {kind: word, take: takeExpiration},
-		"max_inflight_bytes":           ignored(number, "bounded by messages and by the connection's buffer"),
-		"max_queued_messages":          ignored(number, "Parley's own bound on what waits for a device holds; conversations have none, their log is the queue"),
+		"max_inflight_bytes":           ignored(number, "the number of messages and the connection's buffer are bounded instead"),
+		"max_queued_messages":          ignored(number, "Parley has its own limit for the queue of a device; conversations need none, their log is the queue"),
 		"max_queued_bytes":             ignored(number, "as max_queued_messages"),
-		"queue_qos0_messages":          ignored(flag, "QoS 0 is dropped first where something has to be"),
-		"max_keepalive":                ignored(number, "a client's Keep Alive is taken as it is"),
-		"max_topic_alias":              ignored(number, "Parley's own bound holds, and CONNACK says it"),
+		"queue_qos0_messages":          ignored(flag, "when a queue is full, QoS 0 is dropped first"),
+		"max_keepalive":                ignored(number, "a client's Keep Alive is accepted as it is"),
+		"max_topic_alias":              ignored(number, "Parley has its own limit, which CONNACK announces"),
 		"max_topic_alias_broker":       ignored(number, "Parley uses no aliases of its own"),
-		"memory_limit":                 ignored(number, "every queue is bounded by itself; bound the process with its service manager (MemoryMax)"),
-		"packet_buffer_size":           ignored(number, "buffers grow and shrink by themselves"),
+		"memory_limit":                 ignored(number, "every queue has its own limit; limit the process with its service manager (MemoryMax)"),
+		"packet_buffer_size":           ignored(number, "buffers grow and shrink as needed"),
 		"global_max_clients":           ignored(number, "see --max-connections"),
 		"global_max_connections":       ignored(number, "see --max-connections"),
-		"max_qos":                      {kind: number, scope: ofListener, take: takeMaxQoS},
-		"maximum_qos":                  {kind: number, scope: ofListener, take: takeMaxQoS},
-		"retain_available": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
-			if !v.flag {
-				return Ignored, "retained messages are always there"
-			}
-			return Taken, ""
-		}},
-		"retain_expiry_interval": ignored(word, "retained messages stay until they are deleted, or their own Message Expiry Interval is over"),
-		"set_tcp_nodelay": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
-			if !v.flag {
-				return Ignored, "TCP_NODELAY is always set"
-			}
-			return Taken, ""
-		}},
-		"upgrade_outgoing_qos": {kind: flag, take: func(_ *parser, v value) (Verdict, string) {
-			if v.flag {
-				return Ignored, "a publication is never sent with a higher QoS than it came with [MQTT-3.8.4-8]"
-			}
-			return Taken, ""
-		}},
-		"allow_duplicate_messages": ignored(flag, "deprecated: overlapping subscriptions are answered as MQTT says"),
-		"retry_interval":           ignored(rest, "gone from Mosquitto, too: nothing is sent again while a connection lasts"),
-		"sys_interval":             ignored(number, "$SYS is published every 10 s, while somebody listens"),
+		"max_qos":                      maxQoS,
+		"maximum_qos":                  maxQoS,
+		"retain_available":             flagUnless(false, Ignored, "retained messages are always available"),
+		"retain_expiry_interval":       ignored(word, "retained messages stay until they are deleted, or their own Message Expiry Interval has passed"),
+		"set_tcp_nodelay":              flagUnless(false, Ignored, "TCP_NODELAY is always set"),
+		"upgrade_outgoing_qos":         flagUnless(true, Ignored, "a publication is never sent with a higher QoS than it was published with [MQTT-3.8.4-8]"),
+		"allow_duplicate_messages":     ignored(flag, "deprecated: overlapping subscriptions are handled by MQTT's rules"),
+		"retry_interval":               ignored(rest, "removed from Mosquitto, too: nothing is sent again while a connection lasts"),
+		"sys_interval":                 ignored(number, "$SYS is published every 10 s, while it has subscribers"),
 
-		// What is kept, and where.
-		"persistence":          {kind: flag, take: takePersistence},
-		"retained_persistence": {kind: flag, take: takePersistence},
+		// What is stored, and where.
+		"persistence":          flagUnless(false, Ignored, stored),
+		"retained_persistence": flagUnless(false, Ignored, stored),
 		"persistence_file":     ignored(text, stored),
-		"persistence_location": ignored(text, stored+": see --data and --database. What Mosquitto has stored there is not read"),
+		"persistence_location": ignored(text, stored+": see --data and --database. Mosquitto's file is not read"),
 		"autosave_interval":    ignored(number, stored),
 		"autosave_on_changes":  ignored(flag, stored),
 
 		// The process.
-		"user":                 ignored(text, "Parley does not change its user: start it as the one that it should be (User= in systemd)"),
-		"pid_file":             ignored(text, "service managers know the process without one"),
+		"user":                 ignored(text, "Parley does not change its user: start it as the right one (User= in systemd)"),
+		"pid_file":             ignored(text, "service managers do not need one"),
 		"log_dest":             ignored(rest, logged),
 		"log_facility":         ignored(rest, logged),
 		"log_type":             ignored(rest, logged),
 		"log_timestamp":        ignored(rest, logged),
 		"log_timestamp_format": ignored(rest, logged),
 		"connection_messages":  ignored(flag, logged),
-		"enable_control_api":   ignored(flag, "there is no $CONTROL; accounts are made with parley user"),
-		"http_api":             ignored(rest, "there is none; /metrics has the figures"),
+		"enable_control_api":   ignored(flag, "there is no $CONTROL; accounts are managed with parley user"),
+		"http_api":             ignored(rest, "there is none; see /metrics"),
 
 		// Bridges.
 		"connection": {kind: word, take: func(p *parser, v value) (Verdict, string) {
 			p.bridge = true
-			return Ignored, "Parley opens no bridges, it takes them: set one up in the other Mosquitto (docs/mosquitto.md)"
+			return Ignored, "Parley accepts bridges but opens none: configure it in the other Mosquitto (docs/mosquitto.md)"
 		}},
 	}
 	for _, name := range []string{
@@ -368,7 +359,7 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 	}
 }
 
-// optionByPrefix returns an option of a plugin, which has a name of its own making.
+// optionByPrefix returns an option of a plugin, which may have any name after the prefix.
 func optionByPrefix(name string) (option, bool) {
 	if strings.HasPrefix(name, "auth_opt_") || strings.HasPrefix(name, "plugin_opt_") {
 		return option{kind: rest, secret: true, take: func(*parser, value) (Verdict, string) { return Refused, noPlugin }}, true
@@ -409,48 +400,14 @@ func takeListener(p *parser, v value) (Verdict, string) {
 	return Taken, ""
 }
 
-func takePort(p *parser, v value) (Verdict, string) {
-	if v.number < 1 || v.number > math.MaxUint16 {
-		return Refused, fmt.Sprintf("is %d: want 1 to 65,535", v.number)
-	}
-	p.byDefault.port, p.byDefault.portSaid = v.number, true
-	return Taken, "the default listener; Mosquitto calls the option deprecated"
-}
+const maxPacketSize = 268435455 // MQTT 5.0, 2.1.4
 
-func takeBindAddress(p *parser, v value) (Verdict, string) {
-	p.byDefault.host, p.byDefault.portSaid = v.text, true
-	return Taken, "the default listener; Mosquitto calls the option deprecated"
-}
-
-func takeMaxConnections(p *parser, v value) (Verdict, string) {
-	p.perFile.cur.MaxConnections = max(0, v.number)
-	return Taken, ""
-}
-
-func takeMaxQoS(_ *parser, v value) (Verdict, string) {
-	switch {
-	case v.number < 0 || v.number > 2:
-		return Refused, fmt.Sprintf("is %d: want 0, 1 or 2", v.number)
-	case v.number < 2:
+var maxQoS = option{kind: number, scope: ofListener, max: 2, take: func(_ *parser, v value) (Verdict, string) {
+	if v.number < 2 {
 		return Ignored, "all three are offered"
 	}
 	return Taken, ""
-}
-
-func takeAnonymous(p *parser, v value) (Verdict, string) {
-	p.security().anonymous = &v.flag
-	if v.flag {
-		return Taken, "for device topics; who has no account is in no conversation"
-	}
-	return Taken, ""
-}
-
-func takePersistence(_ *parser, v value) (Verdict, string) {
-	if v.flag {
-		return Taken, stored
-	}
-	return Ignored, stored
-}
+}}
 
 // takeExpiration reads a number and a unit: hours, days, weeks, months (of 30 days)
 // or years (of 365).

@@ -21,8 +21,8 @@ const (
 	hashBytes       = 64
 )
 
-// Passwords is what a password file says (mosquitto_passwd writes them): user names
-// with the hashes of their passwords.
+// Passwords is the contents of a password file, as mosquitto_passwd writes it: user
+// names with the hashes of their passwords.
 type Passwords struct {
 	users map[string]*credential
 }
@@ -35,7 +35,7 @@ type credential struct {
 	hash       [hashBytes]byte
 }
 
-// Fault is a line of a file that Mosquitto passes over with a warning.
+// Fault is a line of a file that Mosquitto skips with a warning.
 type Fault struct {
 	Line int
 	Text string
@@ -44,10 +44,10 @@ type Fault struct {
 // Error implements error.
 func (f Fault) Error() string { return fmt.Sprintf("line %d: %s", f.Line, f.Text) }
 
-// ParsePasswords reads a password file: a line is name:hash. It never fails: a line
-// that is no good is left out, so that its user cannot come in, and is named among
-// the faults, as in Mosquitto. Lines without a colon, and those that begin with #,
-// say nothing. Of two lines about one name the later counts.
+// ParsePasswords reads a password file: a line is name:hash. It never fails: a malformed
+// line is left out, so that its user cannot log in, and is among the faults, as in
+// Mosquitto. Lines without a colon, and those that begin with #, are comments. Of two
+// lines about one name the later counts.
 func ParsePasswords(text []byte) (*Passwords, []Fault) {
 	p := &Passwords{users: map[string]*credential{}}
 	var faults []Fault
@@ -72,8 +72,8 @@ func ParsePasswords(text []byte) (*Passwords, []Fault) {
 // Len returns how many users there are.
 func (p *Passwords) Len() int { return len(p.users) }
 
-// parseEntry reads a line. Colons at its beginning are passed over, and what follows
-// a third part is, too: Mosquitto takes words between colons.
+// parseEntry reads a line. Colons at its beginning are skipped, and so is what follows
+// the second word: Mosquitto takes words between colons.
 func parseEntry(line string) (string, *credential, error) {
 	parts := strings.FieldsFunc(line, func(r rune) bool { return r == ':' })
 	if len(parts) < 2 {
@@ -100,10 +100,10 @@ func parseHash(s string) (*credential, error) {
 	c := &credential{}
 	switch {
 	case len(parts) < 1 || parts[0] != "6" && parts[0] != "7":
-		return nil, errors.New("the hash is neither $6$ nor $7$, as mosquitto_passwd of Mosquitto 2.0 makes them; a password that is not hashed is not taken")
+		return nil, errors.New("the hash is neither $6$ nor $7$, which mosquitto_passwd of Mosquitto 2.0 writes; plain-text passwords are not accepted")
 	case parts[0] == "7":
 		if len(parts) < 2 {
-			return nil, errors.New("the hash is cut off")
+			return nil, errors.New("the hash is incomplete")
 		}
 		n, err := strconv.Atoi(parts[1])
 		if err != nil || n < 1 || n > maxIterations {
@@ -112,7 +112,7 @@ func parseHash(s string) (*credential, error) {
 		c.iterations, parts = n, parts[1:]
 	}
 	if len(parts) < 3 {
-		return nil, errors.New("the hash is cut off")
+		return nil, errors.New("the hash is incomplete")
 	}
 	salt, err1 := base64.StdEncoding.DecodeString(parts[1])
 	hash, err2 := base64.StdEncoding.DecodeString(parts[2])
@@ -124,7 +124,7 @@ func parseHash(s string) (*credential, error) {
 	return c, nil
 }
 
-// trimBlanks removes what C's isspace takes for blank.
+// trimBlanks removes what C's isspace calls blank.
 func trimBlanks(s string) string { return strings.Trim(s, " \t\n\v\f\r") }
 
 // verify reports whether the credential is that of the password. It takes as long as
@@ -139,16 +139,16 @@ func (c *credential) verify(password string) bool {
 	} else {
 		var err error
 		if got, err = pbkdf2.Key(sha512.New, password, c.salt[:], c.iterations, hashBytes); err != nil {
-			return false // of lengths that are constants: it does not happen
+			return false // only for invalid lengths, and ours are constants
 		}
 	}
-	// HMAC takes a key and the same with NULs behind it for one.
+	// HMAC pads keys with NULs: it does not tell a password from the same with NULs added.
 	return subtle.ConstantTimeCompare(got, c.hash[:]) == 1 && strings.IndexByte(password, 0) < 0
 }
 
-// mark identifies the credential: another one, of the same password even, has
-// another.
-func (c *credential) mark() (id [16]byte) {
+// fingerprint identifies the credential: every other one has another, even one of the
+// same password.
+func (c *credential) fingerprint() (id [16]byte) {
 	h := sha256.New()
 	fmt.Fprintf(h, "%d ", c.iterations)
 	h.Write(c.salt[:])

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// Report writes for people what became of each line: a table for each file, in the
-// order in which they were read.
+// Report writes the verdict on each line for people: a table for each file, in the order
+// in which they were read.
 func (c *Config) Report(w io.Writer) error {
 	var files []string
 	of := map[string][]Note{}
@@ -54,7 +54,7 @@ const (
 	textColumns = 60
 )
 
-// shorten leaves out the middle of what is too long for its column.
+// shorten leaves out the middle of a text that is too long for its column.
 func shorten(s string) string {
 	r := []rune(s)
 	if len(r) <= whatColumns {
@@ -63,7 +63,7 @@ func shorten(s string) string {
 	return string(r[:whatColumns-20]) + "…" + string(r[len(r)-19:])
 }
 
-// wrap parts a text into lines, at blanks.
+// wrap breaks a text into lines, at blanks.
 func wrap(s string) []string {
 	lines := []string{""}
 	for w := range strings.FieldsSeq(s) {
@@ -80,7 +80,7 @@ func wrap(s string) []string {
 	return lines
 }
 
-// printable keeps what a file says from steering a terminal or the table.
+// printable keeps the contents of a file from controlling the terminal or the table.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if strconv.IsPrint(r) {

@@ -19,22 +19,21 @@ type Rules struct {
 	gates map[*Security]*Gate
 }
 
-// Open reads the password and ACL files that a configuration names, and notes in it
-// what was found: Config.Err knows afterwards of files that cannot be used, too.
+// Open reads the password and ACL files that a configuration names, and adds to its
+// Notes what was found: afterwards Config.Err includes the files that cannot be used.
 func Open(c *Config, logger *slog.Logger) *Rules {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Rules{config: c, logger: logger.With("component", "mosquitto"), gates: map[*Security]*Gate{}}
-	hashing := newTurns()
 	for _, l := range c.Listeners {
 		if r.gates[l.Security] != nil {
 			continue
 		}
 		s, found := l.Security.read()
 		c.Notes = append(c.Notes, found...)
-		g := &Gate{hashing: hashing}
-		g.says.Store(s)
+		g := &Gate{}
+		g.files.Store(s)
 		r.gates[l.Security] = g
 	}
 	return r
@@ -43,21 +42,21 @@ func Open(c *Config, logger *slog.Logger) *Rules {
 // Gate returns the gate of one of the configuration's listeners.
 func (r *Rules) Gate(l Listener) *Gate { return r.gates[l.Security] }
 
-// Elsewhere returns who may use device topics that has come by no listener of the
+// Elsewhere returns the access of clients that connected through no listener of the
 // configuration, such as over WebSocket on the HTTP address: the same rules, or, where
-// each listener has its own (per_listener_settings), nobody.
+// each listener has its own (per_listener_settings), no access.
 func (r *Rules) Elsewhere() chat.TopicAccess {
 	if r.config.PerListener {
 		closed := &Gate{}
-		closed.says.Store(&saying{acl: &ACL{}})
+		closed.files.Store(&contents{acl: &ACL{}})
 		return closed
 	}
 	return r.Gate(r.config.Listeners[0])
 }
 
-// read reads the files of one Security, and says of each what was found.
-func (s *Security) read() (*saying, []Note) {
-	says := &saying{anonymous: s.AllowAnonymous}
+// read reads the files of one Security, and notes what each contains.
+func (s *Security) read() (*contents, []Note) {
+	files := &contents{anonymous: s.AllowAnonymous}
 	var notes []Note
 	note := func(file string, line int, v Verdict, text string) {
 		notes = append(notes, Note{File: file, Line: line, Verdict: v, Text: text})
@@ -68,9 +67,9 @@ func (s *Security) read() (*saying, []Note) {
 			note(f, 0, Refused, err.Error())
 		}
 		var faults []Fault
-		says.passwords, faults = ParsePasswords(b)
+		files.passwords, faults = ParsePasswords(b)
 		if err == nil {
-			note(f, 0, Taken, fmt.Sprintf("password file, %d users", says.passwords.Len()))
+			note(f, 0, Taken, fmt.Sprintf("password file, %d users", files.passwords.Len()))
 		}
 		for _, fault := range faults {
 			note(f, fault.Line, Ignored, fault.Text)
@@ -84,22 +83,22 @@ func (s *Security) read() (*saying, []Note) {
 		}
 		if err != nil {
 			note(f, 0, Refused, err.Error())
-			says.acl = &ACL{} // which allows nothing
-			return says, notes
+			files.acl = &ACL{} // which allows nothing
+			return files, notes
 		}
-		says.acl = acl
+		files.acl = acl
 		note(f, 0, Taken, fmt.Sprintf("ACL file, %d rules, %d users", acl.count, len(acl.users)))
 		for _, w := range acl.warnings {
 			note(f, w.Line, Taken, w.Text)
 		}
 	}
-	return says, notes
+	return files, notes
 }
 
-// Reload reads the configuration and its password and ACL files again (SIGHUP). All
-// of it is taken or nothing: after an error everything stays as it was. What is not
-// about who may come in and what for, takes a restart; it is logged where it has
-// changed. The caller disconnects those who are not let in any more.
+// Reload reads the configuration and its password and ACL files again (SIGHUP), and
+// applies what is about access, all of it or, after an error, nothing. Other changes
+// need a restart; they are logged. The caller then disconnects clients that are no
+// longer allowed.
 func (r *Rules) Reload() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,12 +111,12 @@ func (r *Rules) Reload() error {
 	}
 	old := r.config
 	if c.PerListener != old.PerListener || c.PerListener && len(c.Listeners) != len(old.Listeners) || len(c.Listeners) == 0 {
-		return errors.New("per_listener_settings or the listeners have changed, which takes a restart")
+		return errors.New("per_listener_settings or the listeners have changed, which needs a restart")
 	}
 	if !reflect.DeepEqual(c.fixed(), old.fixed()) {
-		r.logger.Warn("the configuration has changed in what takes a restart: listeners, encryption, limits", "file", c.File)
+		r.logger.Warn("listeners, encryption or limits have changed in the configuration; restart to apply that", "file", c.File)
 	}
-	next := map[*Gate]*saying{}
+	next := map[*Gate]*contents{}
 	var errs []error
 	for i, l := range old.Listeners {
 		g := r.gates[l.Security]
@@ -125,28 +124,24 @@ func (r *Rules) Reload() error {
 			continue
 		}
 		security := c.Listeners[min(i, len(c.Listeners)-1)].Security // without per_listener_settings, that of all
-		says, notes := security.read()
+		files, notes := security.read()
 		for _, n := range notes {
-			switch {
-			case n.Verdict == Taken:
-			case n.Line > 0:
-				errs = append(errs, fmt.Errorf("%s:%d: %s", n.File, n.Line, n.Text))
-			default:
-				errs = append(errs, fmt.Errorf("%s: %s", n.File, n.Text))
+			if n.Verdict != Taken {
+				errs = append(errs, n)
 			}
 		}
-		next[g] = says
+		next[g] = files
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	for g, says := range next {
-		g.says.Store(says)
+	for g, files := range next {
+		g.files.Store(files)
 	}
 	return nil
 }
 
-// fixed returns what takes a restart.
+// fixed returns the part that only a restart applies.
 func (c *Config) fixed() Config {
 	f := Config{MaxPacketSize: c.MaxPacketSize, MaxInflight: c.MaxInflight, SessionExpiry: c.SessionExpiry}
 	for _, l := range c.Listeners {

@@ -9,6 +9,7 @@ import (
 	"github.com/parleymq/parley/app"
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/identity"
 	mosquitto "github.com/parleymq/parley/mosquitto-compat"
 )
 
@@ -51,7 +52,7 @@ func listenerOf(l mosquitto.Listener, gate *mosquitto.Gate) app.Listener {
 		Network: l.Network, Address: l.Address, WebSocket: l.WebSocket, Optional: l.Optional, MaxConnections: l.MaxConnections,
 		AllowedOrigins: l.Origins, Topics: gate, NameFromCertificate: l.NameFromCertificate, NameIsClientID: l.NameIsClientID,
 		NoEmptyClientID: l.Security.NoEmptyClientID,
-		Authenticator: func(accounts chat.Authenticator) chat.Authenticator {
+		Authenticator: func(accounts *identity.Service) chat.Authenticator {
 			return gate.Authenticator(accounts, l.NameFromCertificate)
 		},
 	}
