@@ -1,19 +1,22 @@
-// Package app is a whole Parley process: it makes every part, joins them, starts
-// them in order and stops them in the reverse order. cmd/parley serves one; tests
-// and benchmarks run one or several in their own process, on port 0.
+// Package app is a whole Parley process: it constructs every part, starts them in order
+// and stops them in the reverse order. cmd/parley serves one; tests and benchmarks run
+// one or several in their own process, on port 0.
+//
+// Read Start from top to bottom for what there is: listen binds the addresses,
+// openDatabase has the database and this node's place on it, build constructs the parts
+// in the order of their dependencies, start runs those that run, and serve lets clients
+// in. Constructors start nothing. Everything that has to be undone is a step of the
+// lifecycle, which Stop goes through backwards.
 package app
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +36,7 @@ import (
 
 // App is one Parley process. Start may be called once, and Stop after it.
 type App struct {
+	lifecycle
 	o        Options
 	logger   *slog.Logger
 	registry *prometheus.Registry
@@ -42,45 +46,32 @@ type App struct {
 	others   *others          // nil: a node alone
 	store    *store.Store
 	identity *identity.Service
-	logins   *identity.Limiter // of passwords, for each address, at every door
+	logins   *identity.Limiter // of password checks, for each address, over HTTP and MQTT together
 	chat     *chat.Service
+	indexer  *store.Indexer
+	writer   *store.Writer
 	router   *delivery.Router
 	topics   *topics.Engine
-	broker   *broker.Server
 	hook     *hooks.Hook
-	mqtt     net.Listener
-	http     net.Listener
-	admin    net.Listener
+	broker   *broker.Server
 
-	listeners []*listening // of Options.Listeners
+	http      net.Listener
+	admin     net.Listener
+	listeners []*listening // for MQTT: Options.MQTTAddr and Options.Listeners
 
 	hurried context.Context // ended by Hurry
 	hurry   context.CancelFunc
 	ready   atomic.Bool // what /readyz answers, if the database is there
-	failed  chan error  // what ended by itself
-
-	stops []stop // last in, first out
-}
-
-// stop undoes one step of Start.
-type stop struct {
-	name   string
-	f      func(context.Context) error
-	within time.Duration // 0: StopTimeout
 }
 
 // New returns a process that has not been started.
 func New(o Options) *App {
 	o.setDefaults()
-	a := &App{o: o, logger: o.Logger, registry: prometheus.NewRegistry(), failed: make(chan error, 8)}
+	a := &App{o: o, logger: o.Logger, registry: prometheus.NewRegistry()}
+	a.lifecycle = lifecycle{logger: o.Logger, limit: o.StopTimeout, failed: make(chan error, 8)}
 	a.hurried, a.hurry = context.WithCancel(context.Background())
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return a
-}
-
-// onStop has f called by Stop, before what was registered earlier.
-func (a *App) onStop(name string, f func(context.Context) error) {
-	a.stops = append(a.stops, stop{name: name, f: f})
 }
 
 // Start starts everything and returns when the process serves. If it fails,
@@ -89,48 +80,54 @@ func (a *App) Start(ctx context.Context) error {
 	start := time.Now()
 	ctx, cancel := chat.WithDeadline(ctx, a.o.StartTimeout, "start")
 	defer cancel()
-	for _, step := range []func(context.Context) error{a.listen, a.openDatabase, a.join, a.serve} {
+	for _, step := range []func(context.Context) error{a.listen, a.openDatabase, a.build, a.start, a.serve} {
 		if err := step(ctx); err != nil {
 			return errors.Join(err, a.Stop(context.WithoutCancel(ctx)))
 		}
 	}
-	a.ready.Store(true)
 	a.logger.Info("ready", "mqtt", a.MQTTAddr(), "listeners", a.Addrs(), "http", a.HTTPAddr(), "admin", a.AdminAddr(), "elapsed_ms", time.Since(start).Milliseconds())
 	return nil
 }
 
-// listen binds every address, first of all: a port that is taken is the commonest
-// fault, and the cheapest to find.
-func (a *App) listen(context.Context) error {
-	for _, l := range []struct {
-		what, addr, flag string
-		to               *net.Listener
-	}{{"MQTT", a.o.MQTTAddr, "PARLEY_MQTT_ADDR", &a.mqtt}, {"HTTP", a.o.HTTPAddr, "PARLEY_HTTP_ADDR", &a.http}, {"admin", a.o.AdminAddr, "PARLEY_ADMIN_ADDR", &a.admin}} {
-		if l.addr == "" || l.addr == NoMQTT {
-			continue
+// Stop stops everything that Start has started, in the reverse order, and returns
+// what went wrong, joined. Each step may take StopTimeout, and that of sending clients
+// away Drain beside it; see Hurry. It may be repeated.
+func (a *App) Stop(ctx context.Context) error { return a.stop(ctx) }
+
+// Hurry ends the drain of a Stop that is running or comes later: clients that are still
+// connected are disconnected at once. It may be repeated.
+func (a *App) Hurry() { a.hurry() }
+
+// Failed receives the error of a component that has ended by itself, after which the
+// process should stop.
+func (a *App) Failed() <-chan error { return a.failed }
+
+// listen binds every address, first of all: a port in use is the most common fault, and
+// the cheapest to find.
+func (a *App) listen(context.Context) (err error) {
+	if a.o.MQTTAddr != NoMQTT {
+		if err := a.listenMQTT(Listener{Address: a.o.MQTTAddr}, "MQTT", " (choose another address with PARLEY_MQTT_ADDR)"); err != nil {
+			return err
 		}
-		ln, err := net.Listen("tcp", l.addr)
-		if err != nil {
-			return fmt.Errorf("listen for %s: %w (choose another address with %s)", l.what, err, l.flag)
+	}
+	if a.http, err = a.bind("HTTP", "tcp", a.o.HTTPAddr, " (choose another address with PARLEY_HTTP_ADDR)"); err != nil {
+		return err
+	}
+	if a.o.AdminAddr != "" {
+		if a.admin, err = a.bind("admin", "tcp", a.o.AdminAddr, " (choose another address with PARLEY_ADMIN_ADDR)"); err != nil {
+			return err
 		}
-		*l.to = ln
-		a.onStop("close the "+l.what+" listener", func(context.Context) error { return closeListener(ln) })
 	}
 	for _, l := range a.o.Listeners {
-		if err := a.listenFor(l); err != nil {
+		if err := a.listenMQTT(l, "", ""); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func closeListener(l net.Listener) error {
-	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return nil
-}
-
+// openDatabase starts the private PostgreSQL, if that is the database, migrates the
+// schema, connects, and takes this node's place among those on the database.
 func (a *App) openDatabase(ctx context.Context) error {
 	db := Database{URL: a.o.DatabaseURL, DataDir: a.o.DataDir, PostgresBin: a.o.PostgresBin, Logger: a.logger}
 	dsn, closeDB, err := db.Serve(ctx)
@@ -139,82 +136,48 @@ func (a *App) openDatabase(ctx context.Context) error {
 	}
 	a.onStop("stop the private PostgreSQL", closeDB)
 	a.dsn = dsn
-	if _, _, err := store.Migrate(ctx, dsn, a.logger); err != nil && chat.CodeOf(err) != chat.Unavailable {
-		return err
-	} else if err != nil { // perhaps it is starting: Open waits for it
-		st, err := store.Open(ctx, store.Options{DSN: dsn, Logger: a.logger})
-		if err != nil {
-			return err
-		}
-		st.Close()
-		if _, _, err := store.Migrate(ctx, dsn, a.logger); err != nil {
-			return err
-		}
-	}
-	a.store, err = store.Open(ctx, store.Options{DSN: dsn, Logger: a.logger})
-	if err != nil {
+	if a.store, err = store.OpenMigrated(ctx, store.Options{DSN: dsn, Logger: a.logger}); err != nil {
 		return err
 	}
 	a.onStop("close the database pool", func(context.Context) error { a.store.Close(); return nil })
 	return a.joinNodes(ctx)
 }
 
-// join makes the parts that talk to the database and to clients, and starts those
-// that run by themselves.
-func (a *App) join(ctx context.Context) error {
-	var err error
+// build constructs the parts, each after those that it uses. None of them does anything
+// yet, so a function that one of them is given may use a part that comes later.
+func (a *App) build(context.Context) (err error) {
 	i := a.o.Identity
 	i.Store, i.Clock, i.Logger, i.Registerer = a.store, chat.SystemClock{}, a.logger, a.registry
-	a.identity, err = identity.New(i)
-	if err != nil {
+	if a.identity, err = identity.New(i); err != nil {
 		return err
 	}
 	a.chat = chat.NewService(a.store, chat.SystemClock{})
 	a.chat.Presences.Use(a.presence())
+	registerChat(a.registry, a.chat)
 	_, open := a.o.TopicAccess.(topics.Open)
-	t := topics.Options{
-		Access: a.o.TopicAccess, OneSpace: open || a.o.OneTopicSpace, Store: a.store, Sys: a.sys, Logger: a.logger, Registerer: a.registry,
-	}
-	if a.others != nil {
-		t.Forward = a.others.bus.Publication
-	}
-	a.topics = topics.New(t)
+	a.topics = topics.New(topics.Options{
+		Access: a.o.TopicAccess, OneSpace: open || a.o.OneTopicSpace, Store: a.store, Forward: a.forward(), Sys: a.sys,
+		Logger: a.logger, Registerer: a.registry,
+	})
 	a.router = delivery.NewRouter(delivery.Options{
 		Log: a.store, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions,
 		Ended: func(q *delivery.Queue) { a.topics.End(q) }, Logger: a.logger, Registerer: a.registry,
 		Cluster: a.deliveryCluster(),
 	})
-	a.runBus()
-	a.run("device topics", a.topics.Run)
-	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
-
-	indexer := store.NewIndexer(a.store, store.IndexerOptions{Logger: a.logger, Registerer: a.registry})
-	a.run("search index", indexer.Run)
+	a.indexer = store.NewIndexer(a.store, store.IndexerOptions{Logger: a.logger, Registerer: a.registry})
 	w := a.o.Writer
 	w.Recheck, w.Logger, w.Registerer = a.chat.Recheck, a.logger, a.registry
 	if w.Fence = a.fence(); a.others != nil {
 		w.Node, w.Commits = a.store.JournalNode, a.commits
 	}
 	w.Committed = func(ctx context.Context, e *chat.Event, membersVersion int64) {
-		indexer.Note(e.ConversationID, e.Seq)
+		a.indexer.Note(e.ConversationID, e.Seq)
 		a.chat.Committed(ctx, e, membersVersion)
 	}
-	writer := store.NewWriter(a.store.WriterConfig(), w)
-	a.chat.Use(writer, a.router)
-	a.run("store what is queued", writer.Run)
-	a.run("clear up doubts", a.chat.Run)
-	a.run("store what was read", a.chat.RunReads)
-	a.run("send wills", a.chat.Wills.Run)
-	a.run("identity", a.identity.Run)
-	if err := a.releaseFormer(ctx); err != nil {
-		return err
-	}
-	a.run("save sessions", a.router.Run)
-	registerChat(a.registry, a.chat)
-	a.run("tell who is here", a.chat.Presences.Run)
-	if a.others != nil {
-		a.run("release the former self", a.releaseFormerPresences)
-	}
+	a.writer = store.NewWriter(a.store.WriterConfig(), w)
+	// A real cycle: chat submits events to the writer and hands committed ones to the
+	// router; both need chat, to check members and to count receipts.
+	a.chat.Use(a.writer, a.router)
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
 	a.hook = hooks.New(hooks.Options{
@@ -228,35 +191,36 @@ func (a *App) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.hook.Serve(a.broker)
-	a.onStop("tell MQTT clients goodbye", a.broker.Shutdown)
+	a.hook.Serve(a.broker) // the other cycle: mochi calls the hook, and the hook finds connections
 	return nil
 }
 
-// run starts a component that runs until Stop comes to it.
-func (a *App) run(name string, f func(context.Context) error) {
-	ctx, cancel := context.WithCancel(context.Background()) // the component's life; Stop cancels it
-	var wg sync.WaitGroup
-	var result error
-	wg.Go(func() {
-		result = f(ctx)
-		if ctx.Err() == nil {
-			a.fail(fmt.Errorf("%s ended by itself: %w", name, result))
-		}
-	})
-	a.onStop(name, func(context.Context) error { cancel(); wg.Wait(); return result })
-}
-
-func (a *App) fail(err error) {
-	select {
-	case a.failed <- err:
-	default:
+// start runs what runs by itself, in the order in which it is needed: stopping goes the
+// other way round.
+func (a *App) start(ctx context.Context) error {
+	a.runBus()
+	a.run("device topics", a.topics.Run)
+	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
+	a.run("search index", a.indexer.Run)
+	a.run("writer", a.writer.Run)
+	a.run("unconfirmed changes", a.chat.Run)
+	a.run("read receipts", a.chat.RunReads)
+	a.run("wills", a.chat.Wills.Run)
+	a.run("identity", a.identity.Run)
+	if err := a.releaseFormer(ctx); err != nil {
+		return err
 	}
+	a.run("sessions", a.router.Run)
+	a.run("presence", a.chat.Presences.Run)
+	if a.others != nil {
+		a.run("presence of the former process", a.releaseFormerPresences)
+	}
+	a.onStop("disconnect MQTT clients", a.broker.Shutdown)
+	return nil
 }
 
-// serve starts taking connections.
+// serve accepts connections.
 func (a *App) serve(context.Context) error {
-	mux := http.NewServeMux()
 	o := rest.Options{
 		Chat: a.chat, Identity: a.identity, Logger: a.logger, Registerer: a.registry, Version: a.o.Version,
 		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, SignupRate: a.o.SignupRate, Logins: a.logins,
@@ -265,55 +229,53 @@ func (a *App) serve(context.Context) error {
 	if a.admin == nil {
 		o.Metrics = metrics
 	} else {
-		adminMux := http.NewServeMux()
-		adminMux.Handle("/metrics", metrics)
-		adminMux.HandleFunc("/debug/pprof/", pprof.Index)
-		adminMux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-		adminMux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-		adminMux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		a.serveHTTP("admin", a.admin, adminMux, 0) // a profile takes as long as it is asked to
+		mux := http.NewServeMux()
+		mux.Handle("/metrics", metrics)
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		a.serveHTTP("admin", a.admin, mux, 0) // a profile takes as long as it is asked to
 	}
+	mux := http.NewServeMux()
 	mux.Handle("/mqtt", a.broker.WebSocket(nil))
 	mux.Handle("/", rest.New(o))
 	proxies := broker.NewProxies(broker.ProxyOptions{From: a.o.ProxyFrom, Logger: a.logger, Registerer: a.registry})
 	a.serveHTTP("HTTP", proxies.Listen(a.http, true), rest.Forwarded(slices.Concat(a.o.ProxyFrom, a.o.ForwardedFrom), mux), time.Minute)
-	a.stops = append(a.stops, stop{"send MQTT clients away", a.drain, a.o.Drain + a.o.StopTimeout})
-	if a.mqtt != nil {
-		a.run("MQTT listener", func(ctx context.Context) error {
-			defer context.AfterFunc(ctx, func() { _ = closeListener(a.mqtt) })()
-			return a.broker.Serve(proxies.Listen(a.mqtt, false), nil)
-		})
-	}
+	a.steps = append(a.steps, step{"send MQTT clients away", a.drain, a.o.Drain + a.o.StopTimeout})
 	for _, l := range a.listeners {
-		a.serveListener(l, proxies)
+		a.serveMQTT(l, proxies)
 	}
+	a.ready.Store(true)
 	a.onStop("not ready", func(context.Context) error { a.ready.Store(false); return nil })
 	return nil
 }
 
+// serveHTTP answers requests on a listener. At stop it finishes those that are running.
 func (a *App) serveHTTP(name string, l net.Listener, h http.Handler, writeTimeout time.Duration) {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: writeTimeout,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
 	}
-	done := make(chan struct{})
-	go func() { // ends when the listener is closed; the stop below waits for it
-		defer close(done)
-		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			a.fail(fmt.Errorf("%s server: %w", name, err))
+	a.run(name+" server", func(ctx context.Context) error {
+		finished := make(chan error, 1)
+		defer context.AfterFunc(ctx, func() {
+			limited, cancel := chat.WithDeadline(context.WithoutCancel(ctx), a.o.StopTimeout, "finish requests")
+			defer cancel()
+			err := srv.Shutdown(limited)
+			if err != nil {
+				err = errors.Join(err, srv.Close())
+			}
+			finished <- err
+		})()
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
 		}
-	}()
-	a.onStop("finish "+name+" requests", func(ctx context.Context) error {
-		err := srv.Shutdown(ctx)
-		if err != nil {
-			err = errors.Join(err, srv.Close())
-		}
-		<-done
-		return err
+		return <-finished
 	})
 }
 
-// checkReady is the answer of /readyz: started, not stopping, database there.
+// checkReady is the answer of /readyz: started, not stopping, and the database answers.
 func (a *App) checkReady(ctx context.Context) error {
 	if !a.ready.Load() {
 		return &chat.Error{Code: chat.Unavailable, Msg: "starting or stopping"}
@@ -321,7 +283,7 @@ func (a *App) checkReady(ctx context.Context) error {
 	return a.store.Ping(ctx)
 }
 
-// drain has clients go one after the other, while HTTP still answers.
+// drain sends clients away one after the other, while HTTP still answers.
 func (a *App) drain(ctx context.Context) error {
 	if a.o.Drain > 0 {
 		ctx, cancel := context.WithCancel(ctx)
@@ -332,40 +294,9 @@ func (a *App) drain(ctx context.Context) error {
 	return nil
 }
 
-// Hurry ends the drain of a Stop that is running, or comes: whoever is left is sent
-// away at once. It may be repeated.
-func (a *App) Hurry() { a.hurry() }
-
-// Failed tells of a part that has ended by itself, after which the process should
-// stop.
-func (a *App) Failed() <-chan error { return a.failed }
-
-// Stop stops everything that Start has started, in the reverse order, and returns
-// what went wrong, joined. Each step has StopTimeout, and that of sending clients away
-// Drain beside it; see Hurry. It may be repeated.
-func (a *App) Stop(ctx context.Context) error {
-	var errs []error
-	for len(a.stops) > 0 {
-		s := a.stops[len(a.stops)-1]
-		a.stops = a.stops[:len(a.stops)-1]
-		start := time.Now()
-		step, cancel := chat.WithDeadline(ctx, cmp.Or(s.within, a.o.StopTimeout), "stop: "+s.name)
-		err := s.f(step)
-		cancel()
-		a.logger.Debug("stopped", "step", s.name, "elapsed_ms", time.Since(start).Milliseconds(), "err", err)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// MQTTAddr returns the address bound for MQTT: that of the first unencrypted one of
-// Options.Listeners, if Options.MQTTAddr is NoMQTT, or "" if there is none.
+// MQTTAddr returns the address bound for MQTT: that of Options.MQTTAddr, or the first
+// unencrypted TCP one of Options.Listeners, or "" if there is none.
 func (a *App) MQTTAddr() string {
-	if a.mqtt != nil {
-		return addr(a.mqtt)
-	}
 	for _, l := range a.listeners {
 		if l.Network != "unix" && !l.WebSocket && l.TLS == nil {
 			return addr(l.l)

@@ -96,6 +96,14 @@ func (a *App) deliveryCluster() *delivery.Cluster {
 	}
 }
 
+// forward hands publications on device topics to the other nodes; nil for a node alone.
+func (a *App) forward() func(*chat.Publication) {
+	if a.others == nil {
+		return nil
+	}
+	return a.others.bus.Publication
+}
+
 // runBus lets this node and the others receive from each other, before it takes
 // connections. It ends after everything that uses it.
 func (a *App) runBus() {

@@ -11,17 +11,17 @@ import (
 	"github.com/parleymq/parley/store"
 )
 
-// Database says which PostgreSQL to use: the one at URL, or else a private one
-// whose data is in DataDir.
+// Database is the PostgreSQL to use: the one at URL, or else a private one whose data is
+// in DataDir.
 type Database struct {
 	URL         string
 	DataDir     string
-	PostgresBin string
+	PostgresBin string // folder of the server's programs; empty: looked up
 	Logger      *slog.Logger
 }
 
-// Serve starts the private PostgreSQL, if that is the one to use, and returns how
-// to connect. close stops it again.
+// Serve starts the private PostgreSQL, if there is no URL, and returns how to connect.
+// stop stops it again.
 func (d Database) Serve(ctx context.Context) (dsn string, stop func(context.Context) error, err error) {
 	if d.URL != "" {
 		return d.URL, func(context.Context) error { return nil }, nil
@@ -36,12 +36,11 @@ func (d Database) Serve(ctx context.Context) (dsn string, stop func(context.Cont
 	return child.DSN(), child.Stop, nil
 }
 
-// Use opens the database for a command that works beside the server: if the
-// private PostgreSQL runs already, under a server, that one is used; if not, it is
-// started for the command. The schema is migrated. stop closes what was opened.
+// Use opens the database for a command that may run beside the server: a private
+// PostgreSQL that a server has started is used as it is; otherwise it is started for the
+// command. Then the schema is migrated. stop closes what was opened.
 func (d Database) Use(ctx context.Context) (st *store.Store, stop func(), err error) {
-	dsn, closeDB := d.URL, func(context.Context) error { return nil }
-	if dsn == "" {
+	if d.URL == "" {
 		child, err := d.child()
 		if err != nil {
 			return nil, nil, err
@@ -49,17 +48,12 @@ func (d Database) Use(ctx context.Context) (st *store.Store, stop func(), err er
 		if st, err := store.Open(ctx, store.Options{DSN: child.DSN(), ConnectWait: -1}); err == nil {
 			return st, st.Close, nil
 		}
-		if dsn, closeDB, err = d.Serve(ctx); err != nil {
-			return nil, nil, err
-		}
 	}
-	if st, err = store.Open(ctx, store.Options{DSN: dsn, Logger: d.Logger}); err == nil {
-		_, _, err = store.Migrate(ctx, dsn, d.Logger)
-	}
+	dsn, closeDB, err := d.Serve(ctx)
 	if err != nil {
-		if st != nil {
-			st.Close()
-		}
+		return nil, nil, err
+	}
+	if st, err = store.OpenMigrated(ctx, store.Options{DSN: dsn, Logger: d.Logger}); err != nil {
 		return nil, nil, errors.Join(err, closeDB(context.WithoutCancel(ctx)))
 	}
 	return st, func() { st.Close(); _ = closeDB(context.WithoutCancel(ctx)) }, nil

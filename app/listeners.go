@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -16,11 +17,10 @@ import (
 	"github.com/parleymq/parley/identity"
 )
 
-// NoMQTT is an MQTTAddr that says that only Options.Listeners are listened on.
+// NoMQTT is an Options.MQTTAddr for which only Options.Listeners are bound.
 const NoMQTT = "none"
 
-// Listener is an address where MQTT clients connect, beside MQTTAddr and the HTTP
-// address, with rules of its own.
+// Listener is a further address for MQTT clients, with rules of its own.
 type Listener struct {
 	Network   string           // "tcp", "tcp4", "tcp6" or "unix"; empty: "tcp"
 	Address   string           // host:port, port 0 allowed; the path of a unix socket
@@ -30,21 +30,22 @@ type Listener struct {
 	MaxConnections int      // open at once; 0: no limit of its own
 	AllowedOrigins []string // of web pages, over WebSocket; empty: Options.AllowedOrigins
 
-	// Authenticator makes the listener's own from that of Parley's accounts; what it
-	// makes may be a chat.GuestBook, too. nil: accounts, and nobody else.
+	// Authenticator makes the listener's own, in front of Parley's accounts; it may be a
+	// chat.GuestBook, too. nil: accounts only.
 	Authenticator       func(accounts *identity.Service) chat.Authenticator
 	Topics              chat.TopicAccess // who may use which device topics; nil: the process's rule
 	NameFromCertificate bool             // the user name is the common name of the client's certificate
 	NameIsClientID      bool             // the client id is the user name
 	NoEmptyClientID     bool             // a client without client id is refused
-	Optional            bool             // an address that this machine does not have is skipped: the loopback of IPv6
+	Optional            bool             // not an error if this machine does not have the address: the loopback of IPv6
 }
 
 // listening is a Listener that is bound.
 type listening struct {
 	Listener
-	l  net.Listener
-	on *broker.Listener
+	l       net.Listener
+	on      *broker.Listener
+	further bool // one of Options.Listeners
 }
 
 func (l *listening) name() string {
@@ -58,10 +59,10 @@ func (l *listening) name() string {
 	return s + "://" + l.l.Addr().String()
 }
 
-// listenFor binds one of Options.Listeners.
-func (a *App) listenFor(o Listener) error {
+// listenMQTT binds a Listener; what is empty for one of Options.Listeners.
+func (a *App) listenMQTT(o Listener, what, hint string) error {
 	setDefault(&o.Network, "tcp")
-	l := &listening{Listener: o, on: &broker.Listener{
+	l := &listening{Listener: o, further: what == "", on: &broker.Listener{
 		MaxConnections: o.MaxConnections, AllowedOrigins: o.AllowedOrigins, Topics: o.Topics,
 		NameFromCertificate: o.NameFromCertificate, NameIsClientID: o.NameIsClientID, NoEmptyClientID: o.NoEmptyClientID,
 	}}
@@ -75,16 +76,33 @@ func (a *App) listenFor(o Listener) error {
 	if o.Network == "unix" {
 		removeStale(o.Address)
 	}
-	ln, err := net.Listen(o.Network, o.Address)
+	var err error
+	l.l, err = a.bind(cmp.Or(what, "MQTT"), o.Network, o.Address, hint)
 	switch {
 	case o.Optional && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)):
 		return nil
 	case err != nil:
-		return fmt.Errorf("listen for MQTT: %w", err)
+		return err
 	}
-	l.l, l.on.Name = ln, o.Network+" "+ln.Addr().String()
+	l.on.Name = o.Network + " " + l.l.Addr().String()
 	a.listeners = append(a.listeners, l)
-	a.onStop("close the listener "+l.name(), func(context.Context) error { return closeListener(ln) })
+	return nil
+}
+
+// bind listens on an address until the process stops. hint is added to an error.
+func (a *App) bind(what, network, address, hint string) (net.Listener, error) {
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for %s: %w%s", what, err, hint)
+	}
+	a.onStop("close the listener for "+what+" on "+address, func(context.Context) error { return closeListener(l) })
+	return l, nil
+}
+
+func closeListener(l net.Listener) error {
+	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
 	return nil
 }
 
@@ -95,8 +113,8 @@ func removeStale(path string) {
 	}
 }
 
-// serveListener accepts connections from a bound listener.
-func (a *App) serveListener(l *listening, proxies *broker.Proxies) {
+// serveMQTT accepts connections from a bound listener.
+func (a *App) serveMQTT(l *listening, proxies *broker.Proxies) {
 	if l.Authenticator != nil {
 		l.on.Authenticator = l.Authenticator(a.identity)
 	}
@@ -119,12 +137,13 @@ func (a *App) serveListener(l *listening, proxies *broker.Proxies) {
 func (a *App) Addrs() []string {
 	list := []string{}
 	for _, l := range a.listeners {
-		list = append(list, l.name())
+		if l.further {
+			list = append(list, l.name())
+		}
 	}
 	return list
 }
 
-// Recheck disconnects the clients that their listener's Authenticator would refuse now,
-// and returns how many. It is to be called after what the Authenticator goes by has
-// changed. It does not block.
+// Recheck disconnects the clients that their listener's Authenticator has revoked, and
+// returns how many: call it after the rules have changed. It does not block.
 func (a *App) Recheck() int { return a.hook.Recheck() }

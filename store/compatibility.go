@@ -15,11 +15,10 @@ import (
 	"github.com/parleymq/parley/migrations"
 )
 
-// While nodes are exchanged one after the other, the newer binary has migrated the
-// database and the older ones go on, and may be started again. So each step says which
-// binaries still work on what it leaves, by the newest step that they know themselves
-// (migrations/README.md), and the database keeps the highest that any of its steps has
-// said. A binary that finds a newer schema asks for it.
+// In a rolling upgrade the newer binary has migrated the database while older ones keep
+// running and may be restarted. So each step declares the oldest binary that works after
+// it, by the newest step that binary knows (migrations/README.md), and the database keeps
+// the highest of these declarations. A binary that finds a newer schema reads it.
 
 // A step is a file of migrations.
 type step struct {
@@ -49,9 +48,9 @@ func steps(files fs.ReadDirFS) ([]step, error) {
 			return nil, err
 		}
 		s := step{file: e.Name(), version: version, oldest: version}
-		if said, ok := declared(string(text)); ok {
-			if s.oldest, err = strconv.ParseInt(said, 10, 64); err != nil || s.oldest < 1 || s.oldest > version {
-				return nil, fmt.Errorf("step %s: %s%s must name a step from 1 to its own", e.Name(), oldestMark, said)
+		if text, ok := declared(string(text)); ok {
+			if s.oldest, err = strconv.ParseInt(text, 10, 64); err != nil || s.oldest < 1 || s.oldest > version {
+				return nil, fmt.Errorf("step %s: %s%s must name a step from 1 to its own", e.Name(), oldestMark, text)
 			}
 		}
 		all = append(all, s)
@@ -63,12 +62,11 @@ func steps(files fs.ReadDirFS) ([]step, error) {
 // oldestMark begins the line in which a step names the oldest binary.
 const oldestMark = "-- oldest binary: "
 
-// declared is what a step says of the oldest binary. One that says nothing is for
-// binaries that know it only.
-func declared(text string) (said string, ok bool) {
-	for line := range strings.Lines(text) {
-		if said, ok = strings.CutPrefix(line, oldestMark); ok {
-			return strings.TrimSpace(said), true
+// declared returns a step's declaration. A step without one is for binaries that know it.
+func declared(sql string) (oldest string, ok bool) {
+	for line := range strings.Lines(sql) {
+		if oldest, ok = strings.CutPrefix(line, oldestMark); ok {
+			return strings.TrimSpace(oldest), true
 		}
 	}
 	return "", false
@@ -110,9 +108,9 @@ ON CONFLICT (one) DO UPDATE SET version = greatest(c.version, excluded.version),
 	oldestSQL = `SELECT oldest FROM schema_compatibility WHERE version >= @version`
 )
 
-// raiseOldest notes the oldest binary before the steps are applied, not after: whoever
-// starts in between is refused rather than let in by mistake. Were the steps never
-// applied, nobody would ask.
+// raiseOldest stores the oldest binary before the steps are applied, not after, so that
+// an older binary that starts in between is refused. If the steps are never applied,
+// nothing reads it.
 func raiseOldest(ctx context.Context, conn *pgx.Conn, version, oldest int64) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		for _, sql := range []string{lockCompatibilitySQL, createCompatibilitySQL} { // of several at once, one creates it
@@ -125,8 +123,8 @@ func raiseOldest(ctx context.Context, conn *pgx.Conn, version, oldest int64) err
 	})
 }
 
-// oldestBinary is what the database says of the oldest binary for that version of the
-// schema; false if nothing.
+// oldestBinary returns the stored oldest binary for that version of the schema; known is
+// false if there is none.
 func oldestBinary(ctx context.Context, q querier, version int64) (oldest int64, known bool, err error) {
 	err = q.QueryRow(ctx, oldestSQL, pgx.NamedArgs{"version": version}).Scan(&oldest)
 	switch {

@@ -30,10 +30,10 @@ func SchemaVersion() int64 {
 // for it; a step that fails leaves the database at the step before, and Migrate
 // may be repeated.
 //
-// A schema that is newer than this binary is left as it is, and good if its steps say
-// that this binary still works on it (migrations/README.md); otherwise the answer is
-// Invalid with Field "database". Errors of the connection are as those of Open, which
-// it does not wait for.
+// A schema that is newer than this binary is left as it is, which is no error if its
+// steps declare this binary compatible (migrations/README.md), and otherwise Invalid with
+// Field "database". Errors of the connection are those of Open, but it does not wait for
+// a server that is not there.
 func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int64, err error) {
 	const op = "store.Migrate"
 	if logger == nil {
@@ -57,7 +57,7 @@ func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int
 	case from > to && !st.usable:
 		return from, from, newerSchema(op, st, to)
 	case from > to:
-		logger.Info("the schema is newer than this parley, which works on it all the same", "component", "store", "schema", from, "knows", to)
+		logger.Info("the schema is newer than this parley, but declares it compatible", "component", "store", "schema", from, "knows", to)
 		return from, from, nil
 	case from == to && st.settled:
 		return from, to, nil
@@ -77,6 +77,19 @@ func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int
 	}
 	logger.Info("migrated the database", "component", "store", "from", from, "to", to, "elapsed_ms", time.Since(start).Milliseconds())
 	return from, to, nil
+}
+
+// OpenMigrated is Open and then Migrate.
+func OpenMigrated(ctx context.Context, o Options) (*Store, error) {
+	s, err := Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := Migrate(ctx, o.DSN, o.Logger); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // Version returns the version of the database's schema, 0 for an empty database.
@@ -111,9 +124,9 @@ func (s *Store) CheckVersion(ctx context.Context) error {
 }
 
 func newerSchema(op string, have schemaState, want int64) error {
-	msg := fmt.Sprintf("has schema version %d, made by a newer parley; this one knows versions up to %d: start the newer one", have.version, want)
+	msg := fmt.Sprintf("has schema version %d, made by a newer parley; this one supports versions up to %d: start the newer one", have.version, want)
 	if have.oldest > want {
-		msg = fmt.Sprintf("has schema version %d, for a parley that knows version %d or more; this one knows versions up to %d: start a newer one", have.version, have.oldest, want)
+		msg = fmt.Sprintf("has schema version %d, which needs a parley that supports version %d or newer; this one supports versions up to %d: start a newer one", have.version, have.oldest, want)
 	}
 	return &chat.Error{Code: chat.Invalid, Op: op, Field: "database", Msg: msg}
 }
@@ -121,9 +134,9 @@ func newerSchema(op string, have schemaState, want int64) error {
 // schemaState is how Migrate finds a database.
 type schemaState struct {
 	version int64
-	oldest  int64 // the oldest binary, if version is above what this one knows; 0: not known
+	oldest  int64 // the oldest compatible binary, if version is newer than this one's; 0: not known
 	usable  bool  // this binary is not too old
-	settled bool  // the stamps of transactions are those of the cluster
+	settled bool  // the stored transaction ids (xid8) are those of this PostgreSQL cluster
 }
 
 func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (st schemaState, err error) {
@@ -140,7 +153,8 @@ func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (st schemaState,
 	if st.settled, err = settled(ctx, conn, system); err != nil || st.version == wanted {
 		return st, err
 	}
-	// Stamps of another cluster are renewed by whoever knows all of them.
+	// Transaction ids of another cluster are replaced by a binary that knows all columns
+	// with them.
 	var known bool
 	st.oldest, known, err = oldestBinary(ctx, conn, st.version)
 	st.usable = known && st.oldest <= wanted && st.settled
@@ -165,7 +179,7 @@ const migrationWait = 300
 func up(ctx context.Context, config *pgx.ConnConfig) error {
 	db := stdlib.OpenDB(*config)
 	defer db.Close()
-	// The lock is the session's: were we to die, it would be free at once.
+	// It is a session lock: PostgreSQL releases it if this process dies.
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, migrationWait))
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ type Options struct {
 	// starting or has no connection free. 0: 30 s. Negative: one attempt.
 	ConnectWait time.Duration
 
-	// Logger hears when Open waits. nil: nobody.
+	// Logger gets a warning while Open waits. nil: none.
 	Logger *slog.Logger
 }
 
@@ -50,9 +50,9 @@ type Store struct {
 	node    atomic.Pointer[string] // that the journal is kept for; nil: there is none
 }
 
-// idleInTx is how long a transaction may wait for its process before PostgreSQL ends it: a
-// process that stands still, or a host that is gone, keeps others from the rows that it
-// has locked for no longer than this. None of ours waits between statements.
+// idleInTx is how long a transaction may wait for its process before PostgreSQL ends it, so
+// that a process that is paused, or a host that is gone, does not keep rows locked. None
+// of our transactions waits between statements.
 const idleInTx = 5 * time.Second
 
 // Open connects to a database and returns when it has answered. It does not
@@ -60,8 +60,8 @@ const idleInTx = 5 * time.Second
 //
 // Errors: Invalid with Field "database" for a DSN that cannot be read and for a
 // server older than OldestServer; Unavailable, with what the server said as its
-// message, if it did not let us in within Options.ConnectWait or before ctx
-// ended. What waiting does not cure (a wrong password, no such database) fails
+// message, if it did not accept a connection within Options.ConnectWait or before ctx
+// ended. Faults that waiting does not cure (a wrong password, no such database) fail
 // at once. No error shows a password.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	const op = "store.Open"
@@ -133,8 +133,8 @@ func poolConfig(dsn string) (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// dsnFault says what is wrong with a DSN, without any piece of it that could be a
-// secret: when its parts cannot be told apart, nothing that the parser says is safe.
+// dsnFault says what is wrong with a DSN, without any part that could be a secret: if
+// the DSN cannot be parsed into parts, nothing of the parser's message is shown.
 func dsnFault(dsn string, err error) string {
 	const fault = "is not a connection string; want postgres://user:password@host:5432/database (with %-escapes in the password), or host=… user=… password=… dbname=…"
 	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {

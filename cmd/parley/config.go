@@ -13,11 +13,11 @@ import (
 	"github.com/parleymq/parley/store"
 )
 
-// databaseFlags say which database a command works on.
+// databaseFlags choose the database that a command works on.
 type databaseFlags struct {
 	Database    string `name:"database" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, such as postgres://parley@localhost/parley. Default: a private one in the data directory."`
 	Data        string `name:"data" env:"PARLEY_DATA" placeholder:"DIR" help:"Data directory of the private PostgreSQL. Default: ~/.local/share/parley."`
-	PostgresBin string `env:"PARLEY_POSTGRES_BIN" placeholder:"DIR" help:"Folder with the PostgreSQL programs for the private one. Default: the newest that is installed."`
+	PostgresBin string `env:"PARLEY_POSTGRES_BIN" placeholder:"DIR" help:"Folder with the PostgreSQL programs for the private one. Default: the newest installed version."`
 }
 
 // database returns what the flags say.
@@ -40,11 +40,11 @@ func (f databaseFlags) open(ctx context.Context) (*store.Store, func(), error) {
 	return db.Use(ctx)
 }
 
-// tokenFlags say how access tokens are made. The server and parley token must be given the same.
+// tokenFlags configure access tokens. The server and parley token must be given the same.
 type tokenFlags struct {
-	TokenIssuer   string `env:"PARLEY_TOKEN_ISSUER" default:"parley" help:"Who makes access tokens (their iss claim)."`
-	TokenAudience string `env:"PARLEY_TOKEN_AUDIENCE" default:"parley" help:"For whom they are (aud)."`
-	SigningKey    string `env:"PARLEY_SIGNING_KEY" placeholder:"FILE" help:"PEM file with the Ed25519 key that signs access tokens (PKCS#8); further keys in it only verify. Default: keys in the database, replaced every 90 days."`
+	TokenIssuer   string `env:"PARLEY_TOKEN_ISSUER" default:"parley" help:"Issuer of access tokens (iss)."`
+	TokenAudience string `env:"PARLEY_TOKEN_AUDIENCE" default:"parley" help:"Audience of access tokens (aud)."`
+	SigningKey    string `env:"PARLEY_SIGNING_KEY" placeholder:"FILE" help:"PEM file with the Ed25519 key that signs access tokens (PKCS#8); further keys in it only verify. Default: keys in the database, rotated every 90 days."`
 }
 
 // apply sets what the flags say in o.
@@ -74,7 +74,7 @@ func prefixes(flag, list string) ([]netip.Prefix, error) {
 			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 		}
 		if err != nil || p.Addr().Is4In6() || p.Addr().Zone() != "" {
-			return nil, fmt.Errorf("--%s: %q is no network such as 10.1.0.0/16 or fd00:1::/64, and no address", flag, s)
+			return nil, fmt.Errorf("--%s: %q is neither a network such as 10.1.0.0/16 or fd00:1::/64 nor an address", flag, s)
 		}
 		all = append(all, p)
 	}

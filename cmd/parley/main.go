@@ -1,5 +1,6 @@
 // Command parley is the server and everything its operator does from a terminal.
-// A file each: main.go reads the command line, serve.go puts the server together.
+// main.go parses the command line; each command has a file: serve.go configures and runs
+// the server.
 package main
 
 import (
@@ -20,10 +21,10 @@ import (
 // cli is every command with its flags; each flag with an env may be set there instead.
 type cli struct {
 	Serve   serveCmd         `cmd:"" help:"Run the server: MQTT, REST and, unless DATABASE_URL is set, a private PostgreSQL."`
-	Migrate migrateCmd       `cmd:"" help:"Bring the database's schema up to date and exit; serve does it too."`
-	Verify  verifyCmd        `cmd:"" help:"Read the whole database and check that every promise holds in it."`
-	User    userCmd          `cmd:"" help:"Add, list, disable users; set passwords."`
-	Token   tokenCmd         `cmd:"" help:"Make an access token for a user, without a password."`
+	Migrate migrateCmd       `cmd:"" help:"Migrate the database's schema to this version and exit; serve does that too."`
+	Verify  verifyCmd        `cmd:"" help:"Read the whole database and check that every promise about it holds."`
+	User    userCmd          `cmd:"" help:"Add, list, enable and disable users; set passwords."`
+	Token   tokenCmd         `cmd:"" help:"Issue an access token for a user, without their password."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 
@@ -31,7 +32,7 @@ type cli struct {
 const (
 	exitOK     = 0
 	exitFailed = 1 // the last line of stderr says why
-	exitUsage  = 2 // the command line is not understood
+	exitUsage  = 2 // the command line cannot be parsed
 )
 
 func main() {
@@ -69,7 +70,7 @@ func run(ctx context.Context, tty terminal, args []string) int {
 		return *exited
 	}
 	if err != nil {
-		fmt.Fprintf(tty.Err, "parley: %v (parley --help lists what there is)\n", err)
+		fmt.Fprintf(tty.Err, "parley: %v (see parley --help)\n", err)
 		return exitUsage
 	}
 	if err := command.Run(); err != nil {
@@ -79,8 +80,8 @@ func run(ctx context.Context, tty terminal, args []string) int {
 	return exitOK
 }
 
-// explain is an error for an operator: the sentence for the peer where there is
-// one, and everything known where there is none or it is our fault.
+// explain returns an error for an operator: its public message where it has one, and
+// everything known where it has none, or is internal.
 func explain(err error) string {
 	var e *chat.Error
 	if !errors.As(err, &e) || e.Code == chat.Internal || e.Msg == "" {

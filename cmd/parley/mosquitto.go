@@ -13,11 +13,11 @@ import (
 	mosquitto "github.com/parleymq/parley/mosquitto-compat"
 )
 
-// likeMosquitto adds to o what mosquitto.conf says, and shows what was made of each
-// line. Nothing is started on a file that asks for more safety than there is.
+// likeMosquitto applies mosquitto.conf to o, and prints the verdict on each line. A file
+// that asks for more security than Parley offers is an error.
 func (c *serveCmd) likeMosquitto(o *app.Options, w io.Writer, logger *slog.Logger) (*mosquitto.Rules, error) {
 	if c.OpenTopics {
-		return nil, errors.New("--open-topics has no place beside --mosquitto-conf, whose ACL files say what is open")
+		return nil, errors.New("--open-topics cannot be combined with --mosquitto-conf, whose ACL files say what is open")
 	}
 	conf, err := mosquitto.Load(c.MosquittoConf)
 	if err != nil {
@@ -28,12 +28,12 @@ func (c *serveCmd) likeMosquitto(o *app.Options, w io.Writer, logger *slog.Logge
 		return nil, err
 	}
 	if err := conf.Err(); err != nil {
-		return nil, fmt.Errorf("--mosquitto-conf: Parley does not start with this:\n%w", err)
+		return nil, fmt.Errorf("--mosquitto-conf: Parley does not start with this configuration:\n%w", err)
 	}
 	if c.MQTTAddr == "" {
 		o.MQTTAddr = app.NoMQTT
 	}
-	o.OneTopicSpace = true // there are no names of one's own in Mosquitto
+	o.OneTopicSpace = true // Mosquitto has no topics of each user's own
 	o.TopicAccess = rules.Elsewhere()
 	for _, l := range conf.Listeners {
 		o.Listeners = append(o.Listeners, listenerOf(l, rules.Gate(l)))
@@ -46,7 +46,7 @@ func (c *serveCmd) likeMosquitto(o *app.Options, w io.Writer, logger *slog.Logge
 	return rules, nil
 }
 
-// listenerOf returns what the process listens on for one of the configuration's.
+// listenerOf converts a listener of the configuration.
 func listenerOf(l mosquitto.Listener, gate *mosquitto.Gate) app.Listener {
 	out := app.Listener{
 		Network: l.Network, Address: l.Address, WebSocket: l.WebSocket, Optional: l.Optional, MaxConnections: l.MaxConnections,
@@ -68,11 +68,11 @@ func listenerOf(l mosquitto.Listener, gate *mosquitto.Gate) app.Listener {
 	return out
 }
 
-// reloadRules reads the password and ACL files again, and disconnects whom they do
-// not let in any more.
+// reloadRules reads the password and ACL files again, and disconnects clients that they
+// no longer allow.
 func reloadRules(rules *mosquitto.Rules, a *app.App, logger *slog.Logger) {
 	if err := rules.Reload(); err != nil {
-		logger.Error("SIGHUP: the files have a fault, and what they said before holds", "err", err)
+		logger.Error("SIGHUP: a file has a fault; the previous rules stay in force", "err", err)
 		return
 	}
 	logger.Info("SIGHUP: configuration, password and ACL files were read again", "disconnected", a.Recheck())

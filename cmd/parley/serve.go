@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 	"unicode"
@@ -32,28 +32,28 @@ type serveCmd struct {
 	tokenFlags
 	MQTTAddr  string `name:"mqtt-addr" env:"PARLEY_MQTT_ADDR" placeholder:"ADDR" help:"Address for MQTT. Default: :1883, or what --mosquitto-conf says."`
 	MQTTSAddr string `name:"mqtts-addr" env:"PARLEY_MQTTS_ADDR" placeholder:"ADDR" help:"Address for MQTT over TLS. Default: :8883, if there is a certificate."`
-	TLSCert   string `name:"tls-cert" env:"PARLEY_TLS_CERT" placeholder:"FILE" help:"PEM file with the server's certificate, and those between it and its authority. It is read again when it changes."`
+	TLSCert   string `name:"tls-cert" env:"PARLEY_TLS_CERT" placeholder:"FILE" help:"PEM file with the server's certificate and intermediate certificates. It is read again when it changes."`
 	TLSKey    string `name:"tls-key" env:"PARLEY_TLS_KEY" placeholder:"FILE" help:"PEM file with the certificate's private key."`
 	HTTPAddr  string `name:"http-addr" env:"PARLEY_HTTP_ADDR" default:":8080" help:"Address for REST and for MQTT over WebSocket (/mqtt)."`
 	AdminAddr string `env:"PARLEY_ADMIN_ADDR" placeholder:"ADDR" help:"Address for /metrics and /debug/pprof. Default: /metrics on the HTTP address, for this machine only."`
-	Redis     string `name:"redis" env:"REDIS_URL" placeholder:"URL" help:"Redis that joins this node and others on the same database: redis://, rediss:// (TLS), several hosts with commas for a Cluster, redis+sentinel://. Default: this node is alone."`
-	Node      string `env:"PARLEY_NODE" placeholder:"NAME" help:"Name of this node, in logs and with sessions; no other node on the database may have it. Default: the host's name."`
-	Origins   string `name:"allowed-origins" env:"PARLEY_ALLOWED_ORIGINS" placeholder:"ORIGIN,…" help:"Origins of web pages that may call REST and /mqtt, beside the server's own."`
+	Redis     string `name:"redis" env:"REDIS_URL" placeholder:"URL" help:"Redis that connects this node with others on the same database: redis://, rediss:// (TLS), several hosts separated by commas for a Cluster, redis+sentinel://. Default: this is the only node."`
+	Node      string `env:"PARLEY_NODE" placeholder:"NAME" help:"Name of this node, in logs and with sessions; unique among the nodes on the database. Default: the host name."`
+	Origins   string `name:"allowed-origins" env:"PARLEY_ALLOWED_ORIGINS" placeholder:"ORIGIN,…" help:"Origins of web pages that may call REST and /mqtt, besides the server's own."`
 
-	ProxyFrom     string `name:"proxy-protocol-from" env:"PARLEY_PROXY_PROTOCOL_FROM" placeholder:"CIDR,…" help:"Load balancers that begin each connection with a PROXY header (version 1 or 2) naming the client: a must for MQTT, a may for HTTP."`
-	ForwardedFrom string `env:"PARLEY_FORWARDED_FROM" placeholder:"CIDR,…" help:"Reverse proxies whose X-Forwarded-For is believed, beside those of --proxy-protocol-from."`
+	ProxyFrom     string `name:"proxy-protocol-from" env:"PARLEY_PROXY_PROTOCOL_FROM" placeholder:"CIDR,…" help:"Load balancers that begin each connection with a PROXY header (version 1 or 2) naming the client: required for MQTT, optional for HTTP."`
+	ForwardedFrom string `env:"PARLEY_FORWARDED_FROM" placeholder:"CIDR,…" help:"Reverse proxies whose X-Forwarded-For is trusted, besides those of --proxy-protocol-from."`
 
-	Drain           *time.Duration `env:"PARLEY_DRAIN" placeholder:"TIME" help:"After SIGTERM, send MQTT clients away spread over this time, such as 30s, so that they do not all connect elsewhere at once. A second signal ends it. Default: 5s with Redis, 0 (all at once) for a node alone."`
-	ServerReference string         `env:"PARLEY_SERVER_REFERENCE" placeholder:"HOST:PORT…" help:"Other servers, named to MQTT 5 clients that are sent away (0x9C, Server Reference); several with spaces between."`
-	MosquittoConf   string         `name:"mosquitto-conf" env:"PARLEY_MOSQUITTO_CONF" placeholder:"FILE" help:"Take the place of a Mosquitto with this configuration: its listeners, password and ACL files. What is made of each line is shown."`
+	Drain           *time.Duration `env:"PARLEY_DRAIN" placeholder:"TIME" help:"After SIGTERM, disconnect MQTT clients spread over this time, such as 30s, so that they do not all reconnect elsewhere at once. A second signal ends it. Default: 5s with Redis, 0 (all at once) without."`
+	ServerReference string         `env:"PARLEY_SERVER_REFERENCE" placeholder:"HOST:PORT…" help:"Other servers, named to MQTT 5 clients when they are disconnected (0x9C, Server Reference); separated by spaces."`
+	MosquittoConf   string         `name:"mosquitto-conf" env:"PARLEY_MOSQUITTO_CONF" placeholder:"FILE" help:"Replace a Mosquitto with this configuration: its listeners, password and ACL files. A verdict on each line is printed."`
 
 	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
-	NoRateLimits   bool `env:"PARLEY_NO_RATE_LIMITS" help:"No limits for each address on making accounts and logging in: for load tests."`
+	NoRateLimits   bool `env:"PARLEY_NO_RATE_LIMITS" help:"Do not limit sign-ups and logins for each address: for load tests."`
 
-	OpenTopics bool `name:"open-topics" env:"PARLEY_OPEN_TOPICS" help:"Open every device topic to everybody, also without an account: for test benches only."`
+	OpenTopics bool `name:"open-topics" env:"PARLEY_OPEN_TOPICS" help:"Open every device topic to everybody, even without an account: for test benches only."`
 
 	LogLevel  slog.Level `env:"PARLEY_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
-	LogFormat string     `env:"PARLEY_LOG_FORMAT" enum:"auto,json,text" default:"auto" help:"json, text, or auto: text on a terminal, json elsewhere."`
+	LogFormat string     `env:"PARLEY_LOG_FORMAT" enum:"auto,json,text" default:"auto" help:"json, text, or auto: text on a terminal, otherwise json."`
 }
 
 // Run implements parley serve: it returns after SIGINT or SIGTERM and an orderly
@@ -79,7 +79,7 @@ func (c *serveCmd) Run(ctx context.Context, tty terminal) error {
 	}
 	banner(tty.Out, a)
 	reload := make(chan os.Signal, 1)
-	if rules != nil { // else SIGHUP ends the process, as the terminal that is closed wants it
+	if rules != nil { // without rules, SIGHUP ends the process, as when its terminal is closed
 		signal.Notify(reload, syscall.SIGHUP)
 		defer signal.Stop(reload)
 	}
@@ -96,29 +96,16 @@ func (c *serveCmd) Run(ctx context.Context, tty terminal) error {
 		running = false
 	}
 	start := time.Now()
-	hurried := hurry(logger, a.Hurry)
+	again, ignore := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, syscall.SIGTERM)
+	defer ignore()
+	defer context.AfterFunc(again, func() {
+		logger.Info("second signal: stopping at once")
+		a.Hurry()
+		signal.Reset(os.Interrupt, syscall.SIGTERM) // a third one ends the process
+	})()
 	err = errors.Join(err, a.Stop(context.WithoutCancel(ctx)))
-	hurried()
 	logger.Info("stopped", "elapsed_ms", time.Since(start).Milliseconds())
 	return err
-}
-
-// hurry calls f at the next signal; the one after that ends the process, as if nobody
-// listened to signals. It ends when what it returns is called.
-func hurry(logger *slog.Logger, f func()) (end func()) {
-	again, ended := make(chan os.Signal, 1), make(chan struct{})
-	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		select {
-		case <-again:
-			logger.Info("stopping at once")
-			f()
-			signal.Reset(os.Interrupt, syscall.SIGTERM)
-		case <-ended:
-		}
-	})
-	return func() { signal.Stop(again); close(ended); wg.Wait() }
 }
 
 func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
@@ -132,39 +119,31 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 		AllowedOrigins: splitList(c.Origins), Version: version(), Logger: logger,
 	}
 	o.Limits.MaxConnections = c.MaxConnections
-	if o.Drain, err = c.drain(); err != nil {
-		return app.Options{}, err
-	}
-	if o.ServerReference, err = c.serverReference(); err != nil {
-		return app.Options{}, err
-	}
-	if o.ProxyFrom, err = prefixes("proxy-protocol-from", c.ProxyFrom); err != nil {
-		return app.Options{}, err
-	}
-	if o.ForwardedFrom, err = prefixes("forwarded-from", c.ForwardedFrom); err != nil {
-		return app.Options{}, err
-	}
 	if c.NoRateLimits {
 		o.SignupRate = identity.Rate{Every: -1}
 		o.LoginRate = o.SignupRate
 	}
 	if c.OpenTopics {
-		logger.Warn("device topics are open to everybody, also without an account (--open-topics): for test benches only")
+		logger.Warn("device topics are open to everybody, even without an account (--open-topics): for test benches only")
 		o.TopicAccess = topics.Open{}
 	}
-	if err := c.secure(&o); err != nil {
-		return o, err
-	}
-	return o, c.apply(&o.Identity)
+	var faults [6]error
+	o.Drain, faults[0] = c.drain()
+	o.ServerReference, faults[1] = c.serverReference()
+	o.ProxyFrom, faults[2] = prefixes("proxy-protocol-from", c.ProxyFrom)
+	o.ForwardedFrom, faults[3] = prefixes("forwarded-from", c.ForwardedFrom)
+	faults[4] = c.secure(&o)
+	faults[5] = c.apply(&o.Identity)
+	return o, errors.Join(faults[:]...)
 }
 
-// maxDrain bounds a drain: whoever waits for the process to end gives up some time.
+// maxDrain bounds a drain: whatever waits for the process to end will not wait for ever.
 const maxDrain = time.Hour
 
 func (c *serveCmd) drain() (time.Duration, error) {
 	switch {
 	case c.Drain == nil && c.Redis != "":
-		return 5 * time.Second, nil // there are other nodes to go to
+		return 5 * time.Second, nil // there are other nodes to connect to
 	case c.Drain == nil:
 		return 0, nil
 	case *c.Drain < 0 || *c.Drain > maxDrain:
@@ -173,7 +152,8 @@ func (c *serveCmd) drain() (time.Duration, error) {
 	return *c.Drain, nil
 }
 
-// maxReference leaves room for the rest of a packet where a client takes small ones only.
+// maxReference leaves room for the rest of DISCONNECT where a client's Maximum Packet Size
+// is small.
 const maxReference = 256
 
 func (c *serveCmd) serverReference() (string, error) {
@@ -192,11 +172,7 @@ func (c *serveCmd) secure(o *app.Options) error {
 	case c.TLSCert == "" || c.TLSKey == "":
 		return errors.New("MQTT over TLS needs --tls-cert and --tls-key (PARLEY_TLS_CERT, PARLEY_TLS_KEY)")
 	}
-	addr := c.MQTTSAddr
-	if addr == "" {
-		addr = ":8883"
-	}
-	o.Listeners = append(o.Listeners, app.Listener{Address: addr, TLS: &broker.TLSFiles{CertFile: c.TLSCert, KeyFile: c.TLSKey}})
+	o.Listeners = append(o.Listeners, app.Listener{Address: cmp.Or(c.MQTTSAddr, ":8883"), TLS: &broker.TLSFiles{CertFile: c.TLSCert, KeyFile: c.TLSKey}})
 	return nil
 }
 
@@ -209,13 +185,10 @@ func (c *serveCmd) logger(w io.Writer) *slog.Logger {
 	return slog.New(h).With("node", c.node())
 }
 
-// node is what this process is called.
+// node is the name of this process.
 func (c *serveCmd) node() string {
-	if c.Node != "" {
-		return c.Node
-	}
-	name, _ := os.Hostname() // none: app has a default
-	return name
+	host, _ := os.Hostname() // empty: app has a default
+	return cmp.Or(c.Node, host)
 }
 
 func isTerminal(w io.Writer) bool {
@@ -223,26 +196,26 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// banner tells a newcomer where everything is, and what to try.
+// banner shows a newcomer where everything is, and what to try.
 func banner(w io.Writer, a *app.App) {
 	webHost, webPort := dialable(a.HTTPAddr())
 	api := "http://" + net.JoinHostPort(webHost, webPort)
-	where, mosquitto := doors(a)
+	where, mosquitto := mqttAddresses(a)
 	fmt.Fprintf(w, `
   Parley is ready.
 
     MQTT        %s
     WebSocket   ws://%s/mqtt
     REST        %s/api
-    All of it   %s/docs
+    API docs    %s/docs
 
   Try it:
 
-    1. Make an account:
+    1. Create an account:
        curl -s %s/api/users -H 'Content-Type: application/json' \
          -d '{"username":"ann","email":"ann@example.com","password":"correct horse"}'
 
-    2. Listen to all your conversations:
+    2. Subscribe to all your conversations:
        mosquitto_sub%s -V 5 -u ann -P 'correct horse' -q 1 -t 'conv/+/messages'
 
     3. Talk to somebody: README.md, "Two people talk".
@@ -252,9 +225,9 @@ func banner(w io.Writer, a *app.App) {
 `, strings.Join(where, "\n                "), net.JoinHostPort(webHost, webPort), api, api, api, mosquitto)
 }
 
-// doors returns where MQTT is listened for, and how mosquitto's clients are told to
-// come there.
-func doors(a *app.App) (urls []string, flags string) {
+// mqttAddresses returns where MQTT clients connect, and the flags with which mosquitto's
+// clients do.
+func mqttAddresses(a *app.App) (urls []string, flags string) {
 	host, port := dialable(a.MQTTAddr())
 	if a.MQTTAddr() != "" {
 		urls = append(urls, "mqtt://"+net.JoinHostPort(host, port))
@@ -266,7 +239,7 @@ func doors(a *app.App) (urls []string, flags string) {
 	}
 	switch {
 	case a.MQTTAddr() == "":
-		return urls, " …" // TLS, or a socket: it takes more than a line to say
+		return urls, " …" // TLS, or a socket: that takes more than a line
 	case host != "localhost":
 		flags += " -h " + host
 	}

@@ -14,7 +14,7 @@ type tokenCmd struct {
 	databaseFlags
 	tokenFlags
 	Username string        `arg:"" help:"User name or email address."`
-	TTL      time.Duration `name:"ttl" default:"1h" help:"How long the token is good, up to 720h."`
+	TTL      time.Duration `name:"ttl" default:"1h" help:"How long the token is valid, up to 720h."`
 	outputFlags
 }
 

@@ -24,8 +24,8 @@ type userCmd struct {
 
 	Add     userAddCmd     `cmd:"" help:"Add a user."`
 	List    userListCmd    `cmd:"" help:"List all users."`
-	Passwd  userPasswdCmd  `cmd:"" help:"Set a user's password; all their sessions end."`
-	Disable userDisableCmd `cmd:"" help:"Disable a user: their sessions and connections end within a second, and none can be made."`
+	Passwd  userPasswdCmd  `cmd:"" help:"Set a user's password; this ends all their sessions."`
+	Disable userDisableCmd `cmd:"" help:"Disable a user: their sessions and connections end within a second, and they cannot log in."`
 	Enable  userEnableCmd  `cmd:"" help:"Enable a disabled user."`
 }
 
@@ -46,8 +46,8 @@ func (f databaseFlags) withAccounts(ctx context.Context, do func(*identity.Servi
 type userAddCmd struct {
 	Username    string `arg:"" help:"2 to 32 of a-z, 0-9, dot, underscore and hyphen."`
 	Email       string `help:"Email address; it can be used to log in."`
-	DisplayName string `help:"How others see them; default: the user name."`
-	Admin       bool   `help:"May do what operators do."`
+	DisplayName string `help:"The name that others see; default: the user name."`
+	Admin       bool   `help:"Make the user an operator."`
 	passwordFlags
 	outputFlags
 }
@@ -114,7 +114,7 @@ func status(u *chat.User) string {
 	return "active"
 }
 
-// printable keeps a name of the user's own making from moving the cursor.
+// printable keeps a name that a user chose from controlling the terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -181,7 +181,7 @@ func setDisabled(ctx context.Context, tty terminal, root *cli, name string, disa
 }
 
 type outputFlags struct {
-	JSON bool `name:"json" help:"Print JSON, an object a line."`
+	JSON bool `name:"json" help:"Print JSON, one object a line."`
 }
 
 // print writes a user as JSON, or the sentence.
@@ -208,7 +208,7 @@ func (f outputFlags) print(tty terminal, u *chat.User, sentence string) error {
 }
 
 type passwordFlags struct {
-	PasswordStdin bool `help:"Read the password from standard input, without its line end, instead of asking for it."`
+	PasswordStdin bool `help:"Read the password from standard input, up to the end of the line, instead of asking for it."`
 }
 
 // read gets a new password: asked for twice without echo, or from standard input. It is
@@ -224,7 +224,7 @@ func (f passwordFlags) read(ctx context.Context, tty terminal) (string, error) {
 	}
 	in, ok := tty.In.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return "", errors.New("standard input is no terminal to ask for a password: give --password-stdin")
+		return "", errors.New("standard input is not a terminal to ask for a password on: use --password-stdin")
 	}
 	first, err := ask(ctx, tty, in, "Password: ")
 	if err != nil {

@@ -42,7 +42,7 @@ func TestUserAndToken(t *testing.T) {
 		{password, "user add Alice --password-stdin", 1, `parley: username: must have 2 to 32 .*\n`},
 		{"short\r\n", "user add carl --password-stdin", 1, `parley: password: must have 8 to 1024 bytes\n`},
 		{strings.Repeat("x", 5000), "user add carl --password-stdin", 1, `parley: password: must have 8 to 1024 bytes\n`},
-		{"", "user add carl", 1, `parley: standard input is no terminal .*--password-stdin\n`},
+		{"", "user add carl", 1, `parley: standard input is not a terminal .*--password-stdin\n`},
 		{"", "user add carl --password secret12", 2, `parley: unknown flag --password.*\n`},
 		{"", "user list", 0, `USERNAME +NAME +EMAIL +CREATED +STATUS +ID\nalice +Alice +alice@example.org +[0-9-]{10} +admin +[0-9a-f-]{36}\nbob +bob +[0-9-]{10} +active +[0-9a-f-]{36}\n`},
 		{"", "user disable bob", 0, `bob is disabled\.\n`},
