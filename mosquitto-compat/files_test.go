@@ -47,7 +47,7 @@ func TestPasswordLines(t *testing.T) {
 		{"ann:", "", "no hash"},
 		{"ann:secret", "", "neither $6$ nor $7$"},
 		{"ann:$5$abc$def", "", "neither $6$ nor $7$"},
-		{"ann:$6$", "", "cut off"},
+		{"ann:$6$", "", "incomplete"},
 		{"ann:$6$short$short", "", "base64"},
 		{"ann:$7$0$" + lampPBKDF2[len("$7$101$"):], "", "iterations"},
 		{"ann:$7$1000001$" + lampPBKDF2[len("$7$101$"):], "", "1 to 1000000"},
