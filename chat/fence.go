@@ -11,23 +11,22 @@ import (
 
 const fenceTick = 100 * time.Millisecond
 
-// Fence keeps a process that has stood still (stopped by a signal, a frozen virtual
-// machine) from going on as if nothing had happened: its devices may have connected at
-// other nodes meanwhile. Whoever is about to act for a connection asks whether the
-// fence is open. It closes when its clock is late by more than limit, and opens when
-// what has moved is known. It goes by the monotonic clock, which goes on while a
-// process is stopped.
+// Fence keeps a process that was paused (SIGSTOP, a frozen virtual machine) from acting
+// for connections whose devices have connected at other nodes meanwhile. Whatever acts for
+// a connection checks it first. It closes when its ticker is late by more than limit, and
+// opens when this node knows again which sessions have moved. It uses the monotonic clock,
+// which runs on while a process is stopped.
 //
 // A nil Fence is open: a node alone needs none. It is safe for concurrent use.
 type Fence struct {
 	limit time.Duration
 	start time.Time
-	tick  atomic.Int64 // when Run was last there, in nanoseconds since start
+	tick  atomic.Int64 // of Run, the last one; in nanoseconds since start
 
 	mu     sync.Mutex
 	closed chan struct{} // mu guards: closed when the fence opens; nil: it is open
 	shut   atomic.Bool   // closed is not nil
-	ended  atomic.Bool   // for good
+	ended  atomic.Bool   // Run has ended
 	wake   chan struct{} // holds a value when the fence was closed
 }
 
@@ -36,8 +35,7 @@ func NewFence(limit time.Duration) *Fence {
 	return &Fence{limit: limit, start: time.Now(), wake: make(chan struct{}, 1)}
 }
 
-// Open reports whether the fence is open. It costs a reading of the clock and does not
-// block.
+// Open reports whether the fence is open. It reads the clock, and does not block.
 func (f *Fence) Open() bool {
 	if f == nil {
 		return true
@@ -52,8 +50,8 @@ func (f *Fence) Open() bool {
 	return false
 }
 
-// Wait returns when the fence is open: at once, nearly always. Otherwise it waits until
-// then, or returns Unavailable when ctx ends or Run has ended meanwhile.
+// Wait waits until the fence is open, which it nearly always is. Unavailable: ctx or Run
+// has ended before.
 func (f *Fence) Wait(ctx context.Context) error {
 	for !f.Open() {
 		f.mu.Lock()
@@ -68,7 +66,7 @@ func (f *Fence) Wait(ctx context.Context) error {
 		select {
 		case <-closed:
 		case <-ctx.Done():
-			return &Error{Code: Unavailable, Op: "chat.Fence", Msg: "the server finds out what has become of its sessions; try again", Err: context.Cause(ctx)}
+			return &Error{Code: Unavailable, Op: "chat.Fence", Msg: "the server was paused and is checking which sessions have moved; try again", Err: context.Cause(ctx)}
 		}
 	}
 	return nil
@@ -97,9 +95,10 @@ func (f *Fence) open() {
 	}
 }
 
-// Run keeps the fence open until ctx ends; from then on it is open or closed for good.
-// After a pause it calls find, which finds out what has moved, until that succeeds.
-func (f *Fence) Run(ctx context.Context, find func(context.Context) error) error {
+// Run keeps the fence open until ctx ends; from then on it stays as it is. After a pause
+// of the process it calls sync, which learns which sessions have moved, until that
+// succeeds.
+func (f *Fence) Run(ctx context.Context, sync func(context.Context) error) error {
 	tick := time.NewTicker(fenceTick)
 	defer tick.Stop()
 	defer func() {
@@ -109,7 +108,7 @@ func (f *Fence) Run(ctx context.Context, find func(context.Context) error) error
 			close(f.closed) // wakes those who wait; it stays closed
 			f.mu.Unlock()
 		} else {
-			f.tick.Store(int64(365 * 24 * time.Hour)) // nobody looks after it any more
+			f.tick.Store(int64(365 * 24 * time.Hour)) // it stays open
 		}
 	}()
 	f.tick.Store(int64(time.Since(f.start)))
@@ -124,7 +123,7 @@ func (f *Fence) Run(ctx context.Context, find func(context.Context) error) error
 			f.tick.Store(int64(time.Since(f.start)))
 			continue
 		}
-		for wait := backoff.New(fenceTick, 2*time.Second); !f.find(ctx, tick, find); {
+		for wait := backoff.New(fenceTick, 2*time.Second); !f.sync(ctx, tick, sync); {
 			if !wait.Sleep(ctx) {
 				return nil
 			}
@@ -134,19 +133,19 @@ func (f *Fence) Run(ctx context.Context, find func(context.Context) error) error
 	}
 }
 
-// find calls find, and reports whether it has succeeded, and the process has not stood
-// still again meanwhile.
-func (f *Fence) find(ctx context.Context, tick *time.Ticker, find func(context.Context) error) bool {
-	found := make(chan error, 1)
-	go func() { found <- find(ctx) }() // awaited below
-	still := false
+// sync calls sync, and reports whether it has succeeded without another pause of the
+// process.
+func (f *Fence) sync(ctx context.Context, tick *time.Ticker, sync func(context.Context) error) bool {
+	synced := make(chan error, 1)
+	go func() { synced <- sync(ctx) }() // received below
+	paused := false
 	for last := time.Now(); ; {
 		select {
 		case <-tick.C:
-			still = still || time.Since(last) > f.limit
+			paused = paused || time.Since(last) > f.limit
 			last = time.Now()
-		case err := <-found:
-			return err == nil && !still && time.Since(last) <= f.limit
+		case err := <-synced:
+			return err == nil && !paused && time.Since(last) <= f.limit
 		}
 	}
 }

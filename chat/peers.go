@@ -5,23 +5,22 @@ import (
 	"time"
 )
 
-// Peers are the other nodes that serve the same database. None of its methods
-// blocks, and nothing that is sent is certain to arrive: it may be lost, doubled,
-// late, and out of order. What must not be lost is found again in the database; see
-// Service.HeardOf.
+// Peers are the other nodes that serve the same database. None of its methods blocks.
+// What is sent may be lost, doubled, late or out of order; whatever must not be lost is
+// in the database as well, and read from there.
 type Peers interface {
-	// Event carries a committed event to the nodes where one of the users is
-	// connected. Neither e nor users may be changed any more.
+	// Event sends a committed event to the nodes where one of the users is connected.
+	// Neither e nor users may be changed afterwards.
 	Event(e *Event, membersVersion int64, users []ID)
-	// Notify carries a notice to the nodes where one of the users is connected, or with
-	// nil to every node. users must not be changed any more.
+	// Notify sends a notice to the nodes where one of the users is connected, or with nil
+	// to every node. users must not be changed afterwards.
 	Notify(n Notice, users []ID)
-	// NotifyNode carries a notice to the node of that name, if it is known.
+	// NotifyNode sends a notice to the node of that name, if it is known.
 	NotifyNode(node string, n Notice)
 }
 
-// Notice is what nodes tell each other beside events: exactly one of its fields is
-// set. Nodes of a later version may set others, which are passed over.
+// Notice is what nodes send each other beside events: exactly one of its fields is
+// set. Fields of a later version are ignored.
 type Notice struct {
 	Hint       *HintNotice       `json:"hint,omitempty"`
 	Typing     *TypingNotice     `json:"typing,omitempty"`
@@ -63,7 +62,7 @@ type PresenceNotice struct {
 	Status       Status    `json:"p"`
 	LastOnlineAt time.Time `json:"l,omitzero"`
 	Version      int64     `json:"v"`
-	To           []ID      `json:"to,omitempty"` // contacts who are to hear of it; the user's own devices always do
+	To           []ID      `json:"to,omitempty"` // contacts to notify; the user's own devices are notified always
 	Part         bool      `json:"r,omitempty"`  // To is not all of them
 	Invisible    bool      `json:"i,omitempty"`  // what the user's own devices are shown
 }
@@ -89,7 +88,8 @@ type BlockNotice struct {
 	OtherID ID `json:"o"`
 }
 
-// SupersededNotice says that a device has connected at the sending node.
+// SupersededNotice says that a device has connected at the sending node, which
+// supersedes an older connection that it may have elsewhere.
 type SupersededNotice struct {
 	UserID   ID     `json:"u"`
 	ClientID string `json:"c"`
@@ -104,24 +104,25 @@ func (noPeers) Event(*Event, int64, []ID) {}
 func (noPeers) Notify(Notice, []ID)       {}
 func (noPeers) NotifyNode(string, Notice) {}
 
-// arrivedPatience is how long what comes from another node waits for the store: it is
-// looked for again by then.
-const arrivedPatience = 2 * time.Second
+// receiveTimeout is how long a frame of another node waits for the store. What it said is
+// read from the outbox by then.
+const receiveTimeout = 2 * time.Second
 
-// ReceiveEvent hands an event that another node has stored to the sessions of this
-// one. It may wait for the store, for a few seconds.
+// ReceiveEvent hands an event that another node has stored to the sessions of this one.
+// It may wait for the store, for 2 s.
 func (s *Service) ReceiveEvent(ctx context.Context, e *Event, membersVersion int64) {
-	s.arrived(ctx, e, membersVersion, arrivedPatience)
+	s.arrived(ctx, e, membersVersion, receiveTimeout)
 }
 
-// ReceiveNotice acts on a notice of another node, for the sessions of this one. from is that
-// node's id. It may wait for the store, for a few seconds.
+// ReceiveNotice acts on a notice of another node, for the sessions of this one. from is
+// that node's id; "": the notice was read from the outbox. It may wait for the store, for
+// 2 s.
 func (s *Service) ReceiveNotice(ctx context.Context, from string, n Notice) {
 	switch {
 	case n.Hint != nil:
-		s.hintArrived(ctx, n.Hint)
+		s.receiveHint(ctx, n.Hint)
 	case n.Typing != nil:
-		s.typingArrived(ctx, from, n.Typing)
+		s.receiveTyping(ctx, from, n.Typing)
 	case n.Read != nil:
 		s.placeArrived(ctx, TopicReads, n.Read)
 	case n.Received != nil:
@@ -144,31 +145,30 @@ func (s *Service) ReceiveNotice(ctx context.Context, from string, n Notice) {
 	}
 }
 
-// hintArrived lets sessions read what a log has, and forgets members that are not any
-// more.
-func (s *Service) hintArrived(ctx context.Context, n *HintNotice) {
-	ctx, cancel := WithDeadline(ctx, arrivedPatience, "chat.hintArrived")
+// receiveHint has sessions read a log up to where it reaches, with the members of at least
+// that version.
+func (s *Service) receiveHint(ctx context.Context, n *HintNotice) {
+	ctx, cancel := WithDeadline(ctx, receiveTimeout, "chat.receiveHint")
 	defer cancel()
 	if r := s.rosterAt(ctx, n.ConversationID, n.MembersVersion); r != nil {
 		s.publisher.Hint(n.ConversationID, n.Seq, r)
 	}
 }
 
-// MembersChanged is for what is found in the journal of another node: the members of a
-// conversation have another version. They are read if a session here may be concerned,
-// and the sessions of those who are members now read the log as far as they lack
-// it. It blocks for a round trip.
+// MembersChanged acts on an outbox row that says that a conversation's members have
+// changed: they are read if a session here may be concerned, and the sessions of the
+// present members read the log. It may wait for the store, for 2 s.
 func (s *Service) MembersChanged(ctx context.Context, conversation ID, seq, membersVersion int64) {
-	s.hintArrived(ctx, &HintNotice{conversation, seq, membersVersion})
+	s.receiveHint(ctx, &HintNotice{conversation, seq, membersVersion})
 }
 
-// typingArrived lets a user type as on a device of the other node.
-func (s *Service) typingArrived(ctx context.Context, from string, n *TypingNotice) {
-	ctx, cancel := WithDeadline(ctx, arrivedPatience, "chat.typingArrived")
+// receiveTyping shows a user as typing, on a device that stands for the other node.
+func (s *Service) receiveTyping(ctx context.Context, from string, n *TypingNotice) {
+	ctx, cancel := WithDeadline(ctx, receiveTimeout, "chat.receiveTyping")
 	defer cancel()
-	_ = s.SetTyping(ctx, Device{UserID: n.UserID, ClientID: peerDevice + from}, n.ConversationID, n.Typing) // who may not is not shown
+	_ = s.SetTyping(ctx, Device{UserID: n.UserID, ClientID: peerDevice + from}, n.ConversationID, n.Typing) // who may not type is not shown
 }
 
-// peerDevice begins what stands for all devices of a user at another node. No client
-// id begins so: they have no control characters.
+// peerDevice begins the client id that stands for all devices of a user at another node.
+// No client id of a device does: they have no control characters.
 const peerDevice = "\x00node "

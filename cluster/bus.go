@@ -21,8 +21,8 @@ const (
 	lookupTimeout = 2 * time.Second
 )
 
-// Rules are what acts on what other nodes say: *chat.Service is one. All of it may wait
-// for the database, for a few seconds.
+// Rules act on what other nodes send: *chat.Service does. Its methods may wait for the
+// database, for a few seconds.
 type Rules interface {
 	// ReceiveEvent hands an event that another node has stored to the sessions here.
 	ReceiveEvent(ctx context.Context, e *chat.Event, membersVersion int64)
@@ -66,8 +66,8 @@ type Bus struct {
 	mu       sync.RWMutex
 	peers    peers // mu guards; replaced as a whole, but for asks
 	asks     atomic.Pointer[nodeSet]
-	hello    chan struct{} // holds a value when the others are to learn what is asked for here
-	newcomer chan struct{} // holds a value when a node has said hello that is not in the database yet, as known here
+	hello    chan struct{} // holds a value when a hello is due
+	newcomer chan struct{} // holds a value when a hello came from a node that Keeper has not found in the database yet
 }
 
 // peers are the nodes that can be reached, by their numbers here.
@@ -77,14 +77,14 @@ type peers struct {
 	nodes   [maxPeers]Node
 }
 
-// lookup is a frame of which it is not known yet where it goes.
+// lookup is a frame whose users have to be looked up first.
 type lookup struct {
 	frame []byte
 	users []chat.ID
 	among nodeSet
 }
 
-// arrival is a frame of another node.
+// arrival is a frame from another node.
 type arrival struct {
 	from  string
 	frame frame
@@ -147,7 +147,8 @@ func (b *Bus) setNodes(nodes []chat.NodeState) {
 	b.link.SetPeers(alive)
 }
 
-// Hello tells the other nodes now what is asked for here. It does not block.
+// Hello sends a hello to the other nodes now: what is asked for here has changed. It does
+// not block.
 func (b *Bus) Hello() { signal(b.hello) }
 
 // signal puts a value into a channel of one place, if there is none.
@@ -158,8 +159,8 @@ func signal(c chan struct{}) {
 	}
 }
 
-// meet finds out which nodes can be reached. What was known of users is asked for
-// again: it may be about nodes that are gone, or have missed what they were told.
+// meet takes over which nodes can be reached. Cached locations of users are dropped: they
+// may name nodes that are gone, or lack what was sent while the link was down.
 func (b *Bus) meet() {
 	fresh := peers{numbers: map[string]int{}}
 	b.mu.Lock()
@@ -209,11 +210,11 @@ func (b *Bus) number(id string) (int, bool) {
 	return n, ok
 }
 
-// Asking reports whether anybody at another node has asked for what was delivered.
+// Asking reports whether a session at another node has asked for what was delivered.
 func (b *Bus) Asking() bool { return !b.asks.Load().empty() }
 
-// Here tells all nodes, and those that come, that a user has a connection at this one,
-// or has none any more.
+// Here says to all nodes, present and future, whether a user has a connection at this
+// one. It does not block.
 func (b *Bus) Here(user chat.ID, here bool) {
 	kind := frameGone
 	if here {
@@ -264,8 +265,8 @@ func (b *Bus) Notify(n chat.Notice, users []chat.ID) {
 	b.route(frame, at, unknown, among)
 }
 
-// Publication carries a publication to a device topic to every node. It does not block,
-// and p must not be changed any more.
+// Publication sends a publication to a device topic to every node. It does not block, and
+// p must not be changed afterwards.
 func (b *Bus) Publication(p *chat.Publication) {
 	live := b.live()
 	if live.empty() {
@@ -294,7 +295,7 @@ func (b *Bus) NotifyNode(node string, n chat.Notice) {
 	}
 }
 
-// route sends a frame to the nodes that are known, and has the others looked up.
+// route sends a frame to the nodes that are known, and has the unknown users looked up.
 func (b *Bus) route(frame []byte, at nodeSet, unknown []chat.ID, among nodeSet) {
 	b.send(frame, at)
 	if len(unknown) == 0 {
@@ -321,8 +322,8 @@ func (b *Bus) send(frame []byte, to nodeSet) {
 	})
 }
 
-// look finds out where users are: of all that has gathered while the last answer was
-// awaited, in one round trip.
+// look looks users up, all that have gathered during the last look-up in one round trip,
+// and sends the frames that waited for it.
 func (b *Bus) look(ctx context.Context) {
 	for {
 		var batch []lookup
@@ -362,8 +363,7 @@ func (b *Bus) look(ctx context.Context) {
 	}
 }
 
-// locate asks where users are, and remembers it. Those of whom it cannot be known are
-// nowhere.
+// locate looks users up and caches the answer. If that fails, none is anywhere.
 func (b *Bus) locate(ctx context.Context, users []chat.ID) map[chat.ID]nodeSet {
 	ctx, cancel := chat.WithDeadline(ctx, lookupTimeout, "cluster.locate")
 	defer cancel()
@@ -391,8 +391,8 @@ func (b *Bus) locate(ctx context.Context, users []chat.ID) map[chat.ID]nodeSet {
 	return found
 }
 
-// receive takes a frame of another node. It keeps it, and does not block: what there is
-// no room for is dropped.
+// receive takes a frame of another node, and keeps it. It does not block: what there is no
+// room for is dropped.
 func (b *Bus) receive(from string, raw []byte) {
 	f, err := readFrame(raw)
 	if err != nil {
@@ -403,10 +403,10 @@ func (b *Bus) receive(from string, raw []byte) {
 	switch f.kind {
 	case frameHere, frameGone:
 		if number, ok := b.number(from); ok {
-			b.locations.said(f.user, number, f.kind == frameHere)
+			b.locations.note(f.user, number, f.kind == frameHere)
 		}
 	case frameHello:
-		b.asked(from, f.asks)
+		b.setAsks(from, f.asks)
 	case frameEvent:
 		b.enqueue(f.event.ConversationID, arrival{from, f})
 	case frameNotice:
@@ -416,7 +416,8 @@ func (b *Bus) receive(from string, raw []byte) {
 	}
 }
 
-// about returns whom or what a notice is about: notices about the same arrive in order.
+// about returns whom or what a notice is about: those about the same are acted upon in
+// order.
 func about(n *chat.Notice) chat.ID {
 	switch {
 	case n.Hint != nil:
@@ -447,7 +448,7 @@ func (b *Bus) enqueueAt(worker int, a arrival) {
 	}
 }
 
-func (b *Bus) asked(from string, asks bool) {
+func (b *Bus) setAsks(from string, asks bool) {
 	number, ok := b.number(from)
 	if !ok {
 		signal(b.newcomer)
@@ -462,7 +463,7 @@ func (b *Bus) asked(from string, asks bool) {
 	b.asks.Store(&set)
 }
 
-// work acts on what other nodes say, one after the other.
+// work acts on frames, one after the other.
 func (b *Bus) work(ctx context.Context, queue chan arrival) {
 	for {
 		select {

@@ -8,15 +8,15 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// A frame is one byte that says what it is, and a body. A node passes over kinds that
-// it does not know: those of a later version.
+// A frame is one byte that says what it is, and a body. Kinds of a later version are
+// ignored.
 type frameKind byte
 
 const (
 	frameEvent       frameKind = 1 // an event of the log: conversation, seq, members_version, and its JSON
 	frameNotice      frameKind = 2 // a chat.Notice, as JSON
 	frameHere        frameKind = 3 // a user has a connection at the sending node
-	frameGone        frameKind = 4 // and has none any more
+	frameGone        frameKind = 4 // the user has none any more
 	frameHello       frameKind = 5 // what the sending node asks for
 	framePublication frameKind = 6 // to a device topic, as chat.Publication has it
 )

@@ -11,15 +11,14 @@ import (
 
 const (
 	locationShards = 64
-	maxLocations   = 1 << 20     // users whose nodes are remembered
-	locationFresh  = time.Minute // then they are asked for again: what was said of them may have been lost
+	maxLocations   = 1 << 20     // users whose nodes are cached
+	locationFresh  = time.Minute // then they are looked up again: a notice may have been lost
 )
 
 // nodeSet is a set of nodes, by their numbers at this node.
 type nodeSet [2]uint64
 
-// maxPeers is how many other nodes are told from each other; store.MaxNodes allows for
-// no more.
+// maxPeers is how many other nodes have numbers; store.MaxNodes allows no more.
 const maxPeers = 128
 
 func (s *nodeSet) add(n int)         { s[n/64] |= 1 << (n % 64) }
@@ -36,9 +35,8 @@ func (s nodeSet) each(f func(n int)) {
 	}
 }
 
-// locations remembers at which nodes users are connected. What it does not know is
-// looked up, and what it knows is changed by what nodes say. It is safe for concurrent
-// use.
+// locations caches at which nodes users are connected. It is filled by look-ups, and kept
+// right by what nodes say. It is safe for concurrent use.
 type locations struct {
 	shards [locationShards]locationShard
 	clears atomic.Uint64
@@ -56,7 +54,7 @@ type location struct {
 	since uint32 // seconds after locations.start
 }
 
-// pending is what was said of a user while they are looked up.
+// pending is what nodes said about a user during a look-up: it is newer than the answer.
 type pending struct{ here, gone nodeSet }
 
 func newLocations() *locations {
@@ -73,8 +71,8 @@ func (l *locations) shard(user chat.ID) *locationShard {
 
 func (l *locations) now() uint32 { return uint32(time.Since(l.start) / time.Second) }
 
-// find returns the nodes among those given where one of the users is, and the users of
-// whom it is not known. It stops when all the nodes are found.
+// find returns those of the given nodes where one of the users is, and the users who have
+// to be looked up. It stops when all the nodes are found.
 func (l *locations) find(users []chat.ID, among nodeSet) (at nodeSet, unknown []chat.ID) {
 	now := l.now()
 	for _, user := range users {
@@ -95,7 +93,7 @@ func (l *locations) find(users []chat.ID, among nodeSet) (at nodeSet, unknown []
 	return at, unknown
 }
 
-// begin notes that users are being looked up: what is said of them from now on counts.
+// begin begins a look-up of users: what nodes say from now on is noted beside it.
 func (l *locations) begin(users []chat.ID) (clears uint64) {
 	clears = l.clears.Load()
 	for _, user := range users {
@@ -109,7 +107,7 @@ func (l *locations) begin(users []chat.ID) (clears uint64) {
 	return clears
 }
 
-// finish notes what was found. Without found, nothing was.
+// finish ends the look-up; found is nil if it failed.
 func (l *locations) finish(users []chat.ID, found []nodeSet, clears uint64) {
 	now := l.now()
 	for i, user := range users {
@@ -133,8 +131,8 @@ func (l *locations) finish(users []chat.ID, found []nodeSet, clears uint64) {
 	}
 }
 
-// said notes what a node says of a user.
-func (l *locations) said(user chat.ID, node int, here bool) {
+// note notes what a node has said about a user.
+func (l *locations) note(user chat.ID, node int, here bool) {
 	sh := l.shard(user)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -159,7 +157,7 @@ func (l *locations) said(user chat.ID, node int, here bool) {
 	sh.users[user] = known
 }
 
-// clear forgets everything: nodes have come or gone, or what they said was lost.
+// clear empties the cache: nodes have come or gone, or notices were lost.
 func (l *locations) clear() {
 	l.clears.Add(1)
 	for i := range l.shards {
@@ -170,7 +168,7 @@ func (l *locations) clear() {
 	}
 }
 
-// size returns how many users are remembered.
+// size returns how many users are cached.
 func (l *locations) size() (n int) {
 	for i := range l.shards {
 		sh := &l.shards[i]

@@ -183,16 +183,14 @@ func (t *target) parseQuery(query string) error {
 	}
 	known := []string{"db", "tls_ca", "tls_cert", "tls_key", "tls_server_name", "tls_skip_verify", "sentinel_user", "sentinel_password"}
 	for name, v := range values {
-		if !slices.Contains(known, name) {
+		switch {
+		case !slices.Contains(known, name):
 			return badURL("has a parameter that is not one of " + strings.Join(known, ", "))
-		}
-		if len(v) > 1 {
+		case len(v) > 1:
 			return badURL("has " + name + " more than once")
-		}
-		if strings.HasPrefix(name, "tls_") && t.tls == nil {
+		case strings.HasPrefix(name, "tls_") && t.tls == nil:
 			return badURL("has " + name + " without TLS: begin it with rediss://")
-		}
-		if strings.HasPrefix(name, "sentinel_") && t.kind != kindSentinel {
+		case strings.HasPrefix(name, "sentinel_") && t.kind != kindSentinel:
 			return badURL("has " + name + " without Sentinel: begin it with redis+sentinel://")
 		}
 	}
