@@ -32,9 +32,6 @@ type BlockStore interface {
 	SetBlock(ctx context.Context, user, other ID, now time.Time) (*BlockChange, error)
 	// DeleteBlock undoes SetBlock, likewise.
 	DeleteBlock(ctx context.Context, user, other ID) (*BlockChange, error)
-	// ListBlocks returns up to limit of those the user has blocked, ascending from
-	// behind after.
-	ListBlocks(ctx context.Context, user, after ID, limit int) ([]Block, error)
 	// ListHidden returns, ascending, the members of a conversation who have blocked
 	// the user, or whom the user has blocked.
 	ListHidden(ctx context.Context, conversation, user ID) ([]ID, error)
@@ -63,12 +60,6 @@ func (s *Service) BlockUser(ctx context.Context, user, other ID) error {
 func (s *Service) UnblockUser(ctx context.Context, user, other ID) error {
 	c, err := s.store.DeleteBlock(ctx, user, other)
 	return s.blockChanged(user, other, c, err)
-}
-
-// ListBlocks returns up to limit of those whom the user has blocked, ascending from
-// behind after.
-func (s *Service) ListBlocks(ctx context.Context, user, after ID, limit int) ([]Block, error) {
-	return s.store.ListBlocks(ctx, user, after, limit)
 }
 
 // blockChanged makes known what the store has committed, or may have.

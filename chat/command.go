@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// Command is what a client asks of a conversation by publishing to
-// conv/{id}/messages (contract, 2). Which fields are set depends on Type.
+// Command is what a client asks of a conversation by publishing to conv/{id}/messages
+// (contract, 2). Which fields are set depends on Type; see commandTypes.
 type Command struct {
 	Type        EventType // message, edit, delete or reaction
 	Content     string    // message, edit
@@ -24,9 +24,9 @@ type Command struct {
 // ParseCommand reads the payload of a publish. A payload that does not begin
 // (after white space) with "{", or whose contentType is text/plain, is the text
 // of a message; one that does must be a JSON object with the fields of the
-// contract. Unknown fields are ignored, so that old servers and new clients get
-// on. The errors are Invalid and name the field and what it may be; the result
-// holds the ClientMsgID even so, if it could be read.
+// contract. Unknown fields are ignored, so that new clients can use old servers. The
+// errors are Invalid and name the field and what it may be; the result then still holds
+// the ClientMsgID, if it could be read.
 //
 // The result does not refer to payload.
 func ParseCommand(payload []byte, contentType string) (Command, error) {
@@ -125,8 +125,9 @@ func want(field string) string {
 	return "a string"
 }
 
-// Validate reports the first thing wrong with the command, as Invalid with the
-// field and its limit, or nil. It does not know who sends it, nor where.
+// Validate returns the first thing wrong with the command, as Invalid (TooLarge for its
+// content) with the field and its limit, or nil. It does not depend on who sends it, or
+// where.
 func (c *Command) Validate() error {
 	if len(c.Content) > MaxContentBytes {
 		return &Error{Code: TooLarge, Field: "content", Msg: "has " + itoa(len(c.Content)) + " bytes, limit " + itoa(MaxContentBytes)}
@@ -137,41 +138,14 @@ func (c *Command) Validate() error {
 	if isResendKey(c.ClientMsgID) {
 		return invalid("clientMsgId", "must be a UUID of version 1 to 7")
 	}
-	switch c.Type {
-	case EventMessage:
-		return c.validateMessage()
-	case EventEdit:
-		if c.Content == "" {
-			return invalid("content", "must not be empty; to take a message back, delete it")
-		}
-		return c.needMessageID()
-	case EventDelete:
-		return c.needMessageID()
-	case EventReaction:
-		if c.Op != OpAdd && c.Op != OpRemove {
-			return invalid("op", `must be "add" or "remove"`)
-		}
-		if !isEmoji(c.Emoji) {
-			return invalid("emoji", "must be one emoji, of at most "+itoa(MaxEmojiBytes)+" bytes")
-		}
-		return c.needMessageID()
-	case EventConversation:
+	t, ok := commandTypes[c.Type]
+	if !ok {
+		return invalid("type", `must be "message", "edit", "delete" or "reaction"`)
 	}
-	return invalid("type", `must be "message", "edit", "delete" or "reaction"`)
-}
-
-func (c *Command) validateMessage() error {
-	switch {
-	case c.Content == "" && len(c.Attachments) == 0:
-		return invalid("content", "must not be empty")
-	case len(c.Attachments) > MaxAttachments:
-		return invalid("attachments", "has "+itoa(len(c.Attachments))+" ids, limit "+itoa(MaxAttachments))
+	if err := t.validate(c); err != nil {
+		return err
 	}
-	return nil
-}
-
-func (c *Command) needMessageID() error {
-	if c.MessageID.IsZero() {
+	if t.decide != nil && c.MessageID.IsZero() {
 		return invalid("messageId", "must be the id of a message")
 	}
 	return nil

@@ -66,9 +66,6 @@ type GroupStore interface {
 	RemoveParticipant(ctx context.Context, c ParticipantChange, now time.Time) (*GroupChange, error)
 	// SetParticipantRole gives a member another role.
 	SetParticipantRole(ctx context.Context, c ParticipantChange, now time.Time) (*GroupChange, error)
-	// ListParticipants returns up to limit of a conversation's participants, ascending
-	// from behind after; NotFound if the user is not one of them.
-	ListParticipants(ctx context.Context, user, conversation, after ID, limit int) ([]Participant, error)
 	// GetParticipants returns those of the users who are participants, ascending.
 	GetParticipants(ctx context.Context, conversation ID, users []ID) ([]Participant, error)
 	// AwaitRoster is GetRoster after whatever is changing the conversation has ended:
@@ -153,12 +150,6 @@ func (s *Service) SetParticipantRole(ctx context.Context, p ParticipantChange) (
 // asking member's.
 func NoParticipant(user ID) error {
 	return &Error{Code: NotFound, Field: "userId", Msg: "there is no participant " + user.String()}
-}
-
-// ListParticipants returns up to limit of a conversation's participants, ascending
-// from behind after; NotFound if the user is not one of them.
-func (s *Service) ListParticipants(ctx context.Context, user, conversation, after ID, limit int) ([]Participant, error) {
-	return s.store.ListParticipants(ctx, user, conversation, after, limit)
 }
 
 // groupChanged makes known what the store has committed. If it is not known whether

@@ -40,25 +40,6 @@ type MessageStore interface {
 	ListReactions(ctx context.Context, user, message ID, after Reaction, limit int) ([]Reaction, error)
 }
 
-// ListEdits returns up to limit of a message's texts after seq (0: from the
-// beginning), oldest first; the last one is what it says now. A message that was
-// deleted has none. NotFound if it is not in one of the user's conversations.
-func (s *Service) ListEdits(ctx context.Context, user, message ID, after int64, limit int) ([]MessageText, error) {
-	return s.store.ListEdits(ctx, user, message, after, limit)
-}
-
-// CountReactions returns the reactions to messages of one of the user's conversations.
-func (s *Service) CountReactions(ctx context.Context, user, conversation ID, messages []ID) (map[ID][]ReactionCount, error) {
-	return s.store.CountReactions(ctx, user, conversation, messages)
-}
-
-// ListReactions returns up to limit reactions to a message after one of them (the
-// zero one: from the beginning), by emoji and user. NotFound if the message is not in
-// one of the user's conversations.
-func (s *Service) ListReactions(ctx context.Context, user, message ID, after Reaction, limit int) ([]Reaction, error) {
-	return s.store.ListReactions(ctx, user, message, after, limit)
-}
-
 // SendAbout is Send for a command about a message whose conversation the caller does
 // not know: it is looked up. NotFound if the message is not in one of the sender's
 // conversations. The event is zero if there was nothing to do.

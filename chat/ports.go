@@ -24,7 +24,7 @@ type Append struct {
 	// against. The commit happens only if it is still the current one.
 	MembersVersion int64
 
-	passed int64 // the MembersVersion that Recheck let pass without asking
+	recheckedAt int64 // the MembersVersion that Recheck has accepted
 }
 
 // Waiter is told what became of an Append.
@@ -101,12 +101,37 @@ type MessagePage struct {
 	More  bool // there are more in the direction of reading
 }
 
+// Reader is the queries that a Service passes to the store as they are: each checks by
+// itself what the user may see. limit is 1 to MaxPageSize where nothing else is said.
+type Reader interface {
+	MessageStore
+	// GetConversation returns a conversation as a member sees it; NotFound to
+	// everybody else.
+	GetConversation(ctx context.Context, user, conversation ID) (*Conversation, error)
+	// ListConversations returns a page of the user's conversations, latest
+	// activity first.
+	ListConversations(ctx context.Context, user ID, after ConversationCursor, limit int) (*ConversationPage, error)
+	// ListMessages returns a page of messages; NotFound if the user is not a member.
+	ListMessages(ctx context.Context, q MessageQuery) (*MessagePage, error)
+	// GetMessage returns a message of one of the user's conversations, or NotFound.
+	GetMessage(ctx context.Context, user, message ID) (*Event, error)
+	// ListParticipants returns up to limit of a conversation's participants, ascending
+	// by id from behind after; NotFound if the user is not one of them.
+	ListParticipants(ctx context.Context, user, conversation, after ID, limit int) ([]Participant, error)
+	// ListBlocks returns up to limit of those the user has blocked, ascending by id from
+	// behind after.
+	ListBlocks(ctx context.Context, user, after ID, limit int) ([]Block, error)
+	// GetReceipts returns who has read a message, and received it, which GetMessage has
+	// returned to the user.
+	GetReceipts(ctx context.Context, user ID, message *Event) (*Receipts, error)
+}
+
 // Store is the rest of what the rules need of the database. All methods block
 // for a round trip and return chat errors; a database that is away is
 // Unavailable, and a call may be repeated then.
 type Store interface {
+	Reader
 	NameStore
-	MessageStore
 	SyncStore
 	SearchStore
 	ReadStore
@@ -120,22 +145,6 @@ type Store interface {
 	// a direct conversation already; NotFound naming the field if a user does
 	// not exist.
 	CreateConversation(ctx context.Context, n NewConversation, now time.Time) (*Conversation, *Event, error)
-	// GetConversation returns a conversation as a member sees it; NotFound to
-	// everybody else.
-	GetConversation(ctx context.Context, user, conversation ID) (*Conversation, error)
-	// ListConversations returns a page of the user's conversations, latest
-	// activity first.
-	ListConversations(ctx context.Context, user ID, after ConversationCursor, limit int) (*ConversationPage, error)
-	// ListMessages returns a page of messages; NotFound if the user is not a member.
-	ListMessages(ctx context.Context, q MessageQuery) (*MessagePage, error)
-	// GetMessage returns a message of one of the user's conversations, or NotFound.
-	GetMessage(ctx context.Context, user, message ID) (*Event, error)
-	// ReadLog returns up to limit events after seq, in order, as the user may
-	// see them; NotFound if the user is not a member (any more).
-	ReadLog(ctx context.Context, user, conversation ID, after int64, limit int) ([]Event, error)
-	// ListPositions returns how far the log of each of the user's conversations reaches.
-	ListPositions(ctx context.Context, user ID) ([]Position, error)
-
 	GroupStore
 	BlockStore
 }

@@ -34,9 +34,6 @@ type ReadStore interface {
 	// LocateMessages returns those of the messages that the user may see, in any
 	// order, each as its id, conversation and seq.
 	LocateMessages(ctx context.Context, user ID, messages []ID) ([]Event, error)
-	// GetReceipts returns who has read a message, and who was delivered it, as the
-	// user may see it.
-	GetReceipts(ctx context.Context, user ID, message *Event) (*Receipts, error)
 }
 
 // ReadMove is what a participant says to have read: up to one of the places.

@@ -235,9 +235,3 @@ func (s *Service) placeArrived(ctx context.Context, kind TopicKind, n *ReceiptNo
 		s.tellPlace(kind, n, hearers(r, n.UserID, kind == TopicReads))
 	}
 }
-
-// GetReceipts returns who has read a message, when, and who was delivered it. The
-// message is one that GetMessage has returned to the user.
-func (s *Service) GetReceipts(ctx context.Context, user ID, message *Event) (*Receipts, error) {
-	return s.store.GetReceipts(ctx, user, message)
-}

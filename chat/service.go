@@ -9,12 +9,13 @@ import (
 	"github.com/parleymq/parley/backoff"
 )
 
-// Service is what both doors call: it knows who may do what, checks what they
-// send, and hands it to the log. It is safe for concurrent use.
+// Service is what both interfaces (hooks, rest) call: it knows who may do what, checks what
+// they send, and appends it to the log. It is safe for concurrent use.
 type Service struct {
+	Reader    // queries that need no rule but the store's own
 	Rosters   *Rosters
-	Presences *Presences // who is here
-	Wills     *Wills     // wills of devices, on conversations and device topics
+	Presences *Presences
+	Wills     *Wills // wills of devices, on conversations and device topics
 
 	store     Store
 	log       Log
@@ -34,10 +35,9 @@ type Service struct {
 	names    names
 }
 
-// NewService joins the rules to their ports. log and publisher may be set later
-// with Use, before the first call; all others are needed now.
+// NewService returns the rules over a store. Use is to be called before anything else.
 func NewService(store Store, clock Clock) *Service {
-	s := &Service{peers: noPeers{}, Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, searches: newSearches(), reads: newReads(store, clock)}
+	s := &Service{Reader: store, peers: noPeers{}, Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, searches: newSearches(), reads: newReads(store, clock)}
 	s.hidden = newHidden(store, clock)
 	s.typing = newTyping(clock, s.Rosters.cached, s.hidden.current, func(conversation ID, payload []byte, users []ID, except func(ID) bool) {
 		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, users, except)
@@ -51,12 +51,12 @@ func NewService(store Store, clock Clock) *Service {
 	return s
 }
 
-// Use sets the ports that need the Service themselves. It must be called before
-// anything else is.
+// Use sets the ports that themselves need the Service. It must be called before anything
+// else.
 func (s *Service) Use(log Log, publisher Publisher) { s.log, s.publisher = log, publisher }
 
-// UsePeers joins the other nodes. It must be called before anything else is; without
-// it there are none. dropSuperseded ends the connection of a device, if there is one here
+// UsePeers sets the other nodes; without it there are none. It must be called before
+// anything but Use. dropSuperseded ends the connection of a device, if there is one here
 // that is older than the one of the notice, and reports false if the one here is the newer.
 // It does not block.
 func (s *Service) UsePeers(p Peers, dropSuperseded func(SupersededNotice) bool) {
@@ -64,34 +64,35 @@ func (s *Service) UsePeers(p Peers, dropSuperseded func(SupersededNotice) bool) 
 	s.typing.forward = func(n TypingNotice, to []ID) { p.Notify(Notice{Typing: &n}, to) }
 }
 
-// Source says which packet of which session a command came in, so that a packet
+// Source says which packet of which session a command arrived in, so that a packet that is
 // sent again is recognised. The zero Source means none (REST, QoS 0).
 type Source struct {
 	Session  uint64 // SessionHash
 	PacketID uint16
 	Resent   bool      // DUP
-	Since    time.Time // SessionState.ResendSince; zero: the session was not there, so nothing can have been sent in it before
+	Since    time.Time // SessionState.ResendSince; zero: the session is new, so nothing can have been sent in it before
 	Device   string    // of the session
 	Epoch    int64     // of the connection, see Append.Epoch
 }
 
-// Submit checks a command and queues it for the conversation's log. An error
-// means that it was refused now: a.Done is not called. Otherwise a.Done hears of
-// the outcome, once.
+// Submit checks a command, which is valid (Command.Validate), and queues it for the
+// conversation's log. An error means that it is refused now, and a.Done is not called.
+// Otherwise a.Done is called with the outcome, once.
 //
-// Submit may wait for the store (a roster that is not cached, a message that is
-// answered) and for room in the log's queue, within their own limits and until ctx
-// ends: Unavailable.
+// Submit may wait for the store (for a roster that is not cached, or the message that is
+// replied to) and for room in the log's queue, within their own limits and until ctx ends:
+// Unavailable.
 func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Command, src Source, a *Append) error {
 	r, err := s.Rosters.Require(ctx, conversation, sender)
 	if err != nil {
 		return err
 	}
-	if r.Blocked && c.Type != EventDelete { // one's own may still be taken back
+	if r.closedFor(c.Type) {
 		return Blocked()
 	}
-	e, err := s.eventOf(ctx, sender, r, c)
-	if err != nil {
+	e := &a.Event
+	*e = Event{ConversationID: conversation, Type: c.Type, ID: NewID(), SenderID: sender}
+	if err := commandTypes[c.Type].event(ctx, s, r, c, e); err != nil {
 		return err
 	}
 	key := c.ClientMsgID
@@ -104,7 +105,7 @@ func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Comman
 		key = e.ID
 	}
 	e.ClientMsgID = key
-	a.MembersVersion, a.Event = r.Version, e
+	a.MembersVersion = r.Version
 	if err := s.log.Append(ctx, a); err != nil {
 		return err
 	}
@@ -114,36 +115,7 @@ func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Comman
 	return nil
 }
 
-// eventOf returns the event that a command is to become, with what of the command
-// concerns its type. It checks what can be checked before the command's turn in the
-// log has come.
-func (s *Service) eventOf(ctx context.Context, sender ID, r *Roster, c *Command) (Event, error) {
-	e := Event{ConversationID: r.ConversationID, Type: c.Type, ID: NewID(), SenderID: sender}
-	switch c.Type {
-	case EventMessage:
-		if len(c.Attachments) > 0 {
-			return e, invalid("attachments", "there is no attachment "+c.Attachments[0].String())
-		}
-		if err := s.checkReply(ctx, sender, r.ConversationID, c.ReplyTo); err != nil {
-			return e, err
-		}
-		e.ReplyTo = c.ReplyTo
-	case EventReaction:
-		e.Emoji, e.Op = c.Emoji, c.Op
-	case EventEdit, EventDelete, EventConversation:
-	}
-	if c.Type != EventMessage {
-		e.MessageID = c.MessageID
-	}
-	if c.Type != EventMessage && c.Type != EventEdit {
-		return e, nil
-	}
-	var err error
-	e.Content = c.Content
-	e.Mentions, err = s.mentioned(ctx, c.Content, r)
-	return e, err
-}
-
+// checkReply returns Invalid if there is no such message to reply to in the conversation.
 func (s *Service) checkReply(ctx context.Context, user, conversation, message ID) error {
 	if message.IsZero() {
 		return nil
@@ -157,10 +129,9 @@ func (s *Service) checkReply(ctx context.Context, user, conversation, message ID
 	return err
 }
 
-// Send is Submit for callers who wait: it returns the stored event, and whether
-// it had been stored before under the same clientMsgId. Unavailable if ctx ends
-// first; the message may be stored then, and sending it again is safe with the
-// same clientMsgId.
+// Send is Submit for callers that wait: it returns the stored event, and whether it had
+// been stored before under the same clientMsgId. Unavailable if ctx ends first: the message
+// may be stored then, and may be sent again with the same clientMsgId.
 func (s *Service) Send(ctx context.Context, sender, conversation ID, c *Command) (*Event, bool, error) {
 	if err := c.Validate(); err != nil {
 		return nil, false, err
@@ -185,16 +156,16 @@ type waitChan chan error
 
 func (w waitChan) Committed(_ *Append, err error) { w <- err }
 
-// Recheck looks again whether a's sender is a member and may write, after the log
-// has not stored it at its MembersVersion. It sets the new one, or returns Forbidden.
+// Recheck checks again whether a's sender is a member and may write, after the log has
+// refused to store it at its MembersVersion. It sets the new version, or returns Forbidden.
 //
-// The cache is enough where it is newer than what a was checked against. Where it is
-// as old, a is let pass once: it may have shared a batch with older ones, and was not
-// tried. So a change in a large group that is written to does not cost a query for
-// each event on its way.
+// The cache is good enough if it is newer than what a was checked against. If it has the
+// same version, a is accepted once: it may have shared a batch with older events, and was
+// not tried. So a change of members in a busy large group does not cost a query for each
+// event in progress.
 func (s *Service) Recheck(ctx context.Context, a *Append) error {
 	r := s.Rosters.cached(a.Event.ConversationID)
-	if r == nil || r.Version < a.MembersVersion || r.Version == a.MembersVersion && a.passed == r.Version {
+	if r == nil || r.Version < a.MembersVersion || r.Version == a.MembersVersion && a.recheckedAt == r.Version {
 		var err error
 		r, err = s.Rosters.Reload(ctx, a.Event.ConversationID)
 		if CodeOf(err) == NotFound {
@@ -206,18 +177,18 @@ func (s *Service) Recheck(ctx context.Context, a *Append) error {
 	switch {
 	case !r.Has(a.Event.SenderID):
 		return NotParticipant(a.Event.ConversationID)
-	case r.Blocked && a.Event.Type != EventDelete: // one's own may still be taken back
+	case r.closedFor(a.Event.Type):
 		return Blocked()
 	}
-	a.MembersVersion, a.passed = r.Version, r.Version
+	a.MembersVersion, a.recheckedAt = r.Version, r.Version
 	return nil
 }
 
-// Committed carries an event that the log has stored at membersVersion to those
-// who were members at that version and still are. The log calls it once for each event, in seq
-// order for each conversation. It blocks while the members are not known and the
-// store is away, for at most committedPatience: an event that is the last of its
-// conversation for a while must not wait for the next one to be found.
+// Committed carries an event that the log has stored at membersVersion to those who were
+// members at that version and still are. The log calls it once for each event, in seq
+// order for each conversation. It blocks while the members are not known and the store is
+// unavailable, for at most committedPatience: otherwise the event would not be delivered
+// before the next one of its conversation.
 func (s *Service) Committed(ctx context.Context, e *Event, membersVersion int64) {
 	if r := s.arrived(ctx, e, membersVersion, committedPatience); r != nil {
 		s.peers.Event(e, membersVersion, r.Members)
@@ -254,10 +225,10 @@ func (s *Service) arrived(ctx context.Context, e *Event, membersVersion int64, p
 
 const committedPatience = 30 * time.Second
 
-// publish hands an event out to those of the roster who were members at its version,
-// which may be an older one: live delivery does not ask the log what somebody may see
-// who has left and come back since. Where it is not known who was, sessions are told
-// to read the log, which knows.
+// publish hands an event to those of the roster who were members at its version, which may
+// be an older one: live delivery does not ask the log what users may see who have left and
+// rejoined since. If it is not known who was a member then, sessions are told to read the
+// log instead.
 func (s *Service) publish(e *Event, r *Roster, membersVersion int64) {
 	switch {
 	case r.Version == membersVersion:
@@ -319,39 +290,6 @@ func validateNew(n *NewConversation) error {
 	users = slices.Compact(users)
 	n.Users = slices.DeleteFunc(users, func(id ID) bool { return id == n.Creator })
 	return nil
-}
-
-// GetConversation returns a conversation of the user's; NotFound for all others.
-func (s *Service) GetConversation(ctx context.Context, user, conversation ID) (*Conversation, error) {
-	return s.store.GetConversation(ctx, user, conversation)
-}
-
-// ListConversations returns a page of the user's conversations, latest activity
-// first; limit is 1 to MaxPageSize.
-func (s *Service) ListConversations(ctx context.Context, user ID, after ConversationCursor, limit int) (*ConversationPage, error) {
-	return s.store.ListConversations(ctx, user, after, limit)
-}
-
-// ListMessages returns a page of a conversation's messages; NotFound if the user
-// is not a member.
-func (s *Service) ListMessages(ctx context.Context, q MessageQuery) (*MessagePage, error) {
-	return s.store.ListMessages(ctx, q)
-}
-
-// GetMessage returns a message of one of the user's conversations, or NotFound.
-func (s *Service) GetMessage(ctx context.Context, user, message ID) (*Event, error) {
-	return s.store.GetMessage(ctx, user, message)
-}
-
-// ReadLog returns up to limit events after seq as the user may see them; NotFound
-// if the user is not a member.
-func (s *Service) ReadLog(ctx context.Context, user, conversation ID, after int64, limit int) ([]Event, error) {
-	return s.store.ReadLog(ctx, user, conversation, after, limit)
-}
-
-// ListPositions returns how far the log of each of the user's conversations reaches.
-func (s *Service) ListPositions(ctx context.Context, user ID) ([]Position, error) {
-	return s.store.ListPositions(ctx, user)
 }
 
 // Now is the service's clock.

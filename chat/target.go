@@ -3,12 +3,12 @@ package chat
 // MaxReactionEmojis is how many different emojis a message can have as reactions.
 const MaxReactionEmojis = 50
 
-// Target is a message that a command is about, as it is when the command's turn in
-// the log has come: what was decided before it counts.
+// Target is the message that a command is about, as it is when the command's turn in the
+// log has come, with everything decided before it.
 type Target struct {
 	Message   *Event                   // nil: there is no such message in the conversation
 	Reactions map[string]int           // how many users react with each emoji
-	Reacted   map[UserReaction]bool    // whether a user reacts so; for those whose commands are to be decided
+	Reacted   map[UserReaction]bool    // the reactions of those whose commands are to be decided
 	Members   map[ID]TargetParticipant // of the command's senders
 }
 
@@ -18,40 +18,34 @@ type UserReaction struct {
 	Emoji  string
 }
 
-// TargetParticipant is what counts of a participant who sends a command.
+// TargetParticipant is the participant who sends a command.
 type TargetParticipant struct {
 	Role      Role
-	JoinedSeq int64 // sees the log from here
+	JoinedSeq int64 // the first seq that they may see
 }
 
-// Decide reports whether a command (an edit, delete or reaction, as the event that it
-// is to become) is to be stored, and makes the target what it is after that. false
-// without an error means that there is nothing to do: things are as the command wants
-// them. An error is the command's own: NotFound if its sender sees no such message,
-// Forbidden if they may not, Conflict if the message has been deleted, Quota if it has
-// MaxReactionEmojis. It does not block.
+// Decide reports whether a command (an edit, delete or reaction, as the event that it is to
+// become) is to be stored, and applies it to the target. false without an error means that
+// there is nothing to do. An error concerns this command only: NotFound if its sender sees
+// no such message, Forbidden if they may not do this, Conflict if the message has been
+// deleted, Quota if it has MaxReactionEmojis. It does not block.
 //
-// Its sender may edit and delete a message; the owner and the admins of a group may
-// delete any; every member may react.
+// A message may be edited and deleted by its sender, deleted by the owner and the admins of
+// its group, and reacted to by every member.
 func (t *Target) Decide(c *Event) (bool, error) {
 	m := t.Message
 	who, member := t.Members[c.SenderID]
 	if m == nil || !member || m.Seq < who.JoinedSeq {
 		return false, &Error{Code: NotFound, Op: "chat.Decide", Field: "messageId", Msg: "there is no message " + c.MessageID.String() + " in this conversation"}
 	}
-	switch c.Type {
-	case EventEdit:
-		return t.edit(c)
-	case EventDelete:
-		return t.delete(c, who.Role)
-	case EventReaction:
-		return t.react(c)
-	case EventMessage, EventConversation:
+	decide := commandTypes[c.Type].decide
+	if decide == nil {
+		return false, &Error{Code: Internal, Op: "chat.Decide", Msg: "not a command about a message"}
 	}
-	return false, &Error{Code: Internal, Op: "chat.Decide", Msg: "not a command about a message"}
+	return decide(t, c, who)
 }
 
-func (t *Target) edit(c *Event) (bool, error) {
+func (t *Target) edit(c *Event, _ TargetParticipant) (bool, error) {
 	switch {
 	case t.Message.SenderID != c.SenderID:
 		return false, &Error{Code: Forbidden, Op: "chat.Decide", Field: "messageId", Msg: "only its sender may edit a message"}
@@ -64,8 +58,8 @@ func (t *Target) edit(c *Event) (bool, error) {
 	return true, nil
 }
 
-func (t *Target) delete(c *Event, role Role) (bool, error) {
-	if t.Message.SenderID != c.SenderID && role != Owner && role != GroupAdmin {
+func (t *Target) delete(c *Event, who TargetParticipant) (bool, error) {
+	if t.Message.SenderID != c.SenderID && who.Role != Owner && who.Role != GroupAdmin {
 		return false, &Error{Code: Forbidden, Op: "chat.Decide", Field: "messageId", Msg: "only its sender, or an admin of the group, may delete a message"}
 	}
 	if !t.Message.DeletedAt.IsZero() {
@@ -77,7 +71,7 @@ func (t *Target) delete(c *Event, role Role) (bool, error) {
 	return true, nil
 }
 
-func (t *Target) react(c *Event) (bool, error) {
+func (t *Target) react(c *Event, _ TargetParticipant) (bool, error) {
 	mine := UserReaction{c.SenderID, c.Emoji}
 	add, has := c.Op == OpAdd, t.Reacted[mine]
 	switch {
