@@ -1,11 +1,11 @@
-# Everything done to Parley from a terminal. `make` alone lists it; what takes more than a line
-# is a script in scripts/, and can be run without make.
+# Everything done to Parley from a terminal. `make` alone lists the targets; what takes more than one
+# line is a script in scripts/ and can be run without make.
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 SHELL := bash
 
-# What variables there are, with what they are when nothing is said.
+# The variables and their defaults.
 ARGS  ?=
 BENCH ?= .
 COUNT ?= 1
@@ -18,7 +18,7 @@ SEED  ?=
 help:
 	@printf '\nParley, from a terminal\n\n'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
-	@printf '\n  make run ARGS="--help"            what serve understands\n'
+	@printf '\n  make run ARGS="--help"            the flags of parley serve\n'
 	@printf '  make test ARGS="./chat/... -v"    some of the tests, without lint\n'
 	@printf '  make bench BENCH=Append COUNT=6   some of the benchmarks, for benchstat\n'
 	@printf '  make fuzz FUZZ=Topic TIME=5m      some of the fuzz tests, longer\n'
@@ -26,16 +26,16 @@ help:
 	@printf '  make packets FOR=1h               bad packets for an hour\n\n'
 
 .PHONY: run
-run: ## start Parley here, with a PostgreSQL of its own unless DATABASE_URL is set
+run: ## start Parley, with a private PostgreSQL unless DATABASE_URL is set
 	@scripts/need go $(if $(DATABASE_URL),,postgresql)
 	@go build -o bin/parley ./cmd/parley && exec bin/parley serve $(ARGS)
 
 .PHONY: test
-test: ## lint, then all tests with the race detector and real services: what CI runs
+test: ## lint, then all tests with the race detector and real services, as in CI
 	@scripts/test $(ARGS)
 
 .PHONY: lint
-lint: ## go vet and golangci-lint; formatting, too
+lint: ## go vet, golangci-lint and formatting
 	@scripts/need go
 	@scripts/lint $(ARGS)
 
@@ -55,12 +55,12 @@ fuzz: ## run each fuzz test for a while
 	@scripts/fuzz $(TIME) $(FUZZ)
 
 .PHONY: campaign
-campaign: ## try to break the promises for a while: docs/reliability.md
+campaign: ## try to break the promises for a while (docs/reliability.md)
 	@scripts/need go cc postgresql $(if $(findstring nodes,$(ARGS)),redis)
 	@go run ./campaign/cmd -race -for=$(FOR) $(if $(SEED),-seed=$(SEED)) $(ARGS)
 
 .PHONY: packets
-packets: ## send the server bad packets for a while: docs/conformance.md
+packets: ## send the server bad packets for a while (docs/conformance.md)
 	@scripts/need go cc postgresql
 	@PARLEY_FUZZ_FOR=$(FOR) PARLEY_TEST_SEED=$(SEED) go test -race -count=1 -timeout=0 -v -run=TestPackets ./app/packetfuzz
 
@@ -70,5 +70,5 @@ build: ## build bin/parley, one static binary
 	CGO_ENABLED=0 go build -trimpath -o bin/parley ./cmd/parley
 
 .PHONY: clean
-clean: ## remove what building and testing left here; never data
+clean: ## remove build and test output; never data
 	rm -rf bin coverage* *.test *.prof *.out

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts share: how they speak. Sourced, not run. Bash 3.2, since macOS has no other.
+# Output functions for the scripts. Sourced, not run. Bash 3.2, since macOS has no other.
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
   bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' reset=$'\e[0m'
@@ -10,7 +10,7 @@ fi
 # step NAME TEXT… announces the next thing a script does.
 step() { printf '%s%-6s%s %s\n' "$bold" "$1" "$reset" "${*:2}"; }
 
-# good NAME TEXT… and bad NAME TEXT… say how it went.
+# good NAME TEXT… and bad NAME TEXT… report the outcome.
 good() { printf '%s%-6s%s %s\n' "$green" "$1" "$reset" "${*:2}"; }
 bad() { printf '%s%-6s%s %s\n' "$red" "$1" "$reset" "${*:2}" >&2; }
 
