@@ -198,7 +198,9 @@ func (a *App) build(context.Context) (err error) {
 // start runs what runs by itself, in the order in which it is needed: stopping goes the
 // other way round.
 func (a *App) start(ctx context.Context) error {
-	a.runBus()
+	if err := a.startNode(ctx); err != nil {
+		return err
+	}
 	a.run("device topics", a.topics.Run)
 	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
 	a.run("search index", a.indexer.Run)
@@ -207,9 +209,6 @@ func (a *App) start(ctx context.Context) error {
 	a.run("read receipts", a.chat.RunReads)
 	a.run("wills", a.chat.Wills.Run)
 	a.run("identity", a.identity.Run)
-	if err := a.releaseFormer(ctx); err != nil {
-		return err
-	}
 	a.run("sessions", a.router.Run)
 	a.run("presence", a.chat.Presences.Run)
 	if a.others != nil {

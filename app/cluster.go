@@ -104,19 +104,32 @@ func (a *App) forward() func(*chat.Publication) {
 	return a.others.bus.Publication
 }
 
-// runBus lets this node and the others receive from each other, before it takes
-// connections. It ends after everything that uses it.
-func (a *App) runBus() {
-	o := a.others
-	if o == nil {
-		return
+// startNode keeps the node's lease, which ends after everything that uses the database,
+// and releases what is marked as connected and is not: this node has not begun to serve. A
+// node alone releases everything, before its first heartbeat: the former process was online
+// until its last one.
+func (a *App) startNode(ctx context.Context) error {
+	if a.others == nil {
+		if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil {
+			return err
+		}
+		if _, err := a.store.ReleasePresences(ctx, ""); err != nil {
+			return err
+		}
+		if a.lease != nil {
+			a.keepLease()
+		}
+		return nil
 	}
+	o := a.others
 	a.chat.UsePeers(o.bus, a.router.DropSuperseded)
 	keeper := a.keepLease()
 	a.run("fence", func(ctx context.Context) error { return o.fence.Run(ctx, keeper.Sync) })
 	a.run("bus", func(ctx context.Context) error {
 		return o.bus.Run(ctx, cluster.Receiver{Rules: a.chat, Publication: a.topics.Arrive, Asking: a.router.Asking})
 	})
+	_, err := a.store.ReleaseSessions(ctx, a.o.Node, time.Now())
+	return err
 }
 
 // keepLease keeps the node's lease until the process stops.
@@ -140,26 +153,6 @@ func (a *App) release(ctx context.Context, n chat.NodeState) error {
 		return err
 	}
 	return a.chat.NodeDied(ctx, chat.DeadNode{Name: n.Name, SeenAt: n.SeenAt})
-}
-
-// releaseFormer releases what is marked as connected and is not: this node has not
-// begun to serve. A node alone releases everything, and keeps its lease from then on:
-// the former process was online until its last heartbeat.
-func (a *App) releaseFormer(ctx context.Context) error {
-	if a.others != nil {
-		_, err := a.store.ReleaseSessions(ctx, a.o.Node, time.Now())
-		return err
-	}
-	if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil {
-		return err
-	}
-	if _, err := a.store.ReleasePresences(ctx, ""); err != nil {
-		return err
-	}
-	if a.lease != nil {
-		a.keepLease()
-	}
-	return nil
 }
 
 // releaseFormerPresences has those shown as offline who were online at this node's
