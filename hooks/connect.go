@@ -37,9 +37,8 @@ const bridgeBit = 0x80
 
 // asBridge notes that a CONNECT is a bridge's, and has mochi take it for MQTT 3.1.1.
 func asBridge(cl *mqtt.Client, pk packets.Packet) packets.Packet {
-	conn, ok := cl.Net.Conn.(*broker.Conn)
-	if ok && pk.ProtocolVersion == 4|bridgeBit {
-		pk.ProtocolVersion, conn.Bridge = 4, true
+	if pk.ProtocolVersion == 4|bridgeBit {
+		pk.ProtocolVersion, connOf(cl).Bridge = 4, true
 	}
 	return pk
 }
@@ -47,12 +46,8 @@ func asBridge(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 // OnConnect implements mqtt.Hook: it decides whether the client may connect, and
 // answers itself if not, because mochi could only answer 0x86.
 func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
-	conn, ok := cl.Net.Conn.(*broker.Conn)
-	if !ok {
-		return packets.ErrRejectPacket
-	}
 	ctx, cancel := context.WithCancel(context.Background()) // the connection's life; canceled in Ended
-	c, err := h.connect(ctx, conn, cl, &pk)
+	c, err := h.connect(ctx, connOf(cl), cl, &pk)
 	if err != nil {
 		cancel()
 		h.metrics.connects.WithLabelValues(string(chat.CodeOf(err))).Inc()
@@ -269,8 +264,8 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 func refusalV3(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 	if cl.Properties.Props.AssignedClientID != "" && !cl.Properties.Clean {
 		pk.ReasonCode = packets.Err3ClientIdentifierNotValid.Code // [MQTT-3.1.3-8]
-	} else if conn, ok := cl.Net.Conn.(*broker.Conn); ok {
-		conn.DisconnectCode(pk.ReasonCode, "")
+	} else {
+		connOf(cl).DisconnectCode(pk.ReasonCode, "")
 	}
 	return pk
 }

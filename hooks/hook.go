@@ -142,12 +142,12 @@ type connection struct {
 	writable     chan struct{} // holds a value when the connection's buffer has room again
 }
 
+// connOf returns a client's connection: Server gives mochi no other.
+func connOf(cl *mqtt.Client) *broker.Conn { return cl.Net.Conn.(*broker.Conn) }
+
+// connectionOf returns what is known of a client's connection; nil before CONNECT.
 func connectionOf(cl *mqtt.Client) *connection {
-	conn, ok := cl.Net.Conn.(*broker.Conn)
-	if !ok {
-		return nil
-	}
-	c, _ := conn.State.(*connection)
+	c, _ := connOf(cl).State.(*connection)
 	return c
 }
 
