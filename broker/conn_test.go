@@ -189,50 +189,91 @@ func TestSlowPeerThatReadsIsKept(t *testing.T) {
 	}
 }
 
+// socket is a connection with a large send buffer, as the kernel has them: a write that
+// has filled it goes on when a third of it is free, but a new write puts in what fits.
+type socket struct {
+	net.Conn
+	mu       sync.Mutex
+	used     int           // mu guards: bytes of socketBuffer
+	deadline time.Time     // mu guards: for writes
+	changed  chan struct{} // mu guards: closed when one of them changes
+}
+
+const socketBuffer = 900 << 10
+
+func (s *socket) change(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *socket) Write(b []byte) (n int, err error) {
+	for {
+		s.mu.Lock()
+		took := min(len(b)-n, socketBuffer-s.used)
+		n, s.used = n+took, s.used+took
+		for n < len(b) && socketBuffer-s.used < socketBuffer/3 {
+			left, changed := time.Until(s.deadline), s.changed
+			s.mu.Unlock()
+			if left <= 0 {
+				return n, os.ErrDeadlineExceeded
+			}
+			select {
+			case <-changed:
+			case <-time.After(left):
+			}
+			s.mu.Lock()
+		}
+		s.mu.Unlock()
+		if n == len(b) {
+			return n, nil
+		}
+	}
+}
+
+func (s *socket) SetWriteDeadline(t time.Time) error {
+	s.change(func() { s.deadline = t })
+	return nil
+}
+
+func (s *socket) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetWriteDeadline(t), s.Conn.SetReadDeadline(t))
+}
+
 // The kernel calls a socket writable when a third of its buffer is free. A peer that
 // is too slow for that within the limit takes something all the same.
 func TestSlowPeerBehindALargeSocketBuffer(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	client, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = client.Close() }()
-	server, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = server.(*net.TCPConn).SetWriteBuffer(2 << 20)
-	_ = client.(*net.TCPConn).SetReadBuffer(32 << 10)
-	c := broker.NewConn(server, broker.Limits{WriteTimeout: 800 * time.Millisecond, HighWater: 16 << 20, MaxBuffer: 32 << 20})
-	accept(c, 5, nil, nil)
-	f := frame(strings.Repeat("x", 60_000))
-	for range 150 { // 9 MB: more than the sockets hold
-		c.Publish(f, delivery.Packet{})
-	}
-	reader := make(chan error, 1)
-	go func() { _, err := c.Read(make([]byte, 100)); reader <- err }() // ends with the connection
-	buf := make([]byte, 32<<10)
-	tick := time.NewTicker(100 * time.Millisecond) // 320 KB a second: in 800 ms less than a third
-	defer tick.Stop()
-	for range 30 {
-		select {
-		case err := <-reader:
-			t.Fatalf("cut off: %v", err)
-		case <-tick.C:
+	synctest.Test(t, func(t *testing.T) {
+		server, client := net.Pipe()
+		s := &socket{Conn: server, changed: make(chan struct{})}
+		c := broker.NewConn(s, broker.Limits{WriteTimeout: 8 * second, HighWater: 16 << 20, MaxBuffer: 32 << 20})
+		accept(c, 5, func(cl *mqtt.Client) { cl.State.Keepalive = 0 }, nil)
+		_ = c.SetDeadline(time.Time{})
+		f := frame(strings.Repeat("x", 60_000))
+		for range 150 { // 9 MB: more than the socket holds
+			c.Publish(f, delivery.Packet{})
 		}
-		if _, err := io.ReadFull(client, buf); err != nil {
-			t.Fatal(err)
+		reader := make(chan error, 1)
+		go func() { _, err := c.Read(make([]byte, 100)); reader <- err }() // ends with the connection
+		for range 60 {                                                     // 32 KiB a second: in 8 s less than a third
+			time.Sleep(second)
+			s.change(func() { s.used -= 32 << 10 })
+			select {
+			case err := <-reader:
+				t.Fatalf("cut off: %v", err)
+			default:
+			}
 		}
-	}
-	_ = client.Close()
-	<-reader
-	c.Finish()
+		start := time.Now() // and now it stops
+		if err := <-reader; err == nil || time.Since(start) > 9*second {
+			t.Errorf("the reader ended %v after the peer had stopped, with %v", time.Since(start), err)
+		}
+		_ = client.Close()
+		c.Finish()
+	})
 }
 
 func TestFarewellIsLast(t *testing.T) {

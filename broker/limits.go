@@ -7,14 +7,14 @@ type Limits struct {
 	MaxConnections   int           // open connections together [1,000,000]
 	MaxConnectPacket int           // bytes of CONNECT [64 KiB]
 	MaxPacket        int           // bytes of any other packet; advertised as Maximum Packet Size [256 KiB]
-	ReceiveMaximum   int           // publishes of one connection that may wait for their commit; advertised [256]
+	ReceiveMaximum   int           // publishes of one connection that may wait for their commit; advertised as Receive Maximum [256]
 	ConnectTimeout   time.Duration // from accept to the end of CONNECT [10 s]
 	PacketTimeout    time.Duration // from the first to the last byte of a packet [30 s]
-	WriteTimeout     time.Duration // without the peer taking anything (over WebSocket, 16 KiB); then it is cut off [30 s]
-	Linger           time.Duration // for a closing connection's last packets to be taken [1 s]
-	Drain            time.Duration // for the publishes on their way to be stored when the server stops [3 s]
-	HighWater        int           // bytes waiting to be written from which publications wait in the log [128 KiB]
-	MaxBuffer        int           // bytes waiting to be written that cut a connection off [1 MiB]
+	WriteTimeout     time.Duration // in which the peer must read something (over WebSocket, 16 KiB); otherwise it is cut off [30 s]
+	Linger           time.Duration // for the peer to read a closing connection's last packets [1 s]
+	Drain            time.Duration // for the publishes under way to be stored when the server stops [3 s]
+	HighWater        int           // bytes waiting to be written at which publications stay in the log until there is room [128 KiB]
+	MaxBuffer        int           // bytes waiting to be written at which a connection is cut off [1 MiB]
 }
 
 // WithDefaults returns l with zero fields filled in.

@@ -14,6 +14,7 @@ import (
 // sink is a socket that takes everything.
 type sink struct{ net.Conn }
 
+func (sink) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
 func (sink) Read([]byte) (int, error)         { return 0, io.EOF }
 func (sink) Write(b []byte) (int, error)      { return len(b), nil }
 func (sink) SetDeadline(time.Time) error      { return nil }

@@ -7,11 +7,11 @@ import (
 )
 
 // strict checks the packets of a client while their bytes pass, in pieces of any
-// size, and keeps none of them. It finds what mochi's decoder lets pass, or what
-// makes it panic: fields that reach over the end of their packet, bytes after the
-// last one, properties twice or out of range, reserved bits. Whether the texts of
-// other packets than CONNECT are UTF-8 it leaves to mochi, and what a packet means
-// to the hooks. It is owned by the connection's reader.
+// size, and keeps none of them. It finds what mochi's decoder accepts, or what makes it
+// panic: fields longer than their packet, bytes after the last one, properties twice or
+// out of range, reserved bits. Whether the strings of packets other than CONNECT are
+// UTF-8 is left to mochi, and what a packet means to the hooks. It is owned by the
+// connection's reader.
 type strict struct {
 	version   byte   // of MQTT, once CONNECT has said it; 0 before, and if its answer could not be read
 	maxPacket uint32 // the client's Maximum Packet Size, or 0
