@@ -25,7 +25,7 @@ type PresenceResult struct {
 }
 
 // Presence connects everybody, subscribes them to their contacts' presence, and returns
-// when each has heard of all contacts that they are online.
+// when each has been notified that all contacts are online.
 func Presence(ctx context.Context, o PresenceOptions) (*PresenceResult, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -52,11 +52,11 @@ func Presence(ctx context.Context, o PresenceOptions) (*PresenceResult, error) {
 				cancel(fmt.Errorf("user %d: %w", i, err))
 				return
 			}
-			readers.Go(func() { hearPresence(c, o.Contacts, &signals, informed.Done) }) // ends with its connection
+			readers.Go(func() { readPresence(c, o.Contacts, &signals, informed.Done) }) // ends with its connection
 		})
 	}
 	done := make(chan struct{})
-	go func() { // ends when all is heard; it is left behind after an error
+	go func() { // ends when all is received; it is left behind after an error
 		dialed.Wait()
 		res.Connected = time.Since(start)
 		informed.Wait()
@@ -80,9 +80,9 @@ func Presence(ctx context.Context, o PresenceOptions) (*PresenceResult, error) {
 	return &res, err
 }
 
-// hearPresence reads until the connection ends, and calls done when so many users have
+// readPresence reads until the connection ends, and calls done when so many users have
 // been shown as online, beside the one it is.
-func hearPresence(c *client, contacts int, signals *atomic.Int64, done func()) {
+func readPresence(c *client, contacts int, signals *atomic.Int64, done func()) {
 	online := make(map[[36]byte]struct{}, contacts+1)
 	for {
 		header, body, err := c.read()

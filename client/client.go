@@ -237,7 +237,7 @@ func (c *Client) disconnected() bool {
 		}
 		reason = reasonError("connection", d.ReasonCode, detail)
 		// Of what is said to somebody who breaks the protocol, or who is too big, the next
-		// attempt would hear the same.
+		// attempt would get the same answer.
 		final = slices.Contains([]byte{
 			reasonMalformed, reasonProtocolError, reasonTakenOver, reasonReceiveExceeded, reasonTooLarge,
 		}, d.ReasonCode)
@@ -440,7 +440,7 @@ func (c *Client) Err() error {
 }
 
 // Close ends the client: no further event is handled, the one being handled is waited
-// for and acknowledged, and the server is told goodbye. When ctx ends first, the
+// for and acknowledged, and DISCONNECT is sent. When ctx ends first, the
 // handler's context ends, nothing more is acknowledged, and the error is ctx's;
 // what was not acknowledged comes again to the next client with the same ClientID.
 // It must not be called by a handler. It may be repeated.

@@ -112,7 +112,7 @@ func (a *API) Participants(ctx context.Context, conversation ID) iter.Seq2[*Part
 }
 
 // AddParticipants adds up to 100 users to a group of which one is owner or admin.
-// Those who are in it already are passed over, so it may be repeated.
+// Those who are in it already are ignored, so it may be repeated.
 func (a *API) AddParticipants(ctx context.Context, conversation ID, users ...ID) error {
 	return a.do(ctx, call{
 		op: "add participants", method: http.MethodPost, path: at("conversations", string(conversation), "participants"), in: map[string][]ID{"userIds": users},

@@ -27,7 +27,7 @@ const (
 	TooLarge        Code = "too_large"       // over a size limit
 	Quota           Code = "quota"           // over a rate or count limit; try later
 	Unsupported     Code = "unsupported"     // understood, and not offered
-	Unavailable     Code = "unavailable"     // the server, or the way there, is away; the same request may be repeated
+	Unavailable     Code = "unavailable"     // the server cannot be reached, or cannot serve; the same request may be repeated
 	Internal        Code = "internal"        // the server's fault
 
 	Closed    Code = "closed"     // the client has been closed

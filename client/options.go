@@ -85,7 +85,7 @@ type Options struct {
 
 	// HTTPClient makes the REST requests. nil: one of the client's own.
 	HTTPClient *http.Client
-	// Logger hears of connections lost and made, and of handlers that fail. nil: nobody.
+	// Logger logs connections lost and made, and of handlers that fail. nil: nobody.
 	Logger *slog.Logger
 }
 

@@ -15,7 +15,7 @@ import (
 // two ways.
 //
 // What was sent and not acknowledged ends with its connection, instead of being sent
-// again by paho: those who wait for the acknowledgement hear at once that the
+// again by paho: those who wait for the acknowledgement are told at once that the
 // connection is lost, and publish again under the same clientMsgId. In paho's session
 // they would wait for nothing if the server has forgotten the session.
 //

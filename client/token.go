@@ -101,7 +101,7 @@ func (t *tokens) renew(ctx context.Context) error {
 			return err
 		}
 		// The password is safer than a refresh token that may have been used up without
-		// our hearing of it: using it twice would end the login.
+		// our learning of it: using it twice would end the login.
 		t.refresh = ""
 		if ctx.Err() != nil {
 			return err

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	typingRepeat = 2 * time.Second // how often members hear it; the server's
+	typingRepeat = 2 * time.Second // how often members are notified; the server's
 	typingLasts  = 6 * time.Second // how long they are shown it; the server's
 )
 

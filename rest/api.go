@@ -36,7 +36,7 @@ func apiConfig(version string) huma.Config {
 		{Name: "sessions", Description: "Logins: one for each device."},
 		{Name: "conversations", Description: "Direct conversations and groups."},
 		{Name: "messages", Description: "Sending and history."},
-		{Name: "presence", Description: "Who is here."},
+		{Name: "presence", Description: "Who is online."},
 		{Name: "operations", Description: "For whoever runs the server."},
 	}
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
@@ -50,7 +50,7 @@ func apiConfig(version string) huma.Config {
 // body does not fit: huma knows only that it is the body.
 const numberTooLarge = "too large a number in body."
 
-// strictJSON is encoding/json that refuses invalid UTF-8 instead of mending it.
+// strictJSON is encoding/json that refuses invalid UTF-8 instead of replacing it.
 var strictJSON = huma.Format{
 	Marshal: func(w io.Writer, v any) error {
 		e := json.NewEncoder(w)

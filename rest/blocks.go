@@ -22,7 +22,7 @@ func (s *server) blocks() {
 	const tag = "users"
 	register(s, s.secured(op(tag, "PUT /api/blocks/{userId}", "blockUser", "Block a user",
 		"Neither can begin a direct conversation with the other, write in the one they have, add the other to a group, "+
-			"or see the other type or be online. Who has blocked whom is not told. One may block 10,000 users. It may be repeated.",
+			"or see the other type or be online. Nobody is told who has blocked whom. One may block 10,000 users. It may be repeated.",
 	)), s.blockUser, chat.NotFound, chat.Conflict)
 	register(s, s.secured(op(tag, "DELETE /api/blocks/{userId}", "unblockUser", "End a block", "It may be repeated.")), s.unblockUser)
 	register(s, s.secured(op(tag, "GET /api/blocks", "listBlocks", "List whom one has blocked, by user id", "")), s.listBlocks)

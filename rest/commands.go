@@ -41,10 +41,10 @@ type reactionInput struct {
 func (s *server) commands() {
 	const tag = "messages"
 	register(s, s.secured(op(tag, "PATCH /api/messages/{id}", "editMessage", "Edit a message of one's own",
-		"Members hear an `edit` event. An edit to what the message says already changes nothing.",
+		"Members receive an `edit` event. An edit to what the message says already changes nothing.",
 	)), s.editMessage, chat.Forbidden, chat.NotFound, chat.Conflict)
 	register(s, s.secured(op(tag, "DELETE /api/messages/{id}", "deleteMessage", "Take a message back",
-		"One's own, or as owner or admin of the group anybody's. Its texts and reactions are gone; a tombstone stays in the history, and members hear a `delete` event. It may be repeated.",
+		"One's own, or as owner or admin of the group anybody's. Its texts and reactions are gone; a tombstone stays in the history, and members receive a `delete` event. It may be repeated.",
 	)), s.deleteMessage, chat.Forbidden, chat.NotFound)
 	register(s, s.secured(op(tag, "GET /api/messages/{id}/edits", "listEdits", "Read what a message has said",
 		"Oldest first; the last one is what it says now. A deleted message has none.")), s.listEdits, chat.NotFound)

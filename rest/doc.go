@@ -1,4 +1,4 @@
-// Package rest is Parley's HTTP door: accounts, logins, conversations and history
+// Package rest is Parley's REST API: accounts, logins, conversations and history
 // as JSON, with an OpenAPI 3.1 document made from the same code. It calls chat and
 // identity and decides nothing itself.
 //

@@ -71,8 +71,8 @@ var idFields = map[string]string{"User": "userId", "Me": "userId", "Conversation
 
 type exampleBuilder struct{ registry huma.Registry }
 
-// exampler is a body whose example cannot be told from its fields: one that wants this or
-// that, not both.
+// exampler is a body whose example does not follow from its fields: one that wants either of two,
+// not both.
 type exampler interface{ example() any }
 
 func (b exampleBuilder) fill(content map[string]*huma.MediaType) {

@@ -17,7 +17,7 @@ type ConversationUpdate struct {
 // NewParticipants is the body of POST /api/conversations/{id}/participants.
 type NewParticipants struct {
 	_       struct{}  `additionalProperties:"false"`
-	UserIDs []ID      `json:"userIds" minItems:"1" maxItems:"100" doc:"Those who are in the group already are passed over."`
+	UserIDs []ID      `json:"userIds" minItems:"1" maxItems:"100" doc:"Those who are in the group already are ignored."`
 	Role    chat.Role `json:"role,omitempty" enum:"admin,member" doc:"member if left out; only the owner adds admins." example:"member"`
 }
 

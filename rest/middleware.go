@@ -87,7 +87,7 @@ func guard(next http.Handler) http.Handler {
 	})
 }
 
-// query refuses a query that cannot be read: net/url passes over what it does not
+// query refuses a query that cannot be read: net/url ignores what it does not
 // understand, and a parameter that is overlooked has another meaning than the one that
 // was sent.
 func query(next http.Handler) http.Handler {
@@ -171,7 +171,7 @@ func (s *server) refuse(ctx huma.Context, p *Problem) {
 	p.write(w)
 }
 
-// explain turns a handler's error into a problem, and logs what is ours to mend.
+// explain turns a handler's error into a problem, and logs what is the server's fault.
 func (s *server) explain(ctx context.Context, op *huma.Operation, err error) *Problem {
 	p := problemOf(err)
 	switch {

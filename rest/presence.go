@@ -12,7 +12,7 @@ import (
 type Presence struct {
 	UserID       ID          `json:"userId"`
 	Status       chat.Status `json:"status" enum:"online,away,offline,invisible" doc:"invisible: only of oneself."`
-	LastOnlineAt *Time       `json:"lastOnlineAt" nullable:"true" doc:"null: they are here, or never were."`
+	LastOnlineAt *Time       `json:"lastOnlineAt" nullable:"true" doc:"null: they are online, or never were."`
 }
 
 // Presences are those that were asked for and may be seen.
@@ -25,7 +25,7 @@ type presenceQuery struct {
 }
 
 func (s *server) presence() {
-	register(s, s.secured(op("presence", "GET /api/presence", "listPresence", "See who is here",
+	register(s, s.secured(op("presence", "GET /api/presence", "listPresence", "See who is online",
 		"Contacts, and oneself: people one shares a conversation of at most 500 members with, unless one of the two has blocked the other. "+
 			"Everybody else is left out, whether or not they exist. MQTT has the changes, on `user/{id}/presence`.",
 	)), s.listPresence)

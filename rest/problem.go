@@ -78,7 +78,7 @@ func fieldProblem(code chat.Code, status int, field, message string) *Problem {
 	return p
 }
 
-// problemOf turns an error into what the client hears of it.
+// problemOf turns an error into what the client is told.
 func problemOf(err error) *Problem {
 	var p *Problem
 	if errors.As(err, &p) {

@@ -34,7 +34,7 @@ type Options struct {
 	AllowedOrigins []string                       // web pages that may call (CORS), such as "https://app.example.org", or "*"; none
 	ClientAddr     func(*http.Request) netip.Addr // whom the rate limits count; default: the connection's other end
 	SignupRate     identity.Rate                  // POST /api/users, for each address; 20 at once, one more every 3 s
-	Logins         chat.Limiter                   // of POST /api/sessions, shared with the other doors; one of its own, 30 at once and one more every second
+	Logins         chat.Limiter                   // of POST /api/sessions, shared with MQTT; one of its own, 30 at once and one more every second
 }
 
 const (
