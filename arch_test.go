@@ -35,7 +35,8 @@ var folders = []folder{
 	{"chat", []string{"backoff"}, "the language and the rules; everything else may change under them"},
 	{"identity", []string{"chat"}, "accounts, passwords and tokens; it answers in chat's words"},
 	{"delivery", []string{"backoff", "chat"}, "events to sessions, knowing neither the wire nor the database"},
-	{"store", []string{"backoff", "chat", "identity", "migrations"}, "serves the ports of both from PostgreSQL, and applies the schema they need"},
+	{"presence", []string{"backoff", "chat"}, "who is online, and who is shown it; knowing neither the wire nor the database"},
+	{"store", []string{"backoff", "chat", "identity", "presence", "migrations"}, "serves their ports from PostgreSQL, and applies the schema they need"},
 	{"cluster", []string{"backoff", "chat"}, "what nodes tell each other, in chat's words"},
 	{"topics", []string{"backoff", "chat"}, "the broker for device topics, knowing neither the wire nor the database"},
 	{"broker", []string{"backoff", "chat", "delivery"}, "carries packets, and is what delivery hands events to"},
@@ -43,7 +44,7 @@ var folders = []folder{
 	{"asyncapi", []string{"chat"}, "describes what goes over MQTT, in chat's words; it carries nothing"},
 
 	// The doors do not know each other.
-	{"hooks", []string{"backoff", "chat", "broker", "delivery", "topics"}, "a door: the host's callbacks as calls on chat, delivery and topics"},
+	{"hooks", []string{"backoff", "chat", "presence", "broker", "delivery", "topics"}, "a door: the host's callbacks as calls on chat, presence, delivery and topics"},
 	{"rest", []string{"chat", "identity", "asyncapi"}, "a door: HTTP as calls on chat, and accounts for clients; it serves the documents of both doors"},
 	{"mosquitto-compat", []string{"chat"}, "a door: mosquitto's files in chat's words"},
 
@@ -54,13 +55,13 @@ var folders = []folder{
 	{"client", nil, "for other people's programs: the contract is all it shares with the server"},
 
 	{"app", []string{
-		"chat", "identity", "delivery", "topics", "store", "cluster", "broker", "hooks", "rest", "asyncapi",
+		"chat", "identity", "presence", "delivery", "topics", "store", "cluster", "broker", "hooks", "rest", "asyncapi",
 		"mosquitto-compat", "migrations", "pgchild",
 	}, "puts everything together, outside of main so that tests may start it too"},
 	{"bench", nil, "load over the network: the contract is all it shares with the server"},
 	{"campaign", []string{"chat", "store", "pgchild", "broker/brokertest"}, "speaks to the server over the network only, with the test client's codec; it runs its PostgreSQL, and asks the store for the truth to compare with"},
 	{"cmd", []string{
-		"app", "bench", "chat", "identity", "delivery", "topics", "store", "cluster", "broker", "hooks", "rest",
+		"app", "bench", "chat", "identity", "presence", "delivery", "topics", "store", "cluster", "broker", "hooks", "rest",
 		"mosquitto-compat", "migrations", "pgchild", "client",
 	}, "starts it, and speaks with operators; known to nobody"},
 }
@@ -266,7 +267,7 @@ func TestComplain(t *testing.T) {
 		{"chat/user.go", module + "/store", "chat may import backoff"},
 		{"chat/user.go", "golang.org/x/sync/errgroup", "any folder but chat"},
 		{"chat/metrics.go", "github.com/prometheus/client_golang/prometheus", "belongs in"},
-		{"hooks/access.go", module + "/rest", "hooks may import backoff, chat, broker, delivery"},
+		{"hooks/access.go", module + "/rest", "hooks may import backoff, chat, presence, broker, delivery"},
 		{"rest/doc.go", module + "/hooks/access", "rest may import chat, identity"},
 		{"mosquitto-compat/acl.go", module + "/rest", "mosquitto-compat may import chat"},
 		{"delivery/tail.go", module + "/store", "delivery may import backoff, chat"},

@@ -29,6 +29,7 @@ import (
 	"github.com/parleymq/parley/delivery"
 	"github.com/parleymq/parley/hooks"
 	"github.com/parleymq/parley/identity"
+	"github.com/parleymq/parley/presence"
 	"github.com/parleymq/parley/rest"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/topics"
@@ -48,6 +49,7 @@ type App struct {
 	identity *identity.Service
 	logins   *identity.Limiter // of password checks, for each address, over HTTP and MQTT together
 	chat     *chat.Service
+	presence *presence.Engine
 	indexer  *store.Indexer
 	writer   *store.Writer
 	router   *delivery.Router
@@ -151,9 +153,10 @@ func (a *App) build(context.Context) (err error) {
 	if a.identity, err = identity.New(i); err != nil {
 		return err
 	}
-	a.chat = chat.NewService(a.store, chat.SystemClock{})
-	a.chat.Presences.Use(a.presence())
+	a.presence = presence.New(a.presenceOptions())
+	a.chat = chat.NewService(a.store, chat.SystemClock{}, a.presence)
 	registerChat(a.registry, a.chat)
+	registerPresence(a.registry, a.presence)
 	_, open := a.o.TopicAccess.(topics.Open)
 	a.topics = topics.New(topics.Options{
 		Access: a.o.TopicAccess, OneSpace: open || a.o.OneTopicSpace, Store: a.store, Forward: a.forward(), Sys: a.sys,
@@ -181,7 +184,7 @@ func (a *App) build(context.Context) (err error) {
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
 	a.hook = hooks.New(hooks.Options{
-		Chat: a.chat, Authenticator: a.identity, Logins: a.logins, Router: a.router, Fence: a.fence(),
+		Chat: a.chat, Presence: a.presence, Authenticator: a.identity, Logins: a.logins, Router: a.router, Fence: a.fence(),
 		Topics: a.topics, Anonymous: open, MaxSessionExpiry: a.o.MaxSessionExpiry, Logger: a.logger, Registerer: a.registry,
 	})
 	a.identity.OnRevoked(func(r identity.Revocation) { a.hook.Revoke(r.UserID, r.Concerns) })
@@ -210,7 +213,7 @@ func (a *App) start(ctx context.Context) error {
 	a.run("wills", a.chat.Wills.Run)
 	a.run("identity", a.identity.Run)
 	a.run("sessions", a.router.Run)
-	a.run("presence", a.chat.Presences.Run)
+	a.run("presence", a.presence.Run)
 	if a.others != nil {
 		a.run("presence of the former process", a.releaseFormerPresences)
 	}
@@ -221,7 +224,7 @@ func (a *App) start(ctx context.Context) error {
 // serve accepts connections.
 func (a *App) serve(context.Context) error {
 	o := rest.Options{
-		Chat: a.chat, Identity: a.identity, Logger: a.logger, Registerer: a.registry, Version: a.o.Version,
+		Chat: a.chat, Presence: a.presence, Identity: a.identity, Logger: a.logger, Registerer: a.registry, Version: a.o.Version,
 		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, SignupRate: a.o.SignupRate, Logins: a.logins,
 	}
 	metrics := promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})

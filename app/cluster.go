@@ -10,6 +10,7 @@ import (
 	"github.com/parleymq/parley/cluster"
 	"github.com/parleymq/parley/cluster/redis"
 	"github.com/parleymq/parley/delivery"
+	"github.com/parleymq/parley/presence"
 	"github.com/parleymq/parley/store"
 )
 
@@ -75,11 +76,15 @@ func newNodeID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// presence is how presence works here.
-func (a *App) presence() chat.PresenceOptions {
-	o := chat.PresenceOptions{Node: a.o.Node, Grace: a.o.PresenceGrace, Logger: a.logger}
+func (a *App) presenceOptions() presence.Options {
+	o := presence.Options{
+		Store: a.store, Node: presence.NodeID{Name: a.o.Node, ID: newNodeID()}, Grace: a.o.PresenceGrace, Logger: a.logger,
+		Signal: func(p chat.Presence, to []chat.ID) {
+			a.router.Signal(chat.Topic{Kind: chat.TopicPresence, ID: p.UserID}, p.AppendJSON(nil), to, nil)
+		},
+	}
 	if a.others != nil {
-		o.NodeID, o.Peers = a.others.id, a.others.bus
+		o.Node.ID, o.Notify = a.others.id, a.others.bus.Notify
 	}
 	return o
 }
@@ -113,7 +118,7 @@ func (a *App) startNode(ctx context.Context) error {
 		if _, err := a.store.ReleaseSessions(ctx, "", time.Now()); err != nil {
 			return err
 		}
-		if _, err := a.store.ReleasePresences(ctx, ""); err != nil {
+		if err := a.store.ReleaseAllPresences(ctx); err != nil {
 			return err
 		}
 		if a.lease != nil {
@@ -135,7 +140,7 @@ func (a *App) startNode(ctx context.Context) error {
 // keepLease keeps the node's lease until the process stops.
 func (a *App) keepLease() *cluster.Keeper {
 	o := cluster.KeeperOptions{
-		Lease: a.lease, Sessions: a.router, Rules: a.chat, Release: a.release, Rejoined: func() { a.chat.NodeRenewed(newNodeID()) },
+		Lease: a.lease, Sessions: a.router, Rules: a.chat, Release: a.release, Rejoined: func() { a.presence.Rejoined(newNodeID()) },
 		Logger: a.logger, Registerer: a.registry,
 	}
 	if a.others != nil {
@@ -152,14 +157,14 @@ func (a *App) release(ctx context.Context, n chat.NodeState) error {
 	if _, err := a.store.ReleaseSessions(ctx, n.Name, time.Now()); err != nil {
 		return err
 	}
-	return a.chat.NodeDied(ctx, chat.DeadNode{Name: n.Name, SeenAt: n.SeenAt})
+	return a.presence.ReleaseNode(ctx, presence.DeadNode{NodeID: presence.NodeID{Name: n.Name}, SeenAt: n.SeenAt})
 }
 
 // releaseFormerPresences has those shown as offline who were online at this node's
 // former process, when they have not come back in time.
 func (a *App) releaseFormerPresences(ctx context.Context) error {
-	former := chat.DeadNode{Name: a.o.Node, SeenAt: a.lease.Formerly()}
-	if err := a.chat.NodeDied(ctx, former); err != nil && ctx.Err() == nil {
+	former := presence.DeadNode{NodeID: presence.NodeID{Name: a.o.Node}, SeenAt: a.lease.Formerly()}
+	if err := a.presence.ReleaseNode(ctx, former); err != nil && ctx.Err() == nil {
 		a.logger.Warn("presence of the former process could not be released; another node does it", "err", err)
 	}
 	<-ctx.Done()

@@ -58,16 +58,19 @@ func say(t *testing.T, d *apptest.Device, status string) {
 	}
 }
 
-// settled waits until it is stored that users have come, which is when everybody was
-// told: who subscribes after that hears of it once.
+// settled waits until it is stored that users are online, and everybody was notified: who
+// subscribes after that hears of it once.
 func settled(t *testing.T, a *apptest.App, users ...apptest.User) {
 	t.Helper()
 	for _, u := range users {
-		apptest.Eventually(t, "it is stored that "+u.Username+" is here", func() bool {
+		apptest.Eventually(t, "it is stored that "+u.Username+" is online", func() bool {
 			st, err := a.DB.GetPresences(t.Context(), []chat.ID{u.ID})
-			return err == nil && st[u.ID].Online
+			return err == nil && st[u.ID].Status == chat.Online
 		})
 	}
+	apptest.Eventually(t, "everybody was notified", func() bool {
+		return strings.Contains(string(a.REST(t, apptest.User{}, http.MethodGet, "/metrics", nil).Body), "\nparley_presence_queue 0\n")
+	})
 }
 
 // watcher is a device of u that has heard how u is, who is online, and all of the

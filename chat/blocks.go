@@ -83,7 +83,7 @@ func (s *Service) blockChanged(user, other ID, c *BlockChange, err error) error 
 		return err
 	}
 	s.typing.hide(user, other) // after an end of a block it is asked for again when they type on
-	s.contactsChanged([]ID{user}, []ID{other})
+	s.presence.ContactsChanged([]ID{user}, []ID{other})
 	return nil
 }
 

@@ -73,7 +73,7 @@ func TestTypingIsHidden(t *testing.T) {
 		st.hidden = map[chat.ID][]chat.ID{}
 		carl := chat.ID{0xca}
 		st.put(room, ann, ben, carl)
-		s := chat.NewService(st, chat.SystemClock{})
+		s := chat.NewService(st, chat.SystemClock{}, nil)
 		s.Use(&fakeLog{}, p)
 		phone := chat.Device{UserID: ann, ClientID: "phone"}
 		types := func(typing bool) {
@@ -159,7 +159,7 @@ func TestBlockWhileTypingBegins(t *testing.T) {
 		st.hidden = map[chat.ID][]chat.ID{}
 		st.put(room, ann, ben)
 		synctest.Test(t, func(t *testing.T) {
-			s := chat.NewService(st, chat.SystemClock{})
+			s := chat.NewService(st, chat.SystemClock{}, nil)
 			s.Use(&fakeLog{}, p)
 			var wg sync.WaitGroup
 			wg.Go(func() {

@@ -38,7 +38,7 @@ func TestConversationInDoubt(t *testing.T) {
 	for _, after := range []time.Duration{0, 2 * time.Second, time.Minute, 10 * time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
 			store, p := &lost{newFakeStore(), make(chan chat.ID, 1)}, &hints{}
-			s := chat.NewService(store, chat.SystemClock{})
+			s := chat.NewService(store, chat.SystemClock{}, nil)
 			s.Use(&fakeLog{}, p)
 			ctx, stop := context.WithCancel(t.Context())
 			done := make(chan error)

@@ -187,8 +187,8 @@ func (s *Service) membersChanged(c *GroupChange) {
 	everybody := slices.Concat(members, c.Left)
 	switch was, is := before <= MaxContactMembers, len(members) <= MaxContactMembers; {
 	case was && is:
-		s.contactsChanged(slices.Concat(c.Joined, c.Left), everybody)
+		s.presence.ContactsChanged(slices.Concat(c.Joined, c.Left), everybody)
 	case was != is:
-		s.contactsChanged(everybody, everybody)
+		s.presence.ContactsChanged(everybody, everybody)
 	}
 }

@@ -53,7 +53,7 @@ func (s *groupStore) GetConversation(context.Context, chat.ID, chat.ID) (*chat.C
 func newGroupService() (*chat.Service, *groupStore, *hints) {
 	st, p := &groupStore{fakeStore: newFakeStore(), change: &chat.GroupChange{Version: 1}}, &hints{}
 	st.put(room, ann, ben)
-	s := chat.NewService(st, chat.SystemClock{})
+	s := chat.NewService(st, chat.SystemClock{}, nil)
 	s.Use(&fakeLog{}, p)
 	return s, st, p
 }
@@ -172,6 +172,14 @@ func TestGroupInDoubt(t *testing.T) {
 	})
 }
 
+// contactChanges is a PresenceEngine that notes changes of contacts.
+type contactChanges []string
+
+func (c *contactChanges) Receive(chat.Notice) {}
+func (c *contactChanges) ContactsChanged(a, b []chat.ID) {
+	*c = append(*c, fmt.Sprintf("%d and %d", len(a), len(b)))
+}
+
 // Contacts are told of as long as a group is small enough to make any, and when it
 // grows or shrinks beyond that.
 func TestContactsChanged(t *testing.T) {
@@ -194,9 +202,10 @@ func TestContactsChanged(t *testing.T) {
 		{0, 1, most, fmt.Sprintf("%d and %d", most+1, most+1)},
 		{0, 0, 3, ""},
 	} {
-		s, st, _ := newGroupService()
-		var told []string
-		chat.OnContactsChanged(s, func(a, b []chat.ID) { told = append(told, fmt.Sprintf("%d and %d", len(a), len(b))) })
+		_, st, p := newGroupService()
+		var told contactChanges
+		s := chat.NewService(st, chat.SystemClock{}, &told)
+		s.Use(&fakeLog{}, p)
 		st.change = &chat.GroupChange{Version: 2, Joined: members[:tt.joined], Left: members[most+5:][:tt.left]}
 		if tt.joined+tt.left > 0 {
 			st.change.Roster = &chat.Roster{ConversationID: room, Version: 2, Kind: chat.Group, Members: members[:tt.members]}

@@ -71,7 +71,7 @@ func TestMentions(t *testing.T) {
 	t.Parallel()
 	st, log := &nameStore{fakeStore: newFakeStore(), ids: map[string]chat.ID{"ann": ann, "ben": ben, "ben.": {0x77}, "zoe": {0x99}}}, &fakeLog{}
 	st.put(room, ann, ben)
-	s := chat.NewService(st, fixedClock{noon})
+	s := chat.NewService(st, fixedClock{noon}, nil)
 	s.Use(log, &fakePublisher{})
 	send := func(kind chat.EventType, text string) []chat.ID {
 		t.Helper()

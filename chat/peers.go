@@ -63,14 +63,14 @@ type PresenceNotice struct {
 	LastOnlineAt time.Time `json:"l,omitzero"`
 	Version      int64     `json:"v"`
 	To           []ID      `json:"to,omitempty"` // contacts to notify; the user's own devices are notified always
-	Part         bool      `json:"r,omitempty"`  // To is not all of them
+	Part         bool      `json:"r,omitempty"`  // To is not all of them; the receiving node reads who they are
 	Invisible    bool      `json:"i,omitempty"`  // what the user's own devices are shown
 }
 
 // ContactsNotice says that users became contacts of others, or ceased to be; see
-// Service.onContactsChanged.
+// PresenceEngine.ContactsChanged.
 type ContactsNotice struct {
-	ID ID   `json:"i"` // ContactChange.ID
+	ID ID   `json:"i"` // of the change
 	A  []ID `json:"a"`
 	B  []ID `json:"b,omitempty"` // none: those of A among themselves
 }
@@ -134,14 +134,10 @@ func (s *Service) ReceiveNotice(ctx context.Context, from string, n Notice) {
 		if s.dropSuperseded(*n.Superseded) {
 			d := Device{n.Superseded.UserID, n.Superseded.ClientID}
 			s.Wills.Superseded(d, n.Superseded.Epoch, n.Superseded.Resumed)
-			s.DeviceTaken(d)
+			s.presence.Receive(n)
 		}
-	case n.Presence != nil:
-		s.Presences.heard(n.Presence)
-	case n.Contacts != nil:
-		s.Presences.heardContacts(n.Contacts)
-	case n.Device != nil:
-		s.Presences.heardDevice(n.Device)
+	default:
+		s.presence.Receive(n)
 	}
 }
 

@@ -136,7 +136,6 @@ type Store interface {
 	SearchStore
 	ReadStore
 	DeliveredStore
-	PresenceStore
 
 	// GetRoster returns a conversation's members, or NotFound.
 	GetRoster(ctx context.Context, conversation ID) (*Roster, error)

@@ -148,7 +148,7 @@ func withReaders(t *testing.T, f func(w *readers)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &readers{T: t, st: &readStore{fakeStore: newFakeStore(), last: map[chat.ID]int64{room: 10}, read: map[[2]chat.ID]int64{}}, p: &readSignals{}, out: &settled{}}
 		w.st.put(room, ann, ben)
-		w.s = chat.NewService(w.st, chat.SystemClock{})
+		w.s = chat.NewService(w.st, chat.SystemClock{}, nil)
 		w.s.Use(&fakeLog{}, w.p)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

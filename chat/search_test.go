@@ -31,7 +31,7 @@ func TestSearchesAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := &slowSearch{newFakeStore(), make(chan chat.MessageSearch, 100), make(chan struct{})}
-		s := chat.NewService(store, chat.SystemClock{})
+		s := chat.NewService(store, chat.SystemClock{}, nil)
 		results := make(chan error, 100)
 		search := func(user chat.ID) {
 			go func() {

@@ -12,10 +12,9 @@ import (
 // Service is what both interfaces (hooks, rest) call: it knows who may do what, checks what
 // they send, and appends it to the log. It is safe for concurrent use.
 type Service struct {
-	Reader    // queries that need no rule but the store's own
-	Rosters   *Rosters
-	Presences *Presences
-	Wills     *Wills // wills of devices, on conversations and device topics
+	Reader  // queries that need no rule but the store's own
+	Rosters *Rosters
+	Wills   *Wills // wills of devices, on conversations and device topics
 
 	store     Store
 	log       Log
@@ -27,7 +26,7 @@ type Service struct {
 	clock    Clock
 	typing   *Typing
 	hidden   *hidden
-	contacts contactsListeners
+	presence PresenceEngine
 	searches *searches
 	reads    *reads
 	doubts   doubts
@@ -36,17 +35,20 @@ type Service struct {
 }
 
 // NewService returns the rules over a store. Use is to be called before anything else.
-func NewService(store Store, clock Clock) *Service {
-	s := &Service{Reader: store, peers: noPeers{}, Rosters: NewRosters(store, 4_000_000), store: store, clock: clock, searches: newSearches(), reads: newReads(store, clock)}
+// Without presence (nil) nobody's is shown.
+func NewService(store Store, clock Clock, presence PresenceEngine) *Service {
+	if presence == nil {
+		presence = noPresence{}
+	}
+	s := &Service{
+		Reader: store, peers: noPeers{}, presence: presence, Rosters: NewRosters(store, 4_000_000), store: store, clock: clock,
+		searches: newSearches(), reads: newReads(store, clock),
+	}
 	s.hidden = newHidden(store, clock)
 	s.typing = newTyping(clock, s.Rosters.cached, s.hidden.current, func(conversation ID, payload []byte, users []ID, except func(ID) bool) {
 		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, users, except)
 	})
 	s.Rosters.changed = s.typing.sync
-	s.Presences = newPresences(store, clock, func(p Presence, to []ID) {
-		s.publisher.Signal(Topic{Kind: TopicPresence, ID: p.UserID}, p.AppendJSON(nil), to, nil)
-	})
-	s.onContactsChanged(s.Presences.contactsChanged)
 	s.Wills = newWills()
 	return s
 }
@@ -261,7 +263,7 @@ func (s *Service) CreateConversation(ctx context.Context, n NewConversation) (*C
 	s.publisher.Publish(e, r) // whatever has become of ctx: it is stored, and asks for nothing
 	s.peers.Event(e, r.Version, r.Members)
 	if len(r.Members) <= MaxContactMembers {
-		s.contactsChanged(r.Members, r.Members)
+		s.presence.ContactsChanged(r.Members, r.Members)
 	}
 	return c, nil
 }

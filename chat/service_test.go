@@ -74,7 +74,7 @@ var noon = time.Date(2026, 3, 4, 12, 0, 0, 123_456_789, time.UTC)
 func newService() (*chat.Service, *fakeStore, *fakeLog, *fakePublisher) {
 	st, log, pub := newFakeStore(), &fakeLog{}, &fakePublisher{}
 	st.put(room, ann, ben)
-	s := chat.NewService(st, fixedClock{noon})
+	s := chat.NewService(st, fixedClock{noon}, nil)
 	s.Use(log, pub)
 	return s, st, log, pub
 }
@@ -265,7 +265,7 @@ func TestCommittedAtAnOlderVersion(t *testing.T) {
 	store := newFakeStore()
 	store.put(room, ann, ben)
 	pub := &hints{}
-	s := chat.NewService(store, fixedClock{noon})
+	s := chat.NewService(store, fixedClock{noon}, nil)
 	s.Use(&fakeLog{}, pub)
 	e := &chat.Event{ConversationID: room, Seq: 2}
 	s.Committed(t.Context(), e, 1)

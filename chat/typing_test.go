@@ -157,7 +157,7 @@ func TestTyping(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store, p := newFakeStore(), &signals{}
 				store.put(room, ann, bob)
-				s := chat.NewService(store, chat.SystemClock{})
+				s := chat.NewService(store, chat.SystemClock{}, nil)
 				s.Use(&fakeLog{}, p)
 				tt.do(world{t, s, p})
 				synctest.Wait()
@@ -175,7 +175,7 @@ func TestTypingInTooManyConversations(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store, p := newFakeStore(), &fakePublisher{}
-		s := chat.NewService(store, chat.SystemClock{})
+		s := chat.NewService(store, chat.SystemClock{}, nil)
 		s.Use(&fakeLog{}, p)
 		phone, laptop := chat.Device{UserID: ann, ClientID: "phone"}, chat.Device{UserID: ann, ClientID: "laptop"}
 		var rooms []chat.ID
@@ -234,7 +234,7 @@ func TestMessagesDoNotWaitForTyping(t *testing.T) {
 	elsewhere := chat.ID{0xc1}
 	st.put(room, ann, ben)
 	st.put(elsewhere, ann, ben)
-	s := chat.NewService(st, chat.SystemClock{})
+	s := chat.NewService(st, chat.SystemClock{}, nil)
 	s.Use(&fakeLog{}, p)
 	done := make(chan error)
 	go func() { // ends when all of it is done, or p has let go
@@ -270,7 +270,7 @@ func TestTypingRaces(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store, p := newFakeStore(), &turns{t: t, shown: map[[2]chat.ID]bool{}}
-		s := chat.NewService(store, chat.SystemClock{})
+		s := chat.NewService(store, chat.SystemClock{}, nil)
 		s.Use(&discardLog{}, p)
 		users, rooms := make([]chat.ID, 5), make([]chat.ID, 8)
 		for i := range users {

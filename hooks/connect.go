@@ -282,7 +282,7 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	if !c.principal.HasAccount() {
 		return // guests have no presence
 	}
-	c.stay = h.o.Chat.DeviceCame(c.device())
+	c.stay = h.o.Presence.Connected(c.device())
 	if c.sessionPresent { // signals were missed
 		h.feedTyping(c, c.session.Filters(chat.TopicTyping))
 		h.feedPresence(c, c.session.Filters(chat.TopicPresence))

@@ -64,8 +64,8 @@ func (h *Hook) leave(c *connection) {
 		return
 	}
 	end := c.presenceWill
-	end.Gone, end.Kept = discarded, c.expiry
-	if newest := h.o.Chat.DeviceWent(c.device(), c.stay, end); newest { // otherwise the device goes on typing
+	end.Gone, end.Expiry = discarded, c.expiry
+	if newest := h.o.Presence.Disconnected(c.device(), c.stay, end); newest { // otherwise the device goes on typing
 		h.o.Chat.DeviceLeft(c.device())
 	}
 }

@@ -99,7 +99,7 @@ func (h *Hook) feedPresence(c *connection, filters []chat.Filter) {
 		if users[0].IsZero() {
 			ids = nil // all contacts
 		}
-		err := h.o.Chat.TellPresences(ctx, c.principal.UserID, ids, func(p chat.Presence) bool {
+		err := h.o.Presence.Feed(ctx, c.principal.UserID, ids, func(p chat.Presence) bool {
 			return c.session.TrySignal(delivery.NewSignalFrame(chat.Topic{Kind: chat.TopicPresence, ID: p.UserID}, p.AppendJSON(make([]byte, 0, 128))))
 		}, func(ctx context.Context) error { return receive(ctx, c.writable) })
 		if err != nil && ctx.Err() == nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/delivery"
+	"github.com/parleymq/parley/presence"
 	"github.com/parleymq/parley/topics"
 )
 
@@ -26,6 +27,7 @@ const (
 // Options configures a Hook.
 type Options struct {
 	Chat          *chat.Service
+	Presence      *presence.Engine
 	Authenticator chat.Authenticator
 	Logins        chat.Limiter // limits password checks, not tokens; nil: no limit
 	Router        *delivery.Router
@@ -128,11 +130,11 @@ type connection struct {
 	requestedExpiry time.Duration // the Session Expiry Interval that the client asked for
 	expiry          time.Duration // and the one it got
 	connackSent     bool
-	stay            chat.Stay // the presence of the device; 0: a guest's, or CONNACK is not out
+	stay            presence.Connection // the presence of the device; 0: a guest's, or CONNACK is not out
 
-	presenceWill     chat.End   // Will and Wait: a will on the user's presence; zero: none
-	will             *chat.Will // on anything else; nil: none
-	normalDisconnect bool       // DISCONNECT with reason code 0x00 has come, which discards the will
+	presenceWill     presence.End // Will and Delay: a will on the user's presence; zero: none
+	will             *chat.Will   // on anything else; nil: none
+	normalDisconnect bool         // DISCONNECT with reason code 0x00 has come, which discards the will
 
 	intake       *broker.Intake
 	lane         topics.Lane        // keeps its publishes to device topics in order

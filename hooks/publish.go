@@ -109,7 +109,7 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 		if err != nil {
 			return err
 		}
-		h.o.Chat.SetStatus(c.device(), c.stay, status)
+		h.o.Presence.SetStatus(c.device(), c.stay, status)
 	default:
 		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
 	}

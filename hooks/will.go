@@ -8,6 +8,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/presence"
 )
 
 // badWill is a will that could never be published. CONNACK has a code for that in MQTT
@@ -58,7 +59,7 @@ func (h *Hook) readWill(c *connection, pk *packets.Packet) error {
 		if err != nil {
 			return errWill(chat.PublicMessage(err), err)
 		}
-		c.presenceWill = chat.End{Will: status, Wait: delay}
+		c.presenceWill = presence.End{Will: status, Delay: delay}
 	case topic.Kind == chat.TopicMessages:
 		cmd, err := chat.ParseCommand(payload, props.ContentType)
 		if err != nil {

@@ -36,7 +36,7 @@ func (s *server) listPresence(ctx context.Context, in *presenceQuery) (*body[Pre
 	if err != nil {
 		return nil, err
 	}
-	list, err := s.chat.ListPresences(ctx, principal(ctx).UserID, ids)
+	list, err := s.presences.List(ctx, principal(ctx).UserID, ids)
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ func newServer(t *testing.T, change ...func(*rest.Options)) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	service := chat.NewService(db, chat.SystemClock{})
+	service := chat.NewService(db, chat.SystemClock{}, nil)
 	w := store.NewWriter(db.WriterConfig(), store.WriterOptions{Shards: 1, Recheck: service.Recheck, Committed: service.Committed})
 	service.Use(w, silent{})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))

@@ -17,11 +17,18 @@ import (
 	"github.com/parleymq/parley/identity"
 )
 
-// Options says what the handler is made of. Chat and Identity are needed; the zero
+// PresenceLister is what presence.Engine does for this package.
+type PresenceLister interface {
+	// List returns how those of the users are whom the user may see.
+	List(ctx context.Context, user chat.ID, of []chat.ID) ([]chat.Presence, error)
+}
+
+// Options says what the handler is made of. Chat, Identity and Presence are needed; the zero
 // value of every other field stands for its default.
 type Options struct {
 	Chat     *chat.Service
 	Identity *identity.Service
+	Presence PresenceLister
 
 	Logger     *slog.Logger          // none
 	Clock      chat.Clock            // for the rate limits; chat.SystemClock
@@ -48,15 +55,16 @@ const (
 )
 
 type server struct {
-	chat     *chat.Service
-	identity *identity.Service
-	logger   *slog.Logger
-	metrics  *metrics
-	origins  []string
-	address  func(*http.Request) netip.Addr
-	ready    func(context.Context) error
-	api      huma.API
-	openAPI  func() *huma.OpenAPI // api's document, with examples
+	chat      *chat.Service
+	identity  *identity.Service
+	presences PresenceLister
+	logger    *slog.Logger
+	metrics   *metrics
+	origins   []string
+	address   func(*http.Request) netip.Addr
+	ready     func(context.Context) error
+	api       huma.API
+	openAPI   func() *huma.OpenAPI // api's document, with examples
 }
 
 // New returns the handler of everything under /api, and of /healthz, /readyz,
@@ -65,7 +73,7 @@ type server struct {
 func New(o Options) http.Handler {
 	o.setDefaults()
 	s := &server{
-		chat: o.Chat, identity: o.Identity, logger: o.Logger.With("component", "rest"), metrics: newMetrics(o.Registerer),
+		chat: o.Chat, identity: o.Identity, presences: o.Presence, logger: o.Logger.With("component", "rest"), metrics: newMetrics(o.Registerer),
 		origins: o.AllowedOrigins, address: o.ClientAddr, ready: o.Ready,
 	}
 	router := chi.NewMux()

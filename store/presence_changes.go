@@ -5,57 +5,57 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/presence"
 )
 
+// Rows are found by the transaction that has changed them, those that the snapshot before
+// (since) did not see: what the look before this one has seen is left out, and what comes from
+// another cluster's future; what commits meanwhile comes with the next look at the latest.
 const (
-	presencesNowSQL = `SELECT pg_current_snapshot()::text, (SELECT last_value FROM presence_versions)`
-
-	// What the look before this one has seen is left out, and what comes from another
-	// cluster's future; what commits meanwhile comes with the next look at the latest.
-	sinceSQL = `changed >= pg_snapshot_xmin(@since::text::pg_snapshot) AND changed < pg_snapshot_xmax(@next::text::pg_snapshot)
-  AND NOT pg_visible_in_snapshot(changed, @since::text::pg_snapshot)`
+	snapshotNowSQL = `SELECT pg_current_snapshot()::text, (SELECT last_value FROM presence_versions)`
 
 	changedPresencesSQL = `
-SELECT user_id, node IS NOT NULL, invisible, last_online_at, coalesce(status, ''), version, changed::text FROM presences
-WHERE ` + sinceSQL + ` AND (changed, user_id) > (@changed::text::xid8, @after::uuid)
+SELECT user_id, coalesce(status, 'offline'), invisible, last_online_at, version, changed::text FROM presences
+WHERE changed >= pg_snapshot_xmin(@since::text::pg_snapshot) AND changed < pg_snapshot_xmax(@next::text::pg_snapshot)
+  AND NOT pg_visible_in_snapshot(changed, @since::text::pg_snapshot) AND (changed, user_id) > (@changed::text::xid8, @after::uuid)
 ORDER BY changed, user_id LIMIT @limit`
 
 	contactChangesSQL = `
 SELECT id, a, b, changed::text FROM contact_changes
-WHERE ` + sinceSQL + ` AND (changed, id) > (@changed::text::xid8, @after::uuid)
+WHERE changed >= pg_snapshot_xmin(@since::text::pg_snapshot) AND changed < pg_snapshot_xmax(@next::text::pg_snapshot)
+  AND NOT pg_visible_in_snapshot(changed, @since::text::pg_snapshot) AND (changed, id) > (@changed::text::xid8, @after::uuid)
 ORDER BY changed, id LIMIT @limit`
 )
 
-// ListPresenceChanges implements chat.PlaceStore.
-func (s *Store) ListPresenceChanges(ctx context.Context, c chat.PresenceCursor, limit int) (*chat.PresenceChanges, error) {
+// ListPresenceChanges implements presence.Store.
+func (s *Store) ListPresenceChanges(ctx context.Context, c presence.Cursor, limit int) (*presence.Changes, error) {
 	const op = "store.ListPresenceChanges"
-	out := &chat.PresenceChanges{}
+	out := &presence.Changes{}
 	if c.Next == "" {
-		if err := s.pool.QueryRow(ctx, presencesNowSQL).Scan(&c.Next, &c.Version); err != nil {
+		if err := s.pool.QueryRow(ctx, snapshotNowSQL).Scan(&c.Next, &c.Version); err != nil {
 			return nil, translate(op, err)
 		}
-		c.Users, c.Contacts = chat.PresencePlace{Changed: "0"}, chat.PresencePlace{Changed: "0"}
+		c.Users, c.Contacts = presence.PageKey{Changed: "0"}, presence.PageKey{Changed: "0"}
 	}
-	out.Cursor = chat.PresenceCursor{Since: c.Next, Version: c.Version}
+	out.Cursor = presence.Cursor{Since: c.Next, Version: c.Version}
 	if c.Since == "" {
 		return out, nil
 	}
-	users, contacts := c.Users, c.Contacts
-	args := func(p chat.PresencePlace) pgx.NamedArgs {
-		return pgx.NamedArgs{"since": c.Since, "next": c.Next, "changed": p.Changed, "after": [16]byte(p.ID), "limit": limit}
+	args := func(k presence.PageKey) pgx.NamedArgs {
+		return pgx.NamedArgs{"since": c.Since, "next": c.Next, "changed": k.Changed, "after": [16]byte(k.ID), "limit": limit}
 	}
+	users, contacts := c.Users, c.Contacts
 	var b pgx.Batch
 	b.Queue(changedPresencesSQL, args(users)).Query(func(rows pgx.Rows) (err error) {
-		out.States, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (st chat.PresenceState, err error) {
-			err = row.Scan(&st.UserID, &st.Online, &st.Invisible, scanTime(&st.LastOnlineAt), &st.Status, &st.Version, &users.Changed)
+		var st presence.State
+		out.States, err = pgx.CollectRows(rows, scanState(&st, &users.Changed))
+		if len(out.States) > 0 {
 			users.ID = st.UserID
-			return st, err
-		})
+		}
 		return err
 	})
 	b.Queue(contactChangesSQL, args(contacts)).Query(func(rows pgx.Rows) (err error) {
-		out.Contacts, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (cc chat.ContactChange, err error) {
+		out.Contacts, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (cc presence.ContactChange, err error) {
 			err = row.Scan(&cc.ID, &cc.A, &cc.B, &contacts.Changed)
 			contacts.ID = cc.ID
 			return cc, err
@@ -78,13 +78,13 @@ const (
 	deleteContactChangesSQL = `DELETE FROM contact_changes WHERE created_at < now() - interval '10 minutes'`
 )
 
-// PutContactChange implements chat.PlaceStore.
-func (s *Store) PutContactChange(ctx context.Context, c chat.ContactChange) error {
+// PutContactChange implements presence.Store.
+func (s *Store) PutContactChange(ctx context.Context, c presence.ContactChange) error {
 	_, err := s.pool.Exec(ctx, putContactChangeSQL, pgx.NamedArgs{"id": c.ID, "a": c.A, "b": c.B})
 	return translate("store.PutContactChange", err)
 }
 
-// DeleteContactChanges implements chat.PlaceStore.
+// DeleteContactChanges implements presence.Store.
 func (s *Store) DeleteContactChanges(ctx context.Context) error {
 	_, err := s.pool.Exec(ctx, deleteContactChangesSQL)
 	return translate("store.DeleteContactChanges", err)

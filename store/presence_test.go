@@ -4,9 +4,9 @@ import (
 	"maps"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/presence"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
 )
@@ -58,8 +58,8 @@ func TestContacts(t *testing.T) {
 		t.Errorf("ListBlocked = %v, %v", pairs, err)
 	}
 
-	put(t, s, "n", chat.PresenceState{UserID: u[2], LastOnlineAt: now}, chat.PresenceState{UserID: u[1], Online: true})
-	var paged []chat.PresenceState
+	putPlace(t, s, nodeA, presence.NodePresence{UserID: u[2], Status: chat.Offline, LastOnlineAt: now}, presence.NodePresence{UserID: u[1], Status: chat.Online})
+	var paged []presence.State
 	for after := (chat.ID{}); ; {
 		page, err := s.ListContactPresences(t.Context(), u[3], nil, after, 2)
 		if err != nil {
@@ -73,7 +73,7 @@ func TestContacts(t *testing.T) {
 	var ids []chat.ID
 	for _, p := range paged {
 		ids = append(ids, p.UserID)
-		if last := p.LastOnlineAt; last.IsZero() == (p.UserID == u[2]) {
+		if last := p.LastOnlineAt; last.IsZero() == (p.UserID == u[2]) || (p.Status == chat.Online) != (p.UserID == u[1]) {
 			t.Errorf("page holds %+v", p)
 		}
 	}
@@ -84,52 +84,4 @@ func TestContacts(t *testing.T) {
 	if err != nil || len(some) != 1 || some[0].UserID != u[4] {
 		t.Errorf("of those named %v, %v; want the one contact", some, err)
 	}
-}
-
-func put(t *testing.T, s *store.Store, node string, list ...chat.PresenceState) {
-	t.Helper()
-	if err := s.SeeNode(t.Context(), node, now); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.PutPresences(t.Context(), node, list); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestPresences(t *testing.T) {
-	t.Parallel()
-	s := storetest.New(t)
-	u := users(t, s, 5)
-	check := func(want ...chat.PresenceState) {
-		t.Helper()
-		got, err := s.GetPresences(t.Context(), u)
-		if err != nil || len(got) != len(want) {
-			t.Fatalf("%d are stored, %v; want %d", len(got), err, len(want))
-		}
-		for _, w := range want {
-			if got[w.UserID] != w {
-				t.Errorf("stored is %+v, want %+v", got[w.UserID], w)
-			}
-		}
-	}
-	check()
-	later := now.Add(time.Minute)
-	put(t, s, "n",
-		chat.PresenceState{UserID: u[0], Online: true}, chat.PresenceState{UserID: u[1], Invisible: true, LastOnlineAt: now},
-		chat.PresenceState{UserID: u[2], Online: true, LastOnlineAt: later})
-	put(t, s, "m", chat.PresenceState{UserID: u[3], Online: true})
-	put(t, s, "n", chat.PresenceState{UserID: u[1], LastOnlineAt: now.Add(-time.Hour)}) // it does not go back
-	check(chat.PresenceState{UserID: u[0], Online: true}, chat.PresenceState{UserID: u[1], LastOnlineAt: now},
-		chat.PresenceState{UserID: u[2], Online: true, LastOnlineAt: later}, chat.PresenceState{UserID: u[3], Online: true})
-
-	// Node n has crashed.
-	if n, err := s.ReleasePresences(t.Context(), "n"); n != 2 || err != nil {
-		t.Errorf("ReleasePresences = %d, %v; want 2", n, err)
-	}
-	check(chat.PresenceState{UserID: u[0], LastOnlineAt: now}, chat.PresenceState{UserID: u[1], LastOnlineAt: now},
-		chat.PresenceState{UserID: u[2], LastOnlineAt: later}, chat.PresenceState{UserID: u[3], Online: true})
-	if n, err := s.ReleasePresences(t.Context(), ""); n != 1 || err != nil {
-		t.Errorf("ReleasePresences of every node = %d, %v; want 1", n, err)
-	}
-	storetest.Check(t, s)
 }

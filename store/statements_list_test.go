@@ -137,9 +137,10 @@ var Statements = []Statement{
 	{"listBlockedSQL", listBlockedSQL, Hot, "user: blocks", ""},
 	{"listContactPresencesSQL", listContactPresencesSQL, Rare, "all: blocks, participants, presences; user: blocks", ""},
 	{"getPresencesSQL", getPresencesSQL, Hot, "user: presences", ""},
-	{"putPresencesSQL", putPresencesSQL, Hot, "user: presences", ""},
-	{"seeNodeSQL", seeNodeSQL, Rare, "", ""},
-	{"releasePresencesSQL", releasePresencesSQL, Rare, "all: presence_places, presences", ""},
+	{"freshPlansSQL", freshPlansSQL, Utility, "", ""},
+	{"lockPresencesSQL", lockPresencesSQL, Hot, "user: presences", ""},
+	{"putPlacesSQL", putPlacesSQL, Hot, "user: presence_places", ""},
+	{"computePresencesSQL", computePresencesSQL, Hot, "user: presence_places, presences", ""},
 	// query.go
 	// reactions.go
 	{"listEditsSQL", listEditsSQL, Warm, "conversation: events, message_originals", ""},
@@ -162,20 +163,18 @@ var Statements = []Statement{
 	{"getFoundSQL", getFoundSQL, Warm, "conversation: events, participants", ""},
 	{"countFoundReactionsSQL", countFoundReactionsSQL, Warm, "conversation: reactions", ""},
 	// presence_changes.go
-	{"presencesNowSQL", presencesNowSQL, Rare, "", ""},
-	{"sinceSQL", sinceSQL, Part, "", ""},
+	{"snapshotNowSQL", snapshotNowSQL, Rare, "", ""},
 	{"changedPresencesSQL", changedPresencesSQL, Rare, "all: presences", ""},
 	{"contactChangesSQL", contactChangesSQL, Rare, "", ""},
 	{"putContactChangeSQL", putContactChangeSQL, Warm, "", ""},
 	{"deleteContactChangesSQL", deleteContactChangesSQL, Rare, "", ""},
-	// presence_places.go
-	{"freshPlansSQL", freshPlansSQL, Utility, "", ""},
-	{"lockPresencesSQL", lockPresencesSQL, Hot, "user: presences", ""},
-	{"putPlacesSQL", putPlacesSQL, Hot, "user: presence_places, presences", ""},
-	{"becomeSQL", becomeSQL, Part, "", ""},
+	// presence_nodes.go
 	{"deadPlacesSQL", deadPlacesSQL, Rare, "all: presence_places", ""},
-	{"releasePlacesSQL", releasePlacesSQL, Rare, "user: presence_places, presences", ""},
-	{"releaseAloneSQL", releaseAloneSQL, Rare, "all: presences", ""},
+	{"deletePlacesSQL", deletePlacesSQL, Rare, "user: presence_places", ""},
+	{"releaseOlderSQL", releaseOlderSQL, Rare, "all: presences", ""},
+	{"deleteAllPlacesSQL", deleteAllPlacesSQL, Rare, "all: presence_places", ""},
+	{"releaseAllPresencesSQL", releaseAllPresencesSQL, Rare, "all: presences", ""},
+	{"seeNodeSQL", seeNodeSQL, Rare, "", ""},
 	{"nodeSeenSQL", nodeSeenSQL, Rare, "", ""},
 	{"listDeadNodesSQL", listDeadNodesSQL, Rare, "all: presence_places", ""},
 	// retained.go

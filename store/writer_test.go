@@ -49,7 +49,7 @@ func newWriterRig(t *testing.T, o store.WriterOptions) *writerRig {
 	r := &writerRig{t: t, s: storetest.New(t), line: &line{}, published: map[chat.ID][]chat.Event{}}
 	r.members = users(t, r.s, 3)
 	r.conv = group(t, r.s, now, r.members...).ID
-	r.rules = chat.NewService(r.s, chat.SystemClock{})
+	r.rules = chat.NewService(r.s, chat.SystemClock{}, nil)
 	o.Recheck, o.Committed = r.rules.Recheck, r.rules.Committed
 	config := r.s.WriterConfig()
 	dial := config.ConnConfig.DialFunc

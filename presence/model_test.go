@@ -1,8 +1,9 @@
-package chat_test
+package presence_test
 
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -10,14 +11,30 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/presence"
 )
 
-var modelSteps = flag.Int("presence.steps", 60, "actions of each user in TestPresenceModel")
+var (
+	modelSteps = flag.Int("presence.steps", 60, "actions of each user in TestPresenceModel")
+	modelSeed  = flag.Uint64("presence.seed", 0, "of TestPresenceModel and TestPresenceRaces; 0: another one each time")
+)
+
+// seeded returns what makes the random decisions of each of those who act at once, and
+// logs the seed. How they interleave is not in its hands.
+func seeded(t *testing.T) func(actor int) *rand.Rand {
+	seed := *modelSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed %d (again with -presence.seed=%d)", seed, seed)
+	return func(actor int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(actor))) }
+}
 
 // modelUser is what a naive model knows of a user. Their own goroutine alone acts, and
 // writes it.
 type modelUser struct {
 	id        chat.ID
+	random    *rand.Rand
 	devices   []*modelDevice // connected
 	invisible bool
 }
@@ -47,9 +64,10 @@ func TestPresenceModel(t *testing.T) {
 	c.loss.Store(30)
 	c.double.Store(20)
 	c.delay.Store(int64(30 * time.Millisecond))
+	random := c.seed
 	users := make([]*modelUser, 8)
 	for i, id := range c.users(len(users)) {
-		users[i] = &modelUser{id: id}
+		users[i] = &modelUser{id: id, random: random(i)}
 	}
 	m := &model{cluster: c, users: users}
 	var acting sync.WaitGroup
@@ -63,12 +81,13 @@ func TestPresenceModel(t *testing.T) {
 	stop := make(chan struct{})
 	var fate sync.WaitGroup
 	fate.Go(func() {
+		random := random(len(users))
 		for {
 			select {
 			case <-stop:
 				return
-			case <-time.After(time.Duration(200+rand.N(300)) * time.Millisecond): // nodes live for a while
-				m.fate(&fate)
+			case <-time.After(time.Duration(200+random.IntN(300)) * time.Millisecond): // nodes live for a while
+				m.fate(random, &fate)
 			}
 		}
 	})
@@ -89,19 +108,17 @@ type model struct {
 }
 
 // anyNode returns one that runs. m.alive is held.
-func (m *model) anyNode() *node {
+func (m *model) anyNode(random *rand.Rand) *node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, n := range m.nodes { // map order is as good as random
-		return n
-	}
-	panic("no node runs")
+	names := slices.Sorted(maps.Keys(m.nodes))
+	return m.nodes[names[random.IntN(len(names))]]
 }
 
 func (m *model) come(u *modelUser) {
 	m.alive.RLock()
 	defer m.alive.RUnlock()
-	d := &modelDevice{session: m.anyNode().connect(u.id, chat.NewID().String()), status: chat.Online}
+	d := &modelDevice{session: m.anyNode(u.random).connect(u.id, chat.NewID().String()), status: chat.Online}
 	u.devices = append(u.devices, d)
 }
 
@@ -110,37 +127,37 @@ func (m *model) act(u *modelUser, i int) {
 	m.alive.RLock()
 	u.devices = slices.DeleteFunc(u.devices, func(d *modelDevice) bool { return d.n.dead.Load() })
 	m.alive.RUnlock()
-	what := rand.N(10)
+	what := u.random.IntN(10)
 	if len(u.devices) == 0 || what < 2 && len(u.devices) < 3 {
 		m.come(u)
 		return
 	}
 	m.alive.RLock()
 	defer m.alive.RUnlock()
-	k := rand.N(len(u.devices))
+	k := u.random.IntN(len(u.devices))
 	d := u.devices[k]
 	if d.n.dead.Load() {
 		return
 	}
 	switch {
 	case what < 4: // goes
-		d.end(chat.End{Gone: rand.N(2) == 0})
+		d.end(presence.End{Gone: u.random.IntN(2) == 0})
 		u.devices = slices.Delete(u.devices, k, k+1)
 	case what < 6: // moves
 		from := d.n
-		d.end(chat.End{})
-		d.session = m.anyNode().attach(u.id, d.ClientID)
-		if rand.N(2) == 0 && from != d.n {
-			from.DeviceTaken(d.Device)
+		d.end(presence.End{})
+		d.session = m.anyNode(u.random).attach(u.id, d.ClientID)
+		if u.random.IntN(2) == 0 && from != d.n {
+			from.move(d.Device)
 		}
 		d.come()
 		m.say(u, d, chat.Away)
 	case what < 8:
-		m.say(u, d, []chat.Status{chat.Online, chat.Away, chat.Offline, chat.Invisible}[rand.N(4)])
+		m.say(u, d, []chat.Status{chat.Online, chat.Away, chat.Offline, chat.Invisible}[u.random.IntN(4)])
 	case what == 8:
 		m.meet(u)
 	default:
-		time.Sleep(time.Duration(rand.N(100)) * time.Millisecond) // a user who looks at something
+		time.Sleep(time.Duration(u.random.IntN(100)) * time.Millisecond) // a user who looks at something
 	}
 }
 
@@ -169,19 +186,19 @@ func (m *model) say(u *modelUser, d *modelDevice, status chat.Status) {
 // meet has the user become somebody's contact, or cease to be. A node that is killed
 // before it has stored a change of contacts takes it along, so it is waited for.
 func (m *model) meet(u *modelUser) {
-	n := m.anyNode()
-	other := m.users[rand.N(len(m.users))].id
+	n := m.anyNode(u.random)
+	other := m.users[u.random.IntN(len(m.users))].id
 	if other == u.id {
 		return
 	}
 	var err error
-	switch rand.N(3) {
+	switch u.random.IntN(3) {
 	case 0:
-		_, err = n.CreateConversation(m.Context(), chat.NewConversation{Kind: chat.Group, Title: "friends", Creator: u.id, Users: []chat.ID{other}})
+		_, err = n.rules.CreateConversation(m.Context(), chat.NewConversation{Kind: chat.Group, Title: "friends", Creator: u.id, Users: []chat.ID{other}})
 	case 1:
-		err = n.BlockUser(m.Context(), u.id, other)
+		err = n.rules.BlockUser(m.Context(), u.id, other)
 	default:
-		err = n.UnblockUser(m.Context(), u.id, other)
+		err = n.rules.UnblockUser(m.Context(), u.id, other)
 	}
 	if err != nil && chat.CodeOf(err) != chat.Forbidden {
 		m.Error(err)
@@ -191,40 +208,40 @@ func (m *model) meet(u *modelUser) {
 }
 
 // fate strikes one of the nodes.
-func (m *model) fate(wg *sync.WaitGroup) {
+func (m *model) fate(random *rand.Rand, wg *sync.WaitGroup) {
 	m.alive.Lock()
 	defer m.alive.Unlock()
-	n := m.anyNode()
-	switch rand.N(3) {
+	n := m.anyNode(random)
+	switch random.IntN(3) {
 	case 0: // killed; another one takes care, or itself when it is back
 		n.kill()
-		dead := chat.DeadNode{Name: n.id.Name, ID: n.id.ID, SeenAt: time.Now()}
+		dead := n.id
 		heir := m.start(n.id.Name)
-		if rand.N(2) == 0 {
-			heir = m.anyNode()
+		if random.IntN(2) == 0 {
+			heir = m.anyNode(random)
 		}
 		wg.Go(func() { m.release(heir, dead) })
 	case 1: // paused for so long that it was declared dead
 		m.lives++
 		old := n.id
 		n.id.ID = fmt.Sprintf("%016x", m.lives)
-		judge := m.anyNode()
-		wg.Go(func() { m.release(judge, chat.DeadNode{Name: old.Name, ID: old.ID}) })
-		n.NodeRenewed(n.id.ID)
+		judge := m.anyNode(random)
+		wg.Go(func() { m.release(judge, old) })
+		n.Rejoined(n.id.ID)
 	default: // cut off from the others
-		m.loss.Store([]uint32{0, 30, 100}[rand.N(3)])
+		m.loss.Store([]uint32{0, 30, 100}[random.IntN(3)])
 	}
 }
 
 // release has a node take care of a dead one, and another one if it dies meanwhile.
-func (m *model) release(n *node, dead chat.DeadNode) {
-	for n.NodeDied(n.life, dead) != nil {
-		if n.life.Err() == nil {
+func (m *model) release(n *node, dead presence.NodeID) {
+	for n.ReleaseNode(n.life, presence.DeadNode{NodeID: dead}) != nil {
+		if !n.dead.Load() {
 			m.Error("a dead node was not taken care of")
 			return
 		}
 		m.alive.RLock()
-		n = m.anyNode()
+		n = m.anyNode(rand.New(rand.NewPCG(rand.Uint64(), 0))) // of those that live by then
 		m.alive.RUnlock()
 	}
 }

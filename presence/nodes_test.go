@@ -1,10 +1,11 @@
-package chat_test
+package presence_test
 
 import (
 	"testing"
 	"time"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/presence"
 )
 
 // both are two sessions that are to hear the same.
@@ -21,7 +22,7 @@ const nodesGrace = 400 * time.Millisecond
 // Presence acts over several nodes as on one. ben listens at w and at b all the time.
 func TestPresenceOverNodes(t *testing.T) {
 	t.Parallel()
-	gone, cut := chat.End{Gone: true}, chat.End{}
+	gone, cut := presence.End{Gone: true}, presence.End{}
 	for _, tt := range []struct {
 		name string
 		do   func(c *cluster, a, b *node, ann, ben chat.ID, bens both)
@@ -69,8 +70,8 @@ func TestPresenceOverNodes(t *testing.T) {
 			bens.expect(ann, "offline online away")
 			s.end(cut)
 			s = b.attach(ann, "phone")
-			a.DeviceTaken(s.Device) // as by the notice of the session's being taken
-			c.await("b knows how the phone was", func() bool { return chat.CarriedDevices(b.Service) == 1 })
+			a.move(s.Device) // as by the notice of the session's being taken
+			c.await("b knows how the phone was", func() bool { return presence.Carried(b.Engine) == 1 })
 			s.come()
 			c.placesAt("a", false)
 			c.await("the phone is away as before", func() bool { return s.last(ann) == chat.Away })
@@ -83,10 +84,10 @@ func TestPresenceOverNodes(t *testing.T) {
 			s.say(chat.Away)
 			bens.expect(ann, "offline online away")
 			now := b.attach(ann, "phone")
-			a.DeviceTaken(s.Device)
-			c.await("b knows how the phone was", func() bool { return chat.CarriedDevices(b.Service) == 1 })
+			a.move(s.Device)
+			c.await("b knows how the phone was", func() bool { return presence.Carried(b.Engine) == 1 })
 			now.come()
-			if a.DeviceWent(s.Device, s.stay, cut) {
+			if a.Disconnected(s.Device, s.stay, cut) {
 				t.Error("the older connection is taken for the newest")
 			}
 			c.placesAt("a", false)
@@ -111,7 +112,7 @@ func TestPresenceOverNodes(t *testing.T) {
 			bens.expect(ann, "offline online offline online away offline")
 			phone = a.connect(ann, "phone")
 			phone.expect(ann, "invisible")
-			list, err := a.ListPresences(t.Context(), ann, []chat.ID{ann, ben})
+			list, err := a.List(t.Context(), ann, []chat.ID{ann, ben})
 			if err != nil || len(list) != 2 || list[0].Status == list[1].Status {
 				t.Errorf("ann sees %+v, %v", list, err)
 			}
@@ -119,11 +120,11 @@ func TestPresenceOverNodes(t *testing.T) {
 		{"blocked at one node, and heard of at the other", func(c *cluster, a, b *node, ann, ben chat.ID, bens both) {
 			a.connect(ann, "phone")
 			bens.expect(ann, "offline online")
-			if err := b.BlockUser(t.Context(), ben, ann); err != nil {
+			if err := b.rules.BlockUser(t.Context(), ben, ann); err != nil {
 				t.Fatal(err)
 			}
 			bens.expect(ann, "offline online offline")
-			if err := a.UnblockUser(t.Context(), ben, ann); err != nil {
+			if err := a.rules.UnblockUser(t.Context(), ben, ann); err != nil {
 				t.Fatal(err)
 			}
 		}, "offline online offline online"},
@@ -162,14 +163,14 @@ func TestPresenceWithoutNotices(t *testing.T) {
 	anns.expect(ann, "online invisible")
 	phone.say(chat.Online)
 	bens.expect(ann, "offline online offline online")
-	if err := a.RemoveParticipant(t.Context(), chat.ParticipantChange{Actor: ann, ConversationID: room.ID, UserID: eve}); err != nil {
+	if err := a.rules.RemoveParticipant(t.Context(), chat.ParticipantChange{Actor: ann, ConversationID: room.ID, UserID: eve}); err != nil {
 		t.Fatal(err)
 	}
 	bens.expect(eve, "offline online offline")
 	a.befriend(ann, ben, eve)
 	bens.expect(eve, "offline online offline online")
-	anns.end(chat.End{Gone: true})
-	phone.end(chat.End{Gone: true})
+	anns.end(presence.End{Gone: true})
+	phone.end(presence.End{Gone: true})
 	bens.expect(ann, "offline online offline online offline")
 }
 
@@ -185,13 +186,13 @@ func TestPresenceNoticesLate(t *testing.T) {
 	bens.expect(ann, "offline")
 	phone := a.connect(ann, "phone")
 	bens.expect(ann, "offline online")
-	phone.end(chat.End{Gone: true})
+	phone.end(presence.End{Gone: true})
 	bens.expect(ann, "offline online offline")
 	st, err := c.db.GetPresences(t.Context(), u)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.ReceiveNotice(t.Context(), "a", chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: chat.Online, Version: st[ann].Version - 1, To: []chat.ID{ben}}})
+	b.Receive(chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: chat.Online, Version: st[ann].Version - 1, To: []chat.ID{ben}}})
 	a.connect(ann, "phone").say(chat.Away) // is heard after it
 	c.await("ann is away", func() bool { return bens.last(ann) == chat.Away })
 	if got := bens.says(ann); got != "offline online offline away" && got != "offline online offline online away" {
@@ -199,7 +200,7 @@ func TestPresenceNoticesLate(t *testing.T) {
 	}
 
 	// Nor does one whose sender did not know that they are no contacts any more.
-	if err := b.BlockUser(t.Context(), ben, ann); err != nil {
+	if err := b.rules.BlockUser(t.Context(), ben, ann); err != nil {
 		t.Fatal(err)
 	}
 	c.await("ben does not see ann any more", func() bool { return bens.last(ann) == chat.Offline })
@@ -208,7 +209,7 @@ func TestPresenceNoticesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := bens.says(ann)
-	b.ReceiveNotice(t.Context(), "a", chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: chat.Online, Version: st[ann].Version + 1, To: []chat.ID{ben}}})
+	b.Receive(chat.Notice{Presence: &chat.PresenceNotice{UserID: ann, Status: chat.Online, Version: st[ann].Version + 1, To: []chat.ID{ben}}})
 	own := a.connect(ben, "own")
 	own.expect(ben, "online")
 	b.connect(ben, "own").expect(ben, "online") // Run has been through all that came
@@ -242,7 +243,7 @@ func TestNodeDied(t *testing.T) {
 	died := make(chan error, 2)
 	for _, n := range []*node{b, w} { // more than one, and again
 		for range 2 {
-			go func() { died <- n.NodeDied(t.Context(), chat.DeadNode{Name: "a", ID: a.id.ID}) }() // is received below
+			go func() { died <- n.ReleaseNode(t.Context(), presence.DeadNode{NodeID: a.id}) }() // is received below
 		}
 	}
 	for range 4 {
@@ -272,10 +273,12 @@ func TestNodeDied(t *testing.T) {
 	// b dies, and so does the node that has released its places, before it tells.
 	c.loss.Store(100)
 	b.kill()
-	if _, _, err := c.db.ReleasePlaces(t.Context(), chat.DeadNode{Name: "b", ID: b.id.ID, SeenAt: time.Now()}, chat.NodeID{}, 7); err != nil {
+	if _, _, err := c.db.ReleaseNode(t.Context(), presence.DeadNode{NodeID: b.id, SeenAt: time.Now()}, 7); err != nil {
 		t.Fatal(err)
 	}
-	chat.SweepNodes(w.Service, -time.Hour) // looks for dead nodes, which all are by that
+	if err := presence.ReleaseDead(w.Engine, -time.Hour); err != nil { // which all are by that
+		t.Fatal(err)
+	}
 	c.placesAt("b", false)
 	for _, id := range u[1:20] {
 		bens.expect(id, "offline online offline")
@@ -297,10 +300,12 @@ func TestNodeRestarts(t *testing.T) {
 	bens.expect(ann, "offline online")
 	bens.expect(eve, "offline online")
 	a.kill()
-	dead := chat.DeadNode{Name: "a", SeenAt: time.Now()}
+	killed := time.Now()
 	a = c.start("a")
 	died := make(chan error, 1)
-	go func() { died <- a.NodeDied(t.Context(), dead) }() // is received below
+	go func() {
+		died <- a.ReleaseNode(t.Context(), presence.DeadNode{NodeID: presence.NodeID{Name: "a"}, SeenAt: killed})
+	}() // is received below
 	phone := a.connect(ann, "phone")
 	phone.expect(ann, "online")
 	bens.expect(eve, "offline online offline")
@@ -308,10 +313,10 @@ func TestNodeRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	bens.expect(ann, "offline online")
-	if age := time.Since(dead.SeenAt); age < 2*time.Second {
+	if age := time.Since(killed); age < 2*time.Second {
 		t.Errorf("eve was offline after %v", age)
 	}
-	phone.end(chat.End{Gone: true})
+	phone.end(presence.End{Gone: true})
 	bens.expect(ann, "offline online offline")
 }
 
@@ -329,15 +334,15 @@ func TestNodeRenewed(t *testing.T) {
 	eves := a.connect(eve, "phone")
 	bens.expect(ann, "offline online")
 	bens.expect(eve, "offline online")
-	if err := w.NodeDied(t.Context(), chat.DeadNode{Name: "a", ID: a.id.ID}); err != nil {
+	if err := w.ReleaseNode(t.Context(), presence.DeadNode{NodeID: a.id}); err != nil {
 		t.Fatal(err)
 	}
 	bens.expect(ann, "offline online offline")
 	bens.expect(eve, "offline online offline")
-	eves.end(chat.End{Gone: true})
-	a.NodeRenewed("another")
+	eves.end(presence.End{Gone: true})
+	a.Rejoined("another")
 	bens.expect(ann, "offline online offline online")
-	if err := w.NodeDied(t.Context(), chat.DeadNode{Name: "a", ID: a.id.ID}); err != nil { // once more: it is not that one
+	if err := w.ReleaseNode(t.Context(), presence.DeadNode{NodeID: a.id}); err != nil { // once more: it is not that one
 		t.Fatal(err)
 	}
 	phone.say(chat.Away)
@@ -358,8 +363,8 @@ func TestNodeStops(t *testing.T) {
 	phone, eves := a.connect(ann, "phone"), a.connect(eve, "phone")
 	bens.expect(ann, "offline online")
 	bens.expect(eve, "offline online")
-	phone.end(chat.End{})
-	eves.end(chat.End{Gone: true}) // and this is stored, and told
+	phone.end(presence.End{})
+	eves.end(presence.End{Gone: true}) // and this is stored, and told
 	a.stop()
 	c.mu.Lock()
 	delete(c.nodes, "a")
@@ -367,7 +372,7 @@ func TestNodeStops(t *testing.T) {
 	bens.expect(eve, "offline online offline")
 	phone = b.connect(ann, "phone")
 	c.placesAt("b", true)
-	if err := w.NodeDied(t.Context(), chat.DeadNode{Name: "a", ID: a.id.ID}); err != nil {
+	if err := w.ReleaseNode(t.Context(), presence.DeadNode{NodeID: a.id}); err != nil {
 		t.Fatal(err)
 	}
 	phone.say(chat.Away)

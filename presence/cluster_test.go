@@ -1,4 +1,4 @@
-package chat_test
+package presence_test
 
 import (
 	"context"
@@ -14,11 +14,12 @@ import (
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
+	"github.com/parleymq/parley/presence"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
 )
 
-// cluster is several Services over one database, and a network between them that
+// cluster is several nodes over one database, and a network between them that
 // loses, delays, doubles and reorders.
 type cluster struct {
 	*testing.T
@@ -28,14 +29,18 @@ type cluster struct {
 	loss, double atomic.Uint32 // per cent of the notices
 	delay        atomic.Int64  // up to so long
 
-	mu    sync.Mutex
-	nodes map[string]*node // mu guards: those that run
-	wg    sync.WaitGroup   // notices on their way
-	lives int
+	seed func(actor int) *rand.Rand
+
+	mu     sync.Mutex
+	nodes  map[string]*node // mu guards: those that run
+	random *rand.Rand       // mu guards: of the network
+	wg     sync.WaitGroup   // notices on their way
+	lives  int
 }
 
 func newCluster(t *testing.T, grace time.Duration, names ...string) *cluster {
-	c := &cluster{T: t, db: storetest.New(t), grace: grace, nodes: map[string]*node{}}
+	c := &cluster{T: t, db: storetest.New(t), grace: grace, nodes: map[string]*node{}, seed: seeded(t)}
+	c.random = c.seed(-1)
 	t.Cleanup(func() {
 		for _, n := range c.nodes {
 			n.stop()
@@ -64,11 +69,12 @@ func (c *cluster) users(n int) []chat.ID {
 	return ids
 }
 
-// node is one of the Services, with the sessions that are connected to it.
+// node is one of them, with the sessions that are connected to it.
 type node struct {
-	*chat.Service
+	*presence.Engine
+	rules         *chat.Service
 	c             *cluster
-	id            chat.NodeID
+	id            presence.NodeID
 	dead          atomic.Bool  // killed: neither the database nor the others hear of it
 	told, changes atomic.Int64 // changes of contacts that there were here, and that were stored
 	life          context.Context
@@ -84,24 +90,25 @@ type node struct {
 type session struct {
 	chat.Device
 	n    *node
-	stay chat.Stay
+	stay presence.Connection
 
 	heard map[chat.ID][]chat.Status // n.mu guards: of whom, without repeats
 }
 
 func (c *cluster) start(name string) *node {
 	c.lives++
-	n := &node{c: c, id: chat.NodeID{Name: name, ID: fmt.Sprintf("%016x", c.lives)}, sessions: map[chat.ID]map[*session]bool{}, said: map[chat.ID]int{}, done: make(chan error, 1)}
-	n.Service = chat.NewService(&mortalStore{c.db, n}, chat.SystemClock{})
-	n.Presences.Use(chat.PresenceOptions{Node: name, NodeID: n.id.ID, Peers: n, Grace: c.grace, Gather: 5 * time.Millisecond, Heal: 100 * time.Millisecond})
-	n.Use(&discardLog{}, n)
-	chat.OnContactsChanged(n.Service, func(_, _ []chat.ID) { n.told.Add(1) })
+	n := &node{c: c, id: presence.NodeID{Name: name, ID: fmt.Sprintf("%016x", c.lives)}, sessions: map[chat.ID]map[*session]bool{}, said: map[chat.ID]int{}, done: make(chan error, 1)}
+	n.Engine = presence.New(presence.Options{
+		Store: &mortalStore{c.db, n}, Signal: n.signal, Node: n.id, Notify: n.notify, Grace: c.grace, Gather: 5 * time.Millisecond, Heal: 100 * time.Millisecond,
+	})
+	n.rules = chat.NewService(c.db, chat.SystemClock{}, n)
+	n.rules.Use(nil, n)
 	if err := c.db.SeeNode(c.Context(), name, time.Now()); err != nil {
 		c.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // the node's life
 	n.life, n.cancel = ctx, cancel
-	go func() { n.done <- n.Presences.Run(ctx) }() // ends with stop
+	go func() { n.done <- n.Run(ctx) }() // ends with stop
 	c.mu.Lock()
 	c.nodes[name] = n
 	c.mu.Unlock()
@@ -133,11 +140,11 @@ type mortalStore struct {
 
 var errKilled = errors.New("this node is dead")
 
-func (s *mortalStore) PutPlaces(ctx context.Context, n chat.NodeID, list []chat.Place) ([]chat.PlaceOutcome, error) {
+func (s *mortalStore) PutNodePresences(ctx context.Context, n presence.NodeID, list []presence.NodePresence) ([]presence.Outcome, error) {
 	if s.n.dead.Load() {
 		return nil, errKilled
 	}
-	outcomes, err := s.Store.PutPlaces(ctx, n, list)
+	outcomes, err := s.Store.PutNodePresences(ctx, n, list)
 	if err == nil {
 		s.n.mu.Lock()
 		defer s.n.mu.Unlock()
@@ -157,14 +164,14 @@ func (s *mortalStore) ListContacts(ctx context.Context, users, among []chat.ID) 
 	return s.Store.ListContacts(ctx, users, among)
 }
 
-func (s *mortalStore) ReleasePlaces(ctx context.Context, dead chat.DeadNode, own chat.NodeID, limit int) ([]chat.PlaceOutcome, bool, error) {
+func (s *mortalStore) ReleaseNode(ctx context.Context, dead presence.DeadNode, limit int) ([]presence.State, bool, error) {
 	if s.n.dead.Load() {
 		return nil, false, errKilled
 	}
-	return s.Store.ReleasePlaces(ctx, dead, own, limit)
+	return s.Store.ReleaseNode(ctx, dead, limit)
 }
 
-func (s *mortalStore) PutContactChange(ctx context.Context, change chat.ContactChange) error {
+func (s *mortalStore) PutContactChange(ctx context.Context, change presence.ContactChange) error {
 	if s.n.dead.Load() {
 		return errKilled
 	}
@@ -175,8 +182,14 @@ func (s *mortalStore) PutContactChange(ctx context.Context, change chat.ContactC
 	return err
 }
 
-// Notify implements chat.Peers.
-func (n *node) Notify(notice chat.Notice, users []chat.ID) {
+// ContactsChanged counts, beside what the Engine does.
+func (n *node) ContactsChanged(a, b []chat.ID) {
+	n.told.Add(1)
+	n.Engine.ContactsChanged(a, b)
+}
+
+func (n *node) notify(notice chat.Notice, users []chat.ID) {
+	c := n.c
 	text, err := json.Marshal(notice)
 	if err != nil {
 		panic(err)
@@ -184,29 +197,31 @@ func (n *node) Notify(notice chat.Notice, users []chat.ID) {
 	if n.dead.Load() {
 		return
 	}
-	n.c.mu.Lock()
-	defer n.c.mu.Unlock()
-	for _, to := range n.c.nodes {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, to := range c.nodes {
 		if to == n || !to.has(users) {
 			continue
 		}
 		times := 1
-		if rand.N(uint32(100)) < n.c.double.Load() {
+		if c.random.Uint32N(100) < c.double.Load() {
 			times = 2
 		}
 		for range times {
-			if rand.N(uint32(100)) < n.c.loss.Load() {
+			if c.random.Uint32N(100) < c.loss.Load() {
 				continue
 			}
-			n.c.wg.Go(func() {
-				if d := n.c.delay.Load(); d > 0 {
-					time.Sleep(time.Duration(rand.N(d))) // a slow network
-				}
+			delay := time.Duration(0)
+			if d := c.delay.Load(); d > 0 {
+				delay = time.Duration(c.random.Int64N(d))
+			}
+			c.wg.Go(func() {
+				time.Sleep(delay) // a slow network
 				var arrived chat.Notice
 				if err := json.Unmarshal(text, &arrived); err != nil {
 					panic(err)
 				}
-				to.ReceiveNotice(context.Background(), n.id.Name, arrived)
+				to.Receive(arrived)
 			})
 		}
 	}
@@ -223,21 +238,12 @@ func (n *node) has(users []chat.ID) bool {
 	return users == nil
 }
 
-// Event and NotifyNode implement chat.Peers.
-func (n *node) Event(*chat.Event, int64, []chat.ID)   {}
-func (n *node) NotifyNode(node string, _ chat.Notice) { panic("nobody tells " + node) }
-
 // Publish, Hint and Signal implement chat.Publisher.
-func (n *node) Publish(*chat.Event, *chat.Roster) {}
-func (n *node) Hint(chat.ID, int64, *chat.Roster) {}
-func (n *node) Signal(t chat.Topic, payload []byte, users []chat.ID, _ func(chat.ID) bool) {
-	var p struct {
-		UserID chat.ID
-		Status chat.Status
-	}
-	if err := json.Unmarshal(payload, &p); err != nil || t.Kind != chat.TopicPresence || t.ID != p.UserID {
-		panic("malformed: " + string(payload))
-	}
+func (n *node) Publish(*chat.Event, *chat.Roster)                        {}
+func (n *node) Hint(chat.ID, int64, *chat.Roster)                        {}
+func (n *node) Signal(chat.Topic, []byte, []chat.ID, func(chat.ID) bool) {}
+
+func (n *node) signal(p chat.Presence, users []chat.ID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, u := range users {
@@ -276,8 +282,8 @@ func (n *node) attach(user chat.ID, client string) *session {
 
 func (s *session) come() {
 	n := s.n
-	s.stay = n.DeviceCame(s.Device)
-	err := n.TellPresences(n.c.Context(), s.UserID, nil, func(p chat.Presence) bool {
+	s.stay = n.Connected(s.Device)
+	err := n.Feed(n.c.Context(), s.UserID, nil, func(p chat.Presence) bool {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		s.hear(p.UserID, p.Status)
@@ -289,11 +295,11 @@ func (s *session) come() {
 }
 
 // end has the connection end.
-func (s *session) end(e chat.End) {
+func (s *session) end(e presence.End) {
 	s.n.mu.Lock()
 	delete(s.n.sessions[s.UserID], s)
 	s.n.mu.Unlock()
-	s.n.DeviceWent(s.Device, s.stay, e)
+	s.n.Disconnected(s.Device, s.stay, e)
 }
 
 func (s *session) say(status chat.Status) { s.n.SetStatus(s.Device, s.stay, status) }
@@ -346,7 +352,7 @@ func (s *session) expect(of chat.ID, want string) {
 func (c *cluster) placesAt(name string, want bool) {
 	c.Helper()
 	c.await(fmt.Sprintf("having places at %s is %v", name, want), func() bool {
-		list, err := c.db.ListDeadNodes(c.Context(), chat.NodeID{}, -time.Hour)
+		list, err := c.db.ListDeadNodes(c.Context(), presence.NodeID{}, -time.Hour)
 		if err != nil {
 			c.Fatal(err)
 		}
@@ -361,9 +367,14 @@ func (c *cluster) placesAt(name string, want bool) {
 
 func (n *node) befriend(users ...chat.ID) *chat.Conversation {
 	n.c.Helper()
-	c, err := n.CreateConversation(n.c.Context(), chat.NewConversation{Kind: chat.Group, Title: "friends", Creator: users[0], Users: users[1:]})
+	c, err := n.rules.CreateConversation(n.c.Context(), chat.NewConversation{Kind: chat.Group, Title: "friends", Creator: users[0], Users: users[1:]})
 	if err != nil {
 		n.c.Fatal(err)
 	}
 	return c
+}
+
+// move has the node find out that a device has connected to another one.
+func (n *node) move(d chat.Device) {
+	n.Receive(chat.Notice{Superseded: &chat.SupersededNotice{UserID: d.UserID, ClientID: d.ClientID}})
 }

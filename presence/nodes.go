@@ -1,0 +1,117 @@
+package presence
+
+import (
+	"context"
+	"time"
+
+	"github.com/parleymq/parley/backoff"
+	"github.com/parleymq/parley/chat"
+)
+
+const (
+	aliveEvery   = 10 * time.Second
+	releaseBatch = 1000             // NodePresences of a dead node that are released at once
+	silentNode   = 30 * time.Second // after which any node releases those of a dead one
+)
+
+// lookAfterNodes notes in the database that the node is alive: so long were its users here for
+// sure, should it crash. It releases dead nodes that nobody else has, and removes old changes
+// of contacts.
+func (e *Engine) lookAfterNodes(ctx context.Context) {
+	for ctx.Err() == nil {
+		e.try(ctx, "note that the node is alive", e.seen)
+		if !backoff.Sleep(ctx, aliveEvery) || e.alone() {
+			continue
+		}
+		e.try(ctx, "look for dead nodes", func(ctx context.Context) error {
+			dead, err := e.o.Store.ListDeadNodes(ctx, e.self(), silentNode)
+			if err != nil {
+				return err
+			}
+			return e.release(ctx, dead)
+		})
+		e.try(ctx, "remove old changes of contacts", e.o.Store.DeleteContactChanges)
+	}
+}
+
+func (e *Engine) seen(ctx context.Context) error {
+	return e.o.Store.SeeNode(ctx, e.o.Node.Name, time.Now())
+}
+
+// self is this node, in this life.
+func (e *Engine) self() NodeID {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.node
+}
+
+// Rejoined notes that this node was evicted, and goes on under a new id (NodeID.ID): all who
+// are here are stored again. It does not block.
+func (e *Engine) Rejoined(id string) {
+	e.mu.Lock()
+	e.node.ID = id
+	e.mu.Unlock()
+	for i := range e.shards {
+		sh := &e.shards[i]
+		sh.mu.Lock()
+		for _, u := range sh.users {
+			u.again = true
+			e.queue(u)
+		}
+		sh.mu.Unlock()
+	}
+}
+
+// ReleaseNode releases the users of a node that has died, when the grace has passed since its
+// last sign of life: contacts, at all nodes, are notified of those who have not come back
+// elsewhere. It is called on one of the other nodes, and for its former lives on a node that
+// starts. Without an ID all lives are released that there are now, but for this node's own;
+// without SeenAt the database is asked. It
+// blocks until that is done, the database fails or ctx ends. It may be repeated; if the node
+// that does it ends meanwhile, another one does it.
+func (e *Engine) ReleaseNode(ctx context.Context, dead DeadNode) error {
+	seen, now, err := e.o.Store.NodeSeen(ctx, dead.Name)
+	if err != nil {
+		return err
+	}
+	all, err := e.o.Store.ListDeadNodes(ctx, e.self(), -time.Hour)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !dead.SeenAt.IsZero():
+		seen = dead.SeenAt
+	case seen.IsZero():
+		seen = now.Add(-e.o.Grace)
+	}
+	lives := []DeadNode{{NodeID{Name: dead.Name}, seen}} // what an older Parley has stored, without a life
+	for _, d := range all {
+		if d.Name == dead.Name && (d.ID == dead.ID || dead.ID == "") {
+			lives = append(lives, DeadNode{d.NodeID, seen})
+		}
+	}
+	if !backoff.Sleep(ctx, min(e.o.Grace, e.o.Grace-now.Sub(seen))) {
+		return context.Cause(ctx)
+	}
+	return e.release(ctx, lives)
+}
+
+// release releases dead nodes, and has Run announce those who are shown otherwise by that.
+func (e *Engine) release(ctx context.Context, dead []DeadNode) error {
+	for _, d := range dead {
+		for done := false; !done; {
+			limited, cancel := chat.WithDeadline(ctx, storeWait, "presence.release")
+			var states []State
+			var err error
+			states, done, err = e.o.Store.ReleaseNode(limited, d, releaseBatch)
+			cancel()
+			if err != nil {
+				return err
+			}
+			for _, st := range states {
+				e.queueNews(news{State: st, mine: true})
+			}
+		}
+	}
+	return nil
+}
