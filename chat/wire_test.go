@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"regexp"
@@ -300,7 +301,7 @@ func TestWireLimits(t *testing.T) {
 func TestWireExamples(t *testing.T) {
 	t.Parallel()
 	w := httptest.NewRecorder()
-	rest.New(rest.Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/openapi.json", nil))
+	rest.New(rest.Options{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/openapi.json", nil))
 	openapi, err := io.ReadAll(w.Result().Body)
 	if err != nil {
 		t.Fatal(err)
