@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/seedtest"
 )
 
 // wills is a chat.Wills, and what it has published.
@@ -165,8 +165,8 @@ func TestWillsAtRandom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWills(t)
-		seed := rand.Uint64()
-		r := rand.New(rand.NewPCG(seed, 1))
+		seed := seedtest.Seed(t)
+		r := seedtest.New(seed, 1)
 		var open []*chat.Will
 		for i := range 5000 {
 			d := chat.Device{ClientID: fmt.Sprint(r.IntN(3))}

@@ -12,22 +12,18 @@ import (
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/presence"
+	"github.com/parleymq/parley/seedtest"
 )
 
 var (
 	modelSteps = flag.Int("presence.steps", 60, "actions of each user in TestPresenceModel")
-	modelSeed  = flag.Uint64("presence.seed", 0, "of TestPresenceModel and TestPresenceRaces; 0: another one each time")
 )
 
 // seeded returns what makes the random decisions of each of those who act at once, and
 // logs the seed. How they interleave is not in its hands.
 func seeded(t *testing.T) func(actor int) *rand.Rand {
-	seed := *modelSeed
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Logf("seed %d (again with -presence.seed=%d)", seed, seed)
-	return func(actor int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(actor))) }
+	seed := seedtest.Seed(t)
+	return func(actor int) *rand.Rand { return seedtest.New(seed, actor) }
 }
 
 // modelUser is what a naive model knows of a user. Their own goroutine alone acts, and

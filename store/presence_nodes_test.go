@@ -1,8 +1,6 @@
 package store_test
 
 import (
-	"flag"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -10,6 +8,7 @@ import (
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/presence"
+	"github.com/parleymq/parley/seedtest"
 	"github.com/parleymq/parley/store"
 	"github.com/parleymq/parley/store/storetest"
 )
@@ -75,8 +74,6 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-var placesSeed = flag.Uint64("places.seed", 0, "of TestPlacesTogether; 0: another one each time")
-
 // Nodes that put the same users at the same time see each other's places.
 func TestPlacesTogether(t *testing.T) {
 	t.Parallel()
@@ -87,14 +84,10 @@ func TestPlacesTogether(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	seed := *placesSeed
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Logf("seed %d (again with -places.seed=%d)", seed, seed)
+	seed := seedtest.Seed(t)
 	var wg sync.WaitGroup
 	for actor, name := range []string{"0", "1", "2"} {
-		random := rand.New(rand.NewPCG(seed, uint64(actor)))
+		random := seedtest.New(seed, actor)
 		wg.Go(func() {
 			for i := range 60 {
 				node := presence.NodeID{Name: name, ID: "x"}
