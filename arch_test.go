@@ -32,13 +32,14 @@ type folder struct {
 
 var folders = []folder{
 	{"backoff", nil, "pauses between attempts; no word of the domain"},
-	{"chat", []string{"backoff"}, "the language and the rules; everything else may change under them"},
+	{"batch", nil, "the queue of a group commit; no word of the domain"},
+	{"chat", []string{"backoff", "batch"}, "the language and the rules; everything else may change under them"},
 	{"identity", []string{"chat"}, "accounts, passwords and tokens; it answers in chat's words"},
 	{"delivery", []string{"backoff", "chat"}, "events to sessions, knowing neither the wire nor the database"},
 	{"presence", []string{"backoff", "chat"}, "who is online, and who is shown it; knowing neither the wire nor the database"},
-	{"store", []string{"backoff", "chat", "identity", "presence", "migrations"}, "serves their ports from PostgreSQL, and applies the schema they need"},
+	{"store", []string{"backoff", "batch", "chat", "identity", "presence", "migrations"}, "serves their ports from PostgreSQL, and applies the schema they need"},
 	{"cluster", []string{"backoff", "chat"}, "what nodes tell each other, in chat's words"},
-	{"topics", []string{"backoff", "chat"}, "the broker for device topics, knowing neither the wire nor the database"},
+	{"topics", []string{"backoff", "batch", "chat"}, "the broker for device topics, knowing neither the wire nor the database"},
 	{"broker", []string{"backoff", "chat", "delivery"}, "carries packets, and is what delivery hands events to"},
 
 	{"asyncapi", []string{"chat"}, "describes what goes over MQTT, in chat's words; it carries nothing"},
@@ -264,7 +265,7 @@ func TestComplain(t *testing.T) {
 		{"hooks/access.go", "github.com/mochi-mqtt/server/v2/packets", ""},
 		{"delivery/metrics.go", "github.com/prometheus/client_golang/prometheus", ""},
 
-		{"chat/user.go", module + "/store", "chat may import backoff"},
+		{"chat/user.go", module + "/store", "chat may import backoff, batch"},
 		{"chat/user.go", "golang.org/x/sync/errgroup", "any folder but chat"},
 		{"chat/metrics.go", "github.com/prometheus/client_golang/prometheus", "belongs in"},
 		{"hooks/access.go", module + "/rest", "hooks may import backoff, chat, presence, broker, delivery"},

@@ -1,23 +1,29 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/parleymq/parley/backoff"
+	"github.com/parleymq/parley/batch"
 )
 
 const (
-	readsEvery  = 25 * time.Millisecond // at least between two transactions
-	readsHold   = time.Second           // those that nobody waits for: one for each user and conversation
-	readsQueue  = 65_536                // moves that wait for their commit
-	readsBatch  = 1000                  // users' conversations in one transaction
-	readsPlaces = 4                     // of one user and conversation that nobody waits for; beyond that, some give way
-	readsTold   = 4                     // transactions whose news wait for being told; beyond that, the next one waits
+	readsEvery  = 25 * time.Millisecond // at least, from one transaction to the next
+	readsHold   = time.Second           // quiet moves: one transaction for each user and conversation
+	readsQueue  = 65_536                // moves that wait for their commit, half of them in the queue; then callers wait
+	readsBatch  = 1000                  // participants in one transaction
+	readsPlaces = 4                     // quiet moves of one user and conversation; beyond that, some are dropped
+	readsNews   = 4                     // transactions whose changes wait to be announced; beyond that, the next one waits
 	readsStop   = 2 * time.Second       // for what is left when the process stops
 
 	// MaxReadPayload bounds the payload of conv/{id}/reads: room for MaxReadIDs ids.
@@ -131,315 +137,246 @@ func readError(err error) error {
 	return invalid("payload", `must be a JSON object: {"upTo":seq} or {"messageIds":[…]}`)
 }
 
-// reads gathers moves of what participants have read, and has them stored by one
-// transaction at a time: the first at once, those that come meanwhile together
-// with the next. Somebody may wait for a move, and is told when it is durable. Of
-// those that nobody waits for, a user has at most one stored in each readsHold for
-// each conversation, and sooner if readsPlaces and more lead beyond what is known of
-// the log. One gives way to another only if that goes further and is known to count.
-//
-// It holds at most readsQueue moves; beyond that, callers wait. It is safe for
-// concurrent use.
+// reads stores how far participants have read, by one transaction at a time: the first
+// move at once, those that come meanwhile together in the next. Callers may wait for a
+// move, and are notified when it is durable. Of the moves that nobody waits for (quiet),
+// those of one user in one conversation are stored once in each readsHold, or sooner if
+// more than readsPlaces of them lead beyond the known end of the log. A quiet move is
+// dropped only in favour of one that goes further and is known to count.
 type reads struct {
-	store ReadStore
+	moves ReadStore
 	clock Clock
-	slots chan struct{} // a place for each move that waits; full: block, with ctx
-	wake  chan struct{} // there is something due
+	queue *batch.Queue[*readMove]
+	kept  atomic.Int64 // moves that run has taken from the queue and not settled
 
-	mu     sync.Mutex
-	due    map[readKey]*readWait // mu guards: for the next transaction
-	held   map[readKey]*readWait // mu guards: for later: nobody waits, and the last was stored just now
-	rested map[readKey]int64     // mu guards: stored since the last readsHold began, when the log ended there; 0: not heard yet
-	closed bool                  // mu guards: Run has ended
+	// Owned by run.
+	waiting map[readKey]*readWait // all that wait for a transaction
+	due     []*readWait           // of those, what goes into the next ones, oldest first
+	rested  map[readKey]int64     // stored since the last readsHold began, and where the log ended then; 0: unknown
 }
 
 type readKey struct{ conversation, user ID }
 
+// readMove is a request to move how far a user has read a conversation.
+type readMove struct {
+	key   readKey
+	upTo  int64
+	quiet bool // nobody waits for it: it may take its time
+	done  Settler
+}
+
 // readWait is the moves of a user in a conversation. Each is judged by itself: one
 // beyond the end of the log does not spoil the others.
 type readWait struct {
-	asks  []readAsk
-	quiet []readAsk // those that nobody waits for
-}
-
-type readAsk struct {
-	upTo int64
-	done Settler
+	key   readKey
+	moves []*readMove
+	due   bool
 }
 
 func newReads(store ReadStore, clock Clock) *reads {
 	return &reads{
-		store: store, clock: clock, slots: make(chan struct{}, readsQueue), wake: make(chan struct{}, 1),
-		due: map[readKey]*readWait{}, held: map[readKey]*readWait{}, rested: map[readKey]int64{},
+		moves: store, clock: clock, waiting: map[readKey]*readWait{}, rested: map[readKey]int64{},
+		queue: batch.NewQueue(batch.Limits{Items: readsQueue / 2, BatchItems: readsBatch, BatchBytes: math.MaxInt, Patience: storePatience}, func(*readMove) int { return 0 }),
 	}
 }
 
-var errReadsStopped = &Error{Code: Unavailable, Op: "chat.reads", Msg: "the server is stopping; try again"}
-
-// submit queues a move; quiet says that nobody waits for it, so that it may take its
-// time. It blocks while there is no room, until ctx ends: Unavailable, and done is
-// not called.
-func (r *reads) submit(ctx context.Context, key readKey, a readAsk, quiet bool) error {
-	select {
-	case r.slots <- struct{}{}:
-	default:
-		select {
-		case r.slots <- struct{}{}:
-		case <-ctx.Done():
-			return &Error{Code: Unavailable, Op: "chat.reads", Msg: "too many wait for the database; try again", Err: context.Cause(ctx)}
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		<-r.slots
-		return errReadsStopped
-	}
-	w := r.waitOf(key, quiet)
-	if !quiet {
-		w.asks = append(w.asks, a)
+// submit queues a move. It blocks while the queue is full, until ctx ends: Unavailable,
+// and the move is not settled.
+func (r *reads) submit(ctx context.Context, m readMove) error {
+	err := r.queue.Put(ctx, &m)
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(err, batch.ErrClosed):
+		return &Error{Code: Unavailable, Op: "chat.reads", Msg: "the server is stopping; try again"}
 	}
-	w.quiet = append(w.quiet, a)
-	if len(w.quiet) > readsPlaces {
-		r.thin(key, w)
+	return &Error{Code: Unavailable, Op: "chat.reads", Msg: "too many wait for the database; try again", Err: err}
+}
+
+// pending returns how many moves wait for their commit.
+func (r *reads) pending() int { return r.queue.Len() + int(r.kept.Load()) }
+
+// run stores moves until ctx ends, then what is left. changed is called with what has
+// moved, by one goroutine, after the moves were settled.
+func (r *reads) run(ctx context.Context, changed func(context.Context, []ReadPlace)) error {
+	news := make(chan []ReadPlace, readsNews) // full: block, the next transaction waits
+	var notifier sync.WaitGroup
+	notifier.Go(func() {
+		for places := range news {
+			changed(ctx, places)
+		}
+	})
+	defer notifier.Wait()
+	defer close(news)
+	context.AfterFunc(ctx, r.queue.Close)
+	hold := time.NewTicker(readsHold)
+	defer hold.Stop()
+	var pause <-chan time.Time // nil: the next transaction may begin at once
+	var next []*readMove
+	for closed := false; !closed; {
+		in := r.queue.C()
+		if r.kept.Load() >= readsQueue/2 {
+			in = nil
+		}
+		select {
+		case m, ok := <-in:
+			if closed = !ok; closed {
+				r.endHold()
+				break
+			}
+			next = r.queue.Gather(next[:0], m)
+			for _, m := range next {
+				r.add(m)
+			}
+		case <-hold.C:
+			r.endHold()
+		case <-pause:
+			pause = nil
+		}
+		if len(r.due) > 0 && (pause == nil || closed) {
+			pause = time.After(readsEvery)
+			r.flush(ctx, news)
+		}
 	}
 	return nil
 }
 
-// thin has one of the moves that nobody waits for give way, if another one goes
-// further that the log is known to reach. If there is none, they are stored now. mu is
-// held.
-func (r *reads) thin(key readKey, w *readWait) {
-	lowest, reached, end := 0, 0, r.rested[key]
-	for i := range w.quiet {
-		if w.quiet[i].upTo <= end {
+// add keeps a move until the transaction that it goes into.
+func (r *reads) add(m *readMove) {
+	r.kept.Add(1)
+	w := r.waiting[m.key]
+	if w == nil {
+		w = &readWait{key: m.key}
+		r.waiting[m.key] = w
+	}
+	w.moves = append(w.moves, m)
+	if _, rested := r.rested[m.key]; !m.quiet || !rested {
+		r.makeDue(w) // with what was held
+	}
+	if m.quiet {
+		r.thin(w)
+	}
+}
+
+// thin keeps the quiet moves few: the lowest is dropped if another one goes further that
+// the log is known to reach. If there is none, they are stored now.
+func (r *reads) thin(w *readWait) {
+	lowest, quiet, reached, end := -1, 0, 0, r.rested[w.key]
+	for i, m := range w.moves {
+		if !m.quiet {
+			continue
+		}
+		quiet++
+		if m.upTo <= end {
 			reached++
 		}
-		if w.quiet[i].upTo < w.quiet[lowest].upTo {
+		if lowest < 0 || m.upTo < w.moves[lowest].upTo {
 			lowest = i
 		}
 	}
-	if reached > 1 {
-		w.quiet[lowest].done.Settle(nil)
-		w.quiet = slices.Delete(w.quiet, lowest, lowest+1)
-		<-r.slots
-		return
-	}
-	if r.held[key] == w {
-		r.hasten(key, w)
-	}
-}
-
-// hasten has the moves of a key stored with the next transaction. mu is held.
-func (r *reads) hasten(key readKey, w *readWait) {
-	delete(r.held, key) // a key is in one of the two
-	r.due[key] = w
-	r.wakeUp()
-}
-
-// waitOf returns where a move of the key waits. mu is held.
-func (r *reads) waitOf(key readKey, quiet bool) *readWait {
-	if w := r.due[key]; w != nil {
-		return w
-	}
-	w := r.held[key]
-	if w == nil {
-		w = &readWait{}
-	}
-	if _, rested := r.rested[key]; quiet && rested {
-		r.held[key] = w
-		return w
-	}
-	r.hasten(key, w) // what is stored now takes what was held with it
-	return w
-}
-
-func (r *reads) wakeUp() {
-	select {
-	case r.wake <- struct{}{}:
+	switch {
+	case quiet <= readsPlaces:
+	case reached > 1:
+		r.settle(w.moves[lowest], nil)
+		w.moves = slices.Delete(w.moves, lowest, lowest+1)
 	default:
+		r.makeDue(w)
 	}
 }
 
-// rest ends a readsHold: what was held is due.
-func (r *reads) rest() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// makeDue has the moves of a key stored by the next transaction.
+func (r *reads) makeDue(w *readWait) {
+	if !w.due {
+		w.due = true
+		r.due = append(r.due, w)
+	}
+}
+
+// endHold ends a readsHold: what was held is due.
+func (r *reads) endHold() {
 	clear(r.rested)
-	for key, w := range r.held {
-		r.due[key] = w // a key is in one of the two
+	for _, w := range r.waiting {
+		r.makeDue(w)
 	}
-	clear(r.held)
-	if len(r.due) > 0 {
-		r.wakeUp()
-	}
-}
-
-// run stores moves until ctx ends, then what is left. told is called with what has
-// changed, by one goroutine, after those who wait for it were told.
-func (r *reads) run(ctx context.Context, told func(context.Context, []ReadPlace)) error {
-	news := make(chan []ReadPlace, readsTold) // full: block, the next transaction waits
-	var teller sync.WaitGroup
-	teller.Go(func() {
-		for places := range news {
-			told(ctx, places)
-		}
-	})
-	defer teller.Wait()
-	defer close(news)
-	tick := time.NewTicker(readsHold)
-	defer tick.Stop()
-	pause := time.NewTimer(readsEvery)
-	defer pause.Stop()
-	for ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-			continue
-		case <-tick.C:
-			r.rest()
-			continue
-		case <-r.wake:
-		}
-		pause.Reset(readsEvery)
-		r.flush(ctx, news)
-		select {
-		case <-ctx.Done():
-		case <-pause.C:
-		}
-	}
-	r.rest()
-	r.mu.Lock()
-	r.closed = true
-	r.mu.Unlock()
-	r.flush(ctx, news)
-	return nil
 }
 
 // flush stores what is due.
 func (r *reads) flush(ctx context.Context, news chan<- []ReadPlace) {
-	for {
-		batch, more := r.take()
-		if len(batch) == 0 {
-			return
+	for len(r.due) > 0 {
+		n := min(len(r.due), readsBatch)
+		moves := make([]ReadMove, n)
+		for i, w := range r.due[:n] {
+			moves[i] = ReadMove{ConversationID: w.key.conversation, UserID: w.key.user, Places: w.places()}
 		}
-		moves := make([]ReadMove, 0, len(batch))
-		for key, w := range batch {
-			moves = append(moves, ReadMove{ConversationID: key.conversation, UserID: key.user, Places: w.places()})
+		places, err := r.store(ctx, moves)
+		at := make(map[readKey]*ReadPlace, len(places))
+		var changed []ReadPlace
+		for i := range places {
+			p := &places[i]
+			at[readKey{p.ConversationID, p.UserID}] = p
+			if !p.At.IsZero() {
+				changed = append(changed, *p)
+			}
 		}
-		places, err := r.move(ctx, moves)
-		changed := r.settle(batch, places, err)
+		for _, w := range r.due[:n] {
+			p := at[w.key]
+			for _, m := range w.moves {
+				r.settle(m, cmp.Or(err, readOutcome(m, p)))
+			}
+			delete(r.waiting, w.key)
+			r.rested[w.key] = 0
+			if p != nil {
+				r.rested[w.key] = p.LastSeq
+			}
+		}
+		if r.due = r.due[n:]; len(r.due) == 0 {
+			r.due = nil
+		}
 		if len(changed) > 0 {
 			news <- changed
 		}
-		if !more {
-			return
-		}
 	}
-}
-
-// take takes out what goes into the next transaction, and says whether that leaves any.
-func (r *reads) take() (batch map[readKey]*readWait, more bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.due) <= readsBatch {
-		batch, r.due = r.due, map[readKey]*readWait{}
-	} else {
-		batch = make(map[readKey]*readWait, readsBatch)
-		for key, w := range r.due {
-			if len(batch) == readsBatch {
-				break
-			}
-			batch[key] = w
-			delete(r.due, key)
-		}
-	}
-	for key := range batch {
-		r.rested[key] = 0 // no more than the transactions of a readsHold
-	}
-	return batch, len(r.due) > 0
 }
 
 // places returns where the moves lead, each place once.
 func (w *readWait) places() []int64 {
-	all := make([]int64, 0, len(w.asks)+len(w.quiet))
-	for _, list := range [2][]readAsk{w.asks, w.quiet} {
-		for i := range list {
-			all = append(all, list[i].upTo)
-		}
+	all := make([]int64, len(w.moves))
+	for i, m := range w.moves {
+		all[i] = m.upTo
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
 }
 
-// move has a batch stored. While the database is away it tries again, for
-// storePatience: to repeat a move changes nothing.
-func (r *reads) move(ctx context.Context, moves []ReadMove) ([]ReadPlace, error) {
+// store moves participants. While the database is unavailable it tries again, for
+// storePatience: repeating a move changes nothing.
+func (r *reads) store(ctx context.Context, moves []ReadMove) ([]ReadPlace, error) {
 	write, cancel := WithDeadline(context.WithoutCancel(ctx), storePatience, "chat.reads")
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(readsStop, cancel) })() // nobody has longer than that when we stop
-	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		places, err := r.store.MoveReads(write, moves, Timestamp(r.clock.Now()))
-		if err == nil || CodeOf(err) != Unavailable {
+	for wait := backoff.New(10*time.Millisecond, time.Second); ; {
+		places, err := r.moves.MoveReads(write, moves, Timestamp(r.clock.Now()))
+		if err == nil || CodeOf(err) != Unavailable || !wait.Sleep(write) {
 			return places, err
 		}
-		select {
-		case <-write.Done():
-			return nil, err
-		case <-time.After(pause):
-		}
 	}
 }
 
-// settle tells those who wait what became of a batch, and returns what has changed.
-func (r *reads) settle(batch map[readKey]*readWait, places []ReadPlace, err error) (changed []ReadPlace) {
-	at := make(map[readKey]*ReadPlace, len(places))
-	for i := range places {
-		p := &places[i]
-		at[readKey{p.ConversationID, p.UserID}] = p
-		if !p.At.IsZero() {
-			changed = append(changed, *p)
-		}
-	}
-	r.heard(at)
-	for key, w := range batch {
-		for _, list := range [2][]readAsk{w.asks, w.quiet} {
-			for i := range list {
-				outcome := err
-				if err == nil {
-					outcome = readOutcome(key, at[key], list[i].upTo)
-				}
-				list[i].done.Settle(outcome)
-				<-r.slots
-			}
-		}
-	}
-	return changed
+func (r *reads) settle(m *readMove, err error) {
+	m.done.Settle(err)
+	r.kept.Add(-1)
 }
 
-// heard notes how far the logs reach of those that were stored just now.
-func (r *reads) heard(at map[readKey]*ReadPlace) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for key, p := range at {
-		if _, rested := r.rested[key]; rested {
-			r.rested[key] = p.LastSeq
-		}
-	}
-}
-
-func readOutcome(key readKey, p *ReadPlace, upTo int64) error {
+// readOutcome is what became of a move of a participant who is at p now; nil: of nobody.
+func readOutcome(m *readMove, p *ReadPlace) error {
 	switch {
 	case p == nil:
-		return NotParticipant(key.conversation)
-	case upTo > p.LastSeq:
-		return invalid("upTo", "is "+strconv.FormatInt(upTo, 10)+", and the conversation ends at seq "+strconv.FormatInt(p.LastSeq, 10))
+		return NotParticipant(m.key.conversation)
+	case m.upTo > p.LastSeq:
+		return invalid("upTo", "is "+strconv.FormatInt(m.upTo, 10)+", and the conversation ends at seq "+strconv.FormatInt(p.LastSeq, 10))
 	}
 	return nil
 }
-
-// waiting returns how many moves wait.
-func (r *reads) waiting() int { return len(r.slots) }
 
 func readPayload(conversation, user ID, upTo int64, at time.Time) []byte {
 	b := append([]byte(`{"conversationId":"`), conversation.String()...)

@@ -33,7 +33,7 @@ func (s *Service) SubmitRead(ctx context.Context, user, conversation ID, r *Read
 		}
 		upTo = ends[conversation]
 	}
-	return s.reads.submit(ctx, readKey{conversation, user}, readAsk{upTo, done}, quiet)
+	return s.reads.submit(ctx, readMove{readKey{conversation, user}, upTo, quiet, done})
 }
 
 // locate returns the last seq of the messages in each of their conversations, or
@@ -92,7 +92,7 @@ func (s *Service) MarkMessagesRead(ctx context.Context, user ID, messages []ID) 
 	w := make(settleChan, len(ends))
 	n := 0
 	for conversation, upTo := range ends {
-		if err = s.reads.submit(ctx, readKey{conversation, user}, readAsk{upTo, w}, false); err != nil {
+		if err = s.reads.submit(ctx, readMove{readKey{conversation, user}, upTo, false, w}); err != nil {
 			break
 		}
 		n++
@@ -124,7 +124,7 @@ func (w settleChan) wait(ctx context.Context) error {
 func (s *Service) RunReads(ctx context.Context) error { return s.reads.run(ctx, s.tellReads) }
 
 // ReadsWaiting returns how many moves of what users have read wait for their commit.
-func (s *Service) ReadsWaiting() int { return s.reads.waiting() }
+func (s *Service) ReadsWaiting() int { return s.reads.pending() }
 
 // tellReads lets members hear what was read, and the reader's other devices. It is a
 // signal: if the members are not known in time, they hear of the next one.

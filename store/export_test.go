@@ -42,21 +42,6 @@ func LoseConnection(l *NodeLease) *pgx.Conn {
 	return conn
 }
 
-// Room is room.
-type Room struct{ r room }
-
-// NewRoom is newRoom.
-func NewRoom(limit int) *Room { return &Room{newRoom(limit)} }
-
-// TryTake is tryTake.
-func (r *Room) TryTake(n int) bool { return r.r.tryTake(n) }
-
-// Take is take.
-func (r *Room) Take(ctx context.Context, n int) bool { return r.r.take(ctx, n) }
-
-// Give is give.
-func (r *Room) Give(n int) { r.r.give(n) }
-
 // ParseSnapshot returns the snapshot's text again.
 func ParseSnapshot(text string) (string, bool) {
 	s, ok := parseSnapshot(text)

@@ -257,7 +257,7 @@ var Statements = []Statement{
 	{"noteJournalSQL", noteJournalSQL, Hot, "", ""},
 	{"noteTakenSQL", noteTakenSQL, Hot, "", ""},
 	{"lockBatchSQL", lockBatchSQL, Hot, "conversation: conversations", ""},
-	{"appendJournaledSQL", appendJournaledSQL, Hot, "conversation: conversations, events; user: sessions", newestOnly},
+	{"appendSharedSQL", appendSharedSQL, Hot, "conversation: conversations, events; user: sessions", newestOnly},
 	// node_lease.go
 	{"joinNodesSQL", joinNodesSQL, Rare, "", ""},
 	{"heartbeatSQL", heartbeatSQL, Rare, "", ""},

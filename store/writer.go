@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/parleymq/parley/backoff"
+	"github.com/parleymq/parley/batch"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -23,23 +24,24 @@ type WriterOptions struct {
 	MaxBatchBytes int           // bytes of content in one transaction. 1 MiB
 	QueueLen      int           // events waiting for each shard; when full, Append blocks. 4096
 	QueueBytes    int           // bytes of their content; when full, Append blocks. 16 MiB
-	Patience      time.Duration // how long an event waits for a database that is away before it is given up. 10 s
+	Patience      time.Duration // how long an event waits for an unavailable database before it is given up. 10 s
 
-	// Recheck looks again whether an event's sender may write, after the
+	// Recheck decides again whether an event's sender may write, after the
 	// conversation's members changed; it sets MembersVersion or returns an error.
 	Recheck func(context.Context, *chat.Append) error
-	// Committed is told each stored event, in seq order for each conversation, but
-	// for those whose commit was not answered: they come late, and perhaps twice.
+	// Committed is called with each stored event, in seq order for each conversation,
+	// except for those whose commit was not answered: they come late, and perhaps twice.
 	// It runs beside the next commit, and while it blocks, commits wait.
 	Committed func(ctx context.Context, e *chat.Event, membersVersion int64)
 
-	// Node returns the id of this node, in whose name commits are written into the
-	// journal. nil: there is no journal, as for a node alone.
+	// Node returns the id of this node, under which commits are written to the outbox.
+	// nil: there is no outbox, as for a lone node.
 	Node func() string
-	// Commits returns how many commits may be under way at once, less than Shards where
-	// other nodes commit beside this one. It is asked before each. nil: as many as Shards.
+	// Commits returns how many commits may be under way at once: fewer than Shards where
+	// other nodes commit too. It is called before each. nil: as many as Shards.
 	Commits func() int
-	// Fence is passed before each commit; nil: none.
+
+	// Fence is waited for before each commit; nil: none.
 	Fence *chat.Fence
 
 	Logger     *slog.Logger
@@ -66,22 +68,19 @@ func setDefault(p *int, v int) {
 	}
 }
 
-// Writer stores messages by group commit: whatever has gathered while the last
+// Writer stores messages by group commit: everything that has gathered while the last
 // commit ran is stored by one statement in one transaction. It implements
 // chat.Log. Several shards commit side by side; a conversation's events always
 // go through the same shard, so they are stored in the order of their Append.
 //
 // A commit whose outcome is unknown is repeated: rows carry the sender's key, so
-// that nothing is stored twice.
+// nothing is stored twice.
 type Writer struct {
 	opts    WriterOptions
 	config  *pgxpool.Config
 	metrics *writerMetrics
-	turns   *turns
+	slots   *commitSlots
 	shards  []*shard
-
-	mu     sync.RWMutex // held for reading while a queue is sent to
-	closed bool         // mu guards: no event may be queued any more
 }
 
 // NewWriter returns a writer that will use connections of its own, one for each
@@ -89,7 +88,7 @@ type Writer struct {
 func NewWriter(config *pgxpool.Config, opts WriterOptions) *Writer {
 	opts.setDefaults()
 	config.MaxConns = int32(opts.Shards)
-	w := &Writer{opts: opts, config: config, metrics: newWriterMetrics(opts.Registerer), turns: newTurns(opts.Commits)}
+	w := &Writer{opts: opts, config: config, metrics: newWriterMetrics(opts.Registerer), slots: newCommitSlots(opts.Commits)}
 	for range opts.Shards {
 		w.shards = append(w.shards, newShard(w))
 	}
@@ -100,20 +99,14 @@ var _ chat.Log = (*Writer)(nil)
 
 // Append implements chat.Log.
 func (w *Writer) Append(ctx context.Context, a *chat.Append) error {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	if w.closed {
+	err := w.shards[a.Event.ConversationID.Shard(len(w.shards))].queue.Put(ctx, a)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, batch.ErrClosed):
 		return &chat.Error{Code: chat.Unavailable, Op: "store.Append", Msg: "the server is stopping; send it again"}
 	}
-	s := w.shards[a.Event.ConversationID.Shard(len(w.shards))]
-	if !s.offer(a) {
-		ctx, cancel := chat.WithDeadline(ctx, w.opts.Patience, "store.Append")
-		defer cancel()
-		if !s.push(ctx, a) {
-			return &chat.Error{Code: chat.Unavailable, Op: "store.Append", Msg: "too much is waiting to be stored; send it again", Err: context.Cause(ctx)}
-		}
-	}
-	return nil
+	return &chat.Error{Code: chat.Unavailable, Op: "store.Append", Msg: "too much is waiting to be stored; send it again", Err: err}
 }
 
 // Run commits until ctx ends, then stores what is queued (each event has its
@@ -130,11 +123,8 @@ func (w *Writer) Run(ctx context.Context) error {
 		wg.Go(func() { s.run(context.WithoutCancel(ctx), pool) })
 	}
 	<-ctx.Done()
-	w.mu.Lock() // every Append under way has queued its event, or given up
-	w.closed = true
-	w.mu.Unlock()
 	for _, s := range w.shards {
-		close(s.queue)
+		s.queue.Close()
 	}
 	wg.Wait()
 	return nil
@@ -143,54 +133,27 @@ func (w *Writer) Run(ctx context.Context) error {
 // shard commits the events of its share of the conversations.
 type shard struct {
 	w      *Writer
-	queue  chan *chat.Append // full: Append blocks
-	room   room              // for the content of what is in queue; none: Append blocks
-	stored chan []stored     // full: the next commit waits for publish
-	stmt   statement         // owned by run
-	unsure []unsure          // owned by run
-	looked time.Time         // owned by run: when the unsure were looked for last
+	queue  *batch.Queue[*chat.Append]
+	stored chan []stored // full: the next commit waits for publish
+
+	stmt       statement    // owned by run
+	unresolved []unresolved // owned by run
+	resolved   time.Time    // owned by run: when the unresolved were last looked up
 }
 
-// stored is an event that is in the log now, and to whom it goes.
+// stored is an event that is in the log now, and the version of the roster it goes to.
 type stored struct {
 	event          *chat.Event
 	membersVersion int64
 }
 
 func newShard(w *Writer) *shard {
+	o := &w.opts
 	return &shard{
-		w: w, queue: make(chan *chat.Append, w.opts.QueueLen), room: newRoom(w.opts.QueueBytes), stored: make(chan []stored, 4),
-		stmt: statement{node: w.opts.Node},
-	}
-}
-
-// offer queues an event if there is room at once.
-func (s *shard) offer(a *chat.Append) bool {
-	n := len(a.Event.Content)
-	if !s.room.tryTake(n) {
-		return false
-	}
-	select {
-	case s.queue <- a:
-		return true
-	default:
-		s.room.give(n)
-		return false
-	}
-}
-
-// push waits for room, and reports false when ctx ends first.
-func (s *shard) push(ctx context.Context, a *chat.Append) bool {
-	n := len(a.Event.Content)
-	if !s.room.take(ctx, n) {
-		return false
-	}
-	select {
-	case s.queue <- a:
-		return true
-	case <-ctx.Done():
-		s.room.give(n)
-		return false
+		w: w, stored: make(chan []stored, 4), stmt: statement{node: o.Node},
+		queue: batch.NewQueue(batch.Limits{
+			Items: o.QueueLen, Bytes: o.QueueBytes, Patience: o.Patience, BatchItems: o.MaxBatch, BatchBytes: o.MaxBatchBytes,
+		}, func(a *chat.Append) int { return len(a.Event.Content) }),
 	}
 }
 
@@ -215,48 +178,31 @@ func (s *shard) run(ctx context.Context, pool *pgxpool.Pool) {
 	defer close(s.stored)
 	defer s.stmt.release()
 	s.stmt.pool = pool
-	b := newBatch()
+	b := newGroup()
+	var next []*chat.Append
 	for a, ok := s.wait(ctx); ok; a, ok = s.wait(ctx) {
-		s.w.turns.take(ctx)
+		s.w.slots.take(ctx)
 		b.reset()
-		s.gather(b, a)
-		s.w.metrics.queued.Set(float64(len(s.queue)))
+		next = s.queue.Gather(next[:0], a)
+		for _, a := range next {
+			b.add(a)
+		}
+		clear(next)
+		s.w.metrics.queued.Set(float64(s.queue.Len()))
 		s.commit(ctx, b)
-		s.w.turns.give()
+		s.w.slots.give()
 	}
 }
 
-// gather makes a batch of the first event and what else is waiting, up to the
-// limits; repeats within the batch count too.
-func (s *shard) gather(b *batch, first *chat.Append) {
-	for a, events, bytes := first, 0, 0; ; {
-		events, bytes = events+1, bytes+len(a.Event.Content)
-		s.room.give(len(a.Event.Content)) // before add: what is answered belongs to its sender again
-		b.add(a)
-		if events >= s.w.opts.MaxBatch || bytes >= s.w.opts.MaxBatchBytes {
-			return
-		}
-		select {
-		case next, ok := <-s.queue:
-			if !ok {
-				return
-			}
-			a = next
-		default:
-			return
-		}
-	}
-}
-
-// commit stores the batch and tells every waiter the outcome.
-func (s *shard) commit(ctx context.Context, b *batch) {
+// commit stores the batch and notifies every waiter of the outcome.
+func (s *shard) commit(ctx context.Context, b *group) {
 	ctx, cancel := chat.WithDeadline(ctx, s.w.opts.Patience, "store.commit")
 	defer cancel()
 	start := time.Now()
 	s.w.metrics.batch.Observe(float64(len(b.pending)))
 	s.store(ctx, b)
 	s.w.metrics.commit.Observe(time.Since(start).Seconds())
-	if b.unclear { // what an attempt without an answer has stored was found between what came after it
+	if b.unanswered { // what an unanswered attempt had stored was found after what came later
 		slices.SortStableFunc(b.stored, func(a, b stored) int { return cmp.Compare(a.event.Seq, b.event.Seq) })
 	}
 	if len(b.stored) > 0 {
@@ -267,31 +213,27 @@ func (s *shard) commit(ctx context.Context, b *batch) {
 
 // store tries until nothing is pending any more; once ctx has ended, what is left
 // is given up. Each round ends with fewer events pending, or with a pause.
-func (s *shard) store(ctx context.Context, b *batch) {
-	for pause := 5 * time.Millisecond; len(b.pending) > 0; {
+func (s *shard) store(ctx context.Context, b *group) {
+	for wait := backoff.New(5*time.Millisecond, time.Second); len(b.pending) > 0; {
 		err := s.round(ctx, b)
 		if err == nil {
 			continue
 		}
-		away := chat.CodeOf(err) == chat.Unavailable
-		if away {
-			b.unclear = true
+		unavailable := chat.CodeOf(err) == chat.Unavailable
+		if unavailable {
+			b.unanswered = true
 			s.stmt.release()
 		}
 		switch {
-		case away && ctx.Err() == nil:
+		case unavailable && ctx.Err() == nil:
 			s.w.metrics.retries.Inc()
 			s.w.opts.Logger.Warn("commit failed; trying again", "component", "writer", "events", len(b.pending), "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause/2 + rand.N(pause)):
-			}
-			pause = min(2*pause, time.Second)
-		case !away && len(b.pending) > 1:
+			wait.Sleep(ctx)
+		case !unavailable && len(b.pending) > 1:
 			s.oneByOne(ctx, b)
 		default:
-			if away {
-				s.doubt(b.pending)
+			if unavailable {
+				s.keepUnresolved(b.pending)
 			}
 			s.w.opts.Logger.Error("events given up", "component", "writer", "events", len(b.pending), "err", err)
 			b.fail(err)
@@ -300,7 +242,7 @@ func (s *shard) store(ctx context.Context, b *batch) {
 }
 
 // oneByOne finds the event that the database refuses, so that it alone fails.
-func (s *shard) oneByOne(ctx context.Context, b *batch) {
+func (s *shard) oneByOne(ctx context.Context, b *group) {
 	all := b.pending
 	for _, a := range all {
 		b.pending = []*chat.Append{a}
@@ -309,7 +251,7 @@ func (s *shard) oneByOne(ctx context.Context, b *batch) {
 }
 
 // round tries to store what is pending. It returns nil after any progress.
-func (s *shard) round(ctx context.Context, b *batch) error {
+func (s *shard) round(ctx context.Context, b *group) error {
 	if err := s.w.opts.Fence.Wait(ctx); err != nil {
 		return err
 	}
@@ -319,12 +261,12 @@ func (s *shard) round(ctx context.Context, b *batch) error {
 		}
 	}
 	err := s.insert(ctx, b)
-	var passed *passedError
+	var superseded *supersededError
 	switch {
 	case errors.Is(err, errRepeat):
 		return s.resolveRepeats(ctx, b)
-	case errors.As(err, &passed):
-		b.pass(passed.events)
+	case errors.As(err, &superseded):
+		b.dropSuperseded(superseded.events)
 		return nil
 	}
 	return err
@@ -332,10 +274,10 @@ func (s *shard) round(ctx context.Context, b *batch) error {
 
 // insert runs the statement and settles all events of conversations whose roster
 // was the one they were checked against; the senders of the others are checked again.
-func (s *shard) insert(ctx context.Context, b *batch) error {
+func (s *shard) insert(ctx context.Context, b *group) error {
 	now := chat.Timestamp(time.Now())
 	clear(b.decided)
-	var bases map[chat.ID]place
+	var bases map[chat.ID]logBase
 	var err error
 	if b.commands {
 		bases, err = s.stmt.insertCommands(ctx, b, now)
@@ -364,9 +306,9 @@ func (s *shard) insert(ctx context.Context, b *batch) error {
 	return s.recheck(ctx, b)
 }
 
-// recheck asks again whether those may write whose conversations have changed since
-// they were checked.
-func (s *shard) recheck(ctx context.Context, b *batch) error {
+// recheck decides again whether senders may write, where a conversation's members have
+// changed since they were checked.
+func (s *shard) recheck(ctx context.Context, b *group) error {
 	var keep, refused []*chat.Append
 	var why []error
 	for i, a := range b.pending {
@@ -389,11 +331,11 @@ func (s *shard) recheck(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// refuse tells the waiters of events that these are refused, and why; except those
-// that an attempt whose answer was lost has stored, while their senders still might.
-func (s *shard) refuse(ctx context.Context, b *batch, refused []*chat.Append, why []error) error {
+// refuse notifies the waiters of events that are refused, and why; except those that an
+// unanswered attempt has stored, while their senders still might write.
+func (s *shard) refuse(ctx context.Context, b *group, refused []*chat.Append, why []error) error {
 	var found map[eventKey]chat.Event
-	if b.unclear && len(refused) > 0 {
+	if b.unanswered && len(refused) > 0 {
 		var err error
 		if found, err = s.stmt.lookup(ctx, refused); err != nil {
 			return err
@@ -409,8 +351,8 @@ func (s *shard) refuse(ctx context.Context, b *batch, refused []*chat.Append, wh
 	return nil
 }
 
-// resolveRepeats takes the events out of the batch whose key is in the log.
-func (s *shard) resolveRepeats(ctx context.Context, b *batch) error {
+// resolveRepeats takes those events out of the batch whose key is in the log.
+func (s *shard) resolveRepeats(ctx context.Context, b *group) error {
 	found, err := s.stmt.lookup(ctx, b.pending)
 	if err != nil {
 		return err
@@ -425,7 +367,7 @@ func (s *shard) resolveRepeats(ctx context.Context, b *batch) error {
 		keep = append(keep, a)
 	}
 	b.pending = keep
-	if len(keep) == before { // whoever held the key has rolled back meanwhile
+	if len(keep) == before { // the transaction that held the key has rolled back meanwhile
 		return &chat.Error{Code: chat.Unavailable, Op: "store.resolveRepeats", Msg: "the key was taken and is free again"}
 	}
 	return nil
@@ -434,7 +376,7 @@ func (s *shard) resolveRepeats(ctx context.Context, b *batch) error {
 // resolveResent takes the events out of the batch that are packets sent again
 // and have been stored before. It runs once for a batch: an error leaves the batch
 // as it was.
-func (s *shard) resolveResent(ctx context.Context, b *batch) error {
+func (s *shard) resolveResent(ctx context.Context, b *group) error {
 	first := make(map[*chat.Append]*chat.Event)
 	for _, a := range b.pending {
 		if !a.Resent {

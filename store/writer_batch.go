@@ -6,23 +6,23 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// batch is the events of one transaction, and what became of them. It belongs to
-// its shard's run and is used again for the next one.
-type batch struct {
-	pending   []*chat.Append // not settled yet, in the order of their Append
-	hasResent bool
-	commands  bool // some are no messages: see storeCommands
-	unclear   bool // an attempt was not answered: some may be stored
+// group is the events of one transaction, and what became of them. It belongs to
+// its shard's run and is reused for the next one.
+type group struct {
+	pending    []*chat.Append // not settled yet, in the order of their Append
+	hasResent  bool
+	commands   bool // some are not messages: see insertCommands
+	unanswered bool // an attempt was not answered: some may be stored
 
 	// The statement's view of pending, made by rank.
-	ranks   []int32            // place among the pending events of its conversation, from 1
+	ranks   []int32            // position among the pending events of its conversation, from 1
 	ranked  []bool             // false: checked against another roster than the first of its conversation, or decided
 	index   map[chat.ID]int    // conversation → index in convs
 	convs   []conversationPart // in order of first appearance
 	leaders map[eventKey]*chat.Append
 	decided map[*chat.Append]decision // commands that are not to be stored, and why
 
-	followers map[*chat.Append][]*chat.Append // repeats within the batch, told with their leader
+	followers map[*chat.Append][]*chat.Append // repeats within the batch, settled with their leader
 	stored    []stored                        // given away after the commit
 }
 
@@ -37,12 +37,12 @@ type eventKey struct{ conversation, sender, clientMsgID chat.ID }
 
 func keyOf(e *chat.Event) eventKey { return eventKey{e.ConversationID, e.SenderID, e.ClientMsgID} }
 
-func newBatch() *batch {
-	return &batch{index: map[chat.ID]int{}, leaders: map[eventKey]*chat.Append{}, followers: map[*chat.Append][]*chat.Append{}, decided: map[*chat.Append]decision{}}
+func newGroup() *group {
+	return &group{index: map[chat.ID]int{}, leaders: map[eventKey]*chat.Append{}, followers: map[*chat.Append][]*chat.Append{}, decided: map[*chat.Append]decision{}}
 }
 
-func (b *batch) reset() {
-	b.pending, b.hasResent, b.commands, b.unclear = b.pending[:0], false, false, false
+func (b *group) reset() {
+	b.pending, b.hasResent, b.commands, b.unanswered = b.pending[:0], false, false, false
 	b.stored = nil
 	clear(b.leaders)
 	clear(b.followers)
@@ -50,7 +50,7 @@ func (b *batch) reset() {
 
 // add puts an event into the batch, behind its leader if the same key is in it
 // already, or, for a packet sent again, the first sending of that packet.
-func (b *batch) add(a *chat.Append) {
+func (b *group) add(a *chat.Append) {
 	key := keyOf(&a.Event)
 	leader := b.leaders[key]
 	if a.Resent {
@@ -68,7 +68,7 @@ func (b *batch) add(a *chat.Append) {
 	b.pending = append(b.pending, a)
 }
 
-func (b *batch) firstSending(e *chat.Event) *chat.Append {
+func (b *group) firstSending(e *chat.Event) *chat.Append {
 	prefix := chat.ResendLast(e.ClientMsgID)
 	for i := len(b.pending) - 1; i >= 0; i-- {
 		if p := &b.pending[i].Event; p.ConversationID == e.ConversationID && p.SenderID == e.SenderID &&
@@ -80,7 +80,7 @@ func (b *batch) firstSending(e *chat.Event) *chat.Append {
 }
 
 // rank numbers the pending events within their conversations.
-func (b *batch) rank() {
+func (b *group) rank() {
 	clear(b.index)
 	b.convs, b.ranks, b.ranked = b.convs[:0], b.ranks[:0], b.ranked[:0]
 	for _, a := range b.pending {
@@ -104,8 +104,8 @@ func (b *batch) rank() {
 	}
 }
 
-// settle tells a's waiter, and those of its repeats, that it is stored.
-func (b *batch) settle(a *chat.Append, membersVersion int64) {
+// settle notifies a's waiter, and those of its repeats, that it is stored.
+func (b *group) settle(a *chat.Append, membersVersion int64) {
 	b.stored = append(b.stored, stored{&a.Event, membersVersion})
 	a.Done.Committed(a, nil)
 	for _, f := range b.followers[a] {
@@ -113,10 +113,10 @@ func (b *batch) settle(a *chat.Append, membersVersion int64) {
 	}
 }
 
-// settleRepeat answers an event whose key is in the log already: with the first
-// one's place if it says the same, with Conflict otherwise. An event that this
-// very batch stored, in a commit whose outcome was lost, is settled as its own.
-func (b *batch) settleRepeat(a *chat.Append, first *chat.Event, m *writerMetrics) {
+// settleRepeat answers an event whose key is already in the log: with the first
+// one's id and seq if they have the same content, with Conflict otherwise. An event that
+// this very batch stored, in an unanswered commit, is settled as stored.
+func (b *group) settleRepeat(a *chat.Append, first *chat.Event, m *writerMetrics) {
 	if first.ID == a.Event.ID {
 		a.Event.Seq, a.Event.CreatedAt = first.Seq, first.CreatedAt
 		b.settle(a, a.MembersVersion)
@@ -130,7 +130,7 @@ func (b *batch) settleRepeat(a *chat.Append, first *chat.Event, m *writerMetrics
 }
 
 // settleDecision answers a command that was not stored.
-func (b *batch) settleDecision(a *chat.Append, d decision, m *writerMetrics) {
+func (b *group) settleDecision(a *chat.Append, d decision, m *writerMetrics) {
 	switch {
 	case d.first != nil:
 		b.settleRepeat(a, d.first, m)
@@ -157,8 +157,8 @@ func answerRepeat(a *chat.Append, first *chat.Event) {
 	a.Done.Committed(a, nil)
 }
 
-// sameContent reports whether two events say the same. A message that was edited or
-// deleted since is taken to have said it: its first text is gone.
+// sameContent reports whether two events have the same content. A message that was edited
+// or deleted since counts as the same: its original text is gone.
 func sameContent(a, b *chat.Event) bool {
 	if a.Type != b.Type {
 		return false
@@ -169,9 +169,9 @@ func sameContent(a, b *chat.Event) bool {
 	return a.Content == b.Content && a.EventDetail.Equal(&b.EventDetail)
 }
 
-// pass takes events out of the batch that came over connections which are not their
-// devices' newest any more. The device sends them again over the one that is.
-func (b *batch) pass(events []*chat.Append) {
+// dropSuperseded refuses events that came over a connection that a newer one of the same
+// device has superseded: the device sends them again over the new one.
+func (b *group) dropSuperseded(events []*chat.Append) {
 	for _, a := range events {
 		b.pending = slices.DeleteFunc(b.pending, func(p *chat.Append) bool { return p == a })
 		if again := b.followers[a]; len(again) > 0 { // the device has sent it again already, to this very batch
@@ -183,7 +183,7 @@ func (b *batch) pass(events []*chat.Append) {
 	}
 }
 
-func (b *batch) refuse(a *chat.Append, err error) {
+func (b *group) refuse(a *chat.Append, err error) {
 	a.Done.Committed(a, err)
 	for _, f := range b.followers[a] {
 		f.Done.Committed(f, err)
@@ -191,7 +191,7 @@ func (b *batch) refuse(a *chat.Append, err error) {
 }
 
 // fail refuses everything that is still pending.
-func (b *batch) fail(err error) {
+func (b *group) fail(err error) {
 	for _, a := range b.pending {
 		b.refuse(a, err)
 	}

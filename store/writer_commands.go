@@ -26,7 +26,7 @@ const lockConversationsSQL = `SELECT id, members_version FROM conversations WHER
 
 // insertCommands is insert for a batch that holds more than messages. It also ranks
 // the batch, and decides its commands.
-func (s *statement) insertCommands(ctx context.Context, b *batch, now time.Time) (map[chat.ID]place, error) {
+func (s *statement) insertCommands(ctx context.Context, b *group, now time.Time) (map[chat.ID]logBase, error) {
 	const op = "store.insertCommands"
 	if err := s.acquire(ctx); err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func rollback(tx pgx.Tx) {
 // decide fills b.decided with the commands that are not to be stored, and returns
 // what the others are about. Commands that were checked against another roster are
 // left alone: they come again.
-func (s *statement) decide(ctx context.Context, tx pgx.Tx, b *batch, now time.Time) (*targets, error) {
+func (s *statement) decide(ctx context.Context, tx pgx.Tx, b *group, now time.Time) (*targets, error) {
 	versions := map[chat.ID]int64{}
 	for _, a := range b.pending {
 		versions[a.Event.ConversationID] = 0

@@ -24,6 +24,8 @@ import (
 //
 // There is no ON CONFLICT here: it would burn numbers. A repeated key fails the
 // statement with 23505, counters included; see resolveRepeats.
+//
+// appendSharedSQL does the same for a node that shares its database with others.
 const appendSQL = `
 WITH locked AS MATERIALIZED (
   SELECT c.id FROM conversations c WHERE c.id = ANY($1::uuid[]) ORDER BY c.id FOR UPDATE
@@ -40,6 +42,34 @@ WITH locked AS MATERIALIZED (
   JOIN moved m ON m.id = e.conversation_id
 )
 SELECT id, base, last_event_at FROM moved`
+
+// appendSharedSQL is appendSQL with an outbox row of node $13. It stores nothing if a
+// newer connection of the same device has superseded one of the connections that the
+// batch came over (users $14, devices $15, epochs $16): those are the rows with a negative
+// base, which counts them from -1.
+const appendSharedSQL = `
+WITH locked AS MATERIALIZED (
+  SELECT c.id FROM conversations c WHERE c.id = ANY($1::uuid[]) ORDER BY c.id FOR UPDATE
+), superseded AS MATERIALIZED (
+  SELECT f.user_id, f.rank FROM unnest($14::uuid[], $15::text[], $16::int8[]) WITH ORDINALITY AS f (user_id, client_id, epoch, rank)
+  JOIN sessions s ON s.user_id = f.user_id AND s.client_id = f.client_id AND s.epoch > f.epoch
+), moved AS (
+  UPDATE conversations c SET last_seq = c.last_seq + n.events, last_event_at = greatest(c.last_event_at, $4::timestamptz), last_xid = pg_current_xact_id()
+  FROM unnest($1::uuid[], $2::int4[], $3::int8[]) AS n(id, events, members_version), (SELECT count(*) FROM locked) l
+  WHERE c.id = n.id AND c.members_version = n.members_version AND NOT EXISTS (SELECT FROM superseded)
+  RETURNING c.id, c.last_seq - n.events AS base, c.last_event_at, c.last_seq, c.members_version
+), outbox AS (
+  INSERT INTO journal (node, conversations, seqs, versions)
+  SELECT $13, array_agg(m.id), array_agg(m.last_seq), array_agg(m.members_version) FROM moved m HAVING count(*) > 0
+), stored AS (
+  INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content, detail)
+  SELECT m.id, m.base + e.rank, e.id, e.sender_id, e.client_msg_id, m.last_event_at, e.type, e.content, e.detail
+  FROM unnest($5::uuid[], $6::int4[], $7::uuid[], $8::uuid[], $9::uuid[], $10::text[], $11::jsonb[], $12::text[])
+    AS e(conversation_id, rank, id, sender_id, client_msg_id, content, detail, type)
+  JOIN moved m ON m.id = e.conversation_id
+)
+SELECT id, base, last_event_at FROM moved
+UNION ALL SELECT user_id, -rank, '-infinity' FROM superseded`
 
 const lookupSQL = `
 SELECT e.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS k (conversation_id, sender_id, client_msg_id)
@@ -62,32 +92,32 @@ const lockConversationSQL = `SELECT FROM conversations WHERE id = $1 FOR UPDATE`
 var errRepeat = errors.New("repeated key")
 
 // statement runs the writer's SQL on one connection that it keeps. The batch
-// goes straight into the wire format of the protocol, in buffers that are used
-// again: encoding a row costs no allocation (pgx's arrays of wrapped values cost
+// goes straight into the wire format of the protocol, in buffers that are
+// reused: encoding a row costs no allocation (pgx's arrays of wrapped values cost
 // several for each column). Owned by one shard's run.
 type statement struct {
 	pool *pgxpool.Pool
 	conn *pgxpool.Conn // nil: none yet, or the last one broke
-	node func() string // nil: there is no journal
+	node func() string // nil: there is no outbox
 
 	buf    []byte // the parameters of one call, one after the other
-	ends   [journaledParams]int
-	values [journaledParams][]byte
-	bases  map[chat.ID]place
-	fenced []*chat.Append // those of the batch with a Device, where there is a journal
+	ends   [sharedParams]int
+	values [sharedParams][]byte
+	bases  map[chat.ID]logBase
+	fenced []*chat.Append // those of the batch with a Device, where there is an outbox
 }
 
-// place is where a conversation's new events begin: after seq, all at one time.
-type place struct {
+// logBase is where a conversation's new events begin: after seq, all at one time.
+type logBase struct {
 	seq int64
 	at  time.Time
 }
 
 const (
-	appendParams    = 12
-	journaledParams = 16
-	appendName      = "parley_append"
-	lockName        = "parley_lock"
+	appendParams = 12
+	sharedParams = 16
+	appendName   = "parley_append"
+	lockName     = "parley_lock"
 )
 
 var (
@@ -109,19 +139,16 @@ func (s *statement) acquire(ctx context.Context) error {
 	}
 	sql := appendSQL
 	if s.node != nil {
-		sql = appendJournaledSQL
+		sql = appendSharedSQL
 	}
-	if _, err := conn.Conn().PgConn().Prepare(ctx, appendName, sql, appendOIDs[:s.params()]); err != nil {
+	_, err = conn.Conn().PgConn().Prepare(ctx, appendName, sql, appendOIDs[:s.params()])
+	if err == nil && s.node != nil {
+		_, err = conn.Conn().PgConn().Prepare(ctx, lockName, lockBatchSQL, appendOIDs[:1])
+	}
+	if err != nil {
 		_ = conn.Conn().Close(context.WithoutCancel(ctx))
 		conn.Release()
 		return translate("store.Writer", err)
-	}
-	if s.node != nil {
-		if _, err := conn.Conn().PgConn().Prepare(ctx, lockName, lockBatchSQL, appendOIDs[:1]); err != nil {
-			_ = conn.Conn().Close(context.WithoutCancel(ctx))
-			conn.Release()
-			return translate("store.Writer", err)
-		}
 	}
 	s.conn = conn
 	return nil
@@ -130,16 +157,16 @@ func (s *statement) acquire(ctx context.Context) error {
 // params is how many parameters the statement has.
 func (s *statement) params() int {
 	if s.node != nil {
-		return journaledParams
+		return sharedParams
 	}
 	return appendParams
 }
 
-// passedError says that nothing was stored, because these came over connections that
-// are not their devices' newest any more.
-type passedError struct{ events []*chat.Append }
+// supersededError says that nothing was stored, because these came over connections that
+// newer ones of the same devices have superseded.
+type supersededError struct{ events []*chat.Append }
 
-func (e *passedError) Error() string { return "the device has connected again" }
+func (e *supersededError) Error() string { return "the device has connected again" }
 
 // release gives the connection up; a broken one is closed by that.
 func (s *statement) release() {
@@ -156,7 +183,7 @@ func (s *statement) release() {
 // insert stores the ranked events of the batch. It returns where each
 // conversation's events went; errRepeat if a key is in the log already; and
 // Unavailable for what may be tried again, as is. The result is good until the next call.
-func (s *statement) insert(ctx context.Context, b *batch, now time.Time) (map[chat.ID]place, error) {
+func (s *statement) insert(ctx context.Context, b *group, now time.Time) (map[chat.ID]logBase, error) {
 	if err := s.acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -164,43 +191,36 @@ func (s *statement) insert(ctx context.Context, b *batch, now time.Time) (map[ch
 		return nil, err
 	}
 	if s.bases == nil {
-		s.bases = map[chat.ID]place{}
+		s.bases = map[chat.ID]logBase{}
 	}
 	clear(s.bases)
-	var passed passedError
+	var superseded supersededError
 	err := s.exec(ctx, s.node != nil && len(s.fenced) > 0 && !b.commands, func(v [][]byte) {
 		if base := int64(binary.BigEndian.Uint64(v[1])); base < 0 {
-			passed.events = append(passed.events, s.fenced[-base-1])
+			superseded.events = append(superseded.events, s.fenced[-base-1])
 			return
 		}
-		s.bases[chat.ID(v[0])] = place{
+		s.bases[chat.ID(v[0])] = logBase{
 			seq: int64(binary.BigEndian.Uint64(v[1])),
 			at:  postgresEpoch.Add(time.Duration(int64(binary.BigEndian.Uint64(v[2]))) * time.Microsecond),
 		}
 	})
-	var pe *pgconn.PgError
-	if errors.As(err, &pe) {
-		switch pe.Code {
-		case "23505": // unique_violation
-			return nil, errRepeat
-		case "40P01", "40001", "55P03": // deadlock, serialization failure, lock timeout
-			return nil, &chat.Error{Code: chat.Unavailable, Op: "store.insert", Err: err}
-		}
-	}
-	if err != nil {
+	switch {
+	case sqlState(err) == stateUnique:
+		return nil, errRepeat
+	case err != nil:
 		return nil, translate("store.insert", err)
-	}
-	if len(passed.events) > 0 {
-		return nil, &passed
+	case len(superseded.events) > 0:
+		return nil, &superseded
 	}
 	return s.bases, nil
 }
 
-// exec runs the statement with what encode has left, and calls row for each row of
-// its answer. With lock the conversations are locked by a statement before it, in the
-// same round trip and transaction: so its snapshot, by which it sees whether a device has
-// connected again, is taken when it waits for nobody any more. Otherwise a device that
-// connects at another node meanwhile, and sends again what is on its way here, would
+// exec runs the statement with the parameters that encode has written, and calls row for
+// each row of the result. With lock, a statement before it locks the conversations, in the
+// same round trip and transaction: its snapshot, by which it sees whether a device has
+// connected again, is then taken when it no longer waits for any lock. Otherwise a device
+// that meanwhile connects at another node, and sends again what is on its way here, would
 // find nothing, and both would be stored. (With commands, they are locked already.)
 func (s *statement) exec(ctx context.Context, lock bool, row func(values [][]byte)) error {
 	n := s.params()
@@ -231,7 +251,7 @@ func (s *statement) exec(ctx context.Context, lock bool, row func(values [][]byt
 var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // encode writes the parameters in binary format.
-func (s *statement) encode(b *batch, now time.Time) error {
+func (s *statement) encode(b *group, now time.Time) error {
 	s.buf = s.buf[:0]
 	rows := 0
 	for _, ok := range b.ranked {
@@ -289,7 +309,7 @@ func (s *statement) encode(b *batch, now time.Time) error {
 	s.texts(b, rows, func(e *chat.Event) string { return string(e.Type) })
 	done()
 	if s.node != nil {
-		s.encodeJournal(b, done)
+		s.encodeShared(b, done)
 	}
 	start := 0
 	for i, end := range s.ends[:s.params()] {
@@ -299,8 +319,8 @@ func (s *statement) encode(b *batch, now time.Time) error {
 	return nil
 }
 
-// encodeJournal writes the parameters that appendJournaledSQL has beside.
-func (s *statement) encodeJournal(b *batch, done func()) {
+// encodeShared writes the parameters that only appendSharedSQL has.
+func (s *statement) encodeShared(b *group, done func()) {
 	s.fenced = s.fenced[:0]
 	for i, ok := range b.ranked {
 		if ok && b.pending[i].Device != "" {
@@ -348,7 +368,7 @@ func (s *statement) int4(v int32) {
 	s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(v))
 }
 
-func (s *statement) uuids(b *batch, rows int, of func(*chat.Event) chat.ID) {
+func (s *statement) uuids(b *group, rows int, of func(*chat.Event) chat.ID) {
 	s.array(pgtype.UUIDOID, rows)
 	for i, ok := range b.ranked {
 		if ok {
@@ -357,7 +377,7 @@ func (s *statement) uuids(b *batch, rows int, of func(*chat.Event) chat.ID) {
 	}
 }
 
-func (s *statement) texts(b *batch, rows int, of func(*chat.Event) string) {
+func (s *statement) texts(b *group, rows int, of func(*chat.Event) string) {
 	s.array(pgtype.TextOID, rows)
 	for i, ok := range b.ranked {
 		if ok {

@@ -2,39 +2,33 @@ package topics
 
 import (
 	"context"
-	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/parleymq/parley/backoff"
+	"github.com/parleymq/parley/batch"
 	"github.com/parleymq/parley/chat"
 )
 
 const (
-	retainQueue      = 4096     // publications that wait for their commit; then publishers wait
-	retainQueueBytes = 16 << 20 // of those
-	retainBatch      = 500      // in one transaction
-	retainBatchBytes = 1 << 20  // of those
-	retainPatience   = 10 * time.Second
-	retainTimeout    = 5 * time.Second // of one statement
+	retainQueue      = 4096             // publications that wait for their commit; then publishers wait
+	retainQueueBytes = 16 << 20         // of those
+	retainBatch      = 500              // in one transaction
+	retainBatchBytes = 1 << 20          // of those
+	retainPatience   = 10 * time.Second // of publishers, and for an unavailable database
+	retainTimeout    = 5 * time.Second  // of one statement
 	expireEvery      = 30 * time.Second
 	expireBatch      = 1000
 	countEvery       = 10 * time.Second
 )
 
-// retainer stores retained messages: those that come while a transaction runs go
-// together with the next one.
+// retainer stores retained messages by group commit.
 type retainer struct {
-	e     *Engine
-	count atomic.Int64 // of all that there are, as of a while ago
-
-	mu      sync.Mutex
-	waiting []*publishing // mu guards: for a transaction, oldest first
-	bytes   int           // mu guards: of those
-	wake    chan struct{} // holds a value if there is something to do
-	room    chan struct{} // mu guards: closed when there is room again; nil: there is
-	stored  chan []outcome
+	e      *Engine
+	count  atomic.Int64 // of all stored ones, as of a while ago
+	queue  *batch.Queue[*publishing]
+	stored chan []outcome // full: the next transaction waits
 }
 
 // outcome is how a publication's transaction has ended.
@@ -44,91 +38,43 @@ type outcome struct {
 }
 
 func (r *retainer) init(e *Engine) {
-	r.e, r.wake = e, make(chan struct{}, 1)
-	r.stored = make(chan []outcome, 4) // full: the next transaction waits
+	r.e, r.stored = e, make(chan []outcome, 4)
+	r.queue = batch.NewQueue(batch.Limits{
+		Items: retainQueue, Bytes: retainQueueBytes, Patience: retainPatience, BatchItems: retainBatch, BatchBytes: retainBatchBytes,
+	}, func(w *publishing) int { return w.pub.Cost() })
 }
 
 // put queues a publication.
 func (r *retainer) put(ctx context.Context, w *publishing) error {
-	timeout := time.After(retainPatience)
-	for {
-		r.mu.Lock()
-		if len(r.waiting) < retainQueue && r.bytes < retainQueueBytes {
-			r.waiting = append(r.waiting, w)
-			r.bytes += w.pub.Cost()
-			r.mu.Unlock()
-			select {
-			case r.wake <- struct{}{}:
-			default:
-			}
-			return nil
-		}
-		if r.room == nil {
-			r.room = make(chan struct{})
-		}
-		room := r.room
-		r.mu.Unlock()
-		select {
-		case <-room:
-		case <-timeout:
-			return &chat.Error{Code: chat.Unavailable, Op: "topics.Publish", Msg: "too many retained messages wait to be stored; send it again"}
-		case <-ctx.Done():
-			return &chat.Error{Code: chat.Unavailable, Op: "topics.Publish", Err: context.Cause(ctx)}
-		}
+	if err := r.queue.Put(ctx, w); err != nil {
+		return &chat.Error{Code: chat.Unavailable, Op: "topics.Publish", Msg: "too many retained messages wait to be stored; send it again", Err: err}
 	}
-}
-
-// take returns what the next transaction stores.
-func (r *retainer) take() []*publishing {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n, bytes := 0, 0
-	for n < len(r.waiting) && n < retainBatch && bytes < retainBatchBytes {
-		bytes += r.waiting[n].pub.Cost()
-		n++
-	}
-	batch := slices.Clone(r.waiting[:n])
-	clear(r.waiting[:n])
-	r.waiting = r.waiting[n:]
-	r.bytes -= bytes
-	if r.room != nil && n > 0 {
-		close(r.room)
-		r.room = nil
-	}
-	return batch
+	return nil
 }
 
 // run stores what is queued until ctx ends, and then what is still there.
 func (r *retainer) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { // hands out what is stored; ends when stored is closed
-		for batch := range r.stored {
-			for _, o := range batch {
+	wg.Go(func() { // settles beside the next transaction; ends when stored is closed
+		for outcomes := range r.stored {
+			for _, o := range outcomes {
 				r.e.settle(o.w, o.err)
 			}
 		}
 	})
 	defer wg.Wait()
 	defer close(r.stored)
-	for {
-		select {
-		case <-r.wake:
-		case <-ctx.Done():
-		}
-		for batch := r.take(); len(batch) > 0; batch = r.take() {
-			r.stored <- r.store(ctx, batch)
-		}
-		if ctx.Err() != nil {
-			return
-		}
+	context.AfterFunc(ctx, r.queue.Close)
+	for b := range r.queue.All() {
+		r.stored <- r.store(ctx, b)
 	}
 }
 
-// store stores a batch. While the database is away it tries again, with pauses.
-func (r *retainer) store(ctx context.Context, batch []*publishing) []outcome {
+// store stores a batch.
+func (r *retainer) store(ctx context.Context, b []*publishing) []outcome {
 	last := map[retainedKey]int{} // of several to one topic the last one counts
 	var changes []chat.RetainedChange
-	for _, w := range batch {
+	for _, w := range b {
 		key := retainedKey{w.pub.Space, w.pub.Topic}
 		c := chat.RetainedChange{Publication: w.pub, UserID: w.user}
 		if i, ok := last[key]; ok {
@@ -139,8 +85,8 @@ func (r *retainer) store(ctx context.Context, batch []*publishing) []outcome {
 		changes = append(changes, c)
 	}
 	refused, err := r.commit(ctx, changes)
-	out := make([]outcome, len(batch))
-	for i, w := range batch {
+	out := make([]outcome, len(b))
+	for i, w := range b {
 		out[i] = outcome{w, err}
 		if err == nil {
 			out[i].err = refused[last[retainedKey{w.pub.Space, w.pub.Topic}]]
@@ -149,28 +95,31 @@ func (r *retainer) store(ctx context.Context, batch []*publishing) []outcome {
 	return out
 }
 
+// commit stores changes, and returns for each whether it was refused. While the database
+// is unavailable it tries again.
 func (r *retainer) commit(ctx context.Context, changes []chat.RetainedChange) (refused []error, err error) {
 	start := time.Now()
 	defer func() { r.e.metrics.store.Observe(time.Since(start).Seconds()) }()
-	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+	for wait := backoff.New(10*time.Millisecond, time.Second); ; wait.Sleep(ctx) {
 		refused, err = r.try(ctx, changes)
-		if err == nil || chat.CodeOf(err) != chat.Unavailable || time.Since(start) > retainPatience || ctx.Err() != nil {
-			break
+		switch unavailable := chat.CodeOf(err) == chat.Unavailable; {
+		case err == nil, unavailable && (time.Since(start) > retainPatience || ctx.Err() != nil):
+			return refused, err
+		case !unavailable:
+			return r.oneByOne(ctx, changes, err)
 		}
 		r.e.logger.Warn("retained messages could not be stored; trying again", "messages", len(changes), "err", err)
-		select {
-		case <-time.After(pause/2 + rand.N(pause)):
-		case <-ctx.Done():
-		}
 	}
-	if err == nil || chat.CodeOf(err) == chat.Unavailable {
-		return refused, err
-	}
+}
+
+// oneByOne stores changes alone, after the database has refused them together: only the
+// one at fault fails.
+func (r *retainer) oneByOne(ctx context.Context, changes []chat.RetainedChange, err error) ([]error, error) {
 	r.e.logger.Error("retained messages were refused by the database", "messages", len(changes), "err", err)
 	if len(changes) == 1 {
 		return nil, err
 	}
-	refused = make([]error, len(changes)) // one by one, so that the one at fault fails alone
+	refused := make([]error, len(changes))
 	for i := range changes {
 		one, err := r.try(ctx, changes[i:i+1])
 		if refused[i] = err; err == nil {
@@ -233,8 +182,8 @@ func (r *retainer) expire(ctx context.Context) {
 	}
 }
 
-// Run stores retained messages and publishes $SYS, until ctx ends; what was accepted
-// until then is still stored.
+// Run stores retained messages and publishes $SYS, until ctx ends; what is queued then is
+// still stored.
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { e.retain.tidy(ctx) })
