@@ -532,3 +532,43 @@ func (c *codebase) eval(p *pkg, e ast.Expr) constant.Value {
 	}
 	return constant.MakeUnknown()
 }
+
+// The walks in ARCHITECTURE.md name a file, then functions and methods that are declared in it.
+func TestWalks(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, walks, ok := strings.Cut(string(text), "\n## 2. Five walks\n")
+	if !ok {
+		t.Fatal("ARCHITECTURE.md has no section of walks")
+	}
+	walks, _, _ = strings.Cut(walks, "\n## 3.")
+	steps := 0
+	for _, row := range regexp.MustCompile(`(?m)^\| .* \| (.*) \|$`).FindAllStringSubmatch(walks, -1) {
+		var source string
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			if strings.HasSuffix(m[1], ".go") {
+				b, err := os.ReadFile(m[1])
+				if err != nil {
+					t.Errorf("ARCHITECTURE.md: %v", err)
+				}
+				source = string(b)
+				continue
+			}
+			receiver, name, isMethod := strings.Cut(m[1], ".")
+			declared := `(?m)^func ` + receiver + `\b`
+			if isMethod {
+				declared = `(?m)^func \(\w+ \*?` + receiver + `\) ` + name + `\b`
+			}
+			steps++
+			if !regexp.MustCompile(declared).MatchString(source) {
+				t.Errorf("ARCHITECTURE.md: %q does not declare %s", row[1], m[1])
+			}
+		}
+	}
+	if steps < 20 {
+		t.Errorf("found %d functions in the walks", steps)
+	}
+}
