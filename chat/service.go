@@ -93,7 +93,7 @@ func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Comman
 		return Blocked()
 	}
 	e := &a.Event
-	*e = Event{ConversationID: conversation, Type: c.Type, ID: NewID(), SenderID: sender}
+	*e = Event{ConversationID: conversation, Type: c.Type, ID: NewID(), SenderID: sender, ClientMsgID: c.ClientMsgID}
 	if err := commandTypes[c.Type].event(ctx, s, r, c, e); err != nil {
 		return err
 	}

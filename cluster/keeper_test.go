@@ -79,6 +79,7 @@ func (s *sessions) note(f func()) { s.mu.Lock(); f(); s.mu.Unlock() }
 func (s *sessions) HintFollowers(_ chat.ID, seq int64) {
 	s.note(func() { s.heard = append(s.heard, seq) })
 }
+
 func (s *sessions) ReceiveNotice(_ context.Context, _ string, n chat.Notice) {
 	s.note(func() { s.superseded = append(s.superseded, n.Superseded.ClientID) })
 }
