@@ -15,9 +15,7 @@ import (
 	"github.com/parleymq/parley/seedtest"
 )
 
-var (
-	modelSteps = flag.Int("presence.steps", 60, "actions of each user in TestPresenceModel")
-)
+var modelSteps = flag.Int("presence.steps", 60, "actions of each user in TestPresenceModel")
 
 // seeded returns what makes the random decisions of each of those who act at once, and
 // logs the seed. How they interleave is not in its hands.
