@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,11 +19,21 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// client is a go-redis client that knows whether it speaks to a Cluster.
+// client is a go-redis client that knows whether it speaks to a Cluster, and what time it
+// is there.
 type client struct {
 	redis.UniversalClient
 	sharded bool
+	ahead   atomic.Int64 // ms from the time since start to the time of Redis; set by heartbeat
 }
+
+var start = time.Now()
+
+// setClock says that the time of Redis, in ms since 1970, was ms at an instant.
+func (c *client) setClock(ms int64, at time.Time) { c.ahead.Store(ms - at.Sub(start).Milliseconds()) }
+
+// now returns the time of Redis, in ms since 1970.
+func (c *client) now() int64 { return c.ahead.Load() + time.Since(start).Milliseconds() }
 
 // publish queues a message for a channel; the reply is the number of receivers.
 func (c *client) publish(ctx context.Context, p redis.Cmdable, channel string, message []byte) *redis.IntCmd {
@@ -65,7 +76,7 @@ func (t *target) connect(ctx context.Context, name string, timeout time.Duration
 	case kindCluster:
 		return newCluster(o), nil
 	case kindSentinel:
-		return &client{redis.NewFailoverClient(o.Failover()), false}, nil
+		return &client{UniversalClient: redis.NewFailoverClient(o.Failover())}, nil
 	}
 	one := redis.NewClient(o.Simple())
 	hello, err := one.Do(ctx, "hello").Slice()
@@ -75,7 +86,7 @@ func (t *target) connect(ctx context.Context, name string, timeout time.Duration
 		return nil, err
 	}
 	if helloSays(hello, "mode") != "cluster" {
-		return &client{one, false}, nil // also a server before Redis 6, which knows no HELLO
+		return &client{UniversalClient: one}, nil // also a server before Redis 6, which knows no HELLO
 	}
 	shut(one)
 	return newCluster(o), nil
@@ -85,7 +96,7 @@ func newCluster(o *redis.UniversalOptions) *client {
 	c := o.Cluster()
 	c.MaxRetries = 0 // redirects retry
 	c.DisableRoutingPolicies, c.ClusterStateReloadInterval = true, 10*time.Second
-	return &client{redis.NewClusterClient(c), true}
+	return &client{UniversalClient: redis.NewClusterClient(c), sharded: true}
 }
 
 // helloSays returns a field of HELLO's reply: names and values in turn.
@@ -125,57 +136,51 @@ func (t *target) options(name string, timeout time.Duration) *redis.UniversalOpt
 	}
 }
 
-// explain gives an error of Redis a code and says what to do. What may pass by itself is
-// Unavailable; anything else wants an operator.
+// refusals are the errors of Redis that say what to do, by what their texts hold. The first
+// that fits counts. What may pass by itself is Unavailable; anything else needs an operator.
+var refusals = []struct {
+	texts []string
+	code  chat.Code
+	msg   string
+}{
+	{[]string{"WRONGPASS", "NOAUTH", "invalid password", "without any password configured"}, chat.Unauthenticated, "Redis refuses the user name or password of the URL"},
+	{[]string{"NOPERM"}, chat.Forbidden, "Redis does not let this user do what is needed: keys and channels under parley:, and the commands in docs/redis.md"},
+	{[]string{"SSUBSCRIBE", "ssubscribe", "SPUBLISH", "spublish"}, chat.Unsupported, "this Redis Cluster has no sharded pub/sub: it takes Redis 7 or newer"},
+	{[]string{"cluster support disabled"}, chat.Invalid, "the URL says Cluster (several hosts, or redis+cluster), and the server is none"},
+	{[]string{"SELECT is not allowed in cluster mode"}, chat.Invalid, "the URL has a database; a Cluster has only number 0"},
+	{[]string{"DB index is out of range"}, chat.Invalid, "Redis has no database of the number in the URL"},
+	{[]string{"NOREPLICAS"}, chat.Unavailable, "Redis has too few replicas to take writes (min-replicas-to-write)"},
+	{[]string{"OOM "}, chat.Unavailable, "Redis is full (maxmemory)"},
+	{[]string{"MISCONF"}, chat.Unavailable, "Redis takes no writes because it cannot save to disk"},
+	{[]string{"READONLY"}, chat.Unavailable, "this Redis is a replica"},
+	{[]string{"LOADING"}, chat.Unavailable, "Redis is still loading its data"},
+	{[]string{"CLUSTERDOWN", "TRYAGAIN"}, chat.Unavailable, "the Redis Cluster is down in part"},
+	{[]string{"max number of clients"}, chat.Unavailable, "Redis has as many connections as it takes (maxclients)"},
+}
+
+// explain gives an error of Redis a code and says what to do.
 func explain(op string, err error) error {
-	if err == nil {
-		return nil
-	}
 	var known *chat.Error
-	if errors.As(err, &known) {
+	if err == nil || errors.As(err, &known) {
 		return err
-	}
-	code, msg := chat.Unavailable, "Redis cannot be reached"
-	text := err.Error()
-	has := func(parts ...string) bool {
-		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
 	}
 	var refused redis.Error
 	var unknownCA *tls.CertificateVerificationError
 	var notTLS tls.RecordHeaderError
+	code, msg := chat.Unavailable, "Redis cannot be reached"
 	switch {
-	case has("WRONGPASS", "NOAUTH", "invalid password", "without any password configured"):
-		code, msg = chat.Unauthenticated, "Redis refuses the user name or password of the URL"
-	case has("NOPERM"):
-		code, msg = chat.Forbidden, "Redis does not let this user do what is needed: keys and channels under the prefix, and the commands in docs/redis.md"
-	case has("unknown command") && has("SSUBSCRIBE", "ssubscribe", "SPUBLISH", "spublish"):
-		code, msg = chat.Unsupported, "this Redis Cluster has no sharded pub/sub: it takes Redis 7 or newer"
-	case has("cluster support disabled"):
-		code, msg = chat.Invalid, "the URL says Cluster (several hosts, or redis+cluster), and the server is none"
-	case has("SELECT is not allowed in cluster mode"):
-		code, msg = chat.Invalid, "the URL has a database; a Cluster has only number 0"
-	case has("DB index is out of range"):
-		code, msg = chat.Invalid, "Redis has no database of the number in the URL"
-	case has("NOREPLICAS"):
-		msg = "Redis has too few replicas to take writes (min-replicas-to-write)"
-	case has("OOM "):
-		msg = "Redis is full (maxmemory)"
-	case has("MISCONF"):
-		msg = "Redis takes no writes because it cannot save to disk"
-	case has("READONLY"):
-		msg = "this Redis is a replica"
-	case has("LOADING"):
-		msg = "Redis is still loading its data"
-	case has("CLUSTERDOWN", "TRYAGAIN"):
-		msg = "the Redis Cluster is down in part"
-	case has("max number of clients"):
-		msg = "Redis has as many connections as it takes (maxclients)"
 	case errors.As(err, &unknownCA):
 		code, msg = chat.Invalid, "the certificate of Redis is not trusted: see tls_ca and tls_server_name"
 	case errors.As(err, &notTLS):
 		code, msg = chat.Invalid, "Redis speaks no TLS there: redis:// instead of rediss://, or another port"
 	case errors.As(err, &refused):
 		msg = "Redis refuses"
+	}
+	for _, r := range refusals {
+		if slices.ContainsFunc(r.texts, func(text string) bool { return strings.Contains(err.Error(), text) }) {
+			code, msg = r.code, r.msg
+			break
+		}
 	}
 	return &chat.Error{Code: code, Op: op, Msg: msg, Err: err}
 }

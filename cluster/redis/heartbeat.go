@@ -16,64 +16,69 @@ var leaseScript string
 var lease = redis.NewScript(leaseScript)
 
 const (
-	leaseBeats = 4           // how long a lease lasts without a heartbeat
-	afterLease = time.Minute // how long an ended one stays, for whoever looks into Redis
+	nodesKey   = "parley:nodes"
+	leaseBeats = 4           // a lease expires after this many heartbeat intervals without a heartbeat
+	afterLease = time.Minute // how long an expired lease stays, for people who look into Redis
 )
 
-// renew renews the lease. was: the entry was still there.
-func (l *Link) renew(ctx context.Context, c *client) (was bool, _ *clock, err error) {
+// renew renews the lease of this node, and sets the client's clock. was reports whether the
+// lease was still there.
+func (l *Link) renew(ctx context.Context, c *client) (was bool, err error) {
 	began := time.Now()
-	reply, err := lease.Run(ctx, c, []string{l.o.Prefix + "nodes"}, l.member(), (leaseBeats * l.o.Beat).Milliseconds(), afterLease.Milliseconds()).Int64Slice()
+	reply, err := lease.Run(ctx, c, []string{nodesKey}, l.member(), (leaseBeats * l.o.HeartbeatInterval).Milliseconds(), afterLease.Milliseconds()).Int64Slice()
 	if err != nil {
-		return false, nil, err
+		return false, err
 	}
 	// The middle of the round trip is the best guess of when Redis looked at its clock.
-	return reply[1] == 1, &clock{reply[0], began.Add(time.Since(began) / 2)}, nil
+	c.setClock(reply[0], began.Add(time.Since(began)/2))
+	return reply[1] == 1, nil
 }
 
 func (l *Link) member() string { return l.o.Node.ID + "|" + l.o.Node.Name }
 
-// heartbeat renews the lease until ctx ends, and decides whether Redis is away. Each
+// beat sends one heartbeat, by a new client if c is nil, and returns the client.
+func (l *Link) beat(ctx context.Context, c *client) (_ *client, was bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, l.o.HeartbeatInterval)
+	defer cancel()
+	if c == nil {
+		if c, err = l.connect(ctx); err != nil {
+			return nil, false, err
+		}
+	}
+	was, err = l.renew(ctx, c)
+	return c, was, err
+}
+
+// heartbeat renews the lease until ctx ends, and decides whether Redis is available. A
 // failure ends the client, too: the next one looks up addresses, Sentinels and slots anew.
 func (l *Link) heartbeat(ctx context.Context) {
 	var (
-		c          *client
-		wait       = backoff.New(l.o.Beat/32, l.o.Beat)
-		since      = time.Now() // the last heartbeat that succeeded
-		ever       bool         // one has succeeded
-		registered bool         // the registry was filled since Redis was away last
+		c     *client
+		was   bool
+		err   error
+		wait  = backoff.New(l.o.HeartbeatInterval/32, l.o.HeartbeatInterval)
+		since = time.Now() // the last heartbeat that succeeded
+		ever  bool         // one has succeeded
 	)
 	for {
-		was, now, err := func() (bool, *clock, error) {
-			ctx, cancel := context.WithTimeout(ctx, l.o.Beat)
-			defer cancel()
-			if c == nil {
-				var err error
-				if c, err = l.connect(ctx); err != nil {
-					return false, nil, err
-				}
-			}
-			return l.renew(ctx, c)
-		}()
+		c, was, err = l.beat(ctx, c)
 		if err != nil && ctx.Err() != nil {
 			if c != nil && l.client.Load() != c {
-				shut(c) // farewell closes the one that is in use
+				shut(c) // Run closes the one that is in use
 			}
 			return
 		}
 		if err != nil {
 			l.metrics.beats.WithLabelValues("failed").Inc()
-			l.client.Store(nil)
+			l.setClient(nil)
 			if c != nil {
 				shut(c)
 				c = nil
 			}
-			l.setUp(false)
 			if !wait.Waiting() {
-				l.log.Warn("Redis is unavailable; messages reach other nodes within seconds until it answers",
+				l.logger.Warn("Redis is unavailable; messages reach other nodes within seconds until it answers",
 					"redis", l.target.String(), "err", explain("redis.heartbeat", err))
 			}
-			registered = false
 			if !wait.Sleep(ctx) {
 				return
 			}
@@ -81,53 +86,39 @@ func (l *Link) heartbeat(ctx context.Context) {
 		}
 
 		l.metrics.beats.WithLabelValues("ok").Inc()
-		l.clock.Store(now)
-		l.client.Store(c)
-		l.setUp(true)
-		if wait.Waiting() || !ever {
-			l.log.Info("Redis answers", "redis", l.target.String(), "cluster", c.sharded, "elapsed_ms", time.Since(since).Milliseconds())
+		l.setClient(c)
+		back := wait.Waiting() || !ever
+		if back {
+			l.logger.Info("Redis answers", "redis", l.target.String(), "cluster", c.sharded, "elapsed_ms", time.Since(since).Milliseconds())
 		}
 		if !was && ever {
 			l.metrics.flushes.WithLabelValues("lease").Inc()
-			if registered {
-				l.log.Warn("Redis was emptied; registering all users again", "redis", l.target.String())
-			}
+			l.logger.Warn("Redis has lost its data; registering all users again", "redis", l.target.String())
 		}
-		if !was || !registered {
-			// After an absence the registry may be that of a replica that knows less.
-			l.reg.again()
+		if !was || back { // after an outage it may be a replica that knows less
+			l.reg.registerAll()
 			signal(l.changed)
 		}
-		ever, registered, since = true, true, time.Now()
+		ever, since = true, time.Now()
 		wait.Reset()
 		signal(l.reg.wake)
-		l.sendProbe(ctx, c)
-		// A failure elsewhere shortens the pause, but not below an eighth.
-		if !backoff.Sleep(ctx, l.o.Beat/8) || !sleepOr(ctx, l.o.Beat-l.o.Beat/8, l.beatNow) {
+		l.probeOrCut(ctx, c)
+		// A failure elsewhere brings the next heartbeat forward, but not by more than seven eighths.
+		if !backoff.Sleep(ctx, l.o.HeartbeatInterval/8) {
+			return
+		}
+		select {
+		case <-time.After(l.o.HeartbeatInterval - l.o.HeartbeatInterval/8):
+		case <-l.beatNow:
+		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// setUp notes whether the last heartbeat succeeded.
-func (l *Link) setUp(up bool) {
-	if l.up.Swap(up) == up {
-		return
+// setClient says by which client Redis is available; nil: it is unavailable.
+func (l *Link) setClient(c *client) {
+	if before := l.client.Swap(c); (before == nil) != (c == nil) {
+		signal(l.changed)
 	}
-	value := 0.0
-	if up {
-		value = 1
-	}
-	l.metrics.up.Set(value)
-	signal(l.changed)
-}
-
-// sleepOr waits for d, or until c has a value, and reports whether ctx goes on.
-func sleepOr(ctx context.Context, d time.Duration, c <-chan struct{}) bool {
-	select {
-	case <-time.After(d):
-	case <-c:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
 }

@@ -161,21 +161,6 @@ func TestSetPeers(t *testing.T) {
 	}
 }
 
-// Two installations share a Redis by their prefixes.
-func TestPrefix(t *testing.T) {
-	t.Parallel()
-	s := redistest.Start(t)
-	a := start(t, s.URL(), "same")
-	b := start(t, s.URL(), "same", func(o *redis.Options) { o.Prefix = "other:" })
-	redistest.Await(t, "both", func() bool { return a.Healthy() && b.Healthy() })
-	u := chat.NewID()
-	a.Register(u)
-	redistest.Await(t, "the user", func() bool { return a.where(t, u) == "same" })
-	if got := b.where(t, u); got != "" || len(a.Peers())+len(b.Peers()) != 0 {
-		t.Errorf("the other installation finds the user at %q, and there are peers %v, %v", got, a.Peers(), b.Peers())
-	}
-}
-
 // New names the field that is wrong, and never a password.
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
@@ -184,12 +169,11 @@ func TestNewRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for field, change := range map[string]func(*redis.Options){
-		"URL":       func(o *redis.Options) { o.URL = "redis://u:hunter2@h:x" },
-		"tls_ca":    func(o *redis.Options) { o.URL = "rediss://u:hunter2@h?tls_ca=/nowhere" },
-		"Node.ID":   func(o *redis.Options) { o.Node.ID = "a b" },
-		"Node.Name": func(o *redis.Options) { o.Node.Name = "a\n" },
-		"Beat":      func(o *redis.Options) { o.Beat = time.Microsecond },
-		"Prefix":    func(o *redis.Options) { o.Prefix = "{x}" },
+		"URL":               func(o *redis.Options) { o.URL = "redis://u:hunter2@h:x" },
+		"tls_ca":            func(o *redis.Options) { o.URL = "rediss://u:hunter2@h?tls_ca=/nowhere" },
+		"Node.ID":           func(o *redis.Options) { o.Node.ID = "a b" },
+		"Node.Name":         func(o *redis.Options) { o.Node.Name = "a\n" },
+		"HeartbeatInterval": func(o *redis.Options) { o.HeartbeatInterval = time.Microsecond },
 	} {
 		o := ok
 		change(&o)
@@ -268,7 +252,7 @@ func TestStartStop(t *testing.T) {
 	cl := redistest.StartCluster(t, 3, false)
 	for i := range 20 {
 		for _, url := range []string{s.URL(), gone.URL(), cl.URL()} {
-			l, err := redis.New(redis.Options{URL: url, Node: cluster.Node{ID: "a", Name: "a"}, Beat: 200 * time.Millisecond})
+			l, err := redis.New(redis.Options{URL: url, Node: cluster.Node{ID: "a", Name: "a"}, HeartbeatInterval: 200 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -14,14 +14,14 @@ import (
 //	sequence  8 bytes, big endian: counts the messages of this sender to this node, from 1
 //	frames    each its length as a uvarint, then that many bytes; until the end
 //
-// A message of a later version is passed over, so that nodes of both versions can run
-// beside each other while one replaces the other. A message to oneself has no frames: it
-// shows that the subscription works.
+// A message of another version is ignored, so that nodes of both versions can run together
+// during an upgrade. A node's message to itself is a probe of its subscription: it has no
+// frames, and its sequence means nothing.
 const messageVersion = 1
 
 const (
-	packUpTo   = 256 << 10              // frames are packed together up to here
-	maxMessage = cluster.MaxFrame + 512 // nothing larger is sent or read: one frame and its head
+	maxPacked  = 256 << 10              // frames are packed together up to this size
+	maxMessage = cluster.MaxFrame + 512 // of a message: one frame and its head
 )
 
 func appendHead(b []byte, sender string, seq uint64) []byte {
@@ -34,16 +34,13 @@ func appendFrame(b, frame []byte) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(frame))), frame...)
 }
 
-// frameSize is what a frame takes in a message, at most.
-func frameSize(frame []byte) int { return len(frame) + binary.MaxVarintLen32 }
-
 type message struct {
 	sender string
 	seq    uint64
 	frames []byte
 }
 
-// verdict is what reading a message came to; it is a label of the metrics.
+// verdict says whether a message is passed on, or why not; a label of the metrics.
 type verdict string
 
 const (
@@ -53,8 +50,8 @@ const (
 	repeated     verdict = "repeated"
 )
 
-// readMessage takes a message apart and checks all of it, so that none is handed out by
-// half. It keeps b.
+// readMessage splits a message and checks all of it, so that none is passed on in part. It
+// keeps b.
 func readMessage(b []byte) (message, verdict) {
 	switch {
 	case len(b) == 0 || len(b) > maxMessage:

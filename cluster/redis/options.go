@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"log/slog"
 	"strings"
 	"time"
@@ -21,11 +22,9 @@ type Options struct {
 	// Node is this process; required, see cluster.Node for the limits. No two processes
 	// may have the same id.
 	Node cluster.Node
-	// Beat is the pause between heartbeats, and how long one may take; 0: 2 s. At least 10 ms.
-	Beat time.Duration
-	// Prefix begins the name of every key and channel, so that installations can share a
-	// Redis; "": "parley:". At most 64 bytes, without braces, spaces and control characters.
-	Prefix string
+	// HeartbeatInterval is the pause between heartbeats, and how long one may take; 0: 2 s.
+	// At least 10 ms.
+	HeartbeatInterval time.Duration
 	// Logger notes when Redis becomes unavailable, and available again; nil: none.
 	Logger *slog.Logger
 	// Registerer is where metrics go; nil: nowhere.
@@ -37,45 +36,23 @@ func (o *Options) check() error {
 	wrong := func(field, msg string) error {
 		return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: field, Msg: msg}
 	}
-	if o.Beat == 0 {
-		o.Beat = 2 * time.Second
-	}
-	if o.Prefix == "" {
-		o.Prefix = "parley:"
-	}
+	o.HeartbeatInterval = cmp.Or(o.HeartbeatInterval, 2*time.Second)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	switch {
+	switch name := o.Node.Name; {
 	case !validID(o.Node.ID):
 		return wrong("Node.ID", "must be 1 to 64 of a-z, A-Z, 0-9, - and _")
-	case !validName(o.Node.Name):
+	case len(name) == 0 || len(name) > 128 || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
 		return wrong("Node.Name", "must be 1 to 128 bytes of UTF-8 without control characters")
-	case o.Beat < 10*time.Millisecond:
-		return wrong("Beat", "must be at least 10 ms")
-	case len(o.Prefix) > 64 || strings.ContainsFunc(o.Prefix, func(r rune) bool {
-		return r == '{' || r == '}' || r == utf8.RuneError || unicode.IsSpace(r) || unicode.IsControl(r)
-	}):
-		return wrong("Prefix", "must be at most 64 bytes of UTF-8 without braces, spaces and control characters")
+	case o.HeartbeatInterval < 10*time.Millisecond:
+		return wrong("HeartbeatInterval", "must be at least 10 ms")
 	}
 	return nil
 }
 
-// validID and validName hold what comes from Redis to the same limits as what goes
-// there: others may write to it, by mistake or by a later version.
-func validID(id string) bool {
-	if len(id) == 0 || len(id) > 64 {
-		return false
-	}
-	for i := range len(id) {
-		c := id[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-			return false
-		}
-	}
-	return true
-}
+const idLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 
-func validName(name string) bool {
-	return len(name) > 0 && len(name) <= 128 && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
-}
+// validID holds ids that come from Redis to the same limits as those that go there: others
+// may write to it, by mistake or by a later version.
+func validID(id string) bool { return id != "" && len(id) <= 64 && strings.Trim(id, idLetters) == "" }

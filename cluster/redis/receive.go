@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -14,32 +12,21 @@ import (
 	"github.com/parleymq/parley/cluster"
 )
 
-// probes counts the messages that this node sends to itself.
-type probes struct {
-	mu       sync.Mutex
-	seq      uint64
-	returned atomic.Int64 // when the last one came back; ns of the monotonic clock, since start
+// probe sends a message without frames to this node itself, in the way that other nodes
+// send. The reply is the number of receivers.
+func (l *Link) probe(ctx context.Context, c *client) *redis.IntCmd {
+	return c.publish(ctx, c, channel(l.o.Node.ID), appendHead(nil, l.o.Node.ID, 1))
 }
 
-var start = time.Now()
-
-func (l *Link) probe() []byte {
-	l.probes.mu.Lock()
-	defer l.probes.mu.Unlock()
-	l.probes.seq++
-	return appendHead(nil, l.o.Node.ID, l.probes.seq)
-}
-
-// sendProbe sends a message to this node itself, by the way on which others send. That it
-// cannot be sent is no trouble of its own: the receiver misses it. When nobody was there
-// to receive it, the subscription is at another server than the one that others publish
-// at, such as a former master, and is cut. Not so in a Cluster: all servers of a shard take
-// sharded messages and pass them on to each other, and count their own receivers only.
-func (l *Link) sendProbe(ctx context.Context, c *client) {
-	ctx, cancel := context.WithTimeout(ctx, l.o.Beat)
+// probeOrCut sends a probe. If it has no receiver, the subscription is at another server
+// than the one that nodes publish at, such as a former master, and is closed. That does not
+// hold in a Cluster, whose servers pass sharded messages on within a shard and count only
+// their own receivers. An error is ignored: the subscription will miss the probe.
+func (l *Link) probeOrCut(ctx context.Context, c *client) {
+	ctx, cancel := context.WithTimeout(ctx, l.o.HeartbeatInterval)
 	defer cancel()
 	sub := l.sub.Load()
-	n, err := c.publish(ctx, c, l.channel(l.o.Node.ID), l.probe()).Result()
+	n, err := l.probe(ctx, c).Result()
 	if err == nil && n == 0 && !c.sharded && sub != nil && sub == l.sub.Load() {
 		shut(sub)
 	}
@@ -51,21 +38,21 @@ var (
 	errUnconfirmed = errors.New("the subscription was not confirmed")
 )
 
-// subscribe keeps a subscription until ctx ends. Each one is made from nothing, on a new
-// client: go-redis' own way of coming back neither reads the answer to the new
-// subscription nor notices one at the wrong server.
+// subscribe keeps a subscription until ctx ends. Each one has a new client: when go-redis
+// subscribes again by itself, it neither reads the reply nor notices a wrong server.
 func (l *Link) subscribe(ctx context.Context) {
-	wait := backoff.New(l.o.Beat/32, l.o.Beat)
+	wait := backoff.New(l.o.HeartbeatInterval/32, l.o.HeartbeatInterval)
 	from := senders{}
-	told := false
+	logged := false
 	var lost time.Time // when the last one that worked ended
 	for ctx.Err() == nil {
 		err := l.subscription(ctx, from, func() {
 			wait.Reset()
-			if told {
-				told = false
-				l.log.Info("this node receives what other nodes send again", "elapsed_ms", time.Since(lost).Milliseconds())
+			if logged {
+				logged = false
+				l.logger.Info("this node receives messages from other nodes again", "elapsed_ms", time.Since(lost).Milliseconds())
 			}
+			l.receives.Store(true)
 			signal(l.changed)
 		})
 		if ctx.Err() != nil {
@@ -77,9 +64,9 @@ func (l *Link) subscribe(ctx context.Context) {
 			signal(l.changed)
 		}
 		// heartbeat logs that Redis is unavailable; this is for when only the subscription fails.
-		if !told && l.up.Load() && wait.Waiting() {
-			told = true
-			l.log.Warn("this node does not receive what other nodes send; it finds it in the database, within seconds",
+		if !logged && l.client.Load() != nil && wait.Waiting() {
+			logged = true
+			l.logger.Warn("this node does not receive messages from other nodes; it reads them from the database, within seconds",
 				"redis", l.target.String(), "err", explain("redis.subscribe", err))
 		}
 		if !wait.Sleep(ctx) {
@@ -88,31 +75,31 @@ func (l *Link) subscribe(ctx context.Context) {
 	}
 }
 
-// subscription has one subscription until it fails. proven is called once, when a
-// message of our own has come back.
+// subscription keeps one subscription until it fails. It calls proven once, when a probe
+// has come back.
 func (l *Link) subscription(ctx context.Context, from senders, proven func()) error {
-	patience := 3 * l.o.Beat
+	patience := 3 * l.o.HeartbeatInterval
 	c, err := l.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer shut(c)
-	sub := c.subscribe(ctx, l.channel(l.o.Node.ID))
+	sub := c.subscribe(ctx, channel(l.o.Node.ID))
 	defer shut(sub)
 	defer context.AfterFunc(ctx, func() { shut(sub) })() // reading does not end with ctx
-	first, err := sub.ReceiveTimeout(ctx, l.o.Beat)
+	first, err := sub.ReceiveTimeout(ctx, l.o.HeartbeatInterval)
 	if err != nil {
 		return err
 	}
 	if s, ok := first.(*redis.Subscription); !ok || s.Kind != "subscribe" && s.Kind != "ssubscribe" {
 		return errUnconfirmed
 	}
-	l.probes.returned.Store(int64(time.Since(start)))
 	l.sub.Store(sub)
 	defer l.sub.Store(nil)
 	if c := l.client.Load(); c != nil { // or else the next heartbeat sends it
-		l.sendProbe(ctx, c)
+		l.probeOrCut(ctx, c)
 	}
+	returned := time.Now() // the last probe
 	for known := false; ; {
 		got, err := sub.ReceiveTimeout(ctx, patience)
 		if err != nil {
@@ -120,41 +107,43 @@ func (l *Link) subscription(ctx context.Context, from senders, proven func()) er
 		}
 		switch got := got.(type) {
 		case *redis.Message:
-			if own := l.deliver([]byte(got.Payload), from); own && !known {
+			if !l.deliver([]byte(got.Payload), from) {
+				break
+			}
+			returned = time.Now()
+			if !known {
 				known = true
-				l.receives.Store(true)
 				proven()
 			}
 		case *redis.Subscription:
-			return errMoved // nobody here unsubscribes: it is the server that sends us away
+			return errMoved // nothing here unsubscribes: the server has ended the subscription
 		}
-		// Others may still publish where nobody else does any more.
-		if time.Since(start)-time.Duration(l.probes.returned.Load()) > patience && l.up.Load() {
+		// Some nodes may still publish here while the others, and this one, do not any more.
+		if time.Since(returned) > patience && l.client.Load() != nil {
 			return errSilent
 		}
 	}
 }
 
-// senders knows the last message of each sender. It is bounded: whoever writes rubbish
-// into Redis can make it forget, which lets repeated messages through.
+// senders holds the number of each sender's last message. It is bounded: somebody who
+// writes rubbish into Redis can make it forget, which lets repeated messages through.
 type senders map[string]uint64
 
 const maxSenders = 2000
 
-// deliver hands out the frames of a message, and reports whether it was our own probe.
-func (l *Link) deliver(b []byte, from senders) (own bool) {
+// deliver passes on the frames of a message, and reports whether it was a probe.
+func (l *Link) deliver(b []byte, from senders) (probe bool) {
 	l.metrics.receivedBytes.Add(float64(len(b)))
 	m, v := readMessage(b)
-	if v == good && m.sender != l.o.Node.ID {
+	if v == good && m.sender == l.o.Node.ID {
+		return true
+	}
+	if v == good {
 		v = l.count(m, from)
 	}
 	if v != good {
 		l.metrics.ignored.WithLabelValues(string(v)).Inc()
 		return false
-	}
-	if m.sender == l.o.Node.ID {
-		l.probes.returned.Store(int64(time.Since(start)))
-		return true
 	}
 	n := 0
 	for frame := range m.all() {
@@ -165,8 +154,8 @@ func (l *Link) deliver(b []byte, from senders) (own bool) {
 	return false
 }
 
-// count keeps the count of a sender's messages: an old one is dropped, so that order
-// holds; missing ones are counted.
+// count counts a sender's messages: an old one is dropped, so that order holds; missing
+// ones are counted.
 func (l *Link) count(m message, from senders) verdict {
 	last, known := from[m.sender]
 	switch {

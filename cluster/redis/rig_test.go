@@ -46,7 +46,7 @@ func startWith(t testing.TB, url, id string, receive func(string, []byte), calm 
 	t.Helper()
 	n := &node{id: id, log: &logBook{}, reg: prometheus.NewRegistry(), got: map[string][]string{}}
 	o := redis.Options{
-		URL: url, Node: cluster.Node{ID: id, Name: "node " + id}, Beat: 500 * time.Millisecond,
+		URL: url, Node: cluster.Node{ID: id, Name: "node " + id}, HeartbeatInterval: 500 * time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registerer: n.reg,
 	}
 	for _, f := range calm {
@@ -74,7 +74,7 @@ func startWith(t testing.TB, url, id string, receive func(string, []byte), calm 
 }
 
 // calm has the heartbeats of production, which a busy machine does not disturb.
-func calm(o *redis.Options) { o.Beat = 0 }
+func calm(o *redis.Options) { o.HeartbeatInterval = 0 }
 
 func (n *node) receive(from string, frame []byte) {
 	n.mu.Lock()

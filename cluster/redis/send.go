@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -11,88 +12,146 @@ import (
 	"github.com/parleymq/parley/cluster"
 )
 
-// maxQueued is how many bytes may wait for one peer; what comes then is dropped and counted.
-const maxQueued = 4 << 20
+const (
+	maxQueued = 4 << 20 // bytes that may wait for one peer; frames beyond are dropped and counted
+	perFrame  = 64      // added to the length of each frame, so that empty ones are bounded too
+)
 
-// perFrame is added to the size of a frame in a queue, so that empty ones are bounded too.
-const perFrame = 64
-
-// peers are the other nodes, with their queues.
+// peers are the other nodes, each with a queue of frames.
 type peers struct {
-	nodes []cluster.Node
-	byID  map[string]*peer
+	mu    sync.Mutex
+	nodes []cluster.Node   // mu guards; replaced as a whole
+	byID  map[string]*peer // mu guards
 }
 
-func (p *peers) queued() bool {
+// peer is the queue of frames for one other node.
+type peer struct {
+	channel string
+
+	frames [][]byte // peers.mu guards; bounded by maxQueued: drop and count
+	bytes  int      // of frames, as frameSize counts them; peers.mu guards
+
+	seq    uint64 // of the last message; owned by send
+	buffer []byte // of the last message, for the next one; owned by send
+}
+
+// publication is one message to one peer.
+type publication struct {
+	*peer
+	frames    [][]byte
+	message   []byte
+	receivers *redis.IntCmd
+}
+
+// frameSize is how a frame counts in a queue and in a message.
+func frameSize(frame []byte) int { return len(frame) + perFrame }
+
+// count returns how many there are.
+func (p *peers) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.nodes)
+}
+
+// queued returns how many bytes wait for all peers.
+func (p *peers) queued() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, q := range p.byID {
-		q.mu.Lock()
-		n := len(q.frames)
-		q.mu.Unlock()
-		if n > 0 || q.busy.Load() {
-			return true
+		n += q.bytes
+	}
+	return n
+}
+
+// take takes the frames of the next message to each peer for which some wait: up to
+// maxPacked bytes, but at least one frame.
+func (p *peers) take() (all []publication) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, q := range p.byID {
+		n, size := 0, 0
+		for n < len(q.frames) && (n == 0 || size+frameSize(q.frames[n]) <= maxPacked) {
+			size += frameSize(q.frames[n])
+			n++
+		}
+		if n == 0 {
+			continue
+		}
+		all = append(all, publication{peer: q, frames: q.frames[:n:n]})
+		q.bytes -= size
+		if q.frames = q.frames[n:]; len(q.frames) == 0 {
+			q.frames = nil // lets go of the frames that were taken
 		}
 	}
-	return false
+	return all
 }
 
-// SetPeers implements cluster.Link. Peers that stay keep their queues; what waited for
-// those that left is dropped.
+// clear empties all queues, and returns how many frames there were.
+func (p *peers) clear() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, q := range p.byID {
+		n += len(q.frames)
+		q.frames, q.bytes = nil, 0
+	}
+	return n
+}
+
+// SetPeers implements cluster.Link. Peers that stay keep their queues; the frames for those
+// that left are dropped.
 func (l *Link) SetPeers(nodes []cluster.Node) {
 	slices.SortFunc(nodes, func(a, b cluster.Node) int { return strings.Compare(a.ID, b.ID) })
-	before := l.peers.Load()
-	if slices.Equal(before.nodes, nodes) {
+	p := &l.peers
+	p.mu.Lock()
+	if slices.Equal(p.nodes, nodes) {
+		p.mu.Unlock()
 		return
 	}
-	p := &peers{nodes: nodes, byID: make(map[string]*peer, len(nodes))}
+	before, dropped := p.byID, 0
+	p.nodes, p.byID = nodes, make(map[string]*peer, len(nodes))
 	for _, n := range nodes {
-		if p.byID[n.ID] = before.byID[n.ID]; p.byID[n.ID] == nil {
-			p.byID[n.ID] = &peer{channel: l.channel(n.ID)}
+		if p.byID[n.ID] = before[n.ID]; p.byID[n.ID] == nil {
+			p.byID[n.ID] = &peer{channel: channel(n.ID)}
 		}
+		delete(before, n.ID)
 	}
-	l.peers.Store(p)
-	l.metrics.peers.Set(float64(len(nodes)))
-	for id, q := range before.byID {
-		if p.byID[id] == nil {
-			l.drop(l.empty(q, true), reasonGone)
-		}
+	for _, q := range before {
+		dropped += len(q.frames)
 	}
+	p.mu.Unlock()
+	l.drop(dropped, reasonGone)
 	signal(l.changed)
 }
 
 // Send implements cluster.Link.
 func (l *Link) Send(to string, frame []byte) bool {
-	switch q := l.peers.Load().byID[to]; {
-	case !l.up.Load():
-		l.drop(1, reasonAway)
-	case q == nil:
-		l.drop(1, reasonUnknown)
-	case len(frame) > cluster.MaxFrame:
-		l.drop(1, reasonTooLarge)
-	default:
-		return l.queue(q, frame)
-	}
-	return false
-}
-
-func (l *Link) queue(q *peer, frame []byte) bool {
-	size := len(frame) + perFrame
-	q.mu.Lock()
-	reason := reasonFull
-	ok := !q.gone && q.bytes+size <= maxQueued
-	if ok {
-		q.frames = append(q.frames, frame)
-		q.bytes += size
-	} else if q.gone {
-		reason = reasonGone
-	}
-	q.mu.Unlock()
-	if !ok {
-		l.drop(1, reason)
+	if why := l.enqueue(to, frame); why != "" {
+		l.drop(1, why)
 		return false
 	}
-	l.metrics.queued.Add(float64(size))
 	signal(l.gather)
 	return true
+}
+
+// enqueue queues a frame, or returns why not.
+func (l *Link) enqueue(to string, frame []byte) reason {
+	if l.client.Load() == nil {
+		return reasonAway
+	}
+	l.peers.mu.Lock()
+	defer l.peers.mu.Unlock()
+	q := l.peers.byID[to]
+	switch {
+	case q == nil:
+		return reasonUnknown
+	case len(frame) > cluster.MaxFrame:
+		return reasonTooLarge
+	case q.bytes+frameSize(frame) > maxQueued:
+		return reasonFull
+	}
+	q.frames = append(q.frames, frame)
+	q.bytes += frameSize(frame)
+	return ""
 }
 
 // drop counts frames that were not sent.
@@ -102,7 +161,7 @@ func (l *Link) drop(n int, why reason) {
 	}
 }
 
-// send sends what has gathered until ctx ends.
+// send sends queued frames until ctx ends; a round trip under way is finished.
 func (l *Link) send(ctx context.Context) {
 	for {
 		select {
@@ -110,37 +169,39 @@ func (l *Link) send(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for l.round(ctx) {
+		for ctx.Err() == nil && l.publish(context.WithoutCancel(ctx)) {
 		}
 	}
 }
 
-// round sends one message to each peer for whom something waits, in one round trip, and
-// reports whether there was any. While it is under way the next frames gather.
-func (l *Link) round(ctx context.Context) bool {
+// publish sends one message to each peer for which frames wait, in one round trip of half a
+// heartbeat interval at most, and reports whether there were any. The next frames gather
+// meanwhile. While Redis is unavailable, or once ctx has ended, frames are dropped.
+func (l *Link) publish(ctx context.Context) bool {
 	c := l.client.Load()
 	if c == nil || ctx.Err() != nil {
-		for _, q := range l.peers.Load().byID {
-			l.drop(l.empty(q, false), reasonAway)
-		}
+		l.drop(l.peers.clear(), reasonAway)
 		return false
 	}
-	type posted struct {
-		*parcel
-		receivers *redis.IntCmd
-	}
-	var all []posted
-	pipe := c.Pipeline()
-	for _, q := range l.peers.Load().byID {
-		if p := l.pack(q); p != nil {
-			all = append(all, posted{p, c.publish(ctx, pipe, q.channel, p.bytes)})
-		}
-	}
+	all := l.peers.take()
 	if len(all) == 0 {
 		return false
 	}
+	pipe := c.Pipeline()
+	for i := range all {
+		p := &all[i]
+		p.seq++
+		p.message = appendHead(p.buffer[:0], l.o.Node.ID, p.seq)
+		for _, f := range p.frames {
+			p.message = appendFrame(p.message, f)
+		}
+		if p.buffer = p.message; cap(p.buffer) > 2*maxPacked {
+			p.buffer = nil // one large frame is no reason to hold on to its memory
+		}
+		p.receivers = c.publish(ctx, pipe, p.channel, p.message)
+	}
 	began := time.Now()
-	limited, cancel := context.WithTimeout(ctx, max(l.o.Beat/2, 10*time.Millisecond))
+	limited, cancel := context.WithTimeout(ctx, max(l.o.HeartbeatInterval/2, 10*time.Millisecond))
 	ran, err := exec(limited, pipe)
 	cancel()
 	l.metrics.publish.Observe(time.Since(began).Seconds())
@@ -148,18 +209,17 @@ func (l *Link) round(ctx context.Context) bool {
 		n, err := p.receivers.Result()
 		switch {
 		case err != nil || !ran:
-			l.drop(p.frames, reasonFailed)
+			l.drop(len(p.frames), reasonFailed)
 		case n == 0 && !c.sharded: // the peer is about to subscribe again, or dead
-			l.drop(p.frames, reasonUnheard)
+			l.drop(len(p.frames), reasonUnheard)
 		default:
-			l.metrics.sent.Add(float64(p.frames))
+			l.metrics.sent.Add(float64(len(p.frames)))
 		}
 		l.metrics.messages.Inc()
-		l.metrics.sentBytes.Add(float64(len(p.bytes)))
-		p.peer.busy.Store(false)
+		l.metrics.sentBytes.Add(float64(len(p.message)))
 	}
 	if err != nil {
-		signal(l.beatNow) // it finds out what is wrong, and says so
+		signal(l.beatNow) // it finds out what is wrong, and logs it
 	}
 	return true
 }

@@ -215,7 +215,8 @@ func TestFlushed(t *testing.T) {
 		}
 	}
 	whole(t, all...)
-	if got := all[0].value(t, "parley_redis_flushes_total", "lease"); got < 3 {
+	// The slow renewal may find the first flush before a heartbeat does.
+	if got := all[0].value(t, "parley_redis_flushes_total"); got < 3 {
 		t.Errorf("flushes counted: %v, want at least 3", got)
 	}
 }
@@ -500,7 +501,7 @@ func TestRubbish(t *testing.T) {
 func TestQueueFull(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	all := together(t, s.URL(), []string{"a", "b"}, func(o *redis.Options) { o.Beat = 10 * time.Second })
+	all := together(t, s.URL(), []string{"a", "b"}, func(o *redis.Options) { o.HeartbeatInterval = 10 * time.Second })
 	a, b := all[0], all[1]
 	if a.Send("b", make([]byte, cluster.MaxFrame+1)) {
 		t.Error("Send of a frame over MaxFrame = true, want false")
