@@ -7,46 +7,46 @@ import (
 	"time"
 )
 
-// Block is somebody whom a user wants nothing to do with.
+// Block is a user whom another user has blocked.
 type Block struct {
-	UserID      ID // who is blocked
+	UserID      ID
 	Username    string
 	DisplayName string
 	CreatedAt   time.Time
 }
 
-// BlockChange is what blocking somebody, or ending that, has changed.
+// BlockChange is what a block, or the end of one, has changed.
 type BlockChange struct {
-	Changed      bool    // false: it was so already
+	Changed      bool    // false: it had been so before
 	Conversation ID      // the direct conversation of the two; zero: they have none
 	Roster       *Roster // of it, at its new version
 }
 
-// BlockStore keeps who has blocked whom.
+// BlockStore stores who has blocked whom.
 type BlockStore interface {
-	// SetBlock has user block other, and raises the version of their direct
-	// conversation's roster, so that what is on its way there is checked again.
-	// NotFound for an other who does not exist; Conflict if the user has blocked
-	// MaxBlockedUsers. After Unavailable it may have been stored; the change names the
-	// conversation even so, if it is known. It may be repeated.
+	// SetBlock stores that user blocks other. It raises the version of their direct
+	// conversation's roster, so that commits in progress there are checked again.
+	// NotFound if other does not exist; Conflict if the user has blocked
+	// MaxBlockedUsers. After Unavailable it may have been stored; the change then still
+	// names the conversation, if it is known. It may be repeated.
 	SetBlock(ctx context.Context, user, other ID, now time.Time) (*BlockChange, error)
-	// DeleteBlock undoes SetBlock, likewise.
+	// DeleteBlock undoes SetBlock, with the same errors and effect on the roster.
 	DeleteBlock(ctx context.Context, user, other ID) (*BlockChange, error)
 	// ListHidden returns, ascending, the members of a conversation who have blocked
 	// the user, or whom the user has blocked.
 	ListHidden(ctx context.Context, conversation, user ID) ([]ID, error)
 }
 
-// Blocked is the one answer in a direct conversation of two of whom one has blocked
-// the other. It does not tell who.
+// Blocked is the error for writing in a direct conversation where one of the two has
+// blocked the other. It does not say which.
 func Blocked() error {
 	return &Error{Code: Forbidden, Field: "conversationId", Msg: "you and the other participant cannot write to each other"}
 }
 
-// BlockUser has the user want nothing to do with another one, from the commit on.
-// Neither can begin a direct conversation with the other, write in the one they
-// have, add the other to a group, or see the other type or be online. Invalid for
-// oneself, NotFound for nobody, Conflict beyond MaxBlockedUsers. It may be repeated.
+// BlockUser blocks another user, from the commit on: neither of the two can start a
+// direct conversation with the other, write in the one they have, add the other to a
+// group, or see the other typing or online. Invalid for oneself, NotFound if there is no
+// such user, Conflict beyond MaxBlockedUsers. It may be repeated.
 func (s *Service) BlockUser(ctx context.Context, user, other ID) error {
 	if user == other {
 		return invalid("userId", "must be the id of another user")
@@ -55,14 +55,14 @@ func (s *Service) BlockUser(ctx context.Context, user, other ID) error {
 	return s.blockChanged(user, other, c, err)
 }
 
-// UnblockUser ends what BlockUser has begun; a block by the other one stays. It may
-// be repeated.
+// UnblockUser undoes BlockUser; a block by the other user stays. It may be repeated.
 func (s *Service) UnblockUser(ctx context.Context, user, other ID) error {
 	c, err := s.store.DeleteBlock(ctx, user, other)
 	return s.blockChanged(user, other, c, err)
 }
 
-// blockChanged makes known what the store has committed, or may have.
+// blockChanged applies a change that the store has committed, or may have, here and at
+// the other nodes.
 func (s *Service) blockChanged(user, other ID, c *BlockChange, err error) error {
 	switch {
 	case err == nil && !c.Changed:
@@ -82,31 +82,30 @@ func (s *Service) blockChanged(user, other ID, c *BlockChange, err error) error 
 		}
 		return err
 	}
-	s.typing.hide(user, other) // after an end of a block it is asked for again when they type on
+	s.typing.hide(user, other) // also at the end of a block: the next typing signal looks it up again
 	s.presence.ContactsChanged([]ID{user}, []ID{other})
 	return nil
 }
 
 const (
 	hiddenPatience = 2 * time.Second
-	hiddenRetry    = time.Second      // after a failure nobody asks for so long
-	hiddenFresh    = 30 * time.Second // then it is asked for again: a block whose commit was not answered is heard of by that
-	maxHidden      = 1_000_000        // entries and ids, beyond which entries are forgotten at random
+	hiddenRetry    = time.Second      // pause of all queries after one has failed
+	hiddenFresh    = 30 * time.Second // after which an entry is read again: a block whose commit went unanswered takes effect by then
+	maxHidden      = 1_000_000        // entries and ids in the cache
 )
 
-// hidden caches which members of a group are hidden from a user by a block, for
-// what is told of them often. On this node it is exact: what a block may have
-// changed is forgotten after its commit, and whoever noted an older answer finds
-// that current has changed. No lock is held while the store is asked.
+// hidden caches which members of a group are hidden from a user by a block. A block
+// removes the entries it may have changed, after its commit, and changes current, so that
+// an answer obtained before is recognised as outdated. No lock is held during a query.
 type hidden struct {
 	store BlockStore
 	clock Clock
-	n     atomic.Uint64 // blocks so far, for current
+	n     atomic.Uint64 // blocks so far; see current
 
 	mu      sync.Mutex
 	entries map[ID]map[ID]*hiddenEntry // mu guards: by user and conversation
 	size    int                        // mu guards: entries and their ids
-	failed  time.Time                  // mu guards: when the store last did not answer
+	failed  time.Time                  // mu guards: when a query last failed
 }
 
 type hiddenEntry struct {
@@ -115,7 +114,7 @@ type hiddenEntry struct {
 	asked   time.Time
 }
 
-// hiddenFrom is who is hidden from a user, as long as current returns at.
+// hiddenFrom is who is hidden from a user, valid while current returns at.
 type hiddenFrom struct {
 	users []ID // ascending; not to be changed
 	at    uint64
@@ -125,14 +124,15 @@ func newHidden(store BlockStore, clock Clock) *hidden {
 	return &hidden{store: store, clock: clock, entries: map[ID]map[ID]*hiddenEntry{}}
 }
 
-// current changes when an answer may have become wrong.
+// current changes with every block that this node knows of.
 func (h *hidden) current() uint64 { return h.n.Load() }
 
-// get returns which members are hidden from the user; nil if that cannot be known.
+// get returns which members are hidden from the user; nil if that is not cached and
+// cannot be looked up.
 func (h *hidden) get(ctx context.Context, r *Roster, user ID) *hiddenFrom {
 	at := h.current()
 	if r.Kind == Direct {
-		return &hiddenFrom{at: at} // Roster.Blocked says it
+		return &hiddenFrom{at: at} // Roster.Blocked covers it
 	}
 	now := h.clock.Now()
 	h.mu.Lock()
@@ -165,7 +165,7 @@ func (h *hidden) get(ctx context.Context, r *Roster, user ID) *hiddenFrom {
 	return &hiddenFrom{users: e.users, at: at}
 }
 
-// keep puts an answer into the cache, unless a block has been stored since at.
+// keep caches an answer, unless there was a block since at.
 func (h *hidden) keep(conversation, user ID, e *hiddenEntry, at uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -190,7 +190,7 @@ func (h *hidden) keep(conversation, user ID, e *hiddenEntry, at uint64) {
 	}
 }
 
-// drop takes an entry out. mu is held.
+// drop removes an entry. mu is held.
 func (h *hidden) drop(user, conversation ID) {
 	e := h.entries[user][conversation]
 	if e == nil {
@@ -203,8 +203,7 @@ func (h *hidden) drop(user, conversation ID) {
 	}
 }
 
-// forget is called after the commit of whatever may have changed what the two are to
-// each other.
+// forget removes the entries of users after a block between them has changed.
 func (h *hidden) forget(users ...ID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

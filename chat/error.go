@@ -7,25 +7,25 @@ import (
 )
 
 // Code is the kind of an error. A Code is itself an error, so errors.Is(err,
-// chat.NotFound) works. Each border maps every code once: broker/reason.go to
-// MQTT reason codes, rest/problem.go to HTTP status.
+// chat.NotFound) works. Each interface maps every code once: broker/reason.go to MQTT
+// reason codes, rest/problem.go to HTTP statuses.
 type Code string
 
 // The codes. Their texts are stable: REST sends them as a problem's "code".
 const (
-	Invalid         Code = "invalid"         // the request itself is wrong; repeating it won't help
-	Unauthenticated Code = "unauthenticated" // who is asking is not known
-	Forbidden       Code = "forbidden"       // known, and may not
+	Invalid         Code = "invalid"         // the request is wrong; repeating it does not help
+	Unauthenticated Code = "unauthenticated" // the caller is not known
+	Forbidden       Code = "forbidden"       // the caller is known, and may not do this
 	NotFound        Code = "not_found"       // there is no such thing, or not for this user
-	Conflict        Code = "conflict"        // it exists already, or differs from what is there
+	Conflict        Code = "conflict"        // it exists already, or contradicts what is stored
 	TooLarge        Code = "too_large"       // over a size limit
-	Quota           Code = "quota"           // over a rate or count limit; RetryAfter says when to come back
-	Unsupported     Code = "unsupported"     // understood, and not offered
-	Unavailable     Code = "unavailable"     // a part we need is away; the same request may be repeated later
-	Internal        Code = "internal"        // our fault
+	Quota           Code = "quota"           // over a rate or count limit; see RetryAfter
+	Unsupported     Code = "unsupported"     // understood, but not offered
+	Unavailable     Code = "unavailable"     // something needed cannot be reached; the same request may be repeated later
+	Internal        Code = "internal"        // a fault of the server
 )
 
-// Codes lists every code, for the tests that no border forgets one.
+// Codes lists every code, for tests that every interface maps them all.
 func Codes() []Code {
 	return []Code{Invalid, Unauthenticated, Forbidden, NotFound, Conflict, TooLarge, Quota, Unsupported, Unavailable, Internal}
 }
@@ -33,18 +33,18 @@ func Codes() []Code {
 // Error returns the code's text.
 func (c Code) Error() string { return string(c) }
 
-// Error is the one error type that crosses package borders.
+// Error is the one error type that packages return to each other.
 type Error struct {
 	Code       Code
 	Op         string        // the operation, such as "store.CreateDirect"; for the log
 	Field      string        // the input at fault, such as "content"; may be empty
 	Msg        string        // one sentence that may be shown to the peer; names the limit where there is one
-	Existing   ID            // Conflict: what is there already, if the peer may know
-	RetryAfter time.Duration // Quota, Unavailable: when to try again; 0 means the caller's own backoff
+	Existing   ID            // Conflict: what exists already, if the peer may know it
+	RetryAfter time.Duration // Quota, Unavailable: when to try again; 0: the caller's own back-off
 	Err        error         // the cause; for the log, never shown to a peer
 }
 
-// Error returns everything known, for the log.
+// Error returns all fields, for the log.
 func (e *Error) Error() string {
 	s := string(e.Code)
 	if e.Op != "" {
@@ -59,7 +59,7 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Public returns what a peer may hear: the field and the message.
+// Public returns what a peer may see: the field and the message.
 func (e *Error) Public() string {
 	if e.Field != "" {
 		return e.Field + ": " + e.Msg
@@ -75,8 +75,8 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Code}
 }
 
-// CodeOf returns the code of err: its Error's, Unavailable for a deadline that
-// ran out, and Internal for anything it does not know. It returns "" for nil.
+// CodeOf returns the code of err: its Error's, Unavailable for a deadline that was
+// exceeded, and Internal for anything else. For nil it is "".
 func CodeOf(err error) Code {
 	if err == nil {
 		return ""
@@ -94,8 +94,8 @@ func CodeOf(err error) Code {
 	return Internal
 }
 
-// PublicMessage returns the sentence about err that may be shown to a peer. It
-// is never empty for a non-nil error and never tells of an internal cause.
+// PublicMessage returns the sentence about err that may be shown to a peer. It is never
+// empty for a non-nil error and never contains an internal cause.
 func PublicMessage(err error) string {
 	var e *Error
 	switch {

@@ -17,7 +17,7 @@ func TypingKept(s *Service) (typists, devices int) {
 		}
 		sh.mu.Unlock()
 		d.mu.Lock()
-		devices += len(d.of)
+		devices += len(d.conversations)
 		d.mu.Unlock()
 	}
 	return typists, devices

@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// History says what somebody who joins a group may see of its log.
+// History says how much of a group's log a user who joins may see.
 type History string
 
 // The settings of history.
 const (
-	HistoryJoined History = "joined" // what comes from then on
+	HistoryJoined History = "joined" // events from the joining on
 	HistoryAll    History = "all"    // everything
 )
 
-// ConversationUpdate is what an owner or admin changes about a group. nil fields
+// ConversationUpdate is a change of a group by its owner or an admin. Fields that are nil
 // stay as they are.
 type ConversationUpdate struct {
 	Actor          ID
@@ -24,7 +24,7 @@ type ConversationUpdate struct {
 	History        *History
 }
 
-// NewParticipants is who is added to a group, by whom.
+// NewParticipants adds users to a group.
 type NewParticipants struct {
 	Actor          ID
 	ConversationID ID
@@ -32,50 +32,50 @@ type NewParticipants struct {
 	Role           Role // GroupAdmin or GroupMember
 }
 
-// ParticipantChange is about one participant of a group.
+// ParticipantChange removes one participant of a group or changes the role.
 type ParticipantChange struct {
 	Actor          ID
 	ConversationID ID
 	UserID         ID
-	Role           Role // SetParticipantRole: the new one
+	Role           Role // SetParticipantRole: the new role
 }
 
-// GroupChange is what a change of a group has stored.
+// GroupChange is the stored outcome of a change of a group.
 type GroupChange struct {
-	Events  []Event // in the order of the log; none: it was so already
+	Events  []Event // in the order of the log; none: nothing has changed
 	Version int64   // of the roster, as of these events
-	Roster  *Roster // of that version, if the members have changed; else nil
+	Roster  *Roster // at that version; nil if the members have not changed
 	Joined  []ID
 	Left    []ID
 }
 
-// GroupStore changes groups. Each method is one transaction, which locks the
-// conversation: changes and commits of messages follow each other, and events take
-// their place in the log between those. Those who are no members get NotFound;
-// direct conversations are Invalid, those who may not Forbidden. After Unavailable a
-// change may have been stored.
+// GroupStore changes groups. Each change is one transaction that locks the conversation,
+// so it is ordered against commits of messages. NotFound if the actor is not a member,
+// Forbidden if the actor may not make the change, Invalid for a direct conversation. After
+// Unavailable the change may have been stored.
 type GroupStore interface {
-	// UpdateConversation changes what a group is called, and what those who join may see.
+	// UpdateConversation changes a group's title and history.
 	UpdateConversation(ctx context.Context, u ConversationUpdate, now time.Time) (*GroupChange, error)
-	// AddParticipants adds those of n.Users who are no members. NotFound naming the
-	// first user who does not exist or is disabled; Forbidden if a block is between
-	// them and the actor; Conflict if the group would have more than MaxGroupMembers.
+	// AddParticipants adds those of n.Users who are not members yet. NotFound naming
+	// the first user who does not exist or is disabled; Forbidden if there is a block
+	// between one of them and the actor; Conflict if the group would have more than
+	// MaxGroupMembers.
 	AddParticipants(ctx context.Context, n NewParticipants, now time.Time) (*GroupChange, error)
-	// RemoveParticipant ends a membership; it changes nothing if there is none. A
-	// group whose owner leaves gets another one, if anybody is left.
+	// RemoveParticipant removes a member, if the user is one. A group whose owner leaves
+	// gets another owner, if anybody is left.
 	RemoveParticipant(ctx context.Context, c ParticipantChange, now time.Time) (*GroupChange, error)
 	// SetParticipantRole gives a member another role.
 	SetParticipantRole(ctx context.Context, c ParticipantChange, now time.Time) (*GroupChange, error)
 	// GetParticipants returns those of the users who are participants, ascending.
 	GetParticipants(ctx context.Context, conversation ID, users []ID) ([]Participant, error)
-	// AwaitRoster is GetRoster after whatever is changing the conversation has ended:
-	// it shows also what was committed without an answer.
+	// AwaitRoster is GetRoster after waiting for transactions that are changing the
+	// conversation: it includes a commit whose answer was lost.
 	AwaitRoster(ctx context.Context, conversation ID) (*Roster, error)
 }
 
-// UpdateConversation changes a group's title or what those who join may see of its
-// log, as an owner or admin, and returns the conversation. Nothing is stored where
-// it was so already.
+// UpdateConversation changes a group's title or history, as its owner or an admin, and
+// returns the conversation. No event is stored for what stays the same. Errors are those
+// of GroupStore.
 func (s *Service) UpdateConversation(ctx context.Context, u ConversationUpdate) (*Conversation, error) {
 	if u.Title != nil {
 		if err := ValidateTitle(*u.Title); err != nil {
@@ -92,9 +92,9 @@ func (s *Service) UpdateConversation(ctx context.Context, u ConversationUpdate) 
 	return s.store.GetConversation(ctx, u.Actor, u.ConversationID)
 }
 
-// AddParticipants adds users to a group, as an owner or admin, and returns the places
-// of all that are named; those who are members already keep theirs. It may be
-// repeated. Only the owner adds admins.
+// AddParticipants adds users to a group, as its owner or an admin, and returns all named
+// participants; those who were members already keep their roles. Only the owner may add
+// admins. It may be repeated. Errors are those of GroupStore.
 func (s *Service) AddParticipants(ctx context.Context, n NewParticipants) ([]Participant, error) {
 	if n.Role == "" {
 		n.Role = GroupMember
@@ -115,19 +115,19 @@ func (s *Service) AddParticipants(ctx context.Context, n NewParticipants) ([]Par
 	return s.store.GetParticipants(ctx, n.ConversationID, n.Users)
 }
 
-// RemoveParticipant ends a membership: one's own, or as the owner anybody's, or as an
-// admin a member's. It may be repeated. From the commit on the user gets nothing of
-// the conversation: no event that was stored after it, and no signal.
+// RemoveParticipant removes a participant: oneself, as the owner anybody, or as an admin
+// a plain member. From the commit on the user receives no later event of the conversation
+// and no signal. It may be repeated.
 func (s *Service) RemoveParticipant(ctx context.Context, p ParticipantChange) error {
 	c, err := s.store.RemoveParticipant(ctx, p, Timestamp(s.clock.Now()))
 	if p.Actor == p.UserID && CodeOf(err) == NotFound {
-		return nil // left already, or never there, which is not told
+		return nil // has left already, or was never a member; the answer does not say which
 	}
 	return s.groupChanged(ctx, p.ConversationID, c, err)
 }
 
-// SetParticipantRole gives a member of a group another role, as its owner, and
-// returns their place. The role of owner is handed over: the old one becomes admin.
+// SetParticipantRole gives a member of a group another role, as its owner, and returns
+// the participant. Giving the role of owner makes the former owner an admin.
 func (s *Service) SetParticipantRole(ctx context.Context, p ParticipantChange) (*Participant, error) {
 	if p.Role != Owner && p.Role != GroupAdmin && p.Role != GroupMember {
 		return nil, invalid("role", `must be "owner", "admin" or "member"`)
@@ -146,14 +146,13 @@ func (s *Service) SetParticipantRole(ctx context.Context, p ParticipantChange) (
 	return &found[0], nil
 }
 
-// NoParticipant is the answer about a user who is not in a conversation of the
-// asking member's.
+// NoParticipant is the error about a user who is not in the conversation, for one who is.
 func NoParticipant(user ID) error {
 	return &Error{Code: NotFound, Field: "userId", Msg: "there is no participant " + user.String()}
 }
 
-// groupChanged makes known what the store has committed. If it is not known whether
-// it has, the conversation is looked at until that is clear.
+// groupChanged distributes a committed change. If the outcome is unknown, the
+// conversation is checked until it is known.
 func (s *Service) groupChanged(ctx context.Context, conversation ID, c *GroupChange, err error) error {
 	if err != nil {
 		if CodeOf(err) == Unavailable {
@@ -161,13 +160,13 @@ func (s *Service) groupChanged(ctx context.Context, conversation ID, c *GroupCha
 		}
 		return err
 	}
-	if c.Roster != nil { // first: what is committed from now on finds who has left gone
+	if c.Roster != nil { // first: events committed from now on do not go to users who have left
 		s.Rosters.put(c.Roster)
 	}
 	for i := range c.Events {
 		if c.Roster != nil {
 			s.publisher.Publish(&c.Events[i], c.Roster)
-			s.peers.Event(&c.Events[i], c.Version, slices.Concat(c.Roster.Members, c.Left)) // the nodes of who has left forget them
+			s.peers.Event(&c.Events[i], c.Version, slices.Concat(c.Roster.Members, c.Left)) // nodes of users who have left must learn it, too
 		} else {
 			s.Committed(ctx, &c.Events[i], c.Version)
 		}
@@ -176,8 +175,9 @@ func (s *Service) groupChanged(ctx context.Context, conversation ID, c *GroupCha
 	return nil
 }
 
-// membersChanged tells who became contacts of whom, or ceased to be. A group that has
-// outgrown MaxContactMembers makes nobody a contact; one that shrinks to it does.
+// membersChanged announces who became contacts of whom, or ceased to be. Members of a
+// group of more than MaxContactMembers are not contacts through it; when it shrinks to
+// that size, they are again.
 func (s *Service) membersChanged(c *GroupChange) {
 	if c.Roster == nil {
 		return

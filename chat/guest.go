@@ -5,31 +5,31 @@ import (
 	"crypto/sha256"
 )
 
-// A guest is a client that may use device topics and has no account: it is in a
-// password file of Mosquitto's, or has shown nothing at all. It is a Principal whose
-// UserID is a UUIDv8, which no account has (those are version 7), so that it is in
-// no conversation, has no contacts, and nobody finds it. Whatever belongs to a user
-// is refused to it (Forbidden).
+// A guest is a client without an account that may use device topics: it is in a Mosquitto
+// password file, or has sent no credentials. Its Principal has a UUIDv8 as UserID, which no
+// account has (those are version 7): it is in no conversation, has no contacts, and cannot
+// be found. Everything that belongs to a user is Forbidden to it.
 
-// AnonymousPrincipal is who connects without a user name, where that is allowed.
+// AnonymousPrincipal is the Principal of clients without a user name, where they are
+// allowed.
 func AnonymousPrincipal() Principal {
 	return Principal{UserID: guestID("anonymous", "")}
 }
 
-// GuestPrincipal is a guest by a user name that something outside Parley's accounts
-// vouches for, such as a password file. The name is as the client sent it: 1 to
-// 65,535 bytes of any UTF-8. realm says who vouches; the same name in another realm
-// is somebody else.
+// GuestPrincipal is the Principal of a guest whose user name was verified by something
+// other than Parley's accounts, such as a password file. name is as the client sent it: 1
+// to 65,535 bytes of any UTF-8. realm says what verified it; the same name in another realm
+// is another guest.
 func GuestPrincipal(realm, name string) Principal {
 	return Principal{UserID: guestID(realm, name), Username: name}
 }
 
-// HasAccount reports whether p is a user of Parley's, and no guest.
+// HasAccount reports whether p is a user with an account, not a guest.
 func (p Principal) HasAccount() bool { return p.UserID[6]>>4 != guestVersion }
 
-// OnDevice returns p as it is on one device: a guest's name may be that of thousands
-// of devices (it is a role, or nobody's), so each client id is one of its own, with
-// the limits of one. For a user with an account it is p.
+// OnDevice returns the Principal of one device of p. Thousands of devices may share a
+// guest's name, so each client id is a guest of its own, with its own limits. For a user
+// with an account it is p.
 func (p Principal) OnDevice(clientID string) Principal {
 	if !p.HasAccount() {
 		p.UserID = guestID("device "+p.UserID.String(), clientID)
@@ -37,18 +37,18 @@ func (p Principal) OnDevice(clientID string) Principal {
 	return p
 }
 
-// GuestBook is an Authenticator's other face, where guests may come in.
+// GuestBook authenticates guests, where they are allowed.
 type GuestBook interface {
-	// VerifyGuestPassword tells who a guest with a password is. It is asked before
-	// VerifyPassword, and before the limit on passwords of accounts; Unauthenticated
-	// if they are nobody here, and may have an account. It may wait for its turn,
-	// until ctx ends; Quota when too many wait.
+	// VerifyGuestPassword authenticates a guest by password. It is called before
+	// Authenticator.VerifyPassword and before the limit on passwords of accounts.
+	// Unauthenticated if there is no such guest; the client may still have an account. It
+	// may wait for other calls, until ctx ends; Quota when too many wait.
 	VerifyGuestPassword(ctx context.Context, username, password string) (Principal, error)
-	// VerifyGuest tells who a client is that has sent a user name (or none: "") and
-	// no password; Unauthenticated if such are not let in. It does not block.
+	// VerifyGuest authenticates a client that has sent a user name (or none: "") and no
+	// password; Unauthenticated if those are not allowed. It does not block.
 	VerifyGuest(ctx context.Context, username string) (Principal, error)
-	// VerifyCertificate tells who a client is that has shown a certificate, verified
-	// by TLS, with this common name. It does not block.
+	// VerifyCertificate authenticates a client with a TLS certificate, which has been
+	// verified, by its common name. It does not block.
 	VerifyCertificate(ctx context.Context, name string) (Principal, error)
 }
 

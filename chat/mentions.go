@@ -7,29 +7,29 @@ import (
 	"sync"
 )
 
-// MaxMentions is how many names a message can mention; what comes after them is text.
+// MaxMentions is how many names a message can mention; further ones are plain text.
 const MaxMentions = 50
 
 const (
-	maxKnownNames = 100_000
-	maxNames      = 4 // that one mention may stand for
+	maxKnownNames = 100_000 // in the cache
+	maxNames      = 4       // that one mention may stand for
 )
 
-// NameStore tells who has which user name.
+// NameStore finds users by name.
 type NameStore interface {
-	// FindUsernames returns the ids of those of the user names that there are. It
-	// blocks for a round trip; Unavailable may be repeated.
+	// FindUsernames returns the ids of those user names that exist. It blocks for a
+	// round trip; Unavailable may be repeated.
 	FindUsernames(ctx context.Context, usernames []string) (map[string]ID, error)
 }
 
-// names remembers who has which user name, which never changes. It is safe for
-// concurrent use and forgets names at random beyond maxKnownNames.
+// names caches the ids of user names, which never change. It is safe for concurrent use
+// and removes names at random beyond maxKnownNames.
 type names struct {
 	mu  sync.RWMutex
 	ids map[string]ID // mu guards
 }
 
-// find returns the ids of those of the names that there are.
+// find returns the ids of those names that exist.
 func (n *names) find(ctx context.Context, store NameStore, wanted []string) (map[string]ID, error) {
 	found := map[string]ID{}
 	var unknown []string
@@ -67,10 +67,10 @@ func (n *names) find(ctx context.Context, store NameStore, wanted []string) (map
 	return found, nil
 }
 
-// mentioned returns the members whose names a text mentions, in the order of the
-// text. A mention is "@" and a user name, in upper or lower case, that does not
-// follow a letter or digit, as in an email address. What ends in punctuation
-// ("@ann.") is the longest name that somebody has. It may wait for the store.
+// mentioned returns the members whom a text mentions, in the order of the text. A mention
+// is "@" and a user name, in any case, that does not follow a letter or digit (as in an
+// email address). One that ends in punctuation ("@ann.") stands for the longest existing
+// name. It may wait for the store.
 func (s *Service) mentioned(ctx context.Context, text string, r *Roster) ([]ID, error) {
 	candidates := mentionCandidates(text)
 	if len(candidates) == 0 {
@@ -100,8 +100,8 @@ func (s *Service) mentioned(ctx context.Context, text string, r *Roster) ([]ID, 
 	return list, nil
 }
 
-// mentionCandidates returns, for each mention in a text, the user names that it may
-// stand for, the longest first.
+// mentionCandidates returns, for each mention in a text, the user names that it may stand
+// for, longest first.
 func mentionCandidates(text string) [][]string {
 	var list [][]string
 	for at := 0; len(list) < MaxMentions; {
@@ -125,12 +125,12 @@ func mentionCandidates(text string) [][]string {
 	return list
 }
 
-// isNamePunctuation reports whether the byte is punctuation in a text, although user
-// names may hold it.
+// isNamePunctuation reports whether the byte is allowed in user names and may also be
+// punctuation of the text.
 func isNamePunctuation(c byte) bool { return c == '.' || c == '-' || c == '_' }
 
-// namesOf returns the user names that a word may stand for: itself, and what is left
-// of it without the punctuation at its end.
+// namesOf returns the user names that a word may stand for: the word, and the word without
+// some or all of the punctuation at its end.
 func namesOf(word string) []string {
 	var list []string
 	for ; word != ""; word = word[:len(word)-1] {

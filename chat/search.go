@@ -8,37 +8,35 @@ import (
 
 // Limits of a search.
 const (
-	MaxSearchBytes = 256 // of what is looked for
+	MaxSearchBytes = 256 // of the query text
 	MaxSearchWords = 16  // in it
-	// MaxRanked is how many messages are compared by rank: the newest that match.
-	MaxRanked = 10_000
-	// maxSearches is how many run at once; they share the pool with what is urgent.
-	maxSearches = 4
-	// maxUserSearches is how many of one user run or wait.
-	maxUserSearches = 2
+	// MaxRanked is how many messages are ranked: the newest that match.
+	MaxRanked       = 10_000
+	maxSearches     = 4 // run at once: they share the database pool with everything else
+	maxUserSearches = 2 // of one user run or wait
 
 	searchPatience = 10 * time.Second
 )
 
 // MessageSearch asks for messages by words.
 type MessageSearch struct {
-	UserID         ID        // who asks: only messages that they may read are found
-	Text           string    // words: all of them must be there, each at the beginning of a word; "in quotes": just so
-	ConversationID ID        // only in this one; zero: in all of the user's
-	SenderID       ID        // only by this one; zero: by anybody
-	Before         time.Time // only older than this; zero: whenever
+	UserID         ID        // only messages that this user may read are found
+	Text           string    // words that must all occur, each as the prefix of a word; "in quotes": an exact phrase
+	ConversationID ID        // zero: in all of the user's
+	SenderID       ID        // zero: from anybody
+	Before         time.Time // only older messages; zero: of any age
 	ByRank         bool      // best first, of the newest MaxRanked; otherwise newest first
 	After          SearchCursor
 	Limit          int // 1 to MaxPageSize
 }
 
-// SearchCursor is the key of the last message of a page, and for pages by rank what
-// they are the pages of. Zero: from the start.
+// SearchCursor is the key of the last message of a page, and for pages by rank the time
+// of the first page. Zero: from the start.
 type SearchCursor struct {
 	CreatedAt time.Time
 	ID        ID
 	Rank      float32
-	Until     time.Time // by rank: only messages up to the first page's time, so that the pages fit together
+	Until     time.Time // by rank: only messages up to the first page's time, so that all pages rank the same messages
 }
 
 // IsZero reports whether the cursor means "from the start".
@@ -47,18 +45,18 @@ func (c SearchCursor) IsZero() bool { return c.ID.IsZero() }
 // SearchHit is a message that was found.
 type SearchHit struct {
 	Message   Event
-	Reactions []ReactionCount // to it, those used first before others
-	Excerpt   []ExcerptPart   // a piece of the message's content, in parts
-	Rank      float32         // by rank: how well it fits; comparable within one search
+	Reactions []ReactionCount // to it, in the order of their first use
+	Excerpt   []ExcerptPart   // of the message's content
+	Rank      float32         // by rank: comparable within one search
 }
 
 // ExcerptPart is a part of an excerpt.
 type ExcerptPart struct {
 	Text  string
-	Match bool // is what was looked for
+	Match bool // it matches the query
 }
 
-// SearchPage is one page of what was found.
+// SearchPage is one page of hits.
 type SearchPage struct {
 	Items []SearchHit
 	Next  SearchCursor // zero: no more
@@ -66,14 +64,14 @@ type SearchPage struct {
 
 // SearchStore finds messages.
 type SearchStore interface {
-	// SearchMessages returns a page of the messages whose present text matches, and
-	// that the user may read now. A message is found a moment after it was stored.
-	// Invalid naming "q" if the text cannot be looked for; NotFound if the user is
-	// not a member of the conversation.
+	// SearchMessages returns a page of the messages whose current text matches and that
+	// the user may read now. A message is found a moment after it was stored. Invalid
+	// naming "q" if the text cannot be searched for; NotFound if the user is not a
+	// member of the conversation.
 	SearchMessages(ctx context.Context, q MessageSearch) (*SearchPage, error)
 }
 
-// searches bounds what searching may take from everything else.
+// searches bounds how many searches run at once.
 type searches struct {
 	running chan struct{} // full: the next one waits
 
@@ -85,8 +83,8 @@ func newSearches() *searches {
 	return &searches{running: make(chan struct{}, maxSearches), of: map[ID]int{}}
 }
 
-// begin waits for the user's turn and returns what ends it; Quota if they have as
-// many under way as they may, Unavailable if ctx ends first.
+// begin waits until a search of the user may run; end must be called after it. Quota if
+// the user has maxUserSearches already, Unavailable if ctx ends first.
 func (s *searches) begin(ctx context.Context, user ID) (end func(), err error) {
 	s.mu.Lock()
 	if s.of[user] >= maxUserSearches {
@@ -111,8 +109,9 @@ func (s *searches) begin(ctx context.Context, user ID) (end func(), err error) {
 	}
 }
 
-// SearchMessages finds messages in the user's conversations by their words. It waits
-// for its turn and for the store, for at most searchPatience.
+// SearchMessages finds messages in the user's conversations by their words. It blocks for
+// up to searchPatience, while other searches run and for the store. Quota if the user has
+// maxUserSearches under way; otherwise errors as of SearchStore.
 func (s *Service) SearchMessages(ctx context.Context, q MessageSearch) (*SearchPage, error) {
 	ctx, cancel := WithDeadline(ctx, searchPatience, "chat.SearchMessages")
 	defer cancel()

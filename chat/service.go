@@ -48,7 +48,7 @@ func NewService(store Store, clock Clock, presence PresenceEngine) *Service {
 	s.typing = newTyping(clock, s.Rosters.cached, s.hidden.current, func(conversation ID, payload []byte, users []ID, except func(ID) bool) {
 		s.publisher.Signal(Topic{Kind: TopicTyping, ID: conversation}, payload, users, except)
 	})
-	s.Rosters.changed = s.typing.sync
+	s.Rosters.changed = s.typing.rosterChanged
 	s.Wills = newWills()
 	return s
 }

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// TypingLasts is how long a user is shown as typing after they last said so.
+	// TypingLasts is how long a user is shown as typing after their last signal.
 	TypingLasts = 6 * time.Second
-	// typingRepeat is how often members hear that a user goes on typing, at most.
+	// typingRepeat is the shortest time between two "typing" signals about a user.
 	typingRepeat = 2 * time.Second
 )
 
@@ -26,24 +26,24 @@ type Device struct {
 	ClientID string
 }
 
-// Typing knows who is typing where, in memory alone: it is never stored, ends by
-// itself, when the user sends, and when the last device that types goes away. It
-// is safe for concurrent use, and none of its methods waits for a fan-out: they note
-// how things are, and a goroutine of the conversation's shard tells the members, as
-// long as there is somebody to tell of. What changed back meanwhile is not told.
+// Typing keeps who is typing where, in memory only. Typing ends after TypingLasts, when
+// the user sends a message, and when the last device that types disconnects. It is safe
+// for concurrent use. Its methods record the new state and do not wait for the fan-out: a
+// goroutine of the conversation's shard, which runs only while there is something to
+// send, notifies the members. A change that is undone before then is not sent.
 //
-// Members hear that somebody types at most every typingRepeat, however often that
-// person stops and begins; what comes too early is told later, if it still holds.
-// They hear that somebody has stopped only if they were told the contrary last.
+// Members are notified that a user types at most every typingRepeat, however often the
+// user stops and starts; a signal that comes too early is sent later, if it still holds.
+// They are notified of the end only if they were last notified that the user types.
 //
-// Who is hidden from whom by a block is asked for when somebody begins, and kept
-// with them: a block or a change of members takes effect at once, in sync and hide.
+// Which members a block hides is looked up when a user starts to type, and kept; later
+// blocks and changes of members take effect at once, see hide and rosterChanged.
 type Typing struct {
 	clock   Clock
-	roster  func(conversation ID) *Roster // the newest that is cached, or nil
+	roster  func(conversation ID) *Roster // the newest one cached, or nil
 	blocks  func() uint64                 // changes with every block, see hidden
 	signal  func(conversation ID, payload []byte, users []ID, except func(ID) bool)
-	forward func(n TypingNotice, to []ID) // tells other nodes of who types here; nil: there are none
+	forward func(n TypingNotice, to []ID) // notifies the other nodes; nil: there are none
 	shards  [typingShards]typingShard     // by conversation
 	devices [typingShards]typingDevices   // by user
 }
@@ -51,18 +51,18 @@ type Typing struct {
 const typingShards = 64
 
 type typingShard struct {
-	n       atomic.Int64          // users who type, for those who only ask whether there are any
-	mu      sync.Mutex            // before typingDevices.mu
-	typists map[ID]map[ID]*typist // mu guards: by conversation and user
-	queue   []*typist             // mu guards: whose members are to be told; each at most once
-	telling bool                  // mu guards: tell runs
+	n         atomic.Int64          // users who type; read without mu
+	mu        sync.Mutex            // before typingDevices.mu
+	typists   map[ID]map[ID]*typist // mu guards: by conversation and user
+	queue     []*typist             // mu guards: those with something to send; each at most once
+	notifying bool                  // mu guards: notify is running
 }
 
-// typingDevices knows which conversations a device types in, or did until a moment
-// ago: MaxTyping bounds what one device can keep here and have told.
+// typingDevices holds the conversations in which each device types, or did until a moment
+// ago. MaxTyping of them bound what one device costs.
 type typingDevices struct {
-	mu sync.Mutex
-	of map[Device]map[ID]struct{} // mu guards
+	mu            sync.Mutex
+	conversations map[Device]map[ID]struct{} // mu guards
 }
 
 // typist is a user who is typing in a conversation, or was until a moment ago. The
@@ -70,25 +70,25 @@ type typingDevices struct {
 type typist struct {
 	conversation, user ID
 
-	roster  *Roster         // the newest that was heard of
-	known   *Roster         // of when they last said so: hidden is about its members
-	hidden  []ID            // ascending: members who do not see them type
-	ended   []ID            // who saw them type, and do not any more; not told yet
-	devices map[Device]bool // true: it types; false: it has stopped
-	typing  int             // how many do
-	expires time.Time
-	shown   bool        // what members were told last
-	spread  bool        // likewise, other nodes
-	told    time.Time   // when they were last told that the user types
-	queued  bool        // in the shard's queue, which sets the timer afterwards
-	timer   *time.Timer // ends the typing, has told what came too early, or forgets
+	roster      *Roster         // the newest one known
+	known       *Roster         // the one at the last signal: hidden refers to its members
+	hidden      []ID            // ascending: members who are not shown them typing
+	newlyHidden []ID            // members who were shown them typing, and are to be notified of the end
+	devices     map[Device]bool // true: it types; false: it has stopped
+	typing      int             // devices that type
+	expires     time.Time
+	shown       bool        // what members were last notified of
+	forwarded   bool        // likewise, other nodes
+	notified    time.Time   // when members were last notified that the user types
+	queued      bool        // in the shard's queue; the timer is set again afterwards
+	timer       *time.Timer // calls timerFired
 }
 
 func newTyping(clock Clock, roster func(ID) *Roster, blocks func() uint64, signal func(ID, []byte, []ID, func(ID) bool)) *Typing {
 	t := &Typing{clock: clock, roster: roster, blocks: blocks, signal: signal}
 	for i := range typingShards {
 		t.shards[i].typists = map[ID]map[ID]*typist{}
-		t.devices[i].of = map[Device]map[ID]struct{}{}
+		t.devices[i].conversations = map[Device]map[ID]struct{}{}
 	}
 	return t
 }
@@ -97,8 +97,12 @@ func (t *Typing) shard(conversation ID) *typingShard {
 	return &t.shards[conversation.Shard(typingShards)]
 }
 
-// ParseTyping reads the payload of conv/{id}/typing: {"typing":true} or false.
-// Invalid names what is wrong.
+func (t *Typing) devicesOf(user ID) *typingDevices {
+	return &t.devices[user.Shard(typingShards)]
+}
+
+// ParseTyping parses the payload of conv/{id}/typing: {"typing":true} or false, at most
+// 1024 bytes; otherwise Invalid.
 func ParseTyping(payload []byte) (bool, error) {
 	var in struct {
 		Typing *bool `json:"typing"`
@@ -109,18 +113,18 @@ func ParseTyping(payload []byte) (bool, error) {
 	return *in.Typing, nil
 }
 
-// errBlocksChanged says that who is hidden has to be asked for again.
+// errBlocksChanged says that the hidden members must be looked up again.
 var errBlocksChanged = &Error{Code: Unavailable, Op: "chat.Typing", Msg: "blocks change all the time; try again"}
 
-// set notes that a device types, or has stopped; h says which members are hidden
-// from its user, and may be nil for one who stops. Quota if it types in as many
-// conversations as it may; errBlocksChanged if h is not true any more.
+// set records that a device types or has stopped. h names the members who are hidden
+// from its user; it may be nil for a device that stops. Quota if the device types in
+// MaxTyping conversations; errBlocksChanged if h may be out of date.
 func (t *Typing) set(d Device, roster *Roster, h *hiddenFrom, typing bool) error {
 	sh := t.shard(roster.ConversationID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	newest := roster
-	if r := t.roster(roster.ConversationID); r != nil && r.Version > roster.Version { // from here on sync finds who is noted
+	if r := t.roster(roster.ConversationID); r != nil && r.Version > roster.Version { // a later version reaches the typist through rosterChanged
 		newest = r
 	}
 	switch {
@@ -135,12 +139,12 @@ func (t *Typing) set(d Device, roster *Roster, h *hiddenFrom, typing bool) error
 	if !typing {
 		if who != nil && who.devices[d] {
 			who.devices[d] = false
-			t.less(sh, who, 1)
+			t.stopDevices(sh, who, 1)
 		}
 		return nil
 	}
 	if who == nil || !who.has(d) {
-		if !t.devices[d.UserID.Shard(typingShards)].add(d, roster.ConversationID) {
+		if !t.devicesOf(d.UserID).add(d, roster.ConversationID) {
 			return &Error{
 				Code: Quota, Field: "typing", RetryAfter: typingRepeat,
 				Msg: "the device types in " + itoa(MaxTyping) + " conversations already, or did a moment ago",
@@ -149,7 +153,7 @@ func (t *Typing) set(d Device, roster *Roster, h *hiddenFrom, typing bool) error
 	}
 	if who == nil {
 		who = &typist{conversation: roster.ConversationID, user: d.UserID, devices: map[Device]bool{}}
-		who.timer = time.AfterFunc(TypingLasts, func() { t.due(sh, who) })
+		who.timer = time.AfterFunc(TypingLasts, func() { t.timerFired(sh, who) })
 		if sh.typists[who.conversation] == nil {
 			sh.typists[who.conversation] = map[ID]*typist{}
 		}
@@ -163,7 +167,7 @@ func (t *Typing) set(d Device, roster *Roster, h *hiddenFrom, typing bool) error
 	}
 	now := t.clock.Now()
 	who.roster, who.known, who.hidden, who.expires = newest, roster, h.users, now.Add(TypingLasts)
-	t.changed(sh, who, now)
+	t.schedule(sh, who, now)
 	return nil
 }
 
@@ -172,14 +176,14 @@ func (w *typist) has(d Device) bool {
 	return ok
 }
 
-// less notes that n devices of a user have stopped. sh.mu is held.
-func (t *Typing) less(sh *typingShard, who *typist, n int) {
+// stopDevices records that n devices of a user have stopped. sh.mu is held.
+func (t *Typing) stopDevices(sh *typingShard, who *typist, n int) {
 	if n == 0 {
 		return
 	}
 	if who.typing -= n; who.typing == 0 {
 		sh.n.Add(-1)
-		t.changed(sh, who, t.clock.Now())
+		t.schedule(sh, who, t.clock.Now())
 	}
 }
 
@@ -188,24 +192,24 @@ func (t *Typing) stop(sh *typingShard, who *typist) {
 	for d := range who.devices {
 		who.devices[d] = false
 	}
-	t.less(sh, who, who.typing)
+	t.stopDevices(sh, who, who.typing)
 }
 
-// changed has the members told, if there is something to tell now, and otherwise
-// sees to it that this is looked at again in time. sh.mu is held.
-func (t *Typing) changed(sh *typingShard, who *typist, now time.Time) {
-	early := now.Before(who.told.Add(typingRepeat))
-	next := who.told.Add(typingRepeat)
+// schedule queues the typist if there is something to send now; otherwise it sets the
+// timer for when there may be, or forgets the typist. sh.mu is held.
+func (t *Typing) schedule(sh *typingShard, who *typist, now time.Time) {
+	early := now.Before(who.notified.Add(typingRepeat))
+	next := who.notified.Add(typingRepeat)
 	switch {
 	case who.queued:
 		return
-	case who.typing > 0 && !early, who.typing == 0 && who.shown, len(who.ended) > 0:
+	case who.typing > 0 && !early, who.typing == 0 && who.shown, len(who.newlyHidden) > 0:
 		who.queued = true
 		who.timer.Stop()
 		sh.queue = append(sh.queue, who)
-		if !sh.telling {
-			sh.telling = true
-			go t.tell(sh) // ends when the queue is empty; nobody waits for it, as for the timers: it holds nothing
+		if !sh.notifying {
+			sh.notifying = true
+			go t.notify(sh) // ends when the queue is empty; nobody needs to wait for it
 		}
 		return
 	case who.typing == 0 && !early:
@@ -217,8 +221,8 @@ func (t *Typing) changed(sh *typingShard, who *typist, now time.Time) {
 	who.timer.Reset(max(next.Sub(now), time.Millisecond))
 }
 
-// due is what a typist's timer calls.
-func (t *Typing) due(sh *typingShard, who *typist) {
+// timerFired ends a typing that has expired, or schedules what was too early before.
+func (t *Typing) timerFired(sh *typingShard, who *typist) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.typists[who.conversation][who.user] != who || who.queued {
@@ -228,19 +232,19 @@ func (t *Typing) due(sh *typingShard, who *typist) {
 	switch {
 	case who.typing > 0 && !now.Before(who.expires):
 		t.stop(sh, who)
-	case who.shown: // repeated by those who type, not by us
+	case who.shown: // the typing device repeats the signal, not the server
 		who.timer.Reset(max(who.expires.Sub(now), time.Millisecond))
 	default:
-		t.changed(sh, who, now)
+		t.schedule(sh, who, now)
 	}
 }
 
-// forget removes a typist who has stopped, and of whom nothing is to be told any
-// more. sh.mu is held.
+// forget removes a typist who has stopped and about whom nothing is left to send. sh.mu
+// is held.
 func (t *Typing) forget(sh *typingShard, who *typist) {
 	who.timer.Stop()
 	for d := range who.devices {
-		t.devices[d.UserID.Shard(typingShards)].remove(d, who.conversation)
+		t.devicesOf(d.UserID).remove(d, who.conversation)
 	}
 	delete(sh.typists[who.conversation], who.user)
 	if len(sh.typists[who.conversation]) == 0 {
@@ -248,72 +252,73 @@ func (t *Typing) forget(sh *typingShard, who *typist) {
 	}
 }
 
-// tell has members told until the queue is empty. It is the only one of its shard,
-// so that members hear everything in order, and holds no lock while it tells them.
-func (t *Typing) tell(sh *typingShard) {
+// notify sends what is due until the queue is empty. Only one call runs for each shard,
+// so signals stay in order. No lock is held while sending.
+func (t *Typing) notify(sh *typingShard) {
 	var batch []*typist
 	for {
 		sh.mu.Lock()
 		batch, sh.queue = sh.queue, nil
-		sh.telling = len(batch) > 0
+		sh.notifying = len(batch) > 0
 		sh.mu.Unlock()
 		if len(batch) == 0 {
 			return
 		}
 		for _, who := range batch {
 			sh.mu.Lock()
-			news := t.news(sh, who)
+			signals := t.due(sh, who)
 			sh.mu.Unlock()
-			for _, n := range news {
-				if n.forward {
-					t.forward(TypingNotice{ConversationID: who.conversation, UserID: who.user, Typing: n.typing}, n.users)
+			for _, s := range signals {
+				if s.forward {
+					t.forward(TypingNotice{ConversationID: who.conversation, UserID: who.user, Typing: s.typing}, s.users)
 				}
-				t.signal(who.conversation, n.payload, n.users, n.except)
+				t.signal(who.conversation, s.payload, s.users, s.except)
 			}
 		}
 	}
 }
 
-// typingNews is what some members are to hear.
-type typingNews struct {
+// typingSignal is one payload for some members.
+type typingSignal struct {
 	payload []byte
 	users   []ID
 	except  func(ID) bool
 
-	forward, typing bool // other nodes are to hear it, too: whether the user types here
+	forward, typing bool // notify other nodes too: whether the user types at this one
 }
 
-// news takes a typist out of the queue and returns what members are to hear, unless
-// it is what they know. sh.mu is held.
-func (t *Typing) news(sh *typingShard, who *typist) (news []typingNews) {
+// due takes a typist out of the queue and returns what is to be sent: nothing if the
+// members know the current state. sh.mu is held.
+func (t *Typing) due(sh *typingShard, who *typist) (signals []typingSignal) {
 	now := t.clock.Now()
 	who.queued = false
 	var payload []byte
 	switch {
-	case who.typing > 0 && !now.Before(who.told.Add(typingRepeat)):
-		who.shown, who.told = true, now
+	case who.typing > 0 && !now.Before(who.notified.Add(typingRepeat)):
+		who.shown, who.notified = true, now
 		payload = typingPayload(who.conversation, who.user, true, who.expires)
 	case who.typing == 0 && who.shown:
 		who.shown = false
 		payload = typingPayload(who.conversation, who.user, false, now)
 	}
-	if len(who.ended) > 0 {
-		news = append(news, typingNews{
-			payload: typingPayload(who.conversation, who.user, false, now), users: who.ended, except: func(user ID) bool { return user == who.user },
+	if len(who.newlyHidden) > 0 {
+		signals = append(signals, typingSignal{
+			payload: typingPayload(who.conversation, who.user, false, now), users: who.newlyHidden, except: func(user ID) bool { return user == who.user },
 		})
-		who.ended = nil
+		who.newlyHidden = nil
 	}
 	if payload != nil {
-		n := typingNews{payload: payload, users: who.roster.Members, except: who.unseen(), typing: t.forward != nil && who.typesHere()}
-		n.forward = n.typing || who.spread
-		who.spread = n.typing
-		news = append(news, n)
+		s := typingSignal{payload: payload, users: who.roster.Members, except: who.unseen(), typing: t.forward != nil && who.typesHere()}
+		s.forward = s.typing || who.forwarded
+		who.forwarded = s.typing
+		signals = append(signals, s)
 	}
-	t.changed(sh, who, now)
-	return news
+	t.schedule(sh, who, now)
+	return signals
 }
 
-// typesHere reports whether they type on a device of this node. The shard's mu is held.
+// typesHere reports whether the user types on a device connected to this node. The shard's
+// mu is held.
 func (w *typist) typesHere() bool {
 	for d, typing := range w.devices {
 		if typing && !strings.HasPrefix(d.ClientID, peerDevice) {
@@ -323,7 +328,8 @@ func (w *typist) typesHere() bool {
 	return false
 }
 
-// unseen tells which users do not see them type; it may be asked without sh.mu.
+// unseen returns which users are not shown them typing; the function may be called
+// without the shard's mu.
 func (w *typist) unseen() func(ID) bool {
 	self, roster, known, hidden := w.user, w.roster, w.known, w.hidden
 	return func(user ID) bool {
@@ -336,9 +342,9 @@ func hasID(sorted []ID, id ID) bool {
 	return ok
 }
 
-// sync is told of a roster that is newer than what was known: who is no member any
-// more, or was blocked, types no more, and only its members hear of the others.
-func (t *Typing) sync(r *Roster) {
+// rosterChanged applies a newer roster: users who are no longer members, or are blocked,
+// stop typing, and from now on only its members are notified of the others.
+func (t *Typing) rosterChanged(r *Roster) {
 	sh := t.shard(r.ConversationID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -353,21 +359,21 @@ func (t *Typing) sync(r *Roster) {
 	}
 }
 
-// hide is told that a and b do not see each other any more. In their direct
-// conversation sync has seen to it.
+// hide hides a and b from each other, after one has blocked the other. In their direct
+// conversation rosterChanged has ended the typing.
 func (t *Typing) hide(a, b ID) {
 	for _, p := range [2][2]ID{{a, b}, {b, a}} {
 		user, other := p[0], p[1]
-		for conversation := range t.devices[user.Shard(typingShards)].ofUser(user) {
+		for conversation := range t.devicesOf(user).ofUser(user) {
 			sh := t.shard(conversation)
 			sh.mu.Lock()
 			if who := sh.typists[conversation][user]; who != nil && who.known.Kind != Direct && !hasID(who.hidden, other) {
 				if who.shown && who.roster.Has(other) && !who.unseen()(other) {
-					who.ended = append(who.ended, other)
+					who.newlyHidden = append(who.newlyHidden, other)
 				}
-				place, _ := slices.BinarySearchFunc(who.hidden, other, ID.Compare)
-				who.hidden = slices.Insert(slices.Clone(who.hidden), place, other)
-				t.changed(sh, who, t.clock.Now())
+				i, _ := slices.BinarySearchFunc(who.hidden, other, ID.Compare)
+				who.hidden = slices.Insert(slices.Clone(who.hidden), i, other)
+				t.schedule(sh, who, t.clock.Now())
 			}
 			sh.mu.Unlock()
 		}
@@ -378,7 +384,7 @@ func (t *Typing) hide(a, b ID) {
 func (t *Typing) sent(conversation, user ID) {
 	sh := t.shard(conversation)
 	if sh.n.Load() == 0 {
-		return // every message passes here
+		return // called for every message
 	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -387,9 +393,9 @@ func (t *Typing) sent(conversation, user ID) {
 	}
 }
 
-// left ends what a device was typing: its connection has ended.
-func (t *Typing) left(d Device) {
-	devices := &t.devices[d.UserID.Shard(typingShards)]
+// disconnected ends what a device was typing.
+func (t *Typing) disconnected(d Device) {
+	devices := t.devicesOf(d.UserID)
 	for _, conversation := range devices.list(d) {
 		sh := t.shard(conversation)
 		sh.mu.Lock()
@@ -398,18 +404,18 @@ func (t *Typing) left(d Device) {
 			typed := who.devices[d]
 			delete(who.devices, d)
 			if typed {
-				t.less(sh, who, 1)
+				t.stopDevices(sh, who, 1)
 			}
 		}
 		sh.mu.Unlock()
 	}
 }
 
-// each calls f for everybody who is shown as typing in one of the conversations, or
-// if none are named in any, that the user is a member of, except the user. f is
-// called under the lock: that somebody has stopped is told after it.
+// each calls f for every other user who is shown as typing in one of the conversations,
+// or with nil in any, of which the user is a member. f is called under the shard's lock,
+// so that it is called before the signal that the typing has ended.
 func (t *Typing) each(user ID, conversations []ID, f func(conversation ID, payload []byte)) {
-	look := func(typists map[ID]*typist) {
+	visit := func(typists map[ID]*typist) {
 		for _, who := range typists {
 			if who.shown && who.typing > 0 && who.roster.Has(user) && !who.unseen()(user) {
 				f(who.conversation, typingPayload(who.conversation, who.user, true, who.expires))
@@ -419,7 +425,7 @@ func (t *Typing) each(user ID, conversations []ID, f func(conversation ID, paylo
 	for _, conversation := range conversations {
 		if sh := t.shard(conversation); sh.n.Load() > 0 {
 			sh.mu.Lock()
-			look(sh.typists[conversation])
+			visit(sh.typists[conversation])
 			sh.mu.Unlock()
 		}
 	}
@@ -430,43 +436,43 @@ func (t *Typing) each(user ID, conversations []ID, f func(conversation ID, paylo
 		if sh := &t.shards[i]; sh.n.Load() > 0 {
 			sh.mu.Lock()
 			for _, typists := range sh.typists {
-				look(typists)
+				visit(typists)
 			}
 			sh.mu.Unlock()
 		}
 	}
 }
 
-// add reports whether the device may type in the conversation. Changes for one
-// conversation are made under its shard's mu, together with typist.devices.
+// add adds a conversation, unless the device has MaxTyping already, and reports whether
+// it did. The mu of the conversation's shard is held for this and for typist.devices.
 func (t *typingDevices) add(d Device, conversation ID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.of[d]) >= MaxTyping {
+	if len(t.conversations[d]) >= MaxTyping {
 		return false
 	}
-	if t.of[d] == nil {
-		t.of[d] = map[ID]struct{}{}
+	if t.conversations[d] == nil {
+		t.conversations[d] = map[ID]struct{}{}
 	}
-	t.of[d][conversation] = struct{}{}
+	t.conversations[d][conversation] = struct{}{}
 	return true
 }
 
 func (t *typingDevices) remove(d Device, conversation ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.of[d], conversation)
-	if len(t.of[d]) == 0 {
-		delete(t.of, d)
+	delete(t.conversations[d], conversation)
+	if len(t.conversations[d]) == 0 {
+		delete(t.conversations, d)
 	}
 }
 
-// ofUser returns where the user's devices type.
+// ofUser returns the conversations in which any device of the user types.
 func (t *typingDevices) ofUser(user ID) map[ID]struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := map[ID]struct{}{}
-	for d, conversations := range t.of {
+	for d, conversations := range t.conversations {
 		if d.UserID == user {
 			maps.Copy(all, conversations)
 		}
@@ -477,7 +483,7 @@ func (t *typingDevices) ofUser(user ID) map[ID]struct{} {
 func (t *typingDevices) list(d Device) []ID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.Collect(maps.Keys(t.of[d]))
+	return slices.Collect(maps.Keys(t.conversations[d]))
 }
 
 func typingPayload(conversation, user ID, typing bool, expires time.Time) []byte {
@@ -492,12 +498,12 @@ func typingPayload(conversation, user ID, typing bool, expires time.Time) []byte
 	return append(b, `"}`...)
 }
 
-// SetTyping tells the other members that the user of a device types, or has
-// stopped, except those who have blocked them, or whom they have. Forbidden if they
-// are not a member; Quota if the device types in MaxTyping conversations already. It
-// may wait for the store, if the members are not cached, or for at most
-// hiddenPatience, if it is not known who in the group is hidden: nothing is shown if
-// that cannot be known.
+// SetTyping records that the user of a device types, or has stopped, and notifies the
+// other members, except those who have blocked the user or whom the user has blocked.
+// Forbidden if the user is not a member; Quota if the device types in MaxTyping
+// conversations already. It may wait for the store if the members are not cached, and for
+// up to hiddenPatience if the hidden members of a group are not; if those cannot be looked
+// up, nobody is notified.
 func (s *Service) SetTyping(ctx context.Context, d Device, conversation ID, typing bool) error {
 	for range 3 {
 		r, err := s.Rosters.Require(ctx, conversation, d.UserID)
@@ -517,13 +523,13 @@ func (s *Service) SetTyping(ctx context.Context, d Device, conversation ID, typi
 	return nil
 }
 
-// DeviceLeft ends what a device was typing. It does not block.
-func (s *Service) DeviceLeft(d Device) { s.typing.left(d) }
+// DeviceLeft ends what a device was typing: its connection has ended. It does not block.
+func (s *Service) DeviceLeft(d Device) { s.typing.disconnected(d) }
 
-// EachTyping calls f with everybody, except the user, who is typing in one of the
-// user's conversations, for a session that has just subscribed. conversations may
-// name those it is about; nil means any, and costs a look at everybody who types. f
-// must not block.
+// EachTyping calls f, with the payload to send, for every other user who is typing in one
+// of the user's conversations: for a session that has just subscribed. conversations
+// limits it to these; nil means all of them, and visits everybody who types. f must not
+// block.
 func (s *Service) EachTyping(user ID, conversations []ID, f func(conversation ID, payload []byte)) {
 	s.typing.each(user, conversations, f)
 }
