@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,14 +16,14 @@ import (
 const (
 	helloEvery    = 2 * time.Second
 	busWorkers    = 8
-	busQueue      = 4096 // frames of other nodes that wait for each worker
-	lookupQueue   = 8192 // frames that wait for it to be known where they go
-	lookupBatch   = 4096 // users looked up at once
+	busQueue      = 4096 // received frames that may wait for each worker
+	lookupQueue   = 8192 // frames that may wait until their users are looked up
+	lookupBatch   = 4096 // users looked up at once, about
 	lookupTimeout = 2 * time.Second
 )
 
-// Rules act on what other nodes send: *chat.Service does. Its methods may wait for the
-// database, for a few seconds.
+// Rules act on what other nodes send; *chat.Service implements it. The methods may wait for
+// the database, for a few seconds.
 type Rules interface {
 	// ReceiveEvent hands an event that another node has stored to the sessions here.
 	ReceiveEvent(ctx context.Context, e *chat.Event, membersVersion int64)
@@ -32,13 +33,13 @@ type Rules interface {
 	MembersChanged(ctx context.Context, conversation chat.ID, seq, membersVersion int64)
 }
 
-// Receiver is what a Bus hands frames of other nodes to.
+// Receiver is what a Bus passes frames of other nodes on to.
 type Receiver struct {
 	Rules Rules
 	// Publication delivers a publication to a device topic to the sessions here. It does
 	// not block.
 	Publication func(*chat.Publication)
-	// Asking reports whether a session here has asked for what was delivered.
+	// Asking reports whether a session here has asked for delivery receipts.
 	Asking func() bool
 }
 
@@ -50,9 +51,9 @@ type BusOptions struct {
 }
 
 // Bus carries events and notices to the other nodes, and theirs to the sessions here.
-// It implements chat.Peers. A frame goes once to each node where one of those concerned is
-// connected, and to no other. Nothing waits for it: where there is no room, or Redis is
-// away, frames are dropped, and what they said is read from the outbox.
+// It implements chat.Peers. A frame goes once to each node where a user concerned is
+// connected, and to no other. Nothing blocks: frames are dropped when a queue is full or
+// Redis is unavailable, and what they said is read from the outbox.
 type Bus struct {
 	logger   *slog.Logger
 	metrics  *metrics
@@ -60,17 +61,16 @@ type Bus struct {
 	receiver Receiver // set by Run
 
 	locations *locations
-	lookups   chan lookup
-	workers   [busWorkers]chan arrival
-
-	mu       sync.RWMutex
-	peers    peers // mu guards; replaced as a whole, but for asks
-	asks     atomic.Pointer[nodeSet]
-	hello    chan struct{} // holds a value when a hello is due
-	newcomer chan struct{} // holds a value when a hello came from a node that Keeper has not found in the database yet
+	lookups   chan lookup               // full: drop and count
+	workers   [busWorkers]chan received // full: drop and count
+	peers     atomic.Pointer[peers]     // set by Run
+	asksMu    sync.Mutex                // guards changes of asks
+	asks      atomic.Pointer[nodeSet]   // nodes where a session has asked for delivery receipts
+	hello     chan struct{}             // of one value: a hello is due
+	newcomer  chan struct{}             // of one value: a hello came from a node that Keeper has not found in the database yet
 }
 
-// peers are the nodes that can be reached, by their numbers here.
+// peers are the nodes that can be reached, by their numbers here. It is replaced as a whole.
 type peers struct {
 	live    nodeSet
 	numbers map[string]int
@@ -84,13 +84,13 @@ type lookup struct {
 	among nodeSet
 }
 
-// arrival is a frame from another node.
-type arrival struct {
+// received is a frame from another node.
+type received struct {
 	from  string
 	frame frame
 }
 
-// NewBus returns a bus that has not begun. Until Run, frames go nowhere.
+// NewBus returns a bus. It starts nothing: until Run, frames are dropped.
 func NewBus(o BusOptions) *Bus {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -100,18 +100,18 @@ func NewBus(o BusOptions) *Bus {
 		hello: make(chan struct{}, 1), newcomer: make(chan struct{}, 1),
 	}
 	b.metrics = newMetrics(o.Registerer, b)
-	b.peers.numbers = map[string]int{}
+	b.peers.Store(&peers{})
 	b.asks.Store(&nodeSet{})
 	for i := range b.workers {
-		b.workers[i] = make(chan arrival, busQueue)
+		b.workers[i] = make(chan received, busQueue)
 	}
 	return b
 }
 
 var _ chat.Peers = (*Bus)(nil)
 
-// Run carries frames until ctx ends, those of other nodes to r. It runs the link, too. It
-// is called once.
+// Run runs the link and carries frames until ctx ends, those of other nodes to r. It is
+// called once.
 func (b *Bus) Run(ctx context.Context, r Receiver) error {
 	b.receiver = r
 	var wg sync.WaitGroup
@@ -119,7 +119,7 @@ func (b *Bus) Run(ctx context.Context, r Receiver) error {
 	for _, queue := range b.workers {
 		wg.Go(func() { b.work(ctx, queue) })
 	}
-	wg.Go(func() { b.look(ctx) })
+	wg.Go(func() { b.lookUp(ctx) })
 	wg.Go(func() { _ = b.link.Run(ctx, b.receive) }) // it ends with ctx only, and returns nil then
 	hello := time.NewTicker(helloEvery)
 	defer hello.Stop()
@@ -128,15 +128,15 @@ func (b *Bus) Run(ctx context.Context, r Receiver) error {
 		case <-ctx.Done():
 			return nil
 		case <-b.link.Changed():
-			b.meet()
+			b.refreshPeers()
 		case <-hello.C:
 		case <-b.hello:
 		}
-		b.send(appendHello(nil, b.receiver.Asking()), b.live())
+		b.send(appendHello(nil, b.receiver.Asking()), b.peers.Load().live)
 	}
 }
 
-// setNodes takes from the Keeper which other nodes the database knows.
+// setNodes tells the link which other nodes are alive, by the database.
 func (b *Bus) setNodes(nodes []chat.NodeState) {
 	var alive []Node
 	for _, n := range nodes {
@@ -147,11 +147,11 @@ func (b *Bus) setNodes(nodes []chat.NodeState) {
 	b.link.SetPeers(alive)
 }
 
-// Hello sends a hello to the other nodes now: what is asked for here has changed. It does
-// not block.
+// Hello tells the other nodes whether a session here has asked for delivery receipts, which
+// has changed. It does not block.
 func (b *Bus) Hello() { signal(b.hello) }
 
-// signal puts a value into a channel of one place, if there is none.
+// signal puts a value into a channel of one value, unless it holds one.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -159,12 +159,10 @@ func signal(c chan struct{}) {
 	}
 }
 
-// meet takes over which nodes can be reached. Cached locations of users are dropped: they
-// may name nodes that are gone, or lack what was sent while the link was down.
-func (b *Bus) meet() {
-	fresh := peers{numbers: map[string]int{}}
-	b.mu.Lock()
-	old := b.peers
+// refreshPeers reads from the link which nodes can be reached. It drops the cached locations
+// of users: they may name nodes that are gone, or lack notices lost while the link was down.
+func (b *Bus) refreshPeers() {
+	old, fresh := b.peers.Load(), &peers{numbers: map[string]int{}}
 	var list []Node
 	for _, n := range b.link.Peers() {
 		if number, ok := old.numbers[n.ID]; ok { // keeps its number
@@ -181,39 +179,22 @@ func (b *Bus) meet() {
 			list = list[1:]
 		}
 	}
-	b.peers = fresh
+	b.asksMu.Lock()
+	b.peers.Store(fresh)
 	asks := *b.asks.Load()
 	asks.and(fresh.live)
 	b.asks.Store(&asks)
-	b.mu.Unlock()
+	b.asksMu.Unlock()
 	b.locations.clear()
 }
 
-func (b *Bus) live() nodeSet {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	return b.peers.live
-}
-
 // Peers returns how many other nodes can be reached.
-func (b *Bus) Peers() int {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	return len(b.peers.numbers)
-}
+func (b *Bus) Peers() int { return len(b.peers.Load().numbers) }
 
-// number returns a node's number here.
-func (b *Bus) number(id string) (int, bool) {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	n, ok := b.peers.numbers[id]
-	return n, ok
-}
-
-// Asking reports whether a session at another node has asked for what was delivered.
+// Asking reports whether a session at another node has asked for delivery receipts.
 func (b *Bus) Asking() bool { return !b.asks.Load().empty() }
 
-// Here says to all nodes, present and future, whether a user has a connection at this
+// Here tells all nodes, those that will join too, whether a user has a connection at this
 // one. It does not block.
 func (b *Bus) Here(user chat.ID, here bool) {
 	kind := frameGone
@@ -223,14 +204,14 @@ func (b *Bus) Here(user chat.ID, here bool) {
 	} else {
 		b.link.Unregister(user)
 	}
-	if live := b.live(); !live.empty() {
+	if live := b.peers.Load().live; !live.empty() {
 		b.send(appendUser(nil, kind, user), live)
 	}
 }
 
 // Event implements chat.Peers.
 func (b *Bus) Event(e *chat.Event, membersVersion int64, users []chat.ID) {
-	live := b.live()
+	live := b.peers.Load().live
 	if live.empty() {
 		return
 	}
@@ -244,7 +225,7 @@ func (b *Bus) Event(e *chat.Event, membersVersion int64, users []chat.ID) {
 
 // Notify implements chat.Peers.
 func (b *Bus) Notify(n chat.Notice, users []chat.ID) {
-	among := b.live()
+	among := b.peers.Load().live
 	if n.Received != nil {
 		among.and(*b.asks.Load())
 	}
@@ -268,7 +249,7 @@ func (b *Bus) Notify(n chat.Notice, users []chat.ID) {
 // Publication sends a publication to a device topic to every node. It does not block, and
 // p must not be changed afterwards.
 func (b *Bus) Publication(p *chat.Publication) {
-	live := b.live()
+	live := b.peers.Load().live
 	if live.empty() {
 		return
 	}
@@ -282,20 +263,19 @@ func (b *Bus) Publication(p *chat.Publication) {
 
 // NotifyNode implements chat.Peers.
 func (b *Bus) NotifyNode(node string, n chat.Notice) {
-	b.mu.RLock()
 	var to nodeSet
-	for id, number := range b.peers.numbers {
-		if b.peers.nodes[number].Name == node {
-			to.add(b.peers.numbers[id])
+	p := b.peers.Load()
+	p.live.each(func(number int) {
+		if p.nodes[number].Name == node {
+			to.add(number)
 		}
-	}
-	b.mu.RUnlock()
+	})
 	if frame, err := appendNotice(nil, &n); err == nil {
 		b.send(frame, to)
 	}
 }
 
-// route sends a frame to the nodes that are known, and has the unknown users looked up.
+// route sends a frame to the nodes at, and has the unknown users looked up.
 func (b *Bus) route(frame []byte, at nodeSet, unknown []chat.ID, among nodeSet) {
 	b.send(frame, at)
 	if len(unknown) == 0 {
@@ -310,11 +290,9 @@ func (b *Bus) route(frame []byte, at nodeSet, unknown []chat.ID, among nodeSet) 
 }
 
 func (b *Bus) send(frame []byte, to nodeSet) {
+	p := b.peers.Load()
 	to.each(func(number int) {
-		b.mu.RLock()
-		id := b.peers.nodes[number].ID
-		b.mu.RUnlock()
-		if id == "" || !b.link.Send(id, frame) {
+		if id := p.nodes[number].ID; id == "" || !b.link.Send(id, frame) {
 			b.metrics.dropped.Inc()
 			return
 		}
@@ -322,36 +300,23 @@ func (b *Bus) send(frame []byte, to nodeSet) {
 	})
 }
 
-// look looks users up, all that have gathered during the last look-up in one round trip,
-// and sends the frames that waited for it.
-func (b *Bus) look(ctx context.Context) {
+// lookUp looks up users and sends the frames that wait for it, until ctx ends. One look-up
+// is for all frames that have gathered during the one before.
+func (b *Bus) lookUp(ctx context.Context) {
 	for {
-		var batch []lookup
+		var next lookup
 		select {
 		case <-ctx.Done():
 			return
-		case l := <-b.lookups:
-			batch = append(batch, l)
+		case next = <-b.lookups:
 		}
-		asked := map[chat.ID]struct{}{}
-		for more := true; more; {
-			for _, user := range batch[len(batch)-1].users {
-				asked[user] = struct{}{}
-			}
-			if more = len(asked) < lookupBatch; more {
-				select {
-				case l := <-b.lookups:
-					batch = append(batch, l)
-				default:
-					more = false
-				}
-			}
+		batch, users := []lookup{next}, slices.Clone(next.users)
+		for len(users) < lookupBatch && len(b.lookups) > 0 { // no other goroutine receives from it
+			next = <-b.lookups
+			batch, users = append(batch, next), append(users, next.users...)
 		}
-		users := make([]chat.ID, 0, len(asked))
-		for user := range asked {
-			users = append(users, user)
-		}
-		found := b.locate(ctx, users)
+		slices.SortFunc(users, chat.ID.Compare)
+		found := b.locate(ctx, slices.Compact(users))
 		for _, l := range batch {
 			var at nodeSet
 			for _, user := range l.users {
@@ -363,36 +328,34 @@ func (b *Bus) look(ctx context.Context) {
 	}
 }
 
-// locate looks users up and caches the answer. If that fails, none is anywhere.
-func (b *Bus) locate(ctx context.Context, users []chat.ID) map[chat.ID]nodeSet {
+// locate looks users up and caches the answer. It returns nil if that fails.
+func (b *Bus) locate(ctx context.Context, users []chat.ID) (found map[chat.ID]nodeSet) {
 	ctx, cancel := chat.WithDeadline(ctx, lookupTimeout, "cluster.locate")
 	defer cancel()
-	clears := b.locations.begin(users)
+	b.locations.begin(users)
+	defer func() { b.locations.finish(users, found) }()
 	b.metrics.lookups.Add(float64(len(users)))
 	ids, err := b.link.Locate(ctx, users)
 	if err != nil {
-		b.locations.finish(users, nil, clears)
 		b.metrics.dropped.Inc()
 		return nil
 	}
-	sets := make([]nodeSet, len(users))
-	found := make(map[chat.ID]nodeSet, len(users))
-	b.mu.RLock()
+	found = make(map[chat.ID]nodeSet, len(users))
+	numbers := b.peers.Load().numbers
 	for i, list := range ids {
+		var at nodeSet
 		for _, id := range list {
-			if number, ok := b.peers.numbers[id]; ok {
-				sets[i].add(number)
+			if number, ok := numbers[id]; ok {
+				at.add(number)
 			}
 		}
-		found[users[i]] = sets[i]
+		found[users[i]] = at
 	}
-	b.mu.RUnlock()
-	b.locations.finish(users, sets, clears)
 	return found
 }
 
-// receive takes a frame of another node, and keeps it. It does not block: what there is no
-// room for is dropped.
+// receive takes a frame of another node, and keeps it. It does not block: a frame is dropped
+// if its worker's queue is full.
 func (b *Bus) receive(from string, raw []byte) {
 	f, err := readFrame(raw)
 	if err != nil {
@@ -402,23 +365,23 @@ func (b *Bus) receive(from string, raw []byte) {
 	b.metrics.received[f.kind].Inc()
 	switch f.kind {
 	case frameHere, frameGone:
-		if number, ok := b.number(from); ok {
-			b.locations.note(f.user, number, f.kind == frameHere)
+		if number, ok := b.peers.Load().numbers[from]; ok {
+			b.locations.update(f.user, number, f.kind == frameHere)
 		}
 	case frameHello:
 		b.setAsks(from, f.asks)
 	case frameEvent:
-		b.enqueue(f.event.ConversationID, arrival{from, f})
+		b.enqueue(f.event.ConversationID.Shard(busWorkers), received{from, f})
 	case frameNotice:
-		b.enqueue(about(&f.notice), arrival{from, f})
+		b.enqueue(subject(&f.notice).Shard(busWorkers), received{from, f})
 	case framePublication:
-		b.enqueueAt(int(f.publication.Origin%busWorkers), arrival{from, f}) // those of one publisher in order
+		b.enqueue(int(f.publication.Origin%busWorkers), received{from, f}) // those of one publisher in order
 	}
 }
 
-// about returns whom or what a notice is about: those about the same are acted upon in
-// order.
-func about(n *chat.Notice) chat.ID {
+// subject returns the conversation or user that a notice is about. Notices about the same
+// one are handled in order.
+func subject(n *chat.Notice) chat.ID {
 	switch {
 	case n.Hint != nil:
 		return n.Hint.ConversationID
@@ -438,24 +401,23 @@ func about(n *chat.Notice) chat.ID {
 	return chat.ID{}
 }
 
-func (b *Bus) enqueue(key chat.ID, a arrival) { b.enqueueAt(key.Shard(busWorkers), a) }
-
-func (b *Bus) enqueueAt(worker int, a arrival) {
+func (b *Bus) enqueue(worker int, r received) {
 	select {
-	case b.workers[worker] <- a:
+	case b.workers[worker] <- r:
 	default:
 		b.metrics.dropped.Inc()
 	}
 }
 
+// setAsks notes whether a session at another node has asked for delivery receipts.
 func (b *Bus) setAsks(from string, asks bool) {
-	number, ok := b.number(from)
+	b.asksMu.Lock()
+	defer b.asksMu.Unlock()
+	number, ok := b.peers.Load().numbers[from]
 	if !ok {
 		signal(b.newcomer)
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	set := *b.asks.Load()
 	if set.remove(number); asks {
 		set.add(number)
@@ -463,20 +425,20 @@ func (b *Bus) setAsks(from string, asks bool) {
 	b.asks.Store(&set)
 }
 
-// work acts on frames, one after the other.
-func (b *Bus) work(ctx context.Context, queue chan arrival) {
+// work handles received frames, one after the other, until ctx ends.
+func (b *Bus) work(ctx context.Context, queue chan received) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case a := <-queue:
+		case r := <-queue:
 			switch {
-			case a.frame.event != nil:
-				b.receiver.Rules.ReceiveEvent(ctx, a.frame.event, a.frame.membersVersion)
-			case a.frame.publication != nil:
-				b.receiver.Publication(a.frame.publication)
+			case r.frame.event != nil:
+				b.receiver.Rules.ReceiveEvent(ctx, r.frame.event, r.frame.membersVersion)
+			case r.frame.publication != nil:
+				b.receiver.Publication(r.frame.publication)
 			default:
-				b.receiver.Rules.ReceiveNotice(ctx, a.from, a.frame.notice)
+				b.receiver.Rules.ReceiveNotice(ctx, r.from, r.frame.notice)
 			}
 		}
 	}

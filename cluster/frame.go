@@ -8,17 +8,17 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// A frame is one byte that says what it is, and a body. Kinds of a later version are
-// ignored.
+// frameKind is the first byte of a frame; a body follows. Unknown kinds, of a later
+// version, are ignored.
 type frameKind byte
 
 const (
-	frameEvent       frameKind = 1 // an event of the log: conversation, seq, members_version, and its JSON
+	frameEvent       frameKind = 1 // an event: its conversation, seq and members_version, then its JSON
 	frameNotice      frameKind = 2 // a chat.Notice, as JSON
-	frameHere        frameKind = 3 // a user has a connection at the sending node
-	frameGone        frameKind = 4 // the user has none any more
-	frameHello       frameKind = 5 // what the sending node asks for
-	framePublication frameKind = 6 // to a device topic, as chat.Publication has it
+	frameHere        frameKind = 3 // a user is connected at the sending node
+	frameGone        frameKind = 4 // a user is not connected there any more
+	frameHello       frameKind = 5 // whether a session at the sending node has asked for delivery receipts
+	framePublication frameKind = 6 // a chat.Publication to a device topic
 )
 
 const eventHeader = 1 + 16 + 8 + 8
@@ -65,7 +65,7 @@ type frame struct {
 
 var (
 	errFrame   = errors.New("malformed frame")
-	errUnknown = errors.New("a frame of a kind that this version does not know")
+	errUnknown = errors.New("unknown kind of frame")
 )
 
 // readFrame reads a frame. It keeps b.

@@ -81,7 +81,7 @@ func FuzzFrame(f *testing.F) {
 		if err != nil {
 			return
 		}
-		about(&got.notice)
+		subject(&got.notice)
 		if got.event != nil {
 			again, err := readFrame(appendEvent(nil, got.event, got.membersVersion))
 			if err != nil || again.event.Seq != got.event.Seq {

@@ -12,22 +12,22 @@ import (
 )
 
 const (
-	// LeaseDuration is how long a node counts as running after a heartbeat. After that
-	// another node evicts it.
+	// LeaseDuration is how long a node counts as alive after a heartbeat. After that another
+	// node evicts it.
 	LeaseDuration = 8 * time.Second
-	// PauseLimit is how long a process may stand still before it has to find out what has
-	// become of its sessions. It is less than LeaseDuration.
+	// PauseLimit is how long a process may be suspended before it has to check whether its
+	// sessions were taken over. It is less than LeaseDuration.
 	PauseLimit = 2 * time.Second
 
 	heartbeatEvery = 2 * time.Second
-	steadyGap      = 2 * heartbeatEvery // between two heartbeats that follow each other
+	steadyGap      = 2 * heartbeatEvery // between two heartbeats that count as consecutive
 	pruneEvery     = 15 * time.Second
 	keeperStep     = time.Second
-	membersQueue   = 4096 // changes of members that wait to be acted upon
-	othersRound    = 5    // heartbeats after which a node releases what another one, which has evicted, has not
+	membersQueue   = 4096 // changes of members that may wait to be handled
+	releaseAfter   = 5    // heartbeats; then a node releases an evicted one that the node which evicted it has not
 )
 
-// Lease is a node's lease in the database: *store.NodeLease is one. It is used by one
+// Lease is a node's lease in the database; *store.NodeLease implements it. It is used by one
 // goroutine. All methods block, for a few seconds at most, and may be repeated after an
 // error other than Conflict.
 type Lease interface {
@@ -40,14 +40,14 @@ type Lease interface {
 	Close(ctx context.Context) error
 }
 
-// Sessions are the sessions of this node: *delivery.Router is one.
+// Sessions are the sessions of this node; *delivery.Router implements it.
 type Sessions interface {
 	// HintFollowers tells the sessions that follow a conversation that its log reaches
 	// seq.
 	HintFollowers(conversation chat.ID, seq int64)
-	// Recheck asks the database how far the logs of all connected users reach.
+	// Recheck reads from the database how far the logs of all connected users reach.
 	Recheck(ctx context.Context) (int, error)
-	// DisconnectAll ends every connection: the sessions may have moved.
+	// DisconnectAll ends every connection: the sessions may have been taken over.
 	DisconnectAll()
 }
 
@@ -55,13 +55,13 @@ type Sessions interface {
 type KeeperOptions struct {
 	Lease    Lease
 	Sessions Sessions
-	Rules    Rules // what acts on the outbox; unused without Bus
-	Bus      *Bus  // carries frames to the others; nil: a node alone, which has no outbox to read
-	// Rejoined is called when this node, which was evicted, has joined the others again. It
-	// does not block.
+	Rules    Rules // handles the outbox; unused without Bus
+	Bus      *Bus  // carries frames to the other nodes; nil: a node alone, which has no outbox to read
+	// Rejoined is called when this node was evicted and has joined the others again. It must
+	// not block.
 	Rejoined func()
-	// Release releases what a node has had: its sessions, and that its users are online. It
-	// may be called again, and for a node that has had nothing.
+	// Release ends the sessions and presence that a node has left behind. It may be called
+	// again, and for a node that has left nothing.
 	Release    func(ctx context.Context, n chat.NodeState) error
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
@@ -69,7 +69,7 @@ type KeeperOptions struct {
 
 // Keeper keeps a node's lease: it sends heartbeats, evicts nodes whose heartbeats have
 // stopped, tells the Bus which nodes there are, and reads from the outbox what the others
-// have stored, for whatever was lost on the way through the Bus.
+// have stored, which makes up for frames that the Bus has lost.
 type Keeper struct {
 	o       KeeperOptions
 	logger  *slog.Logger
@@ -78,20 +78,20 @@ type Keeper struct {
 	members chan membersChange // full: all sessions are rechecked instead
 
 	// Owned by Run.
-	steady     time.Time // since when heartbeats follow each other
+	steady     time.Time // since when heartbeats are consecutive
 	beaten     time.Time // the last one
 	last       []chat.OutboxEntry
-	unreleased map[string]int // nodes that were evicted and are not released: in how many heartbeats
-	failing    bool           // the last heartbeat or reading has failed
-	owed       bool           // a recheck has failed
+	unreleased map[string]int // evicted nodes that are not released: in how many heartbeats
+	failing    bool           // the last heartbeat, read or release failed
+	recheckDue bool           // a recheck failed, or changes of members were dropped
 	rechecked  chan error     // nil: no recheck runs
 	releasing  map[string]bool
 	released   chan released
 	wg         sync.WaitGroup // rechecks and releases
 }
 
-// membersChange is a change of members, or with synced the end of those that a Sync has
-// found.
+// membersChange is a change of members or, with synced, the end of those that a Sync has
+// read.
 type membersChange struct {
 	entry  chat.OutboxEntry
 	synced chan<- error
@@ -103,7 +103,7 @@ type released struct {
 	err  error
 }
 
-// NewKeeper returns a keeper that has not begun.
+// NewKeeper returns a keeper. It starts nothing.
 func NewKeeper(o KeeperOptions) *Keeper {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -115,9 +115,9 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	}
 }
 
-// Sync sends a heartbeat and reads the outbox now. When it returns nil, everything that
-// other nodes had done to the sessions of this one when it was called is known here. It
-// is what opens a chat.Fence.
+// Sync sends a heartbeat and reads the outbox now. When it returns nil, this node has handled
+// everything that other nodes had done to its sessions when Sync was called. It is what opens
+// a chat.Fence.
 func (k *Keeper) Sync(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
@@ -133,8 +133,8 @@ func (k *Keeper) Sync(ctx context.Context) error {
 	}
 }
 
-// Run keeps the lease until ctx ends, and gives it up then. It returns Conflict if the
-// connection was lost and another node has taken the name, or the database, meanwhile.
+// Run keeps the lease until ctx ends, and then gives it up. It returns Conflict if the
+// connection to the database was lost and another node has acquired the lease meanwhile.
 func (k *Keeper) Run(ctx context.Context) error {
 	defer k.wg.Wait()
 	defer func() {
@@ -159,12 +159,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-newcomer:
 			beat = time.Time{}
 		case err := <-k.rechecked:
-			if k.rechecked, k.owed = nil, err != nil; err != nil && ctx.Err() == nil {
+			if k.rechecked, k.recheckDue = nil, err != nil; err != nil && ctx.Err() == nil {
 				k.logger.Warn("could not recheck all sessions; trying again", "err", err)
 			}
 			continue
 		case r := <-k.released:
-			k.report(k.noteReleased(ctx, r))
+			k.report(k.finishRelease(ctx, r))
 			continue
 		case <-step.C:
 		}
@@ -177,7 +177,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		every := heartbeatEvery
 		if !healthy() {
-			every = keeperStep // the outbox is the only way that is left
+			every = keeperStep // frames do not arrive: only the outbox is left
 		}
 		if k.o.Bus != nil && err == nil && (sync != nil || now.Sub(read) >= every) {
 			if err = k.read(ctx); err == nil {
@@ -215,7 +215,7 @@ func (k *Keeper) report(err error) {
 	k.failing = err != nil
 }
 
-// heartbeat renews the lease, and looks after nodes whose lease has expired.
+// heartbeat renews the lease, and evicts nodes whose lease has expired.
 func (k *Keeper) heartbeat(ctx context.Context) error {
 	found, err := k.o.Lease.Heartbeat(ctx)
 	if err != nil {
@@ -234,7 +234,7 @@ func (k *Keeper) heartbeat(ctx context.Context) error {
 		k.steady = now
 	}
 	k.beaten = now
-	if now.Sub(k.steady) < LeaseDuration { // the fault was perhaps the database's, or ours
+	if now.Sub(k.steady) < LeaseDuration { // the outage may be the database's or this node's
 		return nil
 	}
 	for _, n := range found.Others {
@@ -249,8 +249,7 @@ func (k *Keeper) heartbeat(ctx context.Context) error {
 	return nil
 }
 
-// rejoin ends what this node had when it was evicted: its devices connect again, here or
-// elsewhere.
+// rejoin disconnects all devices of this node, which was evicted, and acquires its lease again.
 func (k *Keeper) rejoin(ctx context.Context) error {
 	k.metrics.lost.Inc()
 	k.logger.Error("node evicted: heartbeat lease expired; ending its connections and rejoining")
@@ -262,7 +261,7 @@ func (k *Keeper) rejoin(ctx context.Context) error {
 	return nil
 }
 
-// evict evicts a node whose lease has expired, unless another node was faster.
+// evict evicts a node whose lease has expired, unless another node was faster, and releases it.
 func (k *Keeper) evict(ctx context.Context, n chat.NodeState) error {
 	won, err := k.o.Lease.Evict(ctx, n)
 	if err != nil || !won {
@@ -274,8 +273,7 @@ func (k *Keeper) evict(ctx context.Context, n chat.NodeState) error {
 	return nil
 }
 
-// release releases what a node had, beside everything else: it may take longer than
-// this node's own lease.
+// release releases a node in the background: it may take longer than this node's own lease.
 func (k *Keeper) release(ctx context.Context, n chat.NodeState) {
 	if k.releasing[n.Name] {
 		return
@@ -290,9 +288,9 @@ func (k *Keeper) release(ctx context.Context, n chat.NodeState) {
 	})
 }
 
-// noteReleased notes that a node is released; after an error another heartbeat tries
+// finishRelease notes that a node is released; after an error another heartbeat tries
 // again.
-func (k *Keeper) noteReleased(ctx context.Context, r released) error {
+func (k *Keeper) finishRelease(ctx context.Context, r released) error {
 	delete(k.releasing, r.node)
 	if r.err != nil {
 		return r.err
@@ -300,38 +298,39 @@ func (k *Keeper) noteReleased(ctx context.Context, r released) error {
 	return k.o.Lease.Released(ctx, r.node)
 }
 
-// releaseUnreleased releases nodes whose evictor has not done so, or that have left.
+// releaseUnreleased releases nodes that have left, or that the node which evicted them has
+// not released in time.
 func (k *Keeper) releaseUnreleased(ctx context.Context, nodes []chat.NodeState) {
 	seen := map[string]int{}
 	for _, n := range nodes {
-		if seen[n.Name] = k.unreleased[n.Name] + 1; seen[n.Name] >= othersRound {
+		if seen[n.Name] = k.unreleased[n.Name] + 1; seen[n.Name] >= releaseAfter {
 			k.release(ctx, n)
 		}
 	}
 	k.unreleased = seen
 }
 
-// read acts on what the other nodes have stored. It acts on each entry twice, the second
-// time with the next reading: a session that was being made the first time has missed it.
+// read handles what the other nodes have stored. It handles each entry twice, the second time
+// with the next read: a session that was being opened the first time has missed it.
 func (k *Keeper) read(ctx context.Context) error {
 	list, whole, err := k.o.Lease.ReadOutbox(ctx)
 	if err != nil {
 		return err
 	}
-	if !whole || k.owed {
+	if !whole || k.recheckDue {
 		k.recheck(ctx)
 	}
 	k.metrics.entries.Add(float64(len(list)))
 	for _, entries := range [2][]chat.OutboxEntry{k.last, list} {
 		for i := range entries {
-			k.act(ctx, &entries[i])
+			k.handle(ctx, &entries[i])
 		}
 	}
 	k.last = list
 	return nil
 }
 
-func (k *Keeper) act(ctx context.Context, e *chat.OutboxEntry) {
+func (k *Keeper) handle(ctx context.Context, e *chat.OutboxEntry) {
 	switch {
 	case e.Superseded != nil:
 		k.o.Rules.ReceiveNotice(ctx, "", chat.Notice{Superseded: e.Superseded})
@@ -339,15 +338,15 @@ func (k *Keeper) act(ctx context.Context, e *chat.OutboxEntry) {
 		select {
 		case k.members <- membersChange{entry: *e}:
 		default:
-			k.owed = true
+			k.recheckDue = true
 		}
 	default:
 		k.o.Sessions.HintFollowers(e.ConversationID, e.Seq)
 	}
 }
 
-// followMembers acts on changes of members, beside everything else: each may wait for the
-// database, and a heartbeat must not wait for many of them.
+// followMembers handles changes of members, until ctx ends: each may wait for the database,
+// and a heartbeat must not wait for many of them.
 func (k *Keeper) followMembers(ctx context.Context) {
 	for {
 		select {
@@ -363,7 +362,7 @@ func (k *Keeper) followMembers(ctx context.Context) {
 	}
 }
 
-// answer answers a Sync, when the changes of members that it has found are acted upon.
+// answer answers a Sync, once the changes of members that it has read are handled.
 func (k *Keeper) answer(sync chan<- error, err error) {
 	if err != nil {
 		sync <- err
@@ -372,11 +371,11 @@ func (k *Keeper) answer(sync chan<- error, err error) {
 	select {
 	case k.members <- membersChange{synced: sync}:
 	default:
-		sync <- &chat.Error{Code: chat.Unavailable, Op: "cluster.Sync", Msg: "too many changes of members wait; try again"}
+		sync <- &chat.Error{Code: chat.Unavailable, Op: "cluster.Sync", Msg: "too many changes of members are waiting; try again"}
 	}
 }
 
-// recheck has all sessions compared with their logs, beside everything else.
+// recheck compares all sessions with their logs, in the background.
 func (k *Keeper) recheck(ctx context.Context) {
 	if k.rechecked != nil {
 		return

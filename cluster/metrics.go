@@ -19,9 +19,9 @@ var kindNames = map[frameKind]string{
 func newMetrics(r prometheus.Registerer, b *Bus) *metrics {
 	f := promauto.With(r)
 	m := &metrics{
-		dropped:   f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_frames_dropped_total", Help: "Frames to or from other nodes that were dropped for want of room; the outbox makes up for them."}),
-		malformed: f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_frames_malformed_total", Help: "Frames of other nodes that were malformed, or of an unknown kind."}),
-		lookups:   f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_lookups_total", Help: "Users who were looked up in the registry."}),
+		dropped:   f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_frames_dropped_total", Help: "Frames to or from other nodes that were dropped, because a queue was full or a node or Redis unavailable; the outbox makes up for them."}),
+		malformed: f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_frames_malformed_total", Help: "Frames from other nodes that were malformed or of an unknown kind."}),
+		lookups:   f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_lookups_total", Help: "Users looked up in the registry."}),
 	}
 	frames := f.NewCounterVec(prometheus.CounterOpts{Name: "parley_cluster_frames_total", Help: "Frames to and from other nodes."}, []string{"direction", "kind"})
 	for kind, name := range kindNames {
@@ -30,7 +30,7 @@ func newMetrics(r prometheus.Registerer, b *Bus) *metrics {
 	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_cluster_peers", Help: "Other nodes that can be reached through Redis."}, func() float64 {
 		return float64(b.Peers())
 	})
-	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_cluster_locations", Help: "Users whose nodes are cached."}, func() float64 {
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_cluster_locations", Help: "Users who are cached with the nodes where they are connected."}, func() float64 {
 		return float64(b.locations.size())
 	})
 	return m
@@ -47,10 +47,10 @@ type keeperMetrics struct {
 func newKeeperMetrics(r prometheus.Registerer) *keeperMetrics {
 	f := promauto.With(r)
 	return &keeperMetrics{
-		entries:  f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_journal_lines_total", Help: "Outbox rows of other nodes that were read: logs that have advanced, devices that have connected."}),
-		rechecks: f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_rechecks_total", Help: "Times that all sessions were compared with their logs, because the outbox did not reach back far enough."}),
-		evicted:  f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_nodes_buried_total", Help: "Nodes that this one has evicted, because their heartbeat lease had expired."}),
-		lost:     f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_lost_total", Help: "Times that this node was evicted by another one."}),
-		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_failures_total", Help: "Heartbeats and readings of the outbox that have failed."}),
+		entries:  f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_journal_lines_total", Help: "Outbox rows of other nodes that were read: logs that have advanced, sessions that were taken over."}),
+		rechecks: f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_rechecks_total", Help: "Times that all sessions were compared with their logs, because outbox rows were missing or could not be handled."}),
+		evicted:  f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_nodes_buried_total", Help: "Nodes that this node has evicted because their lease had expired."}),
+		lost:     f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_lost_total", Help: "Times that this node was evicted by another node."}),
+		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_failures_total", Help: "Heartbeats and reads of the outbox that failed."}),
 	}
 }

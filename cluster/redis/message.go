@@ -20,7 +20,7 @@ import (
 const messageVersion = 1
 
 const (
-	maxPacked  = 256 << 10              // frames are packed together up to this size
+	maxPacked  = 300 << 10              // frames are packed together up to this size
 	maxMessage = cluster.MaxFrame + 512 // of a message: one frame and its head
 )
 
