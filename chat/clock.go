@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Clock tells the time. Production uses SystemClock; tests set their own.
+// Clock returns the time. Production uses SystemClock; tests set their own.
 type Clock interface {
 	// Now returns the current time. It never blocks.
 	Now() time.Time
@@ -18,14 +18,13 @@ type SystemClock struct{}
 // Now implements Clock.
 func (SystemClock) Now() time.Time { return time.Now() }
 
-// WithDeadline is context.WithTimeout with a name: when the time runs out,
-// context.Cause says whose limit it was.
+// WithDeadline is context.WithTimeout with a name: after the timeout, context.Cause says
+// which limit was exceeded.
 func WithDeadline(ctx context.Context, d time.Duration, name string) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, d, &deadlineError{name, d})
 }
 
-// deadlineError is the cause of a named deadline. It is put into words only when
-// somebody reads it.
+// deadlineError is the cause of a named deadline. It is formatted only when it is needed.
 type deadlineError struct {
 	name string
 	d    time.Duration
@@ -37,9 +36,9 @@ func (e *deadlineError) Error() string {
 
 func (e *deadlineError) Unwrap() error { return context.DeadlineExceeded }
 
-// Timestamp cuts t to what is stored and sent: UTC with milliseconds (RFC 3339).
+// Timestamp truncates t to what is stored and sent: UTC with milliseconds.
 func Timestamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
-// TimeFormat is how times look on the wire: RFC 3339, UTC, three digits of
+// TimeFormat is the format of times on the wire: RFC 3339, UTC, three digits of
 // milliseconds, always the same length.
 const TimeFormat = "2006-01-02T15:04:05.000Z"

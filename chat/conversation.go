@@ -25,7 +25,7 @@ const (
 	GroupMember Role = "member"
 )
 
-// Participant is a user's place in a conversation.
+// Participant is a user in a conversation.
 type Participant struct {
 	UserID      ID
 	Username    string
@@ -34,7 +34,7 @@ type Participant struct {
 	JoinedAt    time.Time
 }
 
-// Conversation is what its members see of it, apart from its log.
+// Conversation is a conversation as one of its members sees it, without its log.
 type Conversation struct {
 	ID               ID
 	Kind             Kind
@@ -43,21 +43,21 @@ type Conversation struct {
 	CreatedBy        ID
 	CreatedAt        time.Time
 	LastSeq          int64         // seq of the newest event
-	LastEventAt      time.Time     // when that was; conversations are listed by it
+	LastEventAt      time.Time     // its time; lists are ordered by it
 	Participants     []Participant // ascending by user; in a list only the first MaxListedMembers
-	ParticipantCount int           // all of them
+	ParticipantCount int           // of the whole conversation
 	LastMessage      *Event        // nil if none yet
 	UnreadCount      int64
 	LastReadAt       time.Time // zero: never
 }
 
-// NewConversation is what CreateConversation needs.
+// NewConversation describes a conversation to be created.
 type NewConversation struct {
 	ID      ID // zero: the store makes one
 	Kind    Kind
 	Title   string
 	Creator ID
-	Users   []ID // direct: the one other user; group: the others, without duplicates
+	Users   []ID // direct: the other user; group: the other members, without duplicates
 }
 
 // ConversationPage is one page of a user's conversations.
@@ -72,7 +72,7 @@ type ConversationCursor struct {
 	ID          ID
 }
 
-// IsZero reports whether the cursor means "from the start".
+// IsZero reports whether the cursor is the start of the list.
 func (c ConversationCursor) IsZero() bool { return c.ID.IsZero() }
 
 func itoa(n int) string { return strconv.Itoa(n) }

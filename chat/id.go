@@ -11,17 +11,17 @@ import (
 // that ids sort by time. The zero ID means "none".
 type ID [16]byte
 
-// zeroID says what is wrong with a zero ID from a client: "none" is expressed by leaving
-// the field out.
+// zeroID is the message about a zero ID from a client, which has to leave the field out to
+// say "none".
 const zeroID = "must not be the zero id"
 
-// NewID returns a new UUIDv7. It is safe for concurrent use and does not block
-// (beyond the kernel's random source); ids made by one process ascend.
+// NewID returns a new UUIDv7. Ids made by one process ascend. It is safe for concurrent
+// use.
 func NewID() ID { return ID(uuid.Must(uuid.NewV7())) }
 
-// ParseID reads the one form ids have on the wire: 36 characters of lower-case
-// canonical text. Any other spelling (upper case, braces, "urn:uuid:") is
-// Invalid, so that one id never has two texts. It does not allocate on success.
+// ParseID parses the one form that ids have on the wire: 36 characters of canonical text
+// in lower case. Any other (upper case, braces, "urn:uuid:") is Invalid, so that no id has
+// two texts. It does not allocate on success.
 func ParseID(s string) (ID, error) {
 	var id ID
 	if !id.parse(s) {
@@ -74,13 +74,13 @@ func (id ID) String() string { return string(id.append(make([]byte, 0, 36))) }
 // IsZero reports whether the id means "none".
 func (id ID) IsZero() bool { return id == ID{} }
 
-// Compare orders ids by their bytes, which for ids of ours is by time of making.
+// Compare orders ids by their bytes: for version 7, by the time they were made.
 func (id ID) Compare(other ID) int { return bytes.Compare(id[:], other[:]) }
 
 // MarshalText implements encoding.TextMarshaler.
 func (id ID) MarshalText() ([]byte, error) { return id.append(make([]byte, 0, 36)), nil }
 
-// UnmarshalText implements encoding.TextUnmarshaler; it takes what ParseID takes.
+// UnmarshalText implements encoding.TextUnmarshaler; it accepts what ParseID does.
 func (id *ID) UnmarshalText(b []byte) error {
 	v, err := ParseID(string(b))
 	if err != nil {

@@ -1,6 +1,6 @@
 package chat
 
-// Limits that clients can see. The database holds the same bounds as constraints.
+// Limits that clients can see. The database has the same bounds as constraints.
 const (
 	MaxContentBytes   = 64 << 10 // of a message's content, UTF-8
 	MaxCommandBytes   = 192 << 10
@@ -10,11 +10,11 @@ const (
 	MaxAddedMembers   = 100     // added to a group at once
 	MaxListedMembers  = 20      // of each conversation in a list of conversations
 	MaxEventUsers     = 100     // named in one event of the log; a larger group is listed by REST
-	MaxContactMembers = 500     // of a conversation that makes its members contacts
+	MaxContactMembers = 500     // of a conversation whose members are contacts of each other
 	MaxReadIDs        = 1000    // messages marked as read at once
 	MaxListedReceipts = 100     // readers of a message, and those it was delivered to
 	MaxTyping         = 20      // conversations in which a device types at once
-	MaxWillBytes      = 8 << 10 // of a will's payload: the server holds it for as long as the connection
+	MaxWillBytes      = 8 << 10 // of a will's payload, which stays in memory as long as the connection
 	MaxTitleRunes     = 200
 	MaxPageSize       = 100
 	DefaultPageSize   = 50

@@ -12,40 +12,34 @@ const (
 	MaxTopicBytes         = 1024    // of a name or a filter, without $share/{name}/
 	MaxTopicLevels        = 32      // of either
 	MaxPublicationBytes   = 1 << 20 // of an encoded Publication, whatever the limit of a packet
-	MaxRetainedByUser     = 10_000  // retained messages that one user has published
-	MaxQueuedPublications = 1000    // of one session, without room in its connection or while it is away
-	MaxQueuedBytes        = 1 << 20 // of those
+	MaxRetainedByUser     = 10_000  // retained messages published by one user
+	MaxQueuedPublications = 1000    // in a session queue
+	MaxQueuedBytes        = 1 << 20 // likewise
 )
 
-// Publication is a PUBLISH to a device topic on its way to those who receive it. It
-// is shared by all of them: nothing of it may be changed.
+// Publication is a PUBLISH to a device topic on its way to its receivers. They share it:
+// it must not be changed.
 type Publication struct {
-	// Space is whose topic it is: names below dev/ are each user's own. Zero: the one
-	// space of all.
-	Space ID
-	Topic string // 1 to MaxTopicBytes bytes of UTF-8
-	QoS   byte   // it was published at; nobody receives it at a higher one
-	// Retain is set if it was published with the RETAIN flag.
-	Retain bool
-	// Origin tells the publishing session from others, for No Local: its SessionHash.
-	// Zero: none.
-	Origin uint64
-	// Expires is when nobody is to be sent it any more; zero: never (MQTT 5.0, 3.3.2.3.3).
-	Expires time.Time
-	// Properties are those that are passed on as they are, in the encoding of MQTT
-	// 5.0, 2.2.2: payload format indicator, content type, response topic, correlation
-	// data and user properties.
+	Space   ID        // the user whose topic it is: names below dev/ are each user's own; zero: the shared space
+	Topic   string    // 1 to MaxTopicBytes bytes of UTF-8
+	QoS     byte      // as published: the highest at which it is delivered
+	Retain  bool      // the RETAIN flag, as published
+	Origin  uint64    // SessionHash of the publishing session, for No Local; 0: none
+	Expires time.Time // it is not sent after this (MQTT 5.0, 3.3.2.3.3); zero: never
+	// Properties are those that are forwarded unchanged, in the encoding of MQTT 5.0,
+	// 2.2.2: payload format indicator, content type, response topic, correlation data and
+	// user properties.
 	Properties []byte
 	Payload    []byte
 }
 
-// Cost is the bytes that a publication is counted with where it waits.
+// Cost is the size in bytes that a publication counts for in a queue.
 func (p *Publication) Cost() int {
 	return 128 + len(p.Topic) + len(p.Properties) + len(p.Payload)
 }
 
-// Remaining returns the message expiry interval that is left at a time, in whole
-// seconds; false if nothing is. Without one it is 0, true.
+// Remaining returns the rest of the message expiry interval at a time, in whole seconds;
+// false if it has expired. Without an expiry it is 0, true.
 func (p *Publication) Remaining(now time.Time) (seconds uint32, ok bool) {
 	if p.Expires.IsZero() {
 		return 0, true
@@ -61,14 +55,14 @@ func (p *Publication) Remaining(now time.Time) (seconds uint32, ok bool) {
 type PublicationCopy struct {
 	*Publication
 	QoS           byte     // the lower of the publication's and the subscription's
-	RetainFlag    bool     // of this copy [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+	RetainFlag    bool     // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
 	Subscriptions []uint32 // MQTT 5 subscription identifiers of the filters that cover it
 }
 
 const publicationVersion = 1
 
-// AppendBinary appends the publication in the form that nodes send each other. It
-// never fails; ParsePublication reads it.
+// AppendBinary appends the encoding in which nodes send each other publications. It never
+// fails.
 func (p *Publication) AppendBinary(b []byte) ([]byte, error) {
 	flags := p.QoS & 3
 	if p.Retain {
@@ -90,8 +84,8 @@ func (p *Publication) AppendBinary(b []byte) ([]byte, error) {
 	return append(b, p.Payload...), nil
 }
 
-// ParsePublication reads what AppendBinary has written: at most MaxPublicationBytes.
-// Anything else is Invalid. The publication refers to b.
+// ParsePublication parses the encoding of AppendBinary, of at most MaxPublicationBytes;
+// otherwise Invalid. The publication refers to b.
 func ParsePublication(b []byte) (*Publication, error) {
 	bad := func(why string) (*Publication, error) {
 		return nil, &Error{Code: Invalid, Op: "chat.ParsePublication", Field: "publication", Msg: why}
@@ -101,7 +95,7 @@ func ParsePublication(b []byte) (*Publication, error) {
 		return bad("has " + itoa(len(b)) + " bytes, limit " + itoa(MaxPublicationBytes))
 	}
 	if len(b) < head || b[0] != publicationVersion || b[1]>>4 != 0 || b[1]&3 == 3 {
-		return bad("does not begin like one")
+		return bad("has an invalid header")
 	}
 	flags := b[1]
 	p := &Publication{Space: ID(b[2:18]), QoS: flags & 3, Retain: flags&(1<<2) != 0, Origin: binary.BigEndian.Uint64(b[18:])}
@@ -117,12 +111,12 @@ func ParsePublication(b []byte) (*Publication, error) {
 	}
 	n := int(binary.BigEndian.Uint16(b))
 	if b = b[2:]; n == 0 || n > MaxTopicBytes || n+4 > len(b) || !utf8.Valid(b[:n]) {
-		return bad("has a topic that is none")
+		return bad("has an invalid topic")
 	}
 	p.Topic, b = string(b[:n]), b[n:]
 	props := int64(binary.BigEndian.Uint32(b))
 	if b = b[4:]; props > int64(len(b)) || !ValidProperties(b[:props]) {
-		return bad("has properties that are none")
+		return bad("has invalid properties")
 	}
 	p.Properties, p.Payload = b[:props:props], b[props:]
 	if len(p.Properties) == 0 {
@@ -131,7 +125,7 @@ func ParsePublication(b []byte) (*Publication, error) {
 	return p, nil
 }
 
-// Identifiers of the properties that are passed on (MQTT 5.0, 2.2.2.2).
+// Identifiers of the properties that are forwarded (MQTT 5.0, 2.2.2.2).
 const (
 	PropPayloadFormat   = 0x01 // one byte
 	PropContentType     = 0x03 // a string
@@ -140,8 +134,8 @@ const (
 	PropUser            = 0x26 // two strings
 )
 
-// ValidProperties reports whether b is a row of properties that a Publication may
-// have, each whole.
+// ValidProperties reports whether b is a sequence of complete properties that a
+// Publication may have.
 func ValidProperties(b []byte) bool {
 	field := func() bool {
 		if len(b) < 2 {

@@ -105,7 +105,7 @@ func (s *searches) begin(ctx context.Context, user ID) (end func(), err error) {
 		return func() { <-s.running; leave() }, nil
 	case <-ctx.Done():
 		leave()
-		return nil, &Error{Code: Unavailable, Op: "chat.Search", Msg: "too many search at the moment; try again", Err: context.Cause(ctx)}
+		return nil, &Error{Code: Unavailable, Op: "chat.Search", Msg: "too many searches at the moment; try again", Err: context.Cause(ctx)}
 	}
 }
 

@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// Limits of a sync that clients can see.
+// Limits of a sync.
 const (
 	MaxSyncPage     = 500
 	DefaultSyncPage = 100
-	// MaxSyncCursorBytes is how long the store's part of a cursor may be.
+	// MaxSyncCursorBytes bounds the store's part of a cursor.
 	MaxSyncCursorBytes = 32 << 10
 )
 
-// SyncItemType says what a SyncItem tells of.
+// SyncItemType is what kind of change a SyncItem is.
 type SyncItemType string
 
-// The types of items, in the order in which a run gives them.
+// The types of items, in the order in which a run returns them.
 const (
 	SyncProfile      SyncItemType = "profile"
 	SyncLeft         SyncItemType = "left"
@@ -25,16 +25,16 @@ const (
 	SyncRead         SyncItemType = "read"
 )
 
-// SyncItem is one thing that has changed for a user. Event and its place in the log
-// come once; all others are the state as it is now, and may come again.
+// SyncItem is one change for a user. An event is returned once; all other items are the
+// current state and may be returned again.
 type SyncItem struct {
 	Type           SyncItemType
 	User           *User         // profile
 	Conversation   *Conversation // conversation: with its first MaxListedMembers participants
-	JoinedSeq      int64         // conversation: the user has come into it, and sees its log from here; 0: was in it before
+	JoinedSeq      int64         // conversation: the user has joined it, and sees its log from here; 0: was a member before
 	Event          *Event        // event
 	ConversationID ID            // left, read
-	UserID         ID            // read: who
+	UserID         ID            // read: the reader
 	UpTo           int64         // read: the seq
 	At             time.Time     // left, read
 }
@@ -42,28 +42,28 @@ type SyncItem struct {
 // SyncQuery asks for what has changed for a user.
 type SyncQuery struct {
 	UserID ID
-	Cursor []byte // SyncPage.Next of the answer before; empty: from the beginning
-	Now    bool   // no items, only the cursor from which on changes will be told; Cursor is empty then
+	Cursor []byte // SyncPage.Next of the previous page; empty: from the beginning
+	Now    bool   // no items, only a cursor for changes from now on; Cursor is empty then
 	Limit  int    // 1 to MaxSyncPage items
 }
 
-// SyncPage is a part of what has changed.
+// SyncPage is one page of changes.
 type SyncPage struct {
 	Items []SyncItem
-	Next  []byte // never empty; good for the same user
-	More  bool   // there is more: ask at once
+	Next  []byte // never empty; valid for the same user
+	More  bool   // there is more already
 }
 
-// SyncStore tells what has changed for a user since they last asked.
+// SyncStore reads what has changed for a user since their last sync.
 type SyncStore interface {
-	// Sync returns the next items after the cursor. Runs are what lies between two
-	// moments: a run's pages are asked for until More is false, and whatever is
-	// committed meanwhile belongs to the next run. No commit is missed, however late
-	// it comes, and each event is told exactly once while the user stays a member.
+	// Sync returns the next items after the cursor. A run is all pages up to one with
+	// More false, and covers the changes between two moments; what is committed during a
+	// run belongs to the next one. No commit is missed, however late it comes, and each
+	// event is returned exactly once while the user stays a member.
 	//
-	// Invalid with Field "cursor" if the cursor is not one of this database's (any
-	// more): what the client holds is to be fetched from the beginning. The user is
-	// taken as they come: a cursor gives no right to anything.
+	// Invalid with Field "cursor" if the cursor is not, or no longer, one of this
+	// database: the client starts again from the beginning. A cursor grants no rights:
+	// what the user may see is decided anew.
 	Sync(ctx context.Context, q SyncQuery) (*SyncPage, error)
 }
 

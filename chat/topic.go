@@ -2,7 +2,7 @@ package chat
 
 import "strings"
 
-// TopicKind says which of the contract's topics a topic is.
+// TopicKind is the kind of one of Parley's own topics, which the contract lists.
 type TopicKind uint8
 
 // The kinds of topic; a Filter holds a set of them.
@@ -12,13 +12,13 @@ const (
 	TopicReads                           // conv/{id}/reads
 	TopicPresence                        // user/{id}/presence
 	TopicErrors                          // user/{id}/errors
-	TopicDelivered                       // conv/{id}/delivered, for those who name it: a wildcard in its place does not ask for it
+	TopicDelivered                       // conv/{id}/delivered; a wildcard at the last level does not cover it
 
 	convTopics = TopicMessages | TopicTyping | TopicReads
 	userTopics = TopicPresence | TopicErrors
 )
 
-// Topic is a topic name of the contract.
+// Topic is the name of one of Parley's own topics.
 type Topic struct {
 	Kind TopicKind
 	ID   ID // of the conversation or the user
@@ -43,31 +43,37 @@ var kindNames = map[TopicKind]string{
 	TopicDelivered: "delivered",
 }
 
-// ParseTopic reads a topic name. Anything that is not exactly one of the
-// contract's topics is refused: NotFound outside conv/ and user/ (a topic for
-// somebody else), Invalid inside them. It is O(1) and does not allocate on success.
+var (
+	convKinds = kindsByName(convTopics | TopicDelivered)
+	userKinds = kindsByName(userTopics)
+)
+
+func kindsByName(set TopicKind) map[string]TopicKind {
+	kinds := map[string]TopicKind{}
+	for kind, name := range kindNames {
+		if kind&set != 0 {
+			kinds[name] = kind
+		}
+	}
+	return kinds
+}
+
+// ParseTopic parses a topic name. One that is not exactly one of Parley's own topics is
+// NotFound outside conv/ and user/, where it may be a device topic, and Invalid inside
+// them. It is O(1) and does not allocate on success.
 func ParseTopic(name string) (Topic, error) {
 	const prefix, idLen = 5, 36
 	conv := strings.HasPrefix(name, "conv/")
 	if !conv && !strings.HasPrefix(name, "user/") {
-		return Topic{}, &Error{Code: NotFound, Field: "topic", Msg: "is none of Parley's: they begin with conv/ or user/"}
+		return Topic{}, &Error{Code: NotFound, Field: "topic", Msg: "is not one of Parley's topics, which begin with conv/ or user/"}
 	}
 	var t Topic
 	if len(name) > prefix+idLen && name[prefix+idLen] == '/' && t.ID.parse(name[prefix:prefix+idLen]) {
-		switch rest := name[prefix+idLen+1:]; {
-		case conv && rest == "messages":
-			t.Kind = TopicMessages
-		case conv && rest == "typing":
-			t.Kind = TopicTyping
-		case conv && rest == "reads":
-			t.Kind = TopicReads
-		case conv && rest == "delivered":
-			t.Kind = TopicDelivered
-		case !conv && rest == "presence":
-			t.Kind = TopicPresence
-		case !conv && rest == "errors":
-			t.Kind = TopicErrors
+		kinds := userKinds
+		if conv {
+			kinds = convKinds
 		}
+		t.Kind = kinds[name[prefix+idLen+1:]]
 	}
 	if t.Kind == 0 {
 		return Topic{}, invalid("topic", "must be conv/{id}/messages, conv/{id}/typing, conv/{id}/reads or user/{id}/presence, with an id in lower-case text")
@@ -75,28 +81,28 @@ func ParseTopic(name string) (Topic, error) {
 	return t, nil
 }
 
-// Filter is a topic filter of the contract. A wildcard means "mine": the user's
-// own conversations and contacts, now and later.
+// Filter is a topic filter on Parley's own topics. A wildcard for the id stands for the
+// user's own conversations or contacts, now and later.
 type Filter struct {
-	Kinds TopicKind // a set: the kinds it covers
-	ID    ID        // the one conversation or user; zero: all of mine
+	Kinds TopicKind // the set of kinds it covers
+	ID    ID        // the one conversation or user; zero: all of the user's own
 }
 
-// IsFilter reports whether a topic filter begins in Parley's namespaces, conv/
-// and user/, so that ParseFilter is the one to judge it.
+// IsFilter reports whether a topic filter begins with conv/ or user/, and so is for
+// ParseFilter.
 func IsFilter(s string) bool {
 	return strings.HasPrefix(s, "conv/") || strings.HasPrefix(s, "user/")
 }
 
-// ParseFilter reads a topic filter: the exact topics, conv/+/messages|typing|reads|delivered,
+// ParseFilter parses a topic filter: the exact topics, conv/+/messages|typing|reads|delivered,
 // conv/{id}/+, conv/{id}/#, conv/+/+, conv/+/#, conv/#, user/{id}/presence|errors,
-// user/+/presence, user/{id}/+ and user/{id}/#. $share is Unsupported, everything
-// else Invalid. It is O(length of at most three levels).
+// user/+/presence, user/{id}/+ and user/{id}/#. $share is Unsupported, everything else
+// Invalid.
 func ParseFilter(s string) (Filter, error) {
 	if strings.HasPrefix(s, "$share/") {
 		return Filter{}, &Error{Code: Unsupported, Field: "filter", Msg: "shared subscriptions are not offered on conv/ and user/"}
 	}
-	bad := invalid("filter", "must be a topic of Parley's, with + for the id or the last level, or # at the end")
+	bad := invalid("filter", "must be one of Parley's topics, with + for the id or the last level, or # at the end")
 	if !IsFilter(s) || len(s) > len("conv/")+36+len("/delivered") {
 		return Filter{}, bad
 	}
@@ -109,18 +115,14 @@ func ParseFilter(s string) (Filter, error) {
 		return Filter{}, bad
 	}
 	var f Filter
-	if who != "+" && (!f.ID.parse(who) || f.ID.IsZero()) { // the zero id is nobody's, and means all of mine here
+	if who != "+" && (!f.ID.parse(who) || f.ID.IsZero()) { // in a Filter, zero stands for the wildcard
 		return Filter{}, bad
 	}
-	all, named := convTopics, convTopics|TopicDelivered
+	all, kinds := convTopics, convKinds
 	if !conv {
-		all, named = userTopics, userTopics
+		all, kinds = userTopics, userKinds
 	}
-	for kind, name := range kindNames {
-		if kind&named != 0 && name == what {
-			f.Kinds = kind
-		}
-	}
+	f.Kinds = kinds[what]
 	if what == "+" || what == "#" {
 		f.Kinds = all
 	}
@@ -130,8 +132,8 @@ func ParseFilter(s string) (Filter, error) {
 	return f, nil
 }
 
-// Covers reports whether the filter matches the topic, taken by itself: whose
-// topic it is, is for the caller.
+// Covers reports whether the filter matches the topic. The caller checks that a topic
+// covered by a wildcard is one of the user's own.
 func (f Filter) Covers(t Topic) bool {
 	return f.Kinds&t.Kind != 0 && (f.ID.IsZero() || f.ID == t.ID)
 }

@@ -114,7 +114,7 @@ func ParseTyping(payload []byte) (bool, error) {
 }
 
 // errBlocksChanged says that the hidden members must be looked up again.
-var errBlocksChanged = &Error{Code: Unavailable, Op: "chat.Typing", Msg: "blocks change all the time; try again"}
+var errBlocksChanged = &Error{Code: Unavailable, Op: "chat.Typing", Msg: "blocks are changing too often; try again"}
 
 // set records that a device types or has stopped. h names the members who are hidden
 // from its user; it may be nil for a device that stops. Quota if the device types in

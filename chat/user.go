@@ -20,42 +20,41 @@ type User struct {
 	DisabledAt  time.Time // zero: may log in
 }
 
-// Principal is who a connection or request acts as.
+// Principal is the user that a connection or request acts as.
 type Principal struct {
 	UserID   ID
 	Username string
-	LoginID  ID // the login whose access token was used; zero when a password was, or a token that an operator made
+	LoginID  ID // the login of the access token; zero for a password, or a token made by an operator
 	Admin    bool
-	// CredentialsAt is, without a login, when the password behind the credential had
-	// been set; zero: it was the account's first. Another one ends what p may do.
+	// CredentialsAt is, without a login, when the password behind the credential was
+	// set; zero: it is the account's first. A new password revokes p.
 	CredentialsAt time.Time
 }
 
-// Authenticator tells who presents a credential. Both doors use it.
+// Authenticator verifies credentials, for MQTT and REST alike.
 type Authenticator interface {
-	// VerifyToken checks an access token's signature, audience, expiry and that
-	// neither its login nor its user has been revoked. Unauthenticated if any
-	// fails, Unavailable if it could not be checked.
+	// VerifyToken checks an access token's signature, audience and expiry, and that
+	// neither its login nor its user is revoked. Unauthenticated if any check fails,
+	// Unavailable if one could not be made.
 	VerifyToken(ctx context.Context, token string) (Principal, error)
-	// VerifyPassword checks a user name or email address with its password. It
-	// costs an argon2id hash; at most a bounded number run at once and the
-	// others wait for their turn or for ctx. Same codes as VerifyToken, and
-	// Quota when too many are waiting.
+	// VerifyPassword checks the password of a user name or email address. It costs an
+	// argon2id hash, of which a bounded number run at once; other calls wait, until ctx
+	// ends. Same codes as VerifyToken, and Quota when too many wait.
 	VerifyPassword(ctx context.Context, login, password string) (Principal, error)
-	// Revoked reports whether it is known that p is no longer good. It does not block.
+	// Revoked reports whether p is known to be revoked. It does not block.
 	Revoked(p Principal) bool
 }
 
-// Limiter limits how often one address may do something, such as show a password:
-// the doors share one. It does not block.
+// Limiter limits how often one address may do something, such as try a password. MQTT and
+// REST share one.
 type Limiter interface {
-	// Allow counts once more, and returns nil; or Quota with when to come back.
+	// Allow counts one more use, or returns Quota with RetryAfter. It does not block.
 	Allow(from netip.Addr) error
 }
 
 var usernamePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 
-// ValidateUsername reports what is wrong with a user name as Invalid, or nil.
+// ValidateUsername returns Invalid for a user name that is not allowed.
 func ValidateUsername(s string) error {
 	if len(s) < MinUsernameBytes || len(s) > MaxUsernameBytes || !usernamePattern.MatchString(s) {
 		return invalid("username", "must have 2 to 32 of a-z, 0-9, dot, underscore and hyphen, and begin with a letter or digit")
@@ -63,12 +62,12 @@ func ValidateUsername(s string) error {
 	return nil
 }
 
-// ValidateDisplayName reports what is wrong with a display name as Invalid, or nil.
+// ValidateDisplayName returns Invalid for a display name that is not allowed.
 func ValidateDisplayName(s string) error {
 	return validateText("displayName", s, MaxDisplayRunes)
 }
 
-// ValidateTitle reports what is wrong with a conversation's title as Invalid, or nil.
+// ValidateTitle returns Invalid for a conversation title that is not allowed.
 func ValidateTitle(s string) error { return validateText("title", s, MaxTitleRunes) }
 
 func validateText(field, s string, maxRunes int) error {

@@ -24,7 +24,7 @@ func ParseFilter(s string) (Filter, error) {
 	if strings.HasPrefix(s, sharePrefix) {
 		name, topic, ok := strings.Cut(s[len(sharePrefix):], "/")
 		if !ok || name == "" || len(name) > chat.MaxTopicBytes || strings.ContainsAny(name, "+#") || !utf8.ValidString(name) {
-			return Filter{}, badFilter("a shared subscription is $share/{name}/{filter}, and its name has no /, + and #")
+			return Filter{}, badFilter("a shared subscription is $share/{name}/{filter}, whose name must not contain /, + or #")
 		}
 		f.Share, f.Topic = name, topic
 	}
@@ -49,7 +49,7 @@ func badFilter(msg string) error { return &chat.Error{Code: chat.Invalid, Field:
 // CheckName checks a topic name against the same limits; wildcards are Invalid.
 func CheckName(s string) error {
 	if strings.ContainsAny(s, "+#") {
-		return &chat.Error{Code: chat.Invalid, Field: "topic", Msg: "a topic name has no + and #"}
+		return &chat.Error{Code: chat.Invalid, Field: "topic", Msg: "a topic name must not contain + or #"}
 	}
 	return checkTopic(s, "topic")
 }
