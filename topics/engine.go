@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,7 +53,7 @@ type Engine struct {
 	o       Options
 	logger  *slog.Logger
 	metrics *metrics
-	forest  forest
+	filters tree
 	retain  retainer
 	wills   Lane // wills, one after the other
 	start   time.Time
@@ -73,9 +72,8 @@ type holder struct {
 
 	subs map[string]Filter // Engine.mu guards: by text
 
-	feeding atomic.Int32 // calls of FeedRetained for it
-	mu      sync.Mutex
-	page    map[retainedKey]bool // mu guards: the topics that are being fed at the moment; true: a newer message has been sent live
+	mu   sync.Mutex
+	page map[retainedKey]bool // mu guards: the topics that are being fed at the moment; true: a newer message has been sent live
 }
 
 type retainedKey struct {
@@ -168,10 +166,10 @@ func (e *Engine) Subscribe(r Receiver, u chat.TopicUser, text string, sub Subscr
 	s := &subscription{Subscription: sub, holder: h}
 	own, all := sub.Filter.spaces(e.o.OneSpace)
 	if own {
-		e.forest.put(u.Principal.UserID, s)
+		e.filters.put(u.Principal.UserID, s)
 	}
 	if all {
-		e.forest.put(chat.ID{}, s)
+		e.filters.put(chat.ID{}, s)
 	}
 }
 
@@ -210,10 +208,10 @@ func (e *Engine) drop(h *holder, text string) {
 	delete(h.subs, text)
 	own, all := f.spaces(e.o.OneSpace)
 	if own {
-		e.forest.remove(h.user.Principal.UserID, h, f)
+		e.filters.remove(h.user.Principal.UserID, h, f)
 	}
 	if all {
-		e.forest.remove(chat.ID{}, h, f)
+		e.filters.remove(chat.ID{}, h, f)
 	}
 }
 
@@ -225,13 +223,9 @@ func (e *Engine) Arrive(p *chat.Publication) { e.deliver(p) }
 // deliver hands a publication to every holder whose filters cover it, and reports whether
 // there is any.
 func (e *Engine) deliver(p *chat.Publication) bool {
-	t := e.forest.of(p.Space)
-	if t == nil {
-		return false
-	}
 	var buf [16]*subscription
 	f := found{subs: buf[:0]}
-	t.match(p.Topic, &f, func(g *group) *subscription { return e.choose(g, p) })
+	e.filters.match(p.Space, p.Topic, &f, func(g *group) *subscription { return e.choose(g, p) })
 	if len(f.subs) > 1 {
 		slices.SortStableFunc(f.subs, func(a, b *subscription) int { return cmp.Compare(a.holder.id, b.holder.id) })
 	}
@@ -270,7 +264,7 @@ func (e *Engine) send(subs []*subscription, p *chat.Publication) bool {
 	if !reached || !e.mayReceive(h, p.Topic) {
 		return false
 	}
-	if p.Retain && h.feeding.Load() > 0 {
+	if p.Retain {
 		h.mu.Lock()
 		if _, ok := h.page[retainedKey{p.Space, p.Topic}]; ok {
 			h.page[retainedKey{p.Space, p.Topic}] = true

@@ -35,8 +35,6 @@ func (e *Engine) FeedRetained(ctx context.Context, r Receiver, sub Subscription,
 	if sub.Filter.sys() {
 		return f.offerAll(ctx, e.sysPublications())
 	}
-	h.feeding.Add(1)
-	defer h.feeding.Add(-1)
 	own, all := sub.Filter.spaces(e.o.OneSpace)
 	if own {
 		if err := f.space(ctx, h.user.Principal.UserID); err != nil {

@@ -23,7 +23,7 @@ func (e *Engine) runSys(ctx context.Context) {
 	for {
 		select {
 		case <-t.C:
-			if e.forest.all.holds("$SYS") {
+			if e.filters.holds("$SYS") {
 				for _, p := range e.sysPublications() {
 					e.deliver(p)
 				}

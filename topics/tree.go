@@ -9,12 +9,11 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// tree holds the filters of one space, by level. Matching locks it for reading and returns
-// what it has found before anything is sent.
+// tree holds all filters: by space, and there by level. Matching locks it for reading and
+// returns what it has found before anything is sent. The zero value is ready.
 type tree struct {
-	mu   sync.RWMutex
-	root node // mu guards
-	n    int  // mu guards: subscriptions in it
+	mu     sync.RWMutex
+	spaces map[chat.ID]*node // mu guards: those with a filter
 }
 
 type node struct {
@@ -35,11 +34,18 @@ type subscription struct {
 	holder *holder
 }
 
-// put adds a subscription, in place of the holder's one with the same filter.
-func (t *tree) put(s *subscription) {
+// put adds a subscription to a space, in place of the holder's one with the same filter.
+func (t *tree) put(space chat.ID, s *subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := &t.root
+	n := t.spaces[space]
+	if n == nil {
+		if t.spaces == nil {
+			t.spaces = map[chat.ID]*node{}
+		}
+		n = &node{}
+		t.spaces[space] = n
+	}
 	for rest, more := s.Filter.Topic, true; more; {
 		var level string
 		level, rest, more = strings.Cut(rest, "/")
@@ -72,21 +78,25 @@ func (t *tree) put(s *subscription) {
 		}
 	}
 	*list = append(*list, s)
-	t.n++
 }
 
-// remove removes the holder's subscription, and the levels that are no longer needed, and
-// reports whether the tree is empty.
-func (t *tree) remove(h *holder, f Filter) (empty bool) {
+// remove removes the holder's subscription from a space, and the levels that are no longer
+// needed.
+func (t *tree) remove(space chat.ID, h *holder, f Filter) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.cut(&t.root, f.Topic, true, h, f.Share)
-	return t.n == 0
+	if n := t.spaces[space]; n != nil {
+		if n.cut(f.Topic, true, h, f.Share); n.empty() {
+			delete(t.spaces, space)
+		}
+	}
 }
 
-func (t *tree) cut(n *node, rest string, more bool, h *holder, share string) {
+func (n *node) empty() bool { return len(n.children) == 0 && len(n.subs) == 0 && len(n.groups) == 0 }
+
+func (n *node) cut(rest string, more bool, h *holder, share string) {
 	if !more {
-		t.cutHere(n, h, share)
+		n.cutHere(h, share)
 		return
 	}
 	level, rest, more := strings.Cut(rest, "/")
@@ -94,14 +104,12 @@ func (t *tree) cut(n *node, rest string, more bool, h *holder, share string) {
 	if next == nil {
 		return
 	}
-	t.cut(next, rest, more, h, share)
-	if len(next.children) == 0 && len(next.subs) == 0 && len(next.groups) == 0 {
+	if next.cut(rest, more, h, share); next.empty() {
 		delete(n.children, level)
 	}
 }
 
-func (t *tree) cutHere(n *node, h *holder, share string) {
-	mine := func(s *subscription) bool { return s.holder == h }
+func (n *node) cutHere(h *holder, share string) {
 	list := &n.subs
 	if share != "" {
 		g := n.groups[share]
@@ -110,9 +118,7 @@ func (t *tree) cutHere(n *node, h *holder, share string) {
 		}
 		list = &g.members
 	}
-	before := len(*list)
-	*list = slices.DeleteFunc(*list, mine)
-	t.n -= before - len(*list)
+	*list = slices.DeleteFunc(*list, func(s *subscription) bool { return s.holder == h })
 	if share != "" && len(*list) == 0 {
 		delete(n.groups, share)
 	}
@@ -125,13 +131,13 @@ type found struct {
 	shared []*subscription
 }
 
-// match adds to f what covers the name. choose returns one member of a group, or nil for
-// none.
-func (t *tree) match(name string, f *found, choose func(*group) *subscription) {
+// match adds to f what covers a name of a space. choose returns one member of a group, or
+// nil for none.
+func (t *tree) match(space chat.ID, name string, f *found, choose func(*group) *subscription) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if t.n > 0 {
-		t.root.match(name, true, strings.HasPrefix(name, "$"), f, choose)
+	if n := t.spaces[space]; n != nil {
+		n.match(name, true, strings.HasPrefix(name, "$"), f, choose)
 	}
 }
 
@@ -167,62 +173,10 @@ func (n *node) collect(f *found, choose func(*group) *subscription) {
 	}
 }
 
-// holds reports whether a filter begins with the level.
+// holds reports whether a filter of the shared space begins with the level.
 func (t *tree) holds(level string) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.root.children[level] != nil
-}
-
-// forest holds the trees of all spaces.
-type forest struct {
-	all    tree // of the shared space
-	shards [64]struct {
-		mu    sync.RWMutex
-		trees map[chat.ID]*tree // mu guards: of users who hold a filter on their own names
-	}
-}
-
-// put adds a subscription to the tree of a space, which it creates if there is none.
-func (o *forest) put(space chat.ID, s *subscription) {
-	if space.IsZero() {
-		o.all.put(s)
-		return
-	}
-	sh := &o.shards[space[15]%64]
-	sh.mu.Lock() // a tree must not be removed while something is added to it
-	defer sh.mu.Unlock()
-	if sh.trees == nil {
-		sh.trees = map[chat.ID]*tree{}
-	}
-	t := sh.trees[space]
-	if t == nil {
-		t = &tree{}
-		sh.trees[space] = t
-	}
-	t.put(s)
-}
-
-func (o *forest) remove(space chat.ID, h *holder, f Filter) {
-	if space.IsZero() {
-		o.all.remove(h, f)
-		return
-	}
-	sh := &o.shards[space[15]%64]
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if t := sh.trees[space]; t != nil && t.remove(h, f) {
-		delete(sh.trees, space)
-	}
-}
-
-// of returns the tree of a space, or nil if there are no filters in it.
-func (o *forest) of(space chat.ID) *tree {
-	if space.IsZero() {
-		return &o.all
-	}
-	sh := &o.shards[space[15]%64]
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
-	return sh.trees[space]
+	n := t.spaces[chat.ID{}]
+	return n != nil && n.children[level] != nil
 }
