@@ -3,7 +3,6 @@ package delivery
 import (
 	"context"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/parleymq/parley/backoff"
@@ -120,33 +119,8 @@ func (r *Router) DisconnectAll() {
 const (
 	handoverWait  = 300 * time.Millisecond
 	handoverPoll  = 20 * time.Millisecond
-	handoverTrust = 10 * time.Second // for so long a node that has not answered is not waited for
+	handoverTrust = 10 * time.Second // how long a node that has not answered is not waited for again
 )
-
-// unresponsive remembers which nodes have not answered. The zero value is ready.
-type unresponsive struct {
-	mu    sync.Mutex
-	since map[string]time.Time // mu guards: by node
-}
-
-func (u *unresponsive) has(node string) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return time.Since(u.since[node]) <= handoverTrust
-}
-
-func (u *unresponsive) set(node string, silent bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	switch {
-	case !silent:
-		delete(u.since, node)
-	case u.since == nil:
-		u.since = map[string]time.Time{node: time.Now()}
-	default:
-		u.since[node] = time.Now()
-	}
-}
 
 // takeSession takes a session over from its last connection, once the node that has that
 // connection has released it or has failed to answer.
@@ -156,7 +130,8 @@ func (r *Router) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Ses
 	if err != nil || !st.Elsewhere {
 		return st, err
 	}
-	if from := st.From; !r.unresponsive.has(from) {
+	from := st.From
+	if since, ok := r.unresponsive.Load(from); !ok || time.Since(since.(time.Time)) > handoverTrust {
 		r.cluster.Superseded(from, chat.SupersededNotice{UserID: t.UserID, ClientID: t.ClientID, Epoch: st.Epoch + 1, Resumed: true})
 		silent := true
 		for until := time.Now().Add(handoverWait); silent && time.Now().Before(until); {
@@ -164,12 +139,16 @@ func (r *Router) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Ses
 				return nil, &chat.Error{Code: chat.Unavailable, Op: "delivery.Take", Msg: "another node has the session; try again", Err: context.Cause(ctx)}
 			}
 			if st, err = r.sessions.TakeSession(ctx, t); err != nil || !st.Elsewhere {
-				r.unresponsive.set(from, false)
+				r.unresponsive.Delete(from)
 				return st, err
 			}
 			silent = st.From == from // or a third node was faster: the last one to take the session has it
 		}
-		r.unresponsive.set(from, silent)
+		if silent {
+			r.unresponsive.Store(from, time.Now())
+		} else {
+			r.unresponsive.Delete(from)
+		}
 	}
 	t.Await = false
 	return r.sessions.TakeSession(ctx, t)

@@ -15,15 +15,17 @@ type metrics struct {
 	save     prometheus.Histogram
 	expired  prometheus.Counter
 
-	deviceWaiting    prometheus.Gauge
 	deviceDropped    prometheus.Counter
 	partsDropped     prometheus.Counter
 	deliveredDropped prometheus.Counter
 }
 
 // newMetrics registers the package's metrics; a nil Registerer discards them.
-func newMetrics(r prometheus.Registerer) *metrics {
+func newMetrics(r prometheus.Registerer, router *Router) *metrics {
 	f := promauto.With(r)
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "parley_delivery_device_waiting_bytes", Help: "Bytes of publications to device topics that wait in session queues.",
+	}, func() float64 { return float64(router.Waiting()) })
 	return &metrics{
 		sessions: f.NewGauge(prometheus.GaugeOpts{Name: "parley_delivery_sessions", Help: "Connected sessions."}),
 		pages:    f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_pages_total", Help: "Pages read from the log for sessions that are behind."}),
@@ -36,9 +38,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}),
 		expired: f.NewCounter(prometheus.CounterOpts{Name: "parley_delivery_expired_sessions_total", Help: "Sessions removed because their expiry had passed."}),
 
-		deviceWaiting: f.NewGauge(prometheus.GaugeOpts{
-			Name: "parley_delivery_device_waiting_bytes", Help: "Bytes of publications to device topics that wait in session queues.",
-		}),
 		deviceDropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "parley_delivery_device_dropped_total", Help: "Copies of publications to device topics that were dropped: the session queue was full, or they exceeded the client's Maximum Packet Size.",
 		}),

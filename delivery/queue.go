@@ -316,10 +316,7 @@ func (q *Queue) locked(condition func() bool) bool {
 }
 
 // count adds to the bytes that wait in queues, and returns how many do.
-func (r *Router) count(more int) int64 {
-	r.metrics.deviceWaiting.Add(float64(more))
-	return r.queuedBytes.Add(int64(more))
-}
+func (r *Router) count(more int) int64 { return r.queuedBytes.Add(int64(more)) }
 
 // Waiting returns how many bytes wait in queues, over all sessions.
 func (r *Router) Waiting() int64 { return r.queuedBytes.Load() }

@@ -63,7 +63,7 @@ type Router struct {
 	wg     sync.WaitGroup // the catch-ups under way
 
 	cluster      *Cluster
-	unresponsive unresponsive
+	unresponsive sync.Map  // nodes that did not answer a take-over, by name: when that was
 	taking       keyedLock // held while a device's session is taken over, or its end is saved
 
 	queues      map[deviceKey]*Queue // queuesMu guards: of sessions that are kept, and whose devices are away
@@ -100,12 +100,13 @@ func NewRouter(o Options) *Router {
 	}
 	r := &Router{
 		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, node: o.Node, ended: o.Ended, every: o.SaveEvery, most: o.MaxSessions,
-		logger: o.Logger.With("component", "delivery"), metrics: newMetrics(o.Registerer), readers: make(chan struct{}, o.Readers),
+		logger: o.Logger.With("component", "delivery"), readers: make(chan struct{}, o.Readers),
 		parts: map[deviceKey]chat.SessionPart{}, delivered: map[deliveredKey]int64{}, queues: map[deviceKey]*Queue{},
 	}
 	if o.Cluster != nil {
 		r.cluster, r.followers = o.Cluster, new(index)
 	}
+	r.metrics = newMetrics(o.Registerer, r)
 	r.ctx, r.cancel = context.WithCancel(context.Background()) // catch-ups belong to the router, not to a caller
 	return r
 }
