@@ -18,7 +18,7 @@ type Options struct {
 	DatabaseURL string // a PostgreSQL, as a URL or libpq's keywords and values; empty: a private one in DataDir
 	// RedisURL joins this process and others on the same database, each with a Node of
 	// its own, to one system: redis://, rediss://, with several hosts a Cluster, or
-	// redis+sentinel://; see redis.ParseURL. Empty: it is alone.
+	// redis+sentinel://; see redis.Options. Empty: it is alone.
 	RedisURL string
 	// ShareDatabase lets other processes serve the same database. Without RedisURL they do
 	// not hear of what this one stores, so it is for tests of what the database itself

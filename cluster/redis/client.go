@@ -19,8 +19,8 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// client is a go-redis client that knows whether it speaks to a Cluster, and what time it
-// is there.
+// client is a go-redis client that knows whether it talks to a Cluster, and the time of
+// Redis.
 type client struct {
 	redis.UniversalClient
 	sharded bool
@@ -35,7 +35,8 @@ func (c *client) setClock(ms int64, at time.Time) { c.ahead.Store(ms - at.Sub(st
 // now returns the time of Redis, in ms since 1970.
 func (c *client) now() int64 { return c.ahead.Load() + time.Since(start).Milliseconds() }
 
-// publish queues a message for a channel; the reply is the number of receivers.
+// publish publishes a message, or adds that to a pipeline. The reply is the number of
+// receivers.
 func (c *client) publish(ctx context.Context, p redis.Cmdable, channel string, message []byte) *redis.IntCmd {
 	if c.sharded {
 		return p.SPublish(ctx, channel, message)
@@ -43,7 +44,7 @@ func (c *client) publish(ctx context.Context, p redis.Cmdable, channel string, m
 	return p.Publish(ctx, channel, message)
 }
 
-// subscribe begins a subscription; nothing is known of it before its first message.
+// subscribe starts a subscription; its first message confirms it.
 func (c *client) subscribe(ctx context.Context, channel string) *redis.PubSub {
 	if c.sharded {
 		return c.SSubscribe(ctx, channel)
@@ -51,25 +52,25 @@ func (c *client) subscribe(ctx context.Context, channel string) *redis.PubSub {
 	return c.Subscribe(ctx, channel)
 }
 
-// exec runs a pipeline. ran is false when no command has been run and none holds the
-// error: go-redis leaves it so when a new connection is refused, and a reply that was
-// never read then looks like an empty one.
+// exec runs a pipeline. ran is false if no command was run and none holds the error: that
+// is how go-redis leaves them when a new connection is refused, and a reply that was never
+// read then looks like an empty one.
 func exec(ctx context.Context, pipe redis.Pipeliner) (ran bool, err error) {
 	cmds, err := pipe.Exec(ctx)
 	return err == nil || slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil }), err
 }
 
-// shut closes what is of no use any more; there is nothing to be done about its errors.
+// shut closes what is not used any more; its errors do not matter.
 func shut(c io.Closer) { _ = c.Close() }
 
-// quiet silences go-redis, which writes to stderr; what it says is in its errors, too.
+// quiet silences go-redis, which logs to stderr what its errors say too.
 var quiet = sync.OnceFunc(logging.Disable)
 
-// pool is how many connections a client may have, for each server of a Cluster.
+// pool is how many connections a client may have, to each server of a Cluster.
 const pool = 8
 
-// connect makes a new client, and asks the server what it is where the URL does not say.
-// timeout is for each connection and each reply.
+// connect returns a new client. Where the URL does not say whether there is a Cluster, it
+// asks the server. timeout limits each connection attempt and each reply.
 func (t *target) connect(ctx context.Context, name string, timeout time.Duration) (*client, error) {
 	o := t.options(name, timeout)
 	switch t.kind {
@@ -85,7 +86,7 @@ func (t *target) connect(ctx context.Context, name string, timeout time.Duration
 		shut(one)
 		return nil, err
 	}
-	if helloSays(hello, "mode") != "cluster" {
+	if helloField(hello, "mode") != "cluster" {
 		return &client{UniversalClient: one}, nil // also a server before Redis 6, which knows no HELLO
 	}
 	shut(one)
@@ -99,8 +100,8 @@ func newCluster(o *redis.UniversalOptions) *client {
 	return &client{UniversalClient: redis.NewClusterClient(c), sharded: true}
 }
 
-// helloSays returns a field of HELLO's reply: names and values in turn.
-func helloSays(reply []any, field string) string {
+// helloField returns a field of HELLO's reply, which has names and values in turn.
+func helloField(reply []any, field string) string {
 	for i := 0; i+1 < len(reply); i += 2 {
 		if reply[i] == field {
 			s, _ := reply[i+1].(string)
@@ -110,7 +111,7 @@ func helloSays(reply []any, field string) string {
 	return ""
 }
 
-// dial is in place of go-redis' own, whose TLS does not end with ctx.
+// dial replaces go-redis' own dialer, whose TLS handshake does not end with ctx.
 func (t *target) dial(timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
 	d := &net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}
 	if t.tls == nil {
@@ -119,10 +120,10 @@ func (t *target) dial(timeout time.Duration) func(context.Context, string, strin
 	return (&tls.Dialer{NetDialer: d, Config: t.tls}).DialContext
 }
 
-// options are those of every kind of client. RESP2, since RESP3's pushes are not used; no
-// notices of maintenance, which only the vendor's own service sends. A command is tried
-// twice, because a connection from the pool may have been cut by the other side: all of
-// ours may be repeated, and receivers drop a repeated message.
+// options returns the options of every kind of client. RESP2, since RESP3's pushes are not
+// used; no maintenance notifications, which only the vendor's own service sends. A command
+// is tried twice, because the server may have closed a connection of the pool: all commands
+// may be repeated, and receivers drop a repeated message.
 func (t *target) options(name string, timeout time.Duration) *redis.UniversalOptions {
 	return &redis.UniversalOptions{
 		Addrs:      slices.Clone(t.addrs), // a client appends to them
@@ -136,8 +137,8 @@ func (t *target) options(name string, timeout time.Duration) *redis.UniversalOpt
 	}
 }
 
-// refusals are the errors of Redis that say what to do, by what their texts hold. The first
-// that fits counts. What may pass by itself is Unavailable; anything else needs an operator.
+// refusals explains errors of Redis, by what their texts contain; the first match counts.
+// Unavailable may pass by itself; anything else needs an operator.
 var refusals = []struct {
 	texts []string
 	code  chat.Code
@@ -158,7 +159,7 @@ var refusals = []struct {
 	{[]string{"max number of clients"}, chat.Unavailable, "Redis has as many connections as it takes (maxclients)"},
 }
 
-// explain gives an error of Redis a code and says what to do.
+// explain gives an error of Redis a code and a message that says what to do.
 func explain(op string, err error) error {
 	var known *chat.Error
 	if err == nil || errors.As(err, &known) {

@@ -14,20 +14,30 @@ import (
 	"github.com/parleymq/parley/cluster"
 )
 
-// Options are what New needs.
+// Options configures a Link.
 type Options struct {
-	// URL says where Redis is; required. ParseURL has the forms. It may hold a password
-	// and is never logged.
+	// URL says where Redis is; required. It may hold a password and is never logged. The forms:
+	//
+	//	redis://[user:password@]host[:port][/db]    one server, or one member of a Cluster
+	//	redis://host1,host2,host3                   a Cluster, by some of its members
+	//	redis+cluster://host                        a Cluster
+	//	redis+sentinel://host1,host2/master[/db]    the master of that name, by its Sentinels
+	//	unix:///path[?db=1]                         one server, by its socket
+	//
+	// rediss (rediss://, rediss+cluster://, rediss+sentinel://) is the same over TLS. Ports
+	// are 6379, and 26379 of a Sentinel, when left out. Passwords are percent-encoded.
+	// Parameters: db; tls_ca, tls_cert and tls_key (PEM files), tls_server_name,
+	// tls_skip_verify=true; sentinel_user and sentinel_password, for Sentinels that need them.
 	URL string
-	// Node is this process; required, see cluster.Node for the limits. No two processes
-	// may have the same id.
+	// Node is this process; required. cluster.Node has the limits. No two processes may have
+	// the same id.
 	Node cluster.Node
 	// HeartbeatInterval is the pause between heartbeats, and how long one may take; 0: 2 s.
 	// At least 10 ms.
 	HeartbeatInterval time.Duration
-	// Logger notes when Redis becomes unavailable, and available again; nil: none.
+	// Logger logs that Redis becomes unavailable, and available again; nil: nothing is logged.
 	Logger *slog.Logger
-	// Registerer is where metrics go; nil: nowhere.
+	// Registerer registers the metrics; nil: they are discarded.
 	Registerer prometheus.Registerer
 }
 

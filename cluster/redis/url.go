@@ -19,12 +19,12 @@ import (
 type kind int
 
 const (
-	kindAuto     kind = iota // one address: a server or a member of a Cluster; it says so itself
+	kindAuto     kind = iota // one address, of a server or a member of a Cluster; HELLO tells which
 	kindCluster              // several addresses of a Cluster
 	kindSentinel             // several addresses of Sentinels
 )
 
-// target is where Redis is, read from a URL.
+// target is a parsed URL.
 type target struct {
 	kind               kind
 	addrs              []string // host:port, or one path of a unix socket
@@ -34,7 +34,7 @@ type target struct {
 	sentinelPassword   string
 	db                 int
 	tls                *tls.Config // nil: plain text
-	caFile, cert, keyF string      // files for tls, not read yet
+	caFile, cert, keyF string      // PEM files for tls; see loadFiles
 }
 
 // Limits of a URL, so that reading one is bounded.
@@ -43,31 +43,14 @@ const (
 	maxAddrs = 64
 )
 
-// ParseURL returns what is wrong with a URL, as Invalid, or nil. What it returns never
-// holds a password. It reads no file and does not connect. The forms:
-//
-//	redis://[user:password@]host[:port][/db]          one server, or one member of a Cluster
-//	redis://host1,host2,host3                         a Cluster, by some of its members
-//	redis+cluster://host                              a Cluster
-//	redis+sentinel://host1,host2/master[/db]          the master of that name, asked from Sentinels
-//	unix:///path[?db=1]                               one server, by its socket
-//
-// rediss (rediss://, rediss+cluster://, rediss+sentinel://) is the same over TLS. Ports
-// are 6379, and 26379 of a Sentinel, when left out. Passwords are percent-encoded.
-// Parameters: db; tls_ca, tls_cert and tls_key (PEM files), tls_server_name,
-// tls_skip_verify=true; and sentinel_user and sentinel_password, where the Sentinels ask for them.
-func ParseURL(raw string) error {
-	_, err := parseURL(raw)
-	return err
-}
-
+// badURL returns an error about a URL. It never holds a password.
 func badURL(msg string) error {
-	return &chat.Error{Code: chat.Invalid, Op: "redis.ParseURL", Field: "URL", Msg: msg}
+	return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: "URL", Msg: msg}
 }
 
-// parseURL takes a URL apart by itself. go-redis' parsers, and net/url, which they use,
-// know no lists of hosts, refuse passwords that are not encoded to the letter, and quote
-// the URL, with its password, in their errors.
+// parseURL parses a URL of the forms in Options. It reads no file. The parsers of go-redis
+// and net/url do not serve: they know no lists of hosts, refuse passwords that are not
+// strictly percent-encoded, and quote the URL, with its password, in their errors.
 func parseURL(raw string) (*target, error) {
 	if len(raw) > maxURL {
 		return nil, badURL("is longer than " + strconv.Itoa(maxURL) + " bytes")

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/cluster"
 	"github.com/parleymq/parley/cluster/redis"
 )
 
@@ -88,8 +89,9 @@ func TestURLRefused(t *testing.T) {
 		if !errors.Is(err, chat.Invalid) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), secret) {
 			t.Errorf("%.60s: %v, want invalid that says %q", raw, err, want)
 		}
-		if err2 := redis.ParseURL(raw); err2 == nil || err2.Error() != err.Error() {
-			t.Errorf("%.60s: ParseURL = %v", raw, err2)
+		node := cluster.Node{ID: "a", Name: "a"}
+		if _, err2 := redis.New(redis.Options{URL: raw, Node: node}); err2 == nil || err2.Error() != err.Error() {
+			t.Errorf("%.60s: New: %v, want %v", raw, err2, err)
 		}
 	}
 }
