@@ -171,7 +171,7 @@ func (a *App) build(context.Context) (err error) {
 	w := a.o.Writer
 	w.Recheck, w.Logger, w.Registerer = a.chat.Recheck, a.logger, a.registry
 	if w.Fence = a.fence(); a.others != nil {
-		w.Node, w.Commits = a.store.JournalNode, a.commits
+		w.Node, w.Commits = a.store.OutboxNode, a.commits
 	}
 	w.Committed = func(ctx context.Context, e *chat.Event, membersVersion int64) {
 		a.indexer.Note(e.ConversationID, e.Seq)

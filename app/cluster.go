@@ -48,7 +48,7 @@ func (a *App) joinNodes(ctx context.Context) error {
 	}
 	a.onStop("give up the node lease", a.lease.Close) // if it does not come to keepLease, whose keeper does it
 	if !o.Exclusive {
-		a.store.KeepJournal(o.ID)
+		a.store.UseOutbox(o.ID)
 	}
 	return nil
 }

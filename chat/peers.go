@@ -124,9 +124,9 @@ func (s *Service) ReceiveNotice(ctx context.Context, from string, n Notice) {
 	case n.Typing != nil:
 		s.receiveTyping(ctx, from, n.Typing)
 	case n.Read != nil:
-		s.placeArrived(ctx, TopicReads, n.Read)
+		s.receiptArrived(ctx, TopicReads, n.Read)
 	case n.Received != nil:
-		s.placeArrived(ctx, TopicDelivered, n.Received)
+		s.receiptArrived(ctx, TopicDelivered, n.Received)
 	case n.Block != nil:
 		s.hidden.forget(n.Block.UserID, n.Block.OtherID)
 		s.typing.hide(n.Block.UserID, n.Block.OtherID)

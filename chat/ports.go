@@ -14,9 +14,9 @@ type Append struct {
 	Repeat bool      // outcome: the event was stored before, under the same key; or, without a Seq, there was nothing to do
 	Done   Waiter    // told the outcome
 
-	// Device and Epoch name the connection that a packet came over whose sending again
-	// can be told by nothing else; "" if that does not matter. It is stored only while
-	// no newer connection of the device has been made, at any node.
+	// Device and Epoch name the connection that the packet came over, where a resent
+	// packet can be recognised by nothing else; "" otherwise. The event is stored only
+	// while no newer connection of the device exists, at any node.
 	Device string
 	Epoch  int64
 
@@ -55,7 +55,7 @@ type Publisher interface {
 	Hint(conversation ID, seq int64, r *Roster)
 	// Signal carries something that is not stored to those sessions of the users
 	// that have subscribed to the topic and have room for it. except may be nil; a
-	// user for whom it is true is passed over. It must not block, nor call back.
+	// user for whom it is true is left out. It must not block, nor call back.
 	Signal(t Topic, payload []byte, users []ID, except func(ID) bool)
 }
 

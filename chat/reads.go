@@ -30,7 +30,7 @@ const (
 	MaxReadPayload = 64 << 10
 )
 
-// ReadStore is what the rules of reading need of the database.
+// ReadStore moves how far participants have read.
 type ReadStore interface {
 	// MoveReads moves each participant named to the highest of their places that
 	// the log reaches, if that is further than they were, and returns where things
@@ -42,7 +42,7 @@ type ReadStore interface {
 	LocateMessages(ctx context.Context, user ID, messages []ID) ([]Event, error)
 }
 
-// ReadMove is what a participant says to have read: up to one of the places.
+// ReadMove is a participant's request to have read the log up to one of several places.
 type ReadMove struct {
 	ConversationID, UserID ID
 	Places                 []int64 // of which those beyond the end of the log do not count
@@ -58,7 +58,7 @@ type ReadPlace struct {
 	At             time.Time // when that was; zero: the move changed nothing
 }
 
-// Receipts is what became of a message with those who may see it, its sender apart.
+// Receipts says who has read a message, and who was delivered it, apart from its sender.
 type Receipts struct {
 	ReadBy         []ReadReceipt // the first MaxListedReceipts, in the order in which they read it
 	ReadCount      int           // all of them
@@ -72,14 +72,14 @@ type ReadReceipt struct {
 	At     time.Time
 }
 
-// Settler is told what became of something that it waits for.
+// Settler is notified of what became of something that it waits for.
 type Settler interface {
 	// Settle is called exactly once, from any goroutine. It must not block, nor call
 	// back.
 	Settle(err error)
 }
 
-// Read is what the payload of conv/{id}/reads says: either field is set.
+// Read is the payload of conv/{id}/reads: exactly one field is set.
 type Read struct {
 	UpTo       int64
 	MessageIDs []ID
@@ -367,7 +367,7 @@ func (r *reads) settle(m *readMove, err error) {
 	r.kept.Add(-1)
 }
 
-// readOutcome is what became of a move of a participant who is at p now; nil: of nobody.
+// readOutcome is what became of a move; p is where the participant is now, nil if there is none.
 func readOutcome(m *readMove, p *ReadPlace) error {
 	switch {
 	case p == nil:

@@ -5,16 +5,15 @@ import (
 	"time"
 )
 
-// SubmitRead moves how far the user has read a conversation, which goes forward
-// only: a place before the one they are at is taken, and changes nothing. An error
-// means that it was refused now, and done is not called. Otherwise done hears of the
-// outcome, once, after the commit: Invalid for a place beyond the end of the log.
-// quiet says that nobody waits for it: it is stored within a second, and may give way
-// to others that go further, without being judged.
+// SubmitRead moves how far the user has read a conversation. That only goes forward: an
+// earlier place is accepted and changes nothing. An error means that the move was refused
+// now, and done is not called. Otherwise done is called once, after the commit: Invalid
+// for a place beyond the end of the log. A quiet move, which nobody waits for, is stored
+// within a second, and may be dropped in favour of one that goes further.
 //
 // Forbidden if the user is not a participant; Invalid naming messageIds if one of
 // them is no message of the conversation, and then nothing is done. It may wait for
-// the store, and for room among those who wait, within a limit of its own and until
+// the store, and while too many moves wait, within a limit of its own and until
 // ctx ends: Unavailable.
 func (s *Service) SubmitRead(ctx context.Context, user, conversation ID, r *Read, quiet bool, done Settler) error {
 	if _, err := s.Rosters.Require(ctx, conversation, user); err != nil {
@@ -121,22 +120,22 @@ func (w settleChan) wait(ctx context.Context) error {
 
 // RunReads stores what SubmitRead and its like have queued, until ctx ends; then
 // what is left. It is to be run once.
-func (s *Service) RunReads(ctx context.Context) error { return s.reads.run(ctx, s.tellReads) }
+func (s *Service) RunReads(ctx context.Context) error { return s.reads.run(ctx, s.announceReads) }
 
 // ReadsWaiting returns how many moves of what users have read wait for their commit.
 func (s *Service) ReadsWaiting() int { return s.reads.pending() }
 
-// tellReads lets members hear what was read, and the reader's other devices. It is a
-// signal: if the members are not known in time, they hear of the next one.
-func (s *Service) tellReads(ctx context.Context, places []ReadPlace) {
-	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.tellReads")
+// announceReads notifies members, and the reader's other devices, of what was read. It is
+// a signal: if the members are not known in time, they are notified of the next one.
+func (s *Service) announceReads(ctx context.Context, places []ReadPlace) {
+	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.announceReads")
 	defer cancel()
 	for i := range places {
 		p := &places[i]
 		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
 			n := &ReceiptNotice{p.ConversationID, p.UserID, p.ReadSeq, p.At, p.MembersVersion}
-			to := hearers(r, p.UserID, true)
-			s.tellPlace(TopicReads, n, to)
+			to := audience(r, p.UserID, true)
+			s.signalReceipt(TopicReads, n, to)
 			if len(to) > 0 {
 				s.peers.Notify(Notice{Read: n}, to)
 			}
@@ -144,12 +143,11 @@ func (s *Service) tellReads(ctx context.Context, places []ReadPlace) {
 	}
 }
 
-// signalPatience is how long members are looked for who are to hear of something
-// that is not worth waiting for.
+// signalPatience is how long a signal waits for the members of a conversation to be known.
 const signalPatience = 2 * time.Second
 
-// rosterAt returns the members as of a version or a later one, so that nobody hears
-// of what came after they had left; nil if they are not known in time.
+// rosterAt returns the members as of a version or a later one, so that nobody is notified
+// of what happened after they left; nil if they are not known in time.
 func (s *Service) rosterAt(ctx context.Context, conversation ID, version int64) *Roster {
 	r, err := s.Rosters.Get(ctx, conversation)
 	if err == nil && r.Version < version {
@@ -161,11 +159,11 @@ func (s *Service) rosterAt(ctx context.Context, conversation ID, version int64) 
 	return r
 }
 
-// hearers returns who hears what a member has read or was delivered: all members of
-// a conversation that makes them contacts, the member's own devices included. In a
-// larger one, and where one of two has blocked the other, nobody else than those does,
-// if at all.
-func hearers(r *Roster, user ID, own bool) []ID {
+// audience returns who is notified of what a member has read or was delivered: all members
+// of a conversation that makes them contacts, the member's own devices included. In a
+// larger one, and where one of two has blocked the other: with own, the member's own
+// devices, else nobody.
+func audience(r *Roster, user ID, own bool) []ID {
 	switch {
 	case !r.Has(user):
 		return nil
@@ -192,8 +190,8 @@ type DeliveredPlace struct {
 // DeliveredStore is what the rules of delivery receipts need of the database.
 type DeliveredStore interface {
 	// MoveDelivered notes how far participants were delivered logs, which goes
-	// forward only, and returns those that have moved, in any order. Whoever is no
-	// participant is passed over. It is one transaction, and may be repeated. A
+	// forward only, and returns those that have moved, in any order. Users who are not
+	// participants are ignored. It is one transaction, and may be repeated. A
 	// participant is named once.
 	MoveDelivered(ctx context.Context, moves []DeliveredMove, now time.Time) ([]DeliveredPlace, error)
 }
@@ -204,7 +202,7 @@ func (s *Service) MarkDelivered(ctx context.Context, moves []DeliveredMove) ([]D
 	return s.store.MoveDelivered(ctx, moves, Timestamp(s.clock.Now()))
 }
 
-// TellDelivered lets members who have asked for it hear what MarkDelivered has
+// TellDelivered notifies members who have subscribed to it of what MarkDelivered has
 // returned.
 func (s *Service) TellDelivered(ctx context.Context, places []DeliveredPlace) {
 	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.TellDelivered")
@@ -214,8 +212,8 @@ func (s *Service) TellDelivered(ctx context.Context, places []DeliveredPlace) {
 		p := &places[i]
 		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
 			n := &ReceiptNotice{p.ConversationID, p.UserID, p.UpTo, at, p.MembersVersion}
-			to := hearers(r, p.UserID, false)
-			s.tellPlace(TopicDelivered, n, to)
+			to := audience(r, p.UserID, false)
+			s.signalReceipt(TopicDelivered, n, to)
 			if len(to) > 0 {
 				s.peers.Notify(Notice{Received: n}, to)
 			}
@@ -223,15 +221,15 @@ func (s *Service) TellDelivered(ctx context.Context, places []DeliveredPlace) {
 	}
 }
 
-func (s *Service) tellPlace(kind TopicKind, n *ReceiptNotice, to []ID) {
+func (s *Service) signalReceipt(kind TopicKind, n *ReceiptNotice, to []ID) {
 	s.publisher.Signal(Topic{Kind: kind, ID: n.ConversationID}, readPayload(n.ConversationID, n.UserID, n.UpTo, n.At), to, nil)
 }
 
-// placeArrived is tellReads and TellDelivered for what another node has stored.
-func (s *Service) placeArrived(ctx context.Context, kind TopicKind, n *ReceiptNotice) {
-	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.placeArrived")
+// receiptArrived is announceReads and TellDelivered for what another node has stored.
+func (s *Service) receiptArrived(ctx context.Context, kind TopicKind, n *ReceiptNotice) {
+	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.receiptArrived")
 	defer cancel()
 	if r := s.rosterAt(ctx, n.ConversationID, n.MembersVersion); r != nil {
-		s.tellPlace(kind, n, hearers(r, n.UserID, kind == TopicReads))
+		s.signalReceipt(kind, n, audience(r, n.UserID, kind == TopicReads))
 	}
 }

@@ -7,9 +7,9 @@ import (
 )
 
 // Rosters caches who is a member of what, so that a publish costs no query. An
-// entry may be older than the database: whatever is decided by it is decided
-// again by the commit, which fails when the roster's version has moved on, and
-// whoever sees a newer version calls Reload.
+// entry may be older than the database: what is decided by it is decided
+// again by the commit, which fails if the roster's version is no longer the current one, and
+// a caller that sees a newer version calls Reload.
 //
 // It holds at most maxMembers user ids; beyond that it forgets entries at random.
 // It is safe for concurrent use. No lock is held while the store is asked.
@@ -78,7 +78,7 @@ func (c *Rosters) Require(ctx context.Context, conversation, user ID) (*Roster, 
 	return r, nil
 }
 
-// storePatience is how long somebody who sends waits for the store.
+// storePatience is how long a sender waits for the store.
 const storePatience = 10 * time.Second
 
 // NotParticipant is the one answer for conversations that are not there and

@@ -17,9 +17,12 @@ const (
 	maxParts    = 50_000 // ends of connections that wait for the database; beyond that, some seconds of events are repeated
 )
 
-// Run saves the places of kept sessions, a batch at a time, tries again what could
-// not be saved at the end of a connection, and removes sessions that have expired,
-// until ctx ends; then it saves once more.
+// Run saves the cursors of kept sessions, a batch at a time, retries what could not be
+// saved at the end of a connection, and removes expired sessions, until ctx ends; then it
+// saves once more.
+//
+// Cursors have no queue: a session is listed once however often its cursors move, nobody
+// waits for them, and what could not be saved is saved with the next tick.
 func (r *Router) Run(ctx context.Context) error {
 	save, expire := time.NewTicker(r.every), time.NewTicker(expireEvery)
 	defer save.Stop()
@@ -60,9 +63,9 @@ func (r *Router) postpone(key deviceKey, p chat.SessionPart) {
 	r.parts[key] = p
 }
 
-// save stores the end of a device's last connection, before its next one asks for
-// the session: part, or if that is nil what had been put off. The device's place
-// in taking is held, so that nobody asks while it is on its way.
+// save stores the end of a device's last connection, before its next one asks for the
+// session: part, or if that is nil what was postponed. The caller holds the device's lock
+// in taking, so that nobody asks meanwhile.
 func (r *Router) save(ctx context.Context, key deviceKey, part *chat.SessionPart) error {
 	r.dirtyMu.Lock()
 	if late, ok := r.parts[key]; ok {
@@ -83,8 +86,8 @@ func (r *Router) save(ctx context.Context, key deviceKey, part *chat.SessionPart
 	return err
 }
 
-// saveParts stores the ends of connections that had been put off, as many as there
-// is time for, except those that the device's next connection is about to save.
+// saveParts stores the postponed ends of connections, as many as there is time for, except
+// those that the device's next connection is about to save.
 func (r *Router) saveParts(ctx context.Context) error {
 	r.dirtyMu.Lock()
 	keys := slices.Collect(maps.Keys(r.parts))
@@ -105,7 +108,7 @@ func (r *Router) saveParts(ctx context.Context) error {
 	return nil
 }
 
-// saveAll stores every place that has moved since the last time.
+// saveAll stores every cursor that has moved since the last time.
 func (r *Router) saveAll(ctx context.Context) {
 	if err := r.saveParts(ctx); err != nil {
 		r.metrics.failures.Inc()
@@ -123,7 +126,7 @@ func (r *Router) saveAll(ctx context.Context) {
 	}
 }
 
-// saveSome stores one batch of places and returns the sessions that are left.
+// saveSome stores one batch of cursors and returns the sessions that are left.
 func (r *Router) saveSome(ctx context.Context, dirty []*Session) []*Session {
 	var updates []chat.CursorUpdate
 	var nexts []chat.PacketIDUpdate
@@ -148,7 +151,7 @@ func (r *Router) saveSome(ctx context.Context, dirty []*Session) []*Session {
 	}
 	if err != nil {
 		r.metrics.failures.Inc()
-		r.logger.Warn("places in logs could not be saved; trying again", "cursors", len(updates), "err", err)
+		r.logger.Warn("session cursors could not be saved; trying again", "cursors", len(updates), "err", err)
 		return dirty
 	}
 	r.metrics.cursors.Add(float64(len(updates)))
@@ -172,8 +175,8 @@ func (r *Router) expire(ctx context.Context) {
 	}
 }
 
-// keyedLock lets one holder of each key pass at a time. Unlike a mutex it may be
-// held across I/O, and waiting for it ends with a context. The zero value is ready.
+// keyedLock is a lock for each key. Unlike a mutex it may be held across I/O, and waiting
+// for it ends with a context. The zero value is ready.
 type keyedLock struct {
 	mu   sync.Mutex
 	held map[deviceKey]chan struct{} // mu guards; closed when the holder leaves
@@ -199,7 +202,7 @@ func (k *keyedLock) tryLock(key deviceKey) (unlock func(), ok bool) {
 	return unlock, unlock != nil
 }
 
-// take returns how to leave, or whom to wait for.
+// take returns the function that unlocks, or the channel of the holder to wait for.
 func (k *keyedLock) take(key deviceKey) (unlock func(), holder chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

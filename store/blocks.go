@@ -11,11 +11,11 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Whoever begins a direct conversation and whoever blocks hold this lock of the pair:
+// To begin a direct conversation, or to block, one holds this lock of the pair:
 // one of the two finds what the other one has stored.
 const lockPairSQL = `SELECT pg_advisory_xact_lock(` + pairLocks + `, hashtext(@low::uuid::text || @high::uuid::text))`
 
-// pairLocks tells the locks of pairs from other advisory locks.
+// pairLocks keeps the locks of pairs apart from other advisory locks.
 const pairLocks = `1886153076`
 
 func pairArgs(a, b chat.ID) pgx.NamedArgs {
@@ -98,7 +98,7 @@ func (s *Store) changeBlock(ctx context.Context, op string, user, other chat.ID,
 		if c.Roster, err = getRoster(ctx, tx, op, c.Conversation); err != nil {
 			return err
 		}
-		return s.noteJournal(ctx, tx, c.Conversation, c.Roster.LastSeq, c.Roster.Version, true)
+		return s.writeOutbox(ctx, tx, c.Conversation, c.Roster.LastSeq, c.Roster.Version, true)
 	})
 	return c, translate(op, err)
 }
@@ -112,10 +112,9 @@ ORDER BY b.blocked_id LIMIT @limit`
 // ListBlocks implements chat.BlockStore.
 func (s *Store) ListBlocks(ctx context.Context, user, after chat.ID, limit int) ([]chat.Block, error) {
 	args := pgx.NamedArgs{"user_id": user, "after": after, "limit": max(limit, 1)}
-	found, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (b chat.Block, err error) {
-		err = row.Scan(&b.UserID, &b.Username, &b.DisplayName, scanTime(&b.CreatedAt))
-		return b, err
-	}, listBlocksSQL, args)
+	found, err := collect(ctx, s.pool, fields(func(b *chat.Block) []any {
+		return []any{&b.UserID, &b.Username, &b.DisplayName, scanTime(&b.CreatedAt)}
+	}), listBlocksSQL, args)
 	return found, translate("store.ListBlocks", err)
 }
 

@@ -6,7 +6,7 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// acquaintedSQL is contactsSQL whoever has blocked whom.
+// acquaintedSQL is contactsSQL regardless of blocks.
 var acquaintedSQL = `
 SELECT DISTINCT them.user_id
 FROM participants me JOIN participants them ON them.conversation_id = me.conversation_id AND them.user_id <> me.user_id

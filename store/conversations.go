@@ -188,7 +188,7 @@ func (s *Store) CreateConversation(ctx context.Context, n chat.NewConversation, 
 		if err := insertConversation(ctx, tx, n, users, e); err != nil {
 			return err
 		}
-		if err := s.noteJournal(ctx, tx, e.ConversationID, e.Seq, 1, true); err != nil {
+		if err := s.writeOutbox(ctx, tx, e.ConversationID, e.Seq, 1, true); err != nil {
 			return err
 		}
 		var err error

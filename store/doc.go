@@ -7,9 +7,9 @@
 // hold for all of them:
 //
 //   - The zero chat.ID and the zero time.Time are NULL in the database, both ways.
-//   - Times are handed in by the caller, never taken from the server's clock, and
+//   - Times are passed in by the caller, never taken from the server's clock, and
 //     come back in UTC.
-//   - A database that is away, full, read-only or shutting down is
+//   - A database that is unreachable, full, read-only or shutting down is
 //     chat.Unavailable, and the call may be repeated then. After a write it may
 //     have been done already; the method's comment says what a repeat gives.
 package store

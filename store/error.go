@@ -66,7 +66,7 @@ func translate(op string, err error) error {
 		return nil
 	case errors.As(err, &known):
 		return err
-	case isAway(err):
+	case isUnavailable(err):
 		return &chat.Error{Code: chat.Unavailable, Op: op, Err: err}
 	case errors.As(err, &pg):
 		return translateState(op, pg, err)
@@ -97,9 +97,9 @@ func translateState(op string, pg *pgconn.PgError, cause error) error {
 	return &e
 }
 
-// isAway reports whether the database, or our way to it, cannot serve now and
+// isUnavailable reports whether the database, or our way to it, cannot serve now and
 // may later. It is about err alone: no round trip.
-func isAway(err error) bool {
+func isUnavailable(err error) bool {
 	var pg *pgconn.PgError
 	var connect *pgconn.ConnectError
 	var netErr net.Error
@@ -107,7 +107,7 @@ func isAway(err error) bool {
 	case errors.As(err, &connect): // whatever the server said to a new connection
 		return true
 	case errors.As(err, &pg):
-		return isAwayState(pg.Code)
+		return isUnavailableState(pg.Code)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), pgconn.Timeout(err):
 		return true
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.As(err, &netErr):
@@ -118,7 +118,7 @@ func isAway(err error) bool {
 	return false
 }
 
-func isAwayState(state string) bool {
+func isUnavailableState(state string) bool {
 	switch state {
 	case stateReadOnly, stateIdleInTx, stateSerialization, stateDeadlock, stateLockNotFree, stateQueryCanceled, stateIO:
 		return true
@@ -151,7 +151,7 @@ func notFound(op, field, what string, id chat.ID) error {
 	return &chat.Error{Code: chat.NotFound, Op: op, Field: field, Msg: "there is no " + what + " " + id.String()}
 }
 
-// noConversation is said to whoever is not a member, and of what does not exist.
+// noConversation is the answer to non-members, and about a conversation that does not exist.
 func noConversation(op string, id chat.ID) error {
 	return notFound(op, "conversationId", "conversation", id)
 }

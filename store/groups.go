@@ -11,8 +11,8 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// A stranger waits for nobody here, and holds up nobody: rows of conversations are
-// locked for their members only.
+// Rows of conversations are locked for their members only, so that others neither wait
+// nor block.
 const lockGroupSQL = `
 SELECT c.kind, c.title, c.history, c.last_seq, c.last_event_at, c.members_version FROM conversations c
 WHERE c.id = @id AND EXISTS (SELECT FROM participants p WHERE p.conversation_id = c.id AND p.user_id = @user_id)
@@ -58,7 +58,7 @@ func (s *Store) changeGroup(ctx context.Context, op string, conversation, actor 
 		if err := g.store(ctx); err != nil || len(g.change.Events) == 0 {
 			return err
 		}
-		return s.noteJournal(ctx, tx, g.id, g.lastSeq, g.version, g.change.Roster != nil)
+		return s.writeOutbox(ctx, tx, g.id, g.lastSeq, g.version, g.change.Roster != nil)
 	})
 	if err != nil {
 		return nil, translate(op, err)
@@ -66,7 +66,7 @@ func (s *Store) changeGroup(ctx context.Context, op string, conversation, actor 
 	return &g.change, nil
 }
 
-// lock waits for whoever else changes the conversation, or stores a message in it.
+// lock waits for other transactions that change the conversation or store a message in it.
 // The role is read by a statement after that, which sees what the other one did.
 func (g *groupTx) lock(ctx context.Context, now time.Time) error {
 	args := pgx.NamedArgs{"id": g.id, "user_id": g.actor}
@@ -163,7 +163,7 @@ ORDER BY wanted.place`
 
 	countParticipantsSQL = `SELECT count(*) FROM participants WHERE conversation_id = @id`
 
-	// Whoever comes back keeps what they had read. Where all of the log may be seen,
+	// A user who comes back keeps what they had read. Where all of the log may be seen,
 	// what was there before counts as read: a group of years is not unread at once.
 	addParticipantsSQL = `
 INSERT INTO participants (conversation_id, user_id, role, joined_at, joined_seq, read_seq)
@@ -303,7 +303,7 @@ func (g *groupTx) roleOf(ctx context.Context, user chat.ID) (chat.Role, error) {
 	return found[0], nil
 }
 
-// setRole changes a participant's role, and says so in the log.
+// setRole changes a participant's role and adds the event.
 func (g *groupTx) setRole(ctx context.Context, user chat.ID, role chat.Role) error {
 	_, err := g.tx.Exec(ctx, setRoleSQL, pgx.NamedArgs{"id": g.id, "user_id": user, "role": role})
 	g.event(chat.EventDetail{Op: "role", UserIDs: []chat.ID{user}, Role: role})

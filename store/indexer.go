@@ -72,7 +72,7 @@ type Indexer struct {
 	wake    chan struct{} // something is queued; one is enough
 
 	mu       sync.Mutex
-	behind   map[chat.ID]logSpan // mu guards: what is still to be followed, as far as we have heard
+	behind   map[chat.ID]logSpan // mu guards: what is still to be followed, as far as is known
 	waiting  int64               // mu guards: events in all of them
 	queue    []chat.ID           // mu guards: the keys of behind, each once, but those of a step
 	overflow bool                // mu guards: not all could be queued
@@ -97,7 +97,7 @@ func NewIndexer(s *Store, opts IndexerOptions) *Indexer {
 	}
 }
 
-// Note tells that a conversation's log reaches at least seq. It does not block, and
+// Note is called when a conversation's log reaches at least seq. It does not block, and
 // may be called before Run.
 func (x *Indexer) Note(conversation chat.ID, seq int64) {
 	x.mu.Lock()
@@ -298,12 +298,12 @@ func (x *Indexer) lookOn(ctx context.Context) error {
 	}
 	after := x.look
 	if after.IsZero() {
-		after = chat.ID{15: 1} // zero would be NULL; nobody's id is below this
+		after = chat.ID{15: 1} // zero would be NULL; no id is below this
 	}
-	found, err := collect(ctx, x.store.pool, func(row pgx.CollectableRow) (p place, err error) {
-		err = row.Scan(&p.id, &p.last, &p.seq)
-		return p, err
-	}, lookBehindSQL, pgx.NamedArgs{"after": after, "limit": lookConversations})
+	found, err := collect(ctx, x.store.pool,
+		fields(func(p *place) []any { return []any{&p.id, &p.last, &p.seq} }),
+		lookBehindSQL, pgx.NamedArgs{"after": after, "limit": lookConversations},
+	)
 	if err != nil {
 		return translate("store.Indexer", err)
 	}
@@ -390,7 +390,7 @@ func scanLogged(row pgx.CollectableRow) (e logged, err error) {
 }
 
 // step follows the logs of some conversations a little way, in one transaction, and
-// returns where those that nobody else follows at the moment were left. It does not
+// returns how far those were followed that no other node follows at the moment. It does not
 // wait for the disk: after a crash the place is as old as the terms are.
 func (x *Indexer) step(ctx context.Context, ids []chat.ID) (reached map[chat.ID]int64, indexed int, err error) {
 	slices.SortFunc(ids, chat.ID.Compare)

@@ -14,10 +14,9 @@ SELECT kid, private_key, created_at, retired_at FROM signing_keys ORDER BY creat
 
 // ListSigningKeys implements identity.Store.
 func (s *Store) ListSigningKeys(ctx context.Context) ([]identity.SigningKey, error) {
-	keys, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (k identity.SigningKey, err error) {
-		err = row.Scan(&k.KID, &k.Seed, &k.CreatedAt, scanTime(&k.RetiredAt))
-		return k, err
-	}, listSigningKeysSQL)
+	keys, err := collect(ctx, s.pool, fields(func(k *identity.SigningKey) []any {
+		return []any{&k.KID, &k.Seed, &k.CreatedAt, scanTime(&k.RetiredAt)}
+	}), listSigningKeysSQL)
 	return keys, translate("store.ListSigningKeys", err)
 }
 

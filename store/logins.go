@@ -190,12 +190,12 @@ ORDER BY at`
 
 // ListRevocations implements identity.Store, in order of time. The times are
 // those that the revoking node wrote down, and a row shows when its transaction
-// commits: whoever polls asks again for the last few seconds.
+// commits: a poller asks again for the last few seconds.
 func (s *Store) ListRevocations(ctx context.Context, since, credentialsSince time.Time) ([]identity.Revocation, error) {
-	all, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (r identity.Revocation, err error) {
-		err = row.Scan(&r.LoginID, &r.UserID, &r.At, &r.Credentials)
-		return r, err
-	}, listRevocationsSQL, pgx.NamedArgs{"since": since, "credentials_since": credentialsSince})
+	all, err := collect(ctx, s.pool,
+		fields(func(r *identity.Revocation) []any { return []any{&r.LoginID, &r.UserID, &r.At, &r.Credentials} }),
+		listRevocationsSQL, pgx.NamedArgs{"since": since, "credentials_since": credentialsSince},
+	)
 	return all, translate("store.ListRevocations", err)
 }
 

@@ -26,8 +26,8 @@ func newWriterMetrics(r prometheus.Registerer) *writerMetrics {
 			Name: "parley_log_batch_events", Help: "Events in one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 11),
 		}),
 		events:  f.NewCounter(prometheus.CounterOpts{Name: "parley_log_events_total", Help: "Events stored."}),
-		repeats: f.NewCounter(prometheus.CounterOpts{Name: "parley_log_repeats_total", Help: "Messages that were stored before under the same clientMsgId."}),
-		retries: f.NewCounter(prometheus.CounterOpts{Name: "parley_log_retries_total", Help: "Transactions tried again because the database was away or refused."}),
+		repeats: f.NewCounter(prometheus.CounterOpts{Name: "parley_log_repeats_total", Help: "Messages that had been stored before under the same clientMsgId."}),
+		retries: f.NewCounter(prometheus.CounterOpts{Name: "parley_log_retries_total", Help: "Transactions tried again because the database was unavailable or refused them."}),
 		queued:  f.NewGauge(prometheus.GaugeOpts{Name: "parley_log_queued_events", Help: "Events waiting for their commit in the shard that committed last."}),
 	}
 }
@@ -43,11 +43,11 @@ type indexerMetrics struct {
 func newIndexerMetrics(r prometheus.Registerer) *indexerMetrics {
 	f := promauto.With(r)
 	return &indexerMetrics{
-		waiting:  f.NewGauge(prometheus.GaugeOpts{Name: "parley_search_waiting_events", Help: "Events of the log that the search index has not followed yet, as far as they are known."}),
-		indexed:  f.NewCounter(prometheus.CounterOpts{Name: "parley_search_followed_events_total", Help: "Events of the log that the search index has followed."}),
-		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_search_failures_total", Help: "Steps of the search index that failed; each is tried again."}),
+		waiting:  f.NewGauge(prometheus.GaugeOpts{Name: "parley_search_waiting_events", Help: "Events known to the search index that it has not processed yet."}),
+		indexed:  f.NewCounter(prometheus.CounterOpts{Name: "parley_search_followed_events_total", Help: "Events that the search index has processed."}),
+		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_search_failures_total", Help: "Failed steps of the search index; each is retried."}),
 		step: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "parley_search_step_seconds", Help: "Time to follow the logs by up to 500 events.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+			Name: "parley_search_step_seconds", Help: "Time to process up to 500 events.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
 	}
 }

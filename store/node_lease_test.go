@@ -223,7 +223,7 @@ func TestOutbox(t *testing.T) {
 			t.Fatalf("the first reading is whole: %v, %v", whole, err)
 		}
 	}
-	r.s.KeepJournal("a1")
+	r.s.UseOutbox("a1")
 	g := group(t, r.s, now, u[0], u[1])
 	if got := read(b); len(got) != 1 || got[0] != (chat.OutboxEntry{ConversationID: g.ID, Seq: 1, MembersVersion: 1, Members: true}) {
 		t.Errorf("after it was made: %+v", got)
@@ -386,7 +386,7 @@ func TestPassedWhileWaiting(t *testing.T) {
 func TestAwaitSession(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
-	s.KeepJournal("a1")
+	s.UseOutbox("a1")
 	u := users(t, s, 1)
 	at := func(node string, await, clean bool) func(*chat.SessionTake) {
 		return func(o *chat.SessionTake) { o.Node, o.Await, o.CleanStart, o.Note = node, await, clean, true }

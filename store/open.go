@@ -22,7 +22,7 @@ import (
 // OldestServer is the oldest major version of PostgreSQL that Parley runs on.
 const OldestServer = 14
 
-// Options says which database to use and how. Only DSN is required.
+// Options configures a Store. Only DSN is required.
 type Options struct {
 	// DSN names the database: a URL (postgres://user:password@host:5432/database?sslmode=…)
 	// or libpq's keywords and values, pool_* parameters of pgxpool included. The
@@ -31,7 +31,7 @@ type Options struct {
 	DSN string
 
 	// MaxConns is the most connections of this pool; the Writer has its own. 0: what
-	// the DSN says in pool_max_conns, else two for each CPU and at least 8.
+	// pool_max_conns in the DSN, else two for each CPU and at least 8.
 	MaxConns int
 
 	// ConnectWait is how long Open waits for a server that is not there yet, is
@@ -47,7 +47,7 @@ type Options struct {
 type Store struct {
 	pool    *pgxpool.Pool
 	flushed *flushed
-	node    atomic.Pointer[string] // that the journal is kept for; nil: there is none
+	node    atomic.Pointer[string] // under whose id outbox rows are written; nil: there is no outbox
 }
 
 // idleInTx is how long a transaction may wait for its process before PostgreSQL ends it, so
@@ -177,7 +177,7 @@ func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect 
 			return nil
 		case errors.As(err, &known):
 			return err
-		case wait < 0 || !mayCome(err):
+		case wait < 0 || !isTransient(err):
 			return &chat.Error{Code: chat.Unavailable, Op: op, Field: "database", Msg: "cannot be used: " + reason(err), Err: err}
 		}
 		log.Warn("waiting for the database", "err", err, "elapsed_ms", time.Since(start).Milliseconds())
@@ -190,11 +190,11 @@ func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect 
 	}
 }
 
-// mayCome reports whether a failed connection may succeed a little later: the
+// isTransient reports whether a failed connection may succeed a little later: the
 // server is not there, is starting or stopping, or has no connection free.
-func mayCome(err error) bool {
+func isTransient(err error) bool {
 	state := sqlState(err)
-	return state == "" || isAwayState(state)
+	return state == "" || isUnavailableState(state)
 }
 
 // reason is the innermost and shortest text of a failed connection: what the

@@ -37,3 +37,11 @@ func collectOne[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sq
 	}
 	return pgx.CollectOneRow(rows, scan)
 }
+
+// fields makes of a row a T: it scans the columns into what list names of it.
+func fields[T any](list func(*T) []any) pgx.RowToFunc[T] {
+	return func(row pgx.CollectableRow) (v T, err error) {
+		err = row.Scan(list(&v)...)
+		return v, err
+	}
+}

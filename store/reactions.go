@@ -28,10 +28,10 @@ func (s *Store) ListEdits(ctx context.Context, user, message chat.ID, after int6
 	if err != nil {
 		return nil, err
 	}
-	texts, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (t chat.MessageText, err error) {
-		err = row.Scan(&t.Seq, &t.Content, &t.CreatedAt)
-		return t, err
-	}, listEditsSQL, pgx.NamedArgs{"conversation_id": m.ConversationID, "seq": m.Seq, "message_id": message.String(), "after": after, "limit": limit})
+	texts, err := collect(ctx, s.pool,
+		fields(func(t *chat.MessageText) []any { return []any{&t.Seq, &t.Content, &t.CreatedAt} }),
+		listEditsSQL, pgx.NamedArgs{"conversation_id": m.ConversationID, "seq": m.Seq, "message_id": message.String(), "after": after, "limit": limit},
+	)
 	return texts, translate(op, err)
 }
 

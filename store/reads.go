@@ -13,7 +13,7 @@ import (
 // then user. No row of conversations is locked: those are the writer's. What has
 // changed while a row was waited for counts, since the update looks at it again.
 //
-// Nobody comes to a place twice. If somebody did, the others' moves must not fail.
+// A participant never reaches a place twice. If one did, the others' moves must not fail.
 const moveReadsSQL = `
 WITH wanted AS MATERIALIZED (
   SELECT conversation_id, user_id, array_agg(seq) AS seqs
@@ -30,7 +30,7 @@ WITH wanted AS MATERIALIZED (
   UPDATE participants p SET read_seq = l.seq, read_at = greatest(p.read_at, @now::timestamptz), read_xid = pg_current_xact_id()
   FROM places l WHERE p.conversation_id = l.conversation_id AND p.user_id = l.user_id AND p.read_seq < l.seq
   RETURNING p.conversation_id, p.user_id, p.read_seq, p.read_at
-), noted AS (
+), recorded AS (
   INSERT INTO reads (conversation_id, user_id, seq, at) SELECT conversation_id, user_id, read_seq, read_at FROM moved
   ON CONFLICT ON CONSTRAINT reads_key DO NOTHING
 )
@@ -49,10 +49,9 @@ func (s *Store) MoveReads(ctx context.Context, moves []chat.ReadMove, now time.T
 		}
 	}
 	args := pgx.NamedArgs{"conversations": conversations, "users": users, "seqs": seqs, "now": now}
-	places, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (p chat.ReadPlace, err error) {
-		err = row.Scan(&p.ConversationID, &p.UserID, &p.LastSeq, &p.MembersVersion, &p.ReadSeq, scanTime(&p.At))
-		return p, err
-	}, moveReadsSQL, args)
+	places, err := collect(ctx, s.pool, fields(func(p *chat.ReadPlace) []any {
+		return []any{&p.ConversationID, &p.UserID, &p.LastSeq, &p.MembersVersion, &p.ReadSeq, scanTime(&p.At)}
+	}), moveReadsSQL, args)
 	return places, translate(op, err) // a deadlock is Unavailable, too: the caller repeats it
 }
 
@@ -67,10 +66,10 @@ WHERE EXISTS (SELECT FROM participants p WHERE p.conversation_id = m.conversatio
 
 // LocateMessages implements chat.ReadStore. A message that is named twice comes twice.
 func (s *Store) LocateMessages(ctx context.Context, user chat.ID, messages []chat.ID) ([]chat.Event, error) {
-	found, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (e chat.Event, err error) {
-		err = row.Scan(&e.ID, &e.ConversationID, &e.Seq)
-		return e, err
-	}, locateMessagesSQL, pgx.NamedArgs{"user_id": user, "ids": messages})
+	found, err := collect(ctx, s.pool,
+		fields(func(e *chat.Event) []any { return []any{&e.ID, &e.ConversationID, &e.Seq} }),
+		locateMessagesSQL, pgx.NamedArgs{"user_id": user, "ids": messages},
+	)
 	return found, translate("store.LocateMessages", err)
 }
 
@@ -107,10 +106,7 @@ func (s *Store) GetReceipts(ctx context.Context, user chat.ID, message *chat.Eve
 	var b pgx.Batch
 	var out chat.Receipts
 	b.Queue(readBySQL, args).Query(func(rows pgx.Rows) (err error) {
-		out.ReadBy, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r chat.ReadReceipt, err error) {
-			err = row.Scan(&r.UserID, scanTime(&r.At), &out.ReadCount)
-			return r, err
-		})
+		out.ReadBy, err = pgx.CollectRows(rows, fields(func(r *chat.ReadReceipt) []any { return []any{&r.UserID, scanTime(&r.At), &out.ReadCount} }))
 		return err
 	})
 	b.Queue(deliveredToSQL, args).Query(func(rows pgx.Rows) (err error) {
@@ -151,9 +147,8 @@ func (s *Store) MoveDelivered(ctx context.Context, moves []chat.DeliveredMove, n
 		conversations[i], users[i], seqs[i] = m.ConversationID, m.UserID, m.UpTo
 	}
 	args := pgx.NamedArgs{"conversations": conversations, "users": users, "seqs": seqs, "now": now}
-	places, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (p chat.DeliveredPlace, err error) {
-		err = row.Scan(&p.ConversationID, &p.UserID, &p.UpTo, &p.MembersVersion)
-		return p, err
-	}, moveDeliveredSQL, args)
+	places, err := collect(ctx, s.pool, fields(func(p *chat.DeliveredPlace) []any {
+		return []any{&p.ConversationID, &p.UserID, &p.UpTo, &p.MembersVersion}
+	}), moveDeliveredSQL, args)
 	return places, translate("store.MoveDelivered", err)
 }

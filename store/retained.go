@@ -119,10 +119,10 @@ func refuseRetained(ctx context.Context, tx pgx.Tx, changes []chat.RetainedChang
 		all.add(c)
 	}
 	known := map[retainedKey]bool{}
-	found, err := collect(ctx, tx, func(row pgx.CollectableRow) (k retainedKey, err error) {
-		err = row.Scan(&k.space, &k.topic)
-		return k, err
-	}, knownRetainedSQL, pgx.NamedArgs{"spaces": all.spaces, "topics": all.topics})
+	found, err := collect(ctx, tx,
+		fields(func(k *retainedKey) []any { return []any{&k.space, &k.topic} }),
+		knownRetainedSQL, pgx.NamedArgs{"spaces": all.spaces, "topics": all.topics},
+	)
 	if err != nil {
 		return err
 	}
@@ -144,10 +144,10 @@ func refuseRetained(ctx context.Context, tx pgx.Tx, changes []chat.RetainedChang
 		user chat.ID
 		n    int
 	}
-	counts, err := collect(ctx, tx, func(row pgx.CollectableRow) (c count, err error) {
-		err = row.Scan(&c.user, &c.n)
-		return c, err
-	}, countRetainedSQL, pgx.NamedArgs{"users": users, "limit": chat.MaxRetainedByUser})
+	counts, err := collect(ctx, tx,
+		fields(func(c *count) []any { return []any{&c.user, &c.n} }),
+		countRetainedSQL, pgx.NamedArgs{"users": users, "limit": chat.MaxRetainedByUser},
+	)
 	if err != nil {
 		return err
 	}

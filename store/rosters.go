@@ -27,10 +27,9 @@ func (s *Store) GetRoster(ctx context.Context, conversation chat.ID) (*chat.Rost
 }
 
 func getRoster(ctx context.Context, q querier, op string, conversation chat.ID) (*chat.Roster, error) {
-	r, err := collectOne(ctx, q, func(row pgx.CollectableRow) (r chat.Roster, err error) {
-		err = row.Scan(&r.ConversationID, &r.Version, &r.Kind, &r.LastSeq, &r.Members, &r.Blocked)
-		return r, err
-	}, getRosterSQL, pgx.NamedArgs{"id": conversation})
+	r, err := collectOne(ctx, q, fields(func(r *chat.Roster) []any {
+		return []any{&r.ConversationID, &r.Version, &r.Kind, &r.LastSeq, &r.Members, &r.Blocked}
+	}), getRosterSQL, pgx.NamedArgs{"id": conversation})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, noConversation(op, conversation)
 	} else if err != nil {

@@ -12,27 +12,27 @@ import (
 
 var _ chat.SessionStore = (*Store)(nil)
 
-// packetIDAfterCrash is where packet identifiers go on when the end of the last
-// connection was not saved: far away, so that none that may be on its way, and is
-// not known, is used for something else. At QoS 2 the client would take that for a
-// repeat, and drop it. The step is the golden section of the circle: however often
-// in a row this happens, the identifiers do not come near to those of before (a
-// dozen times: 2,200 away). Half the circle would be back after the second time.
+// packetIDAfterCrash is where packet identifiers continue when the end of the last
+// connection was not saved: far from the last ones, so that none that may be in flight
+// unknown to us is used for something else. At QoS 2 the client would take that for a
+// duplicate, and drop it. The step is the golden section of the circle: however often in a
+// row this happens, the identifiers stay clear of earlier ones (after a dozen times by
+// 2,200). Half the circle would be back after the second time.
 const packetIDAfterCrash = `1 + (next_packet_id + 40501) % 65535`
 
-// heldAfterCrash is where the client may hold identifiers then: those that were on
-// their way have been used, and it waits for their PUBREL. At most the last eight
-// crashes count.
+// heldAfterCrash is where the client may still hold identifiers then: it has received
+// those that were in flight, and waits for their PUBREL. At most the last eight crashes
+// count.
 const heldAfterCrash = `(held_packet_ids || next_packet_id)[greatest(1, cardinality(held_packet_ids) - 6):]`
 
-// findSessionSQL looks at what is in the way of a new session: resumeSessionSQL has
-// taken none, or was not to.
+// findSessionSQL finds an existing session that is in the way of a new one, after
+// resumeSessionSQL has found none to take over, or was not used.
 const findSessionSQL = `
 SELECT id, node, coalesce(expires_at <= @now, expiry_seconds = 0), epoch FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
-// resumeSessionSQL takes a session that is there, in one statement. Whoever else takes
-// it at the same time waits for the row, and takes what this one leaves. A session
-// without expiry has ended with its connection, whether or not that is known.
+// resumeSessionSQL takes over an existing session, in one statement. Another connection
+// that does so at the same time waits for the row, and takes over what this one leaves. A
+// session without expiry has ended with its connection, whether or not that was stored.
 const resumeSessionSQL = `
 WITH old AS (
   SELECT id, node, subscriptions, inflight, coalesce(parted_at, connected_at) AS since,
@@ -44,9 +44,9 @@ WITH old AS (
   inflight = '[]', next_packet_id = old.next_packet_id, held_packet_ids = old.held
   FROM old WHERE s.id = old.id
   RETURNING s.id, s.epoch, old.node AS from_node, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held
-), noted AS (
+), outbox AS (
   INSERT INTO journal (node, user_id, client_id, epoch, resumed)
-  SELECT @journal::text, @user_id, @client_id, epoch, true FROM taken WHERE @journal <> '' AND from_node <> @node
+  SELECT @outbox::text, @user_id, @client_id, epoch, true FROM taken WHERE @outbox <> '' AND from_node <> @node
 )
 SELECT id, epoch, from_node, subscriptions, inflight, next_packet_id, since, held FROM taken`
 
@@ -68,8 +68,8 @@ LEFT JOIN session_cursors s ON s.conversation_id = p.conversation_id
   AND s.session_id = (SELECT id FROM sessions WHERE user_id = @user_id AND client_id = @client_id)
 WHERE p.user_id = @user_id`
 
-// Those that have been away for longest go. The second look at expires_at is for
-// one that comes back at this moment: it stays.
+// Those that have been disconnected for longest are deleted. The second condition on
+// expires_at keeps one that reconnects at this moment.
 const trimSessionsSQL = `
 DELETE FROM sessions WHERE expires_at IS NOT NULL AND id IN (
   SELECT id FROM sessions WHERE user_id = @user_id AND expires_at IS NOT NULL
@@ -109,13 +109,13 @@ func (s *Store) TakeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 	return nil, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "the device connects too often at once; try again"}
 }
 
-// errTaken says that another connection of the device has made the session just now.
+// errTaken says that another connection of the device has just created the session.
 var errTaken = errors.New("session made by another connection")
 
 func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.SessionState, error) {
 	args := pgx.NamedArgs{
 		"user_id": t.UserID, "client_id": t.ClientID, "node": t.Node, "now": t.Now, "expiry": int64(t.Expiry / time.Second),
-		"journal": s.JournalNode(), "await": t.Await,
+		"outbox": s.OutboxNode(), "await": t.Await,
 	}
 	if !t.CleanStart {
 		state, err := s.resumeSession(ctx, args)
@@ -150,19 +150,19 @@ func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 		if state, err = createSession(ctx, tx, t, args); err != nil {
 			return err
 		}
-		if state.From = from; from == "" || from == t.Node || args["journal"] == "" {
+		if state.From = from; from == "" || from == t.Node || args["outbox"] == "" {
 			return nil
 		}
 		args["epoch"] = state.Epoch
-		args["node"] = args["journal"]
-		_, err = tx.Exec(ctx, noteTakenSQL, args)
+		args["node"] = args["outbox"]
+		_, err = tx.Exec(ctx, outboxTakeOverSQL, args)
 		return err
 	})
 	return state, err
 }
 
-// resumeSession takes a session that is there and has not expired, in one round
-// trip and one transaction; pgx.ErrNoRows if there is none.
+// resumeSession takes over a session that has not expired, in one round trip and one
+// transaction; pgx.ErrNoRows if there is none.
 func (s *Store) resumeSession(ctx context.Context, args pgx.NamedArgs) (*chat.SessionState, error) {
 	var b pgx.Batch
 	b.Queue(resumeSessionSQL, args)
@@ -206,10 +206,7 @@ func createSession(ctx context.Context, tx pgx.Tx, t chat.SessionTake, args pgx.
 	return state, err
 }
 
-func scanCursor(row pgx.CollectableRow) (c chat.CursorState, err error) {
-	err = row.Scan(&c.ConversationID, &c.Acked, &c.LastSeq)
-	return c, err
-}
+var scanCursor = fields(func(c *chat.CursorState) []any { return []any{&c.ConversationID, &c.Acked, &c.LastSeq} })
 
 const changeSubscriptionsSQL = `UPDATE sessions SET subscriptions = @subscriptions WHERE id = @id AND epoch = @epoch`
 
@@ -289,16 +286,13 @@ func updatesOf(session chat.ID, epoch int64, cursors []chat.CursorState) []chat.
 	return updates
 }
 
-// sessionGone is the answer to a connection that writes after another one of the
-// same device has taken the session.
+// sessionGone is the answer to a connection that writes after another one of the same
+// device has taken the session over.
 func sessionGone(op string) error {
 	return &chat.Error{Code: chat.Conflict, Op: op, Msg: "the session was taken over by another connection, or ended"}
 }
 
-func scanPosition(row pgx.CollectableRow) (p chat.Position, err error) {
-	err = row.Scan(&p.ConversationID, &p.LastSeq)
-	return p, err
-}
+var scanPosition = fields(func(p *chat.Position) []any { return []any{&p.ConversationID, &p.LastSeq} })
 
 const saveCursorsSQL = `
 INSERT INTO session_cursors (session_id, conversation_id, seq)

@@ -253,9 +253,9 @@ var Statements = []Statement{
 	{"lookupSQL", lookupSQL, Hot, "conversation: events", ""},
 	{"findResentSQL", findResentSQL, Hot, "conversation: events", ""},
 	{"lockConversationSQL", lockConversationSQL, Hot, "conversation: conversations", ""},
-	// journal.go
-	{"noteJournalSQL", noteJournalSQL, Hot, "", ""},
-	{"noteTakenSQL", noteTakenSQL, Hot, "", ""},
+	// outbox.go
+	{"outboxLogSQL", outboxLogSQL, Hot, "", ""},
+	{"outboxTakeOverSQL", outboxTakeOverSQL, Hot, "", ""},
 	{"lockBatchSQL", lockBatchSQL, Hot, "conversation: conversations", ""},
 	{"appendSharedSQL", appendSharedSQL, Hot, "conversation: conversations, events; user: sessions", newestOnly},
 	// node_lease.go

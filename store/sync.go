@@ -11,31 +11,31 @@ import (
 )
 
 // A sync cursor is a snapshot, and what has changed since is what that snapshot does
-// not see: the rows whose stamp, the number of the transaction that wrote them, had
-// not ended then. SYNC.md has the argument that nothing is missed or told twice.
+// not see: the rows whose xid, the id of the transaction that wrote them, had not ended
+// then. SYNC.md has the argument that nothing is missed or sent twice.
 //
 // A run is what one snapshot (seen) does not see and a later one (until) does. Its
 // first page takes until, in the snapshot that it reads with. Rows that are changed
-// once more while the run goes on have stamps that until does not see either: they
-// are left to the next run. Where a row must be told in this run all the same (a
-// conversation before its events), it is told as it is now, and again next time.
+// again during the run have xids that until does not see either: they are left to the
+// next run. Where a row is needed in this run all the same (a conversation before its
+// events), it is sent as it is now, and again next time.
 const (
 	seenSnapshot  = `(SELECT @seen::text::pg_snapshot)` // in a SELECT: read once, not for each row
 	untilSnapshot = `(SELECT @until::text::pg_snapshot)`
 )
 
-// isNew is true of a stamp of the run; false of NULL.
-func isNew(stamp string) string {
-	return `(NOT pg_visible_in_snapshot(` + stamp + `, ` + seenSnapshot + `) AND pg_visible_in_snapshot(` + stamp + `, ` + untilSnapshot + `))`
+// isNew is true of an xid of the run; false of NULL.
+func isNew(xid string) string {
+	return `(NOT pg_visible_in_snapshot(` + xid + `, ` + seenSnapshot + `) AND pg_visible_in_snapshot(` + xid + `, ` + untilSnapshot + `))`
 }
 
-// isMine is true of one's own row in participants if it is to be told of in this run:
-// who joins, or joins again, after it has begun is told everything in the next.
+// isMine is true of the user's own row in participants if it belongs to this run: a user
+// who joins, or rejoins, after the run has begun gets everything in the next.
 func isMine(p string) string {
 	return p + `.user_id = @user_id AND pg_visible_in_snapshot(` + p + `.joined_xid, ` + untilSnapshot + `)`
 }
 
-// isSmall is true of a conversation in which members hear of each other.
+// isSmall is true of a conversation whose members are notified of each other.
 func isSmall(conversation string) string {
 	return `(SELECT count(*) FROM (SELECT FROM participants n WHERE n.conversation_id = ` + conversation +
 		` LIMIT ` + strconv.Itoa(chat.MaxContactMembers+1) + `) AS few) <= ` + strconv.Itoa(chat.MaxContactMembers)
@@ -61,11 +61,11 @@ func logEnd(snapshot string) string {
 const nowSQL = `SELECT pg_current_snapshot()::text, (SELECT id FROM sync_origin)`
 
 var (
-	// Profiles of those with whom one shares a small conversation, blocked or not: it is
-	// what GET /api/conversations/{id} shows of them. Whoever has come into one, or sees
-	// one because the user has, is told too; nobody comes without an event. Those that
-	// have changed are found among all users, where these are few, or else among those
-	// whom the user knows.
+	// Profiles of users who share a small conversation, blocked or not: what
+	// GET /api/conversations/{id} shows of them. That includes members who have joined
+	// since, and all of a conversation that the user has joined; nobody joins without an
+	// event. Changed profiles are looked for among all users where few have changed, and
+	// else among those whom the user knows.
 	syncProfilesSQL = [...]string{profilesSQL(syncFewChangedSQL), profilesSQL(syncKnownChangedSQL)}
 
 	syncFewChangedSQL = `
@@ -124,9 +124,9 @@ CROSS JOIN LATERAL (
 ) e
 ORDER BY e.conversation_id, e.seq`
 
-	// One's own, and in small conversations those of others. Who has come into one is told
-	// how far everybody is. Where somebody came into a log whose past counts as read, they
-	// have read nothing that others should hear of.
+	// The user's own, and in small conversations those of others. A user who has joined one
+	// gets everybody's. A member who joined a log whose past counts as read has read nothing
+	// that others should be notified of.
 	syncReadsSQL = `
 SELECT p.conversation_id, p.user_id, p.read_seq, p.read_at
 FROM participants me JOIN participants p ON p.conversation_id = me.conversation_id
@@ -296,7 +296,7 @@ func (r *syncRun) profiles(ctx context.Context, args pgx.NamedArgs) (int, error)
 
 func (r *syncRun) departures(ctx context.Context, args pgx.NamedArgs) (int, error) {
 	if r.cursor.seen.xmax == nothing.xmax {
-		return 0, nil // whoever begins has nothing to leave
+		return 0, nil // the first run has nothing to leave
 	}
 	left, err := collect(ctx, r.tx, func(row pgx.CollectableRow) (chat.SyncItem, error) {
 		i := chat.SyncItem{Type: chat.SyncLeft}
@@ -317,10 +317,7 @@ func (r *syncRun) conversations(ctx context.Context, args pgx.NamedArgs) (int, e
 	}
 	limit := args["limit"].(int)
 	args["limit"] = min(limit, chat.MaxPageSize) // each costs a few look-ups
-	found, err := collect(ctx, r.tx, func(row pgx.CollectableRow) (j joined, err error) {
-		err = row.Scan(&j.id, &j.seq)
-		return j, err
-	}, syncJoinedSQL, args)
+	found, err := collect(ctx, r.tx, fields(func(j *joined) []any { return []any{&j.id, &j.seq} }), syncJoinedSQL, args)
 	if err != nil || len(found) == 0 {
 		return 0, err
 	}
@@ -370,10 +367,7 @@ func (s *logPart) events() int64 { return max(s.last-s.after, 0) }
 func (r *syncRun) events(ctx context.Context, args pgx.NamedArgs) (int, error) {
 	limit := args["limit"].(int)
 	args["limit"] = limit + 1 // the one that the last page ended in may have nothing left
-	stretches, err := collect(ctx, r.tx, func(row pgx.CollectableRow) (s logPart, err error) {
-		err = row.Scan(&s.id, &s.after, &s.last)
-		return s, err
-	}, syncStretchesSQL, args)
+	stretches, err := collect(ctx, r.tx, fields(func(s *logPart) []any { return []any{&s.id, &s.after, &s.last} }), syncStretchesSQL, args)
 	if err != nil {
 		return 0, err
 	}

@@ -14,21 +14,21 @@ import (
 // future, where no snapshot sees them. So the database notes whose they are, and
 // settleOrigin, at every start, renews them when it finds itself elsewhere.
 
-// stamps are the columns with numbers of transactions. One that may be NULL says
+// xidColumns are the columns with transaction ids. One that may be NULL says
 // nothing then; each of the others names the transaction that renews it.
-var stamps = []struct{ table, column, definition, index string }{
-	{"events", "xid", stampedAlways, ""},
-	{"conversations", "last_xid", stampedAlways, ""},
-	{"participants", "joined_xid", stampedAlways, ""},
-	{"participants", "xid", stampedAlways, ""},
+var xidColumns = []struct{ table, column, definition, index string }{
+	{"events", "xid", alwaysSet, ""},
+	{"conversations", "last_xid", alwaysSet, ""},
+	{"participants", "joined_xid", alwaysSet, ""},
+	{"participants", "xid", alwaysSet, ""},
 	{"participants", "read_xid", "", ""},
-	{"users", "profile_xid", stampedAlways, "CREATE INDEX users_profile_xid ON users (profile_xid)"},
-	{"departures", "xid", stampedAlways, ""},
+	{"users", "profile_xid", alwaysSet, "CREATE INDEX users_profile_xid ON users (profile_xid)"},
+	{"departures", "xid", alwaysSet, ""},
 	{"presences", "changed", "", "CREATE INDEX presences_changed ON presences (changed, user_id) WHERE changed IS NOT NULL"},
-	{"contact_changes", "changed", stampedAlways, "CREATE INDEX contact_changes_changed ON contact_changes (changed, id)"},
+	{"contact_changes", "changed", alwaysSet, "CREATE INDEX contact_changes_changed ON contact_changes (changed, id)"},
 }
 
-const stampedAlways = ` NOT NULL DEFAULT pg_current_xact_id()`
+const alwaysSet = ` NOT NULL DEFAULT pg_current_xact_id()`
 
 const (
 	systemIdentifierSQL = `SELECT system_identifier FROM pg_control_system()`
@@ -45,7 +45,7 @@ ON CONFLICT ON CONSTRAINT sync_origin_pkey DO UPDATE SET id = excluded.id, syste
 	lockOriginSQL = `LOCK TABLE sync_origin IN EXCLUSIVE MODE`
 )
 
-// systemIdentifier tells one cluster from all others; 0 if we may not know.
+// systemIdentifier identifies a cluster; 0 if we may not read it.
 func systemIdentifier(ctx context.Context, q querier) (int64, error) {
 	id, err := collectOne(ctx, q, pgx.RowTo[int64], systemIdentifierSQL)
 	switch sqlState(err) {
@@ -55,12 +55,12 @@ func systemIdentifier(ctx context.Context, q querier) (int64, error) {
 	return id, err
 }
 
-// settled reports whether the stamps are those of the cluster.
+// settled reports whether the transaction ids are those of the cluster.
 func settled(ctx context.Context, q querier, system int64) (bool, error) {
 	return collectOne(ctx, q, pgx.RowTo[bool], settledSQL, pgx.NamedArgs{"system": system})
 }
 
-// settleOrigin notes which cluster the stamps are of, and renews them if that is not
+// settleOrigin stores which cluster the transaction ids are of, and renews them if that is not
 // this one: as new columns with a default, which does not touch the rows, so that it
 // takes a moment for any number of them. Cursors made before are refused from then
 // on. Of several at once one does it and the others wait.
@@ -92,7 +92,7 @@ func settleOrigin(ctx context.Context, conn *pgx.Conn, logger *slog.Logger) erro
 }
 
 func renewStamps(ctx context.Context, tx pgx.Tx) error {
-	for _, s := range stamps {
+	for _, s := range xidColumns {
 		column := "ALTER TABLE " + s.table + " DROP COLUMN " + s.column + ", ADD COLUMN " + s.column + " xid8" + s.definition
 		for _, sql := range []string{column, s.index} { // the index went with the column
 			if _, err := tx.Exec(ctx, sql); err != nil {

@@ -162,7 +162,7 @@ ORDER BY username USING ~<~ LIMIT @limit`
 const afterPrefix = "\U0010ffff"
 
 // SearchUsers implements identity.Store. The order is by bytes. A prefix that no
-// user name can have finds nobody.
+// user name can have matches nobody.
 func (s *Store) SearchUsers(ctx context.Context, prefix, after string, limit int) ([]chat.User, error) {
 	if !storable(prefix) || !storable(after) {
 		return []chat.User{}, nil

@@ -225,9 +225,9 @@ FROM sessions s WHERE EXISTS (
 // Verify reads the whole database in one snapshot and returns what contradicts
 // Parley's promises: each log is numbered 1 … last_seq without gaps, in order of
 // time; a clientMsgId is stored once; what is referred to exists; a pair of users
-// has one direct conversation; a group has one owner; nobody has left and takes part;
-// has one direct conversation; nobody has read, or was delivered, more than there is; a session has acknowledged no
-// more than there is, and its packets on their way are numbered in a row. None is an empty slice.
+// has one direct conversation; a group has one owner; nobody who has left is a participant;
+// nobody has read, or was delivered, more than there is; a session has acknowledged no
+// more than there is, and its packets in flight are numbered consecutively. None is an empty slice.
 //
 // It may run beside writers, takes as long as reading every event, and returns at
 // most MaxViolations of each rule. Errors are those of the connection.

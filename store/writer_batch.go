@@ -23,7 +23,7 @@ type group struct {
 	decided map[*chat.Append]decision // commands that are not to be stored, and why
 
 	followers map[*chat.Append][]*chat.Append // repeats within the batch, settled with their leader
-	stored    []stored                        // given away after the commit
+	stored    []stored                        // published after the commit
 }
 
 type conversationPart struct {

@@ -13,7 +13,7 @@ import (
 // (edits, deletions, reactions) takes a transaction of three round trips more: it
 // locks the conversations, reads what the commands are about, has chat decide them in
 // their order, stores the events of all that is to be stored as any batch, and
-// changes what they are about. Whoever changes a message holds the lock on its
+// applies their effects. Every transaction that changes a message holds the lock on its
 // conversation, so that what was read stays true until the commit.
 
 // decision says why a command is not stored. The zero value: there is nothing to do.

@@ -428,8 +428,8 @@ func (s *statement) findResent(ctx context.Context, e *chat.Event, since time.Ti
 	if err := s.acquire(ctx); err != nil {
 		return nil, err
 	}
-	// A first sending whose outcome is not known may hang in its commit: whoever
-	// holds the conversation's row has ended when this returns.
+	// A first sending whose outcome is unknown may hang in its commit: the transaction
+	// that holds the conversation's row has ended when this returns.
 	if _, err := s.conn.Exec(ctx, lockConversationSQL, e.ConversationID); err != nil {
 		return nil, translate("store.findResent", err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Query is what somebody looks for: all of its phrases must be in a text.
+// Query is a search: all of its phrases must be in a text.
 type Query struct {
 	Phrases []Phrase // 1 to chat.MaxSearchWords, all different
 }
@@ -25,7 +25,7 @@ type Term struct {
 	Prefix bool   // words that begin with it will do
 }
 
-// ParseQuery reads what somebody has typed. Words are separated by spaces; each finds
+// ParseQuery parses a search as typed. Words are separated by spaces; each finds
 // the words that begin with it. What is typed without a space between ("don't",
 // "e-mail", 東京) must be together in the text, and so must words in double quotes,
 // which must also be complete. Invalid naming q if it has no word in it, or is over a

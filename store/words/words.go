@@ -60,7 +60,7 @@ type class byte
 
 const (
 	other  class = iota
-	letter       // goes on with the word
+	letter       // continues the word
 	alone        // is a word by itself
 	emoji
 	extend // belongs to the character before
