@@ -78,7 +78,7 @@ func (s *Service) blockChanged(user, other ID, c *BlockChange, err error) error 
 	s.peers.Notify(Notice{Block: &BlockNotice{user, other}}, nil)
 	if err != nil {
 		if c != nil && !c.Conversation.IsZero() {
-			s.doubt(c.Conversation)
+			s.unconfirmed.add(c.Conversation)
 		}
 		return err
 	}

@@ -68,9 +68,6 @@ type GroupStore interface {
 	SetParticipantRole(ctx context.Context, c ParticipantChange, now time.Time) (*GroupChange, error)
 	// GetParticipants returns those of the users who are participants, ascending.
 	GetParticipants(ctx context.Context, conversation ID, users []ID) ([]Participant, error)
-	// AwaitRoster is GetRoster after waiting for transactions that are changing the
-	// conversation: it includes a commit whose answer was lost.
-	AwaitRoster(ctx context.Context, conversation ID) (*Roster, error)
 }
 
 // UpdateConversation changes a group's title or history, as its owner or an admin, and
@@ -156,7 +153,7 @@ func NoParticipant(user ID) error {
 func (s *Service) groupChanged(ctx context.Context, conversation ID, c *GroupChange, err error) error {
 	if err != nil {
 		if CodeOf(err) == Unavailable {
-			s.doubt(conversation)
+			s.unconfirmed.add(conversation)
 		}
 		return err
 	}

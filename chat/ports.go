@@ -12,7 +12,7 @@ type Append struct {
 	Resent bool      // the packet is sent again and its ClientMsgID is a ResendKey: look before storing
 	Since  time.Time // Resent: the first sending was stored after this, if it was
 	Repeat bool      // outcome: the event was stored before, under the same key; or, without a Seq, there was nothing to do
-	Done   Waiter    // told the outcome
+	Done   Waiter    // notified of the outcome
 
 	// Device and Epoch name the connection that the packet came over, where a resent
 	// packet can be recognised by nothing else; "" otherwise. The event is stored only
@@ -27,7 +27,7 @@ type Append struct {
 	recheckedAt int64 // the MembersVersion that Recheck has accepted
 }
 
-// Waiter is told what became of an Append.
+// Waiter is notified of what became of an Append.
 type Waiter interface {
 	// Committed is called exactly once for every Append that Log.Append took:
 	// after its transaction is durable (err nil), or when it is certain that it
@@ -38,7 +38,7 @@ type Waiter interface {
 
 // Log is the durable log of all conversations.
 type Log interface {
-	// Append queues a for its conversation's writer and returns; a.Done hears of
+	// Append queues a for its conversation's writer and returns; a.Done is notified of
 	// the outcome. Events of one conversation are stored in the order of their
 	// Append calls. It blocks while the queue is full, within a limit of its own
 	// and until ctx ends (Unavailable; a.Done is then not called).
@@ -126,24 +126,23 @@ type Reader interface {
 	GetReceipts(ctx context.Context, user ID, message *Event) (*Receipts, error)
 }
 
-// Store is the rest of what the rules need of the database. All methods block
-// for a round trip and return chat errors; a database that is away is
-// Unavailable, and a call may be repeated then.
+// Store is everything that a Service needs of the database: the sum of the interfaces that
+// its parts declare. All methods block for a round trip and return chat errors; an
+// unavailable database is Unavailable, and a call may be repeated then.
 type Store interface {
 	Reader
+	RosterStore
+	GroupStore
+	BlockStore
 	NameStore
 	SyncStore
 	SearchStore
 	ReadStore
 	DeliveredStore
 
-	// GetRoster returns a conversation's members, or NotFound.
-	GetRoster(ctx context.Context, conversation ID) (*Roster, error)
 	// CreateConversation stores a conversation, its participants and its first
 	// event in one transaction. Conflict with Existing set if the two users have
 	// a direct conversation already; NotFound naming the field if a user does
 	// not exist.
 	CreateConversation(ctx context.Context, n NewConversation, now time.Time) (*Conversation, *Event, error)
-	GroupStore
-	BlockStore
 }

@@ -6,17 +6,26 @@ import (
 	"time"
 )
 
+// RosterStore reads who is a member of a conversation.
+type RosterStore interface {
+	// GetRoster returns a conversation's members, or NotFound.
+	GetRoster(ctx context.Context, conversation ID) (*Roster, error)
+	// AwaitRoster is GetRoster after waiting for transactions that are changing the
+	// conversation: it includes a commit whose answer was lost.
+	AwaitRoster(ctx context.Context, conversation ID) (*Roster, error)
+}
+
 // Rosters caches who is a member of what, so that a publish costs no query. An
-// entry may be older than the database: what is decided by it is decided
+// entry may be older than the database: a decision made by it is made
 // again by the commit, which fails if the roster's version is no longer the current one, and
 // a caller that sees a newer version calls Reload.
 //
 // It holds at most maxMembers user ids; beyond that it forgets entries at random.
 // It is safe for concurrent use. No lock is held while the store is asked.
 type Rosters struct {
-	store      Store
+	store      RosterStore
 	maxMembers int
-	changed    func(*Roster) // told of each roster that is new to the cache; may be nil, and is called without locks
+	changed    func(*Roster) // called without locks for each roster that is new to the cache; may be nil
 
 	mu      sync.RWMutex
 	entries map[ID]*Roster    // mu guards
@@ -31,7 +40,7 @@ type rosterGet struct {
 }
 
 // NewRosters returns an empty cache over the store.
-func NewRosters(store Store, maxMembers int) *Rosters {
+func NewRosters(store RosterStore, maxMembers int) *Rosters {
 	return &Rosters{store: store, maxMembers: maxMembers, entries: map[ID]*Roster{}, loading: map[ID]*rosterGet{}}
 }
 
@@ -50,17 +59,16 @@ func (c *Rosters) cached(conversation ID) *Roster {
 	return c.entries[conversation]
 }
 
-// Reload asks the store, whatever the cache holds.
+// Reload is Get by a query that begins after the call, whatever the cache holds.
 func (c *Rosters) Reload(ctx context.Context, conversation ID) (*Roster, error) {
 	return c.load(ctx, conversation, false)
 }
 
 // Require returns the roster if the user is in it, and Forbidden otherwise, in
-// the same words whether or not there is such a conversation. A user whom the
-// cache does not know is looked for in the store before the answer is no, for at
-// most storePatience.
+// the same words whether or not the conversation exists. If the cache says that the user
+// is not a member, the store is asked, for at most storePatience.
 func (c *Rosters) Require(ctx context.Context, conversation, user ID) (*Roster, error) {
-	if r := c.cached(conversation); r != nil && r.Has(user) { // every publish passes here
+	if r := c.cached(conversation); r != nil && r.Has(user) { // the path of every publish
 		return r, nil
 	}
 	ctx, cancel := WithDeadline(ctx, storePatience, "chat.Rosters")
@@ -81,8 +89,8 @@ func (c *Rosters) Require(ctx context.Context, conversation, user ID) (*Roster, 
 // storePatience is how long a sender waits for the store.
 const storePatience = 10 * time.Second
 
-// NotParticipant is the one answer for conversations that are not there and
-// conversations of others.
+// NotParticipant is the error for conversations that do not exist and for those of other
+// users alike.
 func NotParticipant(conversation ID) error {
 	return &Error{Code: Forbidden, Field: "conversationId", Msg: "you are not a participant of conversation " + conversation.String()}
 }
@@ -111,19 +119,19 @@ func (c *Rosters) load(ctx context.Context, conversation ID, share bool) (*Roste
 	}
 }
 
-// put keeps a roster that is known without asking.
+// put caches a roster that was not loaded by Get or Reload.
 func (c *Rosters) put(r *Roster) { c.keep(r.ConversationID, &rosterGet{r: r}) }
 
-// keep puts what was found into the cache, unless that knows better.
+// keep puts the result of a query into the cache, unless the cache holds a newer version.
 func (c *Rosters) keep(conversation ID, g *rosterGet) {
 	if c.exchange(conversation, g) && c.changed != nil {
 		c.changed(g.r)
 	}
 }
 
-// exchange reports whether the roster is of another version than the one that was
-// cached. That is kept beside it if it is of the version before, for the events that
-// were stored at that one and are still on their way.
+// exchange reports whether the roster's version differs from the cached one's. The cached
+// roster is kept as g.r.before if it is the version just before, for events that were
+// stored at that version and are still to be published.
 func (c *Rosters) exchange(conversation ID, g *rosterGet) (kept bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -173,7 +181,7 @@ func (r *Roster) size() int {
 	return len(r.Members) + len(r.before.Members)
 }
 
-// remaining returns r with those only who were members at the version before, too.
+// remaining returns r reduced to those who were also members at the version before.
 func (r *Roster) remaining() *Roster {
 	out := *r
 	out.before, out.Members = nil, make([]ID, 0, min(len(r.Members), len(r.before.Members)))

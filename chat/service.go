@@ -23,15 +23,15 @@ type Service struct {
 
 	dropSuperseded func(SupersededNotice) bool
 
-	clock    Clock
-	typing   *Typing
-	hidden   *hidden
-	presence PresenceEngine
-	searches *searches
-	reads    *reads
-	doubts   doubts
-	resends  atomic.Uint32
-	names    names
+	clock       Clock
+	typing      *Typing
+	hidden      *hidden
+	presence    PresenceEngine
+	searches    *searches
+	reads       *reads
+	unconfirmed unconfirmed
+	resends     atomic.Uint32
+	names       names
 }
 
 // NewService returns the rules over a store. Use is to be called before anything else.
@@ -219,7 +219,7 @@ func (s *Service) arrived(ctx context.Context, e *Event, membersVersion int64, p
 			return nil
 		}
 		if !wait.Sleep(ctx) {
-			s.doubt(e.ConversationID)
+			s.unconfirmed.add(e.ConversationID)
 			return nil
 		}
 	}
@@ -253,7 +253,7 @@ func (s *Service) CreateConversation(ctx context.Context, n NewConversation) (*C
 	c, e, err := s.store.CreateConversation(ctx, n, Timestamp(s.clock.Now()))
 	if err != nil {
 		if CodeOf(err) == Unavailable { // it may be there all the same
-			s.doubt(n.ID)
+			s.unconfirmed.add(n.ID)
 		}
 		return nil, err
 	}

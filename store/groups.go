@@ -363,7 +363,7 @@ func (s *Store) GetParticipants(ctx context.Context, conversation chat.ID, users
 	return found, translate("store.GetParticipants", err)
 }
 
-// AwaitRoster implements chat.GroupStore.
+// AwaitRoster implements chat.RosterStore.
 func (s *Store) AwaitRoster(ctx context.Context, conversation chat.ID) (*chat.Roster, error) {
 	const op = "store.AwaitRoster"
 	var r *chat.Roster
