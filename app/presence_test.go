@@ -389,6 +389,8 @@ func TestPresenceAfterACrash(t *testing.T) {
 	began := time.Now().Add(-time.Minute) // at the earliest
 	a.Device(t, ann, brokertest.Connect{ClientID: "phone"})
 	settled(t, a, ann)
+	db := storetest.Open(t, dsn)
+	storetest.Heartbeat(t, db, "parley") // processes that share a database without Redis have no lease to keep
 	b := apptest.StartOn(t, dsn, never)
 	_, heard := watcher(t, b, bob, 4, ann)
 	if last := heard[ann.ID.String()].LastOnlineAt; last == nil || last.Before(began) || last.After(time.Now()) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
 	"github.com/parleymq/parley/presence"
@@ -103,12 +104,20 @@ func (c *cluster) start(name string) *node {
 	})
 	n.rules = chat.NewService(c.db, chat.SystemClock{}, n)
 	n.rules.Use(nil, n)
-	if err := c.db.SeeNode(c.Context(), name, time.Now()); err != nil {
-		c.Fatal(err)
-	}
+	storetest.Heartbeat(c, c.db, name)
 	ctx, cancel := context.WithCancel(context.Background()) // the node's life
 	n.life, n.cancel = ctx, cancel
-	go func() { n.done <- n.Run(ctx) }() // ends with stop
+	go func() { // ends with stop
+		var beat sync.WaitGroup
+		beat.Go(func() {
+			for backoff.Sleep(ctx, 5*time.Second) {
+				storetest.Heartbeat(c, c.db, name)
+			}
+		})
+		err := n.Run(ctx)
+		beat.Wait()
+		n.done <- err
+	}()
 	c.mu.Lock()
 	c.nodes[name] = n
 	c.mu.Unlock()

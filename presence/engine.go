@@ -160,7 +160,6 @@ func (e *Engine) Stats() Stats {
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { e.lookAfterNodes(ctx) })
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	heal := time.NewTimer(e.o.Heal)
@@ -168,6 +167,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if e.alone() {
 		heal.Stop()
 	} else {
+		wg.Go(func() { e.releaseDead(ctx) })
 		e.heal(ctx) // begins with what changes from now on
 	}
 	for {
@@ -280,7 +280,7 @@ func (e *Engine) forget(u *user, now time.Time) {
 	}
 }
 
-// stop stores what was not stored yet, and until when the node was alive. At one of several
+// stop stores what was not stored yet. At one of several
 // nodes those who have a device here keep their NodePresence: they come back to another node,
 // or it is released like that of a dead node. At a lone node everybody is gone.
 func (e *Engine) stop(ctx context.Context) {
@@ -305,6 +305,5 @@ func (e *Engine) stop(ctx context.Context) {
 		}
 		sh.mu.Unlock()
 	}
-	e.try(ctx, "note until when the node was alive", e.seen)
 	e.share(ctx, users)
 }

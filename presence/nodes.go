@@ -9,20 +9,15 @@ import (
 )
 
 const (
-	aliveEvery   = 10 * time.Second
+	nodesEvery   = 10 * time.Second
 	releaseBatch = 1000             // NodePresences of a dead node that are released at once
 	silentNode   = 30 * time.Second // after which any node releases those of a dead one
 )
 
-// lookAfterNodes notes in the database that the node is alive: so long were its users here for
-// sure, should it crash. It releases dead nodes that nobody else has, and removes old changes
-// of contacts.
-func (e *Engine) lookAfterNodes(ctx context.Context) {
-	for ctx.Err() == nil {
-		e.try(ctx, "note that the node is alive", e.seen)
-		if !backoff.Sleep(ctx, aliveEvery) || e.alone() {
-			continue
-		}
+// releaseDead releases the dead nodes that no other node has released, and removes old
+// changes of contacts, every nodesEvery until ctx ends.
+func (e *Engine) releaseDead(ctx context.Context) {
+	for backoff.Sleep(ctx, nodesEvery) {
 		e.try(ctx, "look for dead nodes", func(ctx context.Context) error {
 			dead, err := e.o.Store.ListDeadNodes(ctx, e.self(), silentNode)
 			if err != nil {
@@ -34,19 +29,15 @@ func (e *Engine) lookAfterNodes(ctx context.Context) {
 	}
 }
 
-func (e *Engine) seen(ctx context.Context) error {
-	return e.o.Store.SeeNode(ctx, e.o.Node.Name, time.Now())
-}
-
-// self is this node, in this life.
+// self is this node in its present life.
 func (e *Engine) self() NodeID {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.node
 }
 
-// Rejoined notes that this node was evicted, and goes on under a new id (NodeID.ID): all who
-// are here are stored again. It does not block.
+// Rejoined gives this node, which was evicted, a new id (NodeID.ID): all its users are stored
+// again. It does not block.
 func (e *Engine) Rejoined(id string) {
 	e.mu.Lock()
 	e.node.ID = id
@@ -62,13 +53,12 @@ func (e *Engine) Rejoined(id string) {
 	}
 }
 
-// ReleaseNode releases the users of a node that has died, when the grace has passed since its
-// last sign of life: contacts, at all nodes, are notified of those who have not come back
-// elsewhere. It is called on one of the other nodes, and for its former lives on a node that
-// starts. Without an ID all lives are released that there are now, but for this node's own;
-// without SeenAt the database is asked. It
-// blocks until that is done, the database fails or ctx ends. It may be repeated; if the node
-// that does it ends meanwhile, another one does it.
+// ReleaseNode releases the users of a dead node once the grace has passed since its last
+// heartbeat: contacts, at all nodes, are notified of those who have not come back elsewhere.
+// It is called on one of the other nodes, and on a node that starts for its former lives.
+// Without an ID all present lives are released, except this node's own; without SeenAt the
+// database is asked. It blocks until that is done, the database fails or ctx ends. It may be
+// repeated; if the node that does it ends meanwhile, another one does it.
 func (e *Engine) ReleaseNode(ctx context.Context, dead DeadNode) error {
 	seen, now, err := e.o.Store.NodeSeen(ctx, dead.Name)
 	if err != nil {

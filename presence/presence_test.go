@@ -163,8 +163,6 @@ func (s *fakeStore) ListBlocked(context.Context, []chat.ID) ([][2]chat.ID, error
 	return s.blocked, s.fail
 }
 
-func (s *fakeStore) SeeNode(context.Context, string, time.Time) error { return nil }
-
 // audience remembers how users were shown to each.
 type audience struct {
 	mu    sync.Mutex

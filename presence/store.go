@@ -100,10 +100,8 @@ type Store interface {
 	// ListDeadNodes returns up to 100 lives of nodes that have NodePresences and have been
 	// silent for so long, and former lives of own.
 	ListDeadNodes(ctx context.Context, own NodeID, silent time.Duration) ([]DeadNode, error)
-	// SeeNode notes that the node is alive.
-	SeeNode(ctx context.Context, node string, now time.Time) error
-	// NodeSeen returns when a node was last seen alive, and the time now, both by the
-	// database's clock; zero: never.
+	// NodeSeen returns the time of a node's last heartbeat (zero: none) and the time now,
+	// both by the database's clock.
 	NodeSeen(ctx context.Context, node string) (seen, now time.Time, err error)
 	// ListPresenceChanges returns up to limit users, and up to limit changes of contacts, that
 	// have changed since the cursor.

@@ -95,7 +95,7 @@ func TestMigrateAcceptsNewerThatSaysSo(t *testing.T) {
 			continue
 		}
 		for _, err := range []error{err, s.CheckVersion(t.Context())} {
-			if e := wantError(t, err, chat.Invalid, "database"); !strings.Contains(e.Msg, fmt.Sprint("knows version ", want+1, " or more")) {
+			if e := wantError(t, err, chat.Invalid, "database"); !strings.Contains(e.Msg, fmt.Sprint("supports version ", want+1, " or newer")) {
 				t.Errorf("error %v does not say which version is needed", e)
 			}
 		}

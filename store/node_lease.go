@@ -84,8 +84,8 @@ func (l *NodeLease) args() pgx.NamedArgs {
 	return pgx.NamedArgs{"node": l.o.Node, "id": l.o.ID, "lease": l.o.Duration}
 }
 
-// seen_at is beat_at for releases that write it by itself. Joining leaves it as it was: it
-// says how long users were online at the node's former process.
+// seen_at is written with beat_at by each heartbeat: how long the users of the node were
+// online. Joining leaves it as it was at the node's former process.
 const joinNodesSQL = `
 WITH joined AS (
   INSERT INTO nodes (name, seen_at, id, beat_at, released) VALUES (@node, clock_timestamp(), @id, clock_timestamp(), false)
@@ -157,7 +157,8 @@ func (l *NodeLease) Released(ctx context.Context, node string) error {
 
 // What it had stays for as long as its users may come back elsewhere; then another node
 // releases it.
-const leaveNodesSQL = `UPDATE nodes SET id = NULL, released = false WHERE name = @node AND id = @id`
+const leaveNodesSQL = `
+UPDATE nodes SET id = NULL, released = false, beat_at = clock_timestamp(), seen_at = clock_timestamp() WHERE name = @node AND id = @id`
 
 // Close gives the lease up. It may be repeated.
 func (l *NodeLease) Close(ctx context.Context) error {

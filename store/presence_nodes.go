@@ -16,7 +16,7 @@ const (
 
 	deletePlacesSQL = `DELETE FROM presence_places WHERE user_id = ANY (@users::uuid[]) AND node = @node AND node_id = @node_id`
 
-	// Who was here by the word of an older Parley that knew of no places.
+	// For users stored as online by an older Parley, which did not write presence_places.
 	releaseOlderSQL = `
 UPDATE presences SET node = NULL, last_online_at = greatest(last_online_at, @seen::timestamptz) WHERE node = @node AND status IS NULL`
 )
@@ -54,8 +54,8 @@ UPDATE presences p SET node = NULL, status = NULL,
 WHERE p.node IS NOT NULL`
 )
 
-// ReleaseAllPresences is for a lone node that starts: whoever is stored as online was so for
-// as long as their node was last seen alive. It may be repeated.
+// ReleaseAllPresences is for a lone node that starts: users who are stored as online were so
+// until their node's last heartbeat. It may be repeated.
 func (s *Store) ReleaseAllPresences(ctx context.Context) error {
 	var b pgx.Batch
 	b.Queue(deleteAllPlacesSQL)
@@ -63,20 +63,7 @@ func (s *Store) ReleaseAllPresences(ctx context.Context) error {
 	return translate("store.ReleaseAllPresences", s.pool.SendBatch(ctx, &b).Close())
 }
 
-const seeNodeSQL = `
-INSERT INTO nodes (name, seen_at) VALUES (@node, @now)
-ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at`
-
-// SeeNode implements presence.Store.
-func (s *Store) SeeNode(ctx context.Context, node string, now time.Time) error {
-	_, err := s.pool.Exec(ctx, seeNodeSQL, pgx.NamedArgs{"node": node, "now": now})
-	return translate("store.SeeNode", err)
-}
-
-// A node whose heartbeat is recent is in its next life: its former one was last alive when
-// seen_at was written.
-const nodeSeenSQL = `
-SELECT (SELECT CASE WHEN beat_at > now() - interval '8 seconds' THEN seen_at ELSE greatest(seen_at, beat_at) END FROM nodes WHERE name = @node), now()`
+const nodeSeenSQL = `SELECT (SELECT greatest(seen_at, beat_at) FROM nodes WHERE name = @node), now()`
 
 // NodeSeen implements presence.Store.
 func (s *Store) NodeSeen(ctx context.Context, node string) (seen, now time.Time, err error) {

@@ -17,9 +17,7 @@ var nodeA, nodeB = presence.NodeID{Name: "a", ID: "a1"}, presence.NodeID{Name: "
 
 func putPlace(t *testing.T, s *store.Store, node presence.NodeID, list ...presence.NodePresence) []presence.Outcome {
 	t.Helper()
-	if err := s.SeeNode(t.Context(), node.Name, time.Now()); err != nil {
-		t.Fatal(err)
-	}
+	storetest.Heartbeat(t, s, node.Name)
 	outcomes, err := s.PutNodePresences(t.Context(), node, list)
 	if err != nil || len(outcomes) != len(list) {
 		t.Fatalf("PutNodePresences = %+v, %v; want %d", outcomes, err, len(list))
@@ -80,9 +78,7 @@ func TestPlacesTogether(t *testing.T) {
 	s := storetest.New(t)
 	u := users(t, s, 40)
 	for _, n := range []string{"0", "1", "2"} {
-		if err := s.SeeNode(t.Context(), n, now); err != nil {
-			t.Fatal(err)
-		}
+		storetest.Heartbeat(t, s, n)
 	}
 	seed := seedtest.Seed(t)
 	var wg sync.WaitGroup
@@ -222,7 +218,7 @@ func TestDeadNodes(t *testing.T) {
 		t.Errorf("while all live, %v are dead; want the former life of b", got)
 	}
 	exec(t, s, `DELETE FROM nodes WHERE name = 'c'`)
-	exec(t, s, `UPDATE nodes SET seen_at = now() - interval '1 minute' WHERE name = 'a'`)
+	exec(t, s, `UPDATE nodes SET seen_at = now() - interval '1 minute', beat_at = now() - interval '1 minute' WHERE name = 'a'`)
 	if got := list(nodeB, 30*time.Second); !slices.Equal(got, []string{"aa1", "bb0", "cc1"}) {
 		t.Errorf("%v are dead", got)
 	}

@@ -174,7 +174,6 @@ var Statements = []Statement{
 	{"releaseOlderSQL", releaseOlderSQL, Rare, "all: presences", ""},
 	{"deleteAllPlacesSQL", deleteAllPlacesSQL, Rare, "all: presence_places", ""},
 	{"releaseAllPresencesSQL", releaseAllPresencesSQL, Rare, "all: presences", ""},
-	{"seeNodeSQL", seeNodeSQL, Rare, "", ""},
 	{"nodeSeenSQL", nodeSeenSQL, Rare, "", ""},
 	{"listDeadNodesSQL", listDeadNodesSQL, Rare, "all: presence_places", ""},
 	// retained.go

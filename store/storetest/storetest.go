@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -99,6 +100,20 @@ func Open(t testing.TB, dsn string) *store.Store {
 	}
 	t.Cleanup(s.Close)
 	return s
+}
+
+// Heartbeat has a node join and leave: it was alive just now, as the database knows.
+func Heartbeat(t testing.TB, s *store.Store, node string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	lease, err := s.AcquireNodeLease(ctx, store.NodeLeaseOptions{Node: node, ID: "test", Duration: time.Minute}, 0)
+	if err == nil {
+		err = lease.Close(ctx)
+	}
+	if err != nil {
+		t.Error("heartbeat:", err)
+	}
 }
 
 // Check is the oracle: it reads everything in the database and reports, as an
