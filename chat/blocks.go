@@ -91,7 +91,7 @@ const (
 	hiddenPatience = 2 * time.Second
 	hiddenRetry    = time.Second      // pause of all queries after one has failed
 	hiddenFresh    = 30 * time.Second // after which an entry is read again: a block whose commit went unanswered takes effect by then
-	maxHidden      = 1_000_000        // entries and ids in the cache
+	maxHidden      = 1_000_000        // entries and ids, after which the cache is emptied
 )
 
 // hidden caches which members of a group are hidden from a user by a block. A block
@@ -104,7 +104,7 @@ type hidden struct {
 
 	mu      sync.Mutex
 	entries map[ID]map[ID]*hiddenEntry // mu guards: by user and conversation
-	size    int                        // mu guards: entries and their ids
+	added   int                        // mu guards: entries and their ids since the cache was last empty, replaced ones included
 	failed  time.Time                  // mu guards: when a query last failed
 }
 
@@ -172,35 +172,14 @@ func (h *hidden) keep(conversation, user ID, e *hiddenEntry, at uint64) {
 	if h.current() != at {
 		return
 	}
-	h.drop(user, conversation)
+	if h.added += 1 + len(e.users); h.added > maxHidden {
+		clear(h.entries)
+		h.added = 1 + len(e.users)
+	}
 	if h.entries[user] == nil {
 		h.entries[user] = map[ID]*hiddenEntry{}
 	}
 	h.entries[user][conversation] = e
-	h.size += 1 + len(e.users)
-	for id, of := range h.entries { // map order is as good as random
-		for c := range of {
-			if h.size <= maxHidden {
-				return
-			}
-			if id != user || c != conversation {
-				h.drop(id, c)
-			}
-		}
-	}
-}
-
-// drop removes an entry. mu is held.
-func (h *hidden) drop(user, conversation ID) {
-	e := h.entries[user][conversation]
-	if e == nil {
-		return
-	}
-	h.size -= 1 + len(e.users)
-	delete(h.entries[user], conversation)
-	if len(h.entries[user]) == 0 {
-		delete(h.entries, user)
-	}
 }
 
 // forget removes the entries of users after a block between them has changed.
@@ -209,8 +188,6 @@ func (h *hidden) forget(users ...ID) {
 	defer h.mu.Unlock()
 	h.n.Add(1)
 	for _, user := range users {
-		for conversation := range h.entries[user] {
-			h.drop(user, conversation)
-		}
+		delete(h.entries, user)
 	}
 }

@@ -11,7 +11,7 @@ import (
 const MaxMentions = 50
 
 const (
-	maxKnownNames = 100_000 // in the cache
+	maxKnownNames = 100_000 // after which the cache is emptied
 	maxNames      = 4       // that one mention may stand for
 )
 
@@ -22,8 +22,8 @@ type NameStore interface {
 	FindUsernames(ctx context.Context, usernames []string) (map[string]ID, error)
 }
 
-// names caches the ids of user names, which never change. It is safe for concurrent use
-// and removes names at random beyond maxKnownNames.
+// names caches the ids of user names, which never change; a full cache is emptied. It is
+// safe for concurrent use.
 type names struct {
 	mu  sync.RWMutex
 	ids map[string]ID // mu guards
@@ -51,18 +51,12 @@ func (n *names) find(ctx context.Context, store NameStore, wanted []string) (map
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.ids == nil {
+	if n.ids == nil || len(n.ids) >= maxKnownNames {
 		n.ids = map[string]ID{}
 	}
 	for name, id := range more {
 		found[name] = id
 		n.ids[name] = id
-	}
-	for name := range n.ids { // map order is as good as random
-		if len(n.ids) <= maxKnownNames {
-			break
-		}
-		delete(n.ids, name)
 	}
 	return found, nil
 }

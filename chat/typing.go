@@ -269,8 +269,8 @@ func (t *Typing) notify(sh *typingShard) {
 			signals := t.due(sh, who)
 			sh.mu.Unlock()
 			for _, s := range signals {
-				if s.forward {
-					t.forward(TypingNotice{ConversationID: who.conversation, UserID: who.user, Typing: s.typing}, s.users)
+				if s.notice != nil {
+					t.forward(*s.notice, s.users)
 				}
 				t.signal(who.conversation, s.payload, s.users, s.except)
 			}
@@ -283,8 +283,7 @@ type typingSignal struct {
 	payload []byte
 	users   []ID
 	except  func(ID) bool
-
-	forward, typing bool // notify other nodes too: whether the user types at this one
+	notice  *TypingNotice // for the other nodes; nil: none
 }
 
 // due takes a typist out of the queue and returns what is to be sent: nothing if the
@@ -308,9 +307,11 @@ func (t *Typing) due(sh *typingShard, who *typist) (signals []typingSignal) {
 		who.newlyHidden = nil
 	}
 	if payload != nil {
-		s := typingSignal{payload: payload, users: who.roster.Members, except: who.unseen(), typing: t.forward != nil && who.typesHere()}
-		s.forward = s.typing || who.forwarded
-		who.forwarded = s.typing
+		s := typingSignal{payload: payload, users: who.roster.Members, except: who.unseen()}
+		if here := t.forward != nil && who.typesHere(); here || who.forwarded {
+			s.notice = &TypingNotice{ConversationID: who.conversation, UserID: who.user, Typing: here}
+			who.forwarded = here
+		}
 		signals = append(signals, s)
 	}
 	t.schedule(sh, who, now)
