@@ -12,7 +12,7 @@ import (
 	"github.com/parleymq/parley/cluster"
 )
 
-// network is a Redis of the test's own, which counts, and loses what it is told to.
+// network stands in for Redis: it counts, and loses the frames that the test tells it to.
 type network struct {
 	mu        sync.Mutex
 	links     map[string]*link
@@ -159,7 +159,7 @@ func (n *network) lookedUp() int {
 	return n.lookups
 }
 
-// rules passes over everything.
+// rules ignores everything.
 type rules struct{}
 
 func (rules) ReceiveEvent(context.Context, *chat.Event, int64)      {}
@@ -194,8 +194,8 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// An event goes once to each node where a member is, to no other, and asks for nobody
-// whose place is known.
+// An event goes once to each node where a member is, to no other, and looks up nobody
+// whose location is cached.
 func TestRouting(t *testing.T) {
 	t.Parallel()
 	n := newNetwork()

@@ -65,7 +65,7 @@ func (p *lease) Close(context.Context) error       { return p.with(func() { p.en
 type sessions struct {
 	rules
 	mu         sync.Mutex
-	heard      []int64
+	hinted     []int64
 	superseded []string
 	moved      []int64
 	gaveUp     int
@@ -77,7 +77,7 @@ type sessions struct {
 func (s *sessions) note(f func()) { s.mu.Lock(); f(); s.mu.Unlock() }
 
 func (s *sessions) HintFollowers(_ chat.ID, seq int64) {
-	s.note(func() { s.heard = append(s.heard, seq) })
+	s.note(func() { s.hinted = append(s.hinted, seq) })
 }
 
 func (s *sessions) ReceiveNotice(_ context.Context, _ string, n chat.Notice) {
@@ -87,7 +87,7 @@ func (s *sessions) DisconnectAll() { s.note(func() { s.gaveUp++ }) }
 func (s *sessions) Recheck(context.Context) (n int, err error) {
 	s.note(func() {
 		if s.rechecks++; s.rechecks <= s.fails {
-			err = errors.New("the database is away")
+			err = errors.New("the database is unavailable")
 		}
 	})
 	return 0, err
@@ -113,22 +113,22 @@ func runKeeper(t *testing.T, p *lease, s *sessions, release func(context.Context
 	return k, func() error { cancel(); return <-done }
 }
 
-// A node whose lease has expired is evicted, and what it had is released until that
-// succeeds; but by nobody who was away himself.
+// A node whose lease has expired is evicted and then released, with repeated attempts, but
+// not by a node that has not sent heartbeats itself.
 func TestKeeperEvicts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p, s := &lease{}, &sessions{}
 		dead := chat.NodeState{Name: "dead", ID: "1"}
 		p.beat.Others = []chat.NodeState{{Name: "alive", ID: "2", Alive: true}, dead}
-		p.err = errors.New("the database is away")
+		p.err = errors.New("the database is unavailable")
 		var mu sync.Mutex
 		var tries []string
 		_, stop := runKeeper(t, p, s, func(_ context.Context, n chat.NodeState) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if tries = append(tries, n.Name); len(tries) == 1 {
-				return errors.New("the database is away")
+				return errors.New("the database is unavailable")
 			}
 			return nil
 		})
@@ -181,13 +181,13 @@ func TestKeeperReads(t *testing.T) {
 			t.Error(err)
 		}
 		s.note(func() {
-			if !slices.Equal(s.heard, []int64{7}) || !slices.Equal(s.moved, []int64{8}) || !slices.Equal(s.superseded, []string{"phone"}) {
+			if !slices.Equal(s.hinted, []int64{7}) || !slices.Equal(s.moved, []int64{8}) || !slices.Equal(s.superseded, []string{"phone"}) {
 				t.Errorf("when Sync has returned: %+v", s)
 			}
 		})
 		time.Sleep(10 * time.Second)
 		s.note(func() {
-			if !slices.Equal(s.heard, []int64{7, 7}) || len(s.moved) != 2 || len(s.superseded) != 2 || s.rechecks != 3 {
+			if !slices.Equal(s.hinted, []int64{7, 7}) || len(s.moved) != 2 || len(s.superseded) != 2 || s.rechecks != 3 {
 				t.Errorf("later: %+v", s)
 			}
 		})
@@ -258,8 +258,8 @@ func TestKeeperDoesNotWaitForMembers(t *testing.T) {
 		})
 		time.Sleep(5 * time.Second)
 		s.note(func() {
-			if !slices.Contains(s.heard, 100) || !slices.Contains(s.superseded, "phone") {
-				t.Errorf("after 5 s the sessions have heard of %v, and of devices %v", s.heard, s.superseded)
+			if !slices.Contains(s.hinted, 100) || !slices.Contains(s.superseded, "phone") {
+				t.Errorf("after 5 s the sessions have hints of %v, and these devices were superseded: %v", s.hinted, s.superseded)
 			}
 		})
 		_ = p.with(func() {

@@ -2,7 +2,7 @@ package redis
 
 import "fmt"
 
-// Describe parses a URL and says what was understood, without connecting.
+// Describe parses a URL and returns a description, without connecting.
 func Describe(raw string) (string, error) {
 	t, err := parseURL(raw)
 	if err != nil {
@@ -27,7 +27,7 @@ func Message(sender string, seq uint64, frames ...[]byte) []byte {
 	return b
 }
 
-// ReadMessage takes a message apart; ok is false for one that is passed over.
+// ReadMessage splits a message; ok is false for one that is ignored.
 func ReadMessage(b []byte) (sender string, seq uint64, frames [][]byte, ok bool) {
 	m, v := readMessage(b)
 	if v != good {

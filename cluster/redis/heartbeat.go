@@ -93,7 +93,9 @@ func (l *Link) heartbeat(ctx context.Context) {
 		}
 		if !was && ever {
 			l.metrics.flushes.WithLabelValues("lease").Inc()
-			l.logger.Warn("Redis has lost its data; registering all users again", "redis", l.target.String())
+			if !back {
+				l.logger.Warn("Redis has lost its data; registering all users again", "redis", l.target.String())
+			}
 		}
 		if !was || back { // after an outage it may be a replica that knows less
 			l.reg.registerAll()

@@ -35,8 +35,8 @@ type peer struct {
 	buffer []byte // of the last message, for the next one; owned by send
 }
 
-// publication is one message to one peer.
-type publication struct {
+// outgoing is the next message to one peer.
+type outgoing struct {
 	*peer
 	frames    [][]byte
 	message   []byte
@@ -65,7 +65,7 @@ func (p *peers) queued() (n int) {
 
 // take takes the frames of the next message to each peer for which some wait: up to
 // maxPacked bytes, but at least one frame.
-func (p *peers) take() (all []publication) {
+func (p *peers) take() (all []outgoing) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, q := range p.byID {
@@ -77,7 +77,7 @@ func (p *peers) take() (all []publication) {
 		if n == 0 {
 			continue
 		}
-		all = append(all, publication{peer: q, frames: q.frames[:n:n]})
+		all = append(all, outgoing{peer: q, frames: q.frames[:n:n]})
 		q.bytes -= size
 		if q.frames = q.frames[n:]; len(q.frames) == 0 {
 			q.frames = nil // lets go of the frames that were taken

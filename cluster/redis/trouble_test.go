@@ -15,9 +15,9 @@ import (
 	"github.com/parleymq/parley/cluster/redistest"
 )
 
-// outage is what every kind of trouble has to show: while it lasts nothing blocks and
-// nothing is sent, what is registered meanwhile is not forgotten, and afterwards all is as
-// before, by itself. The log has one line for each change.
+// outage checks what holds for every kind of outage: while it lasts nothing blocks and
+// nothing is sent, users who are registered meanwhile are not forgotten, and afterwards
+// everything recovers by itself. The log has one line for each change.
 func outage(t *testing.T, url string, begin, end func()) {
 	t.Helper()
 	all := together(t, url, []string{"a", "b"})
@@ -30,12 +30,12 @@ func outage(t *testing.T, url string, begin, end func()) {
 	drain(a, b)
 
 	begin()
-	redistest.Await(t, "both to see the trouble", func() bool { return !a.Healthy() && !b.Healthy() })
+	redistest.Await(t, "both to notice the outage", func() bool { return !a.Healthy() && !b.Healthy() })
 	for _, n := range all {
 		select {
 		case <-n.Changed():
 		case <-time.After(redistest.Patience):
-			t.Error("Changed says nothing of the trouble")
+			t.Error("Changed holds no value after the outage began")
 		}
 	}
 	redistest.Await(t, "Send to refuse", func() bool { return !a.Send("b", []byte("during")) })
@@ -53,7 +53,7 @@ func outage(t *testing.T, url string, begin, end func()) {
 	a.Unregister(w)
 	redistest.Await(t, "the peers to be out of reach", func() bool { return len(a.Peers()) == 0 })
 	if got := a.log.count(awayLine); got != 1 {
-		t.Errorf("the log says %d times that Redis is away, want once:\n%s", got, a.log.String())
+		t.Errorf("the log says %d times that Redis is unavailable, want once:\n%s", got, a.log.String())
 	}
 	if got := a.value(t, "parley_redis_up"); got != 0 {
 		t.Errorf("parley_redis_up = %v, want 0", got)
@@ -67,7 +67,7 @@ func outage(t *testing.T, url string, begin, end func()) {
 		return b.where(t, u) == "a" && b.where(t, v) == "a" && b.where(t, w) == ""
 	})
 	if got := a.log.count(backLine); got != 2 {
-		t.Errorf("the log says %d times that Redis is there, want twice:\n%s", got, a.log.String())
+		t.Errorf("the log says %d times that Redis answers, want twice:\n%s", got, a.log.String())
 	}
 }
 
@@ -92,7 +92,7 @@ func TestKilledAndRestartedTLS(t *testing.T) {
 	outage(t, s.URL(), s.Kill, s.Restart)
 }
 
-// A server that does not answer keeps nobody waiting.
+// A server that does not answer blocks nothing.
 func TestPaused(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
@@ -111,7 +111,7 @@ func TestFull(t *testing.T) {
 	outage(t, s.URL(), func() { s.Do("CONFIG", "SET", "maxmemory", "1") }, func() { s.Do("CONFIG", "SET", "maxmemory", "0") })
 }
 
-// The user of the URL loses its rights, or its password, while we are connected.
+// The user of the URL loses its permissions or its password while links are connected.
 func TestRightsTaken(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string][]any{"commands": {"-evalsha", "-eval"}, "keys": {"resetkeys"}, "password": {"resetpass", ">other"}} {
@@ -128,14 +128,14 @@ func TestRightsTaken(t *testing.T) {
 	}
 }
 
-// Somebody else's key has our name.
+// Another program uses the key with another type.
 func TestWrongType(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	outage(t, s.URL(), func() { s.Do("SET", "parley:nodes", "x") }, func() { s.Do("DEL", "parley:nodes") })
 }
 
-func TestWholeClusterAway(t *testing.T) {
+func TestWholeClusterUnavailable(t *testing.T) {
 	t.Parallel()
 	c := redistest.StartCluster(t, 3, false)
 	outage(t, c.URL(), func() {
@@ -149,8 +149,8 @@ func TestWholeClusterAway(t *testing.T) {
 	})
 }
 
-// Redis was there for nobody when the nodes started.
-func TestAwayAtStart(t *testing.T) {
+// Redis is unavailable when the nodes start.
+func TestUnavailableAtStart(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	s.Kill()
@@ -164,7 +164,7 @@ func TestAwayAtStart(t *testing.T) {
 	redistest.Await(t, "the user", func() bool { return b.where(t, u) == "a" })
 }
 
-// Everything that was in Redis is gone, and nothing else happens.
+// Redis loses all its data and goes on.
 func TestFlushed(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
@@ -211,7 +211,7 @@ func TestFlushed(t *testing.T) {
 		select {
 		case <-all[0].Changed():
 		case <-time.After(redistest.Patience):
-			t.Fatal("Changed says nothing of the flush")
+			t.Fatal("Changed holds no value after the flush")
 		}
 	}
 	whole(t, all...)
@@ -221,7 +221,7 @@ func TestFlushed(t *testing.T) {
 	}
 }
 
-// One server of a Cluster is emptied, not that of the leases: the slow renewal finds out.
+// One server of a Cluster loses its data, not that of the leases: the slow renewal notices.
 func TestFlushedInPart(t *testing.T) {
 	t.Parallel()
 	c := redistest.StartCluster(t, 3, false)
@@ -255,7 +255,7 @@ func TestFlushedInPart(t *testing.T) {
 	}
 }
 
-// The subscription is cut, again and again; the rest stays.
+// The connections of subscriptions are closed, again and again; the others stay.
 func TestSubscriptionCut(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"single", "cluster"} {
@@ -282,13 +282,13 @@ func TestSubscriptionCut(t *testing.T) {
 			}
 			whole(t, all...)
 			if got := all[0].log.count(awayLine); got != 0 {
-				t.Errorf("the log says that Redis is away:\n%s", all[0].log.String())
+				t.Errorf("the log says that Redis is unavailable:\n%s", all[0].log.String())
 			}
 		})
 	}
 }
 
-// All other connections are cut: publishing goes on with new ones.
+// All other connections are closed: publishing goes on with new ones.
 func TestConnectionsCut(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
@@ -300,14 +300,14 @@ func TestConnectionsCut(t *testing.T) {
 	whole(t, all...)
 }
 
-// An address begins to lead to another server while the old one lives on, with our
-// subscription: it looks healthy, and nobody publishes there any more.
+// An address leads to another server while the old one goes on, with the subscription: that
+// looks healthy, but nobody publishes there any more.
 func TestDeafSubscription(t *testing.T) {
 	t.Parallel()
 	old, next := redistest.Start(t), redistest.Start(t)
-	door := newDoor(t, old.Addr())
-	all := together(t, "redis://"+door.addr(), []string{"a", "b"})
-	door.lead(next.Addr())
+	proxy := newProxy(t, old.Addr())
+	all := together(t, "redis://"+proxy.addr(), []string{"a", "b"})
+	proxy.lead(next.Addr())
 	old.Do("CLIENT", "KILL", "TYPE", "normal") // pub/sub connections stay
 	whole(t, all...)
 	reach(t, all[0], all[1], "there")
@@ -317,7 +317,7 @@ func TestDeafSubscription(t *testing.T) {
 	})
 }
 
-// isMaster asks a server that may be changing its role, and cuts connections then.
+// isMaster asks a server that may be changing its role, and closes connections then.
 func isMaster(s *redistest.Server) bool {
 	role, err := s.Try("ROLE")
 	r, ok := role.([]any)
@@ -381,8 +381,8 @@ func TestClusterFailover(t *testing.T) {
 			redistest.Await(t, "the replica to be the master", func() bool {
 				return isMaster(c.Replicas[i])
 			})
-			// Whoever stays with the old master, now the replica, hears all the same: sharded
-			// messages go to all servers of a shard.
+			// A subscription that stays with the old master, now the replica, still receives:
+			// sharded messages go to all servers of a shard.
 			redistest.Await(t, "the subscription there", func() bool {
 				return name == "ordered" || subscribed(c.Replicas[i], "b")
 			})
@@ -424,7 +424,7 @@ func TestSlotsMove(t *testing.T) {
 	}
 }
 
-// One master of a Cluster is away for good: who is registered in the others is found.
+// One master of a Cluster is down for good: users registered at the others are found.
 func TestLocateInPart(t *testing.T) {
 	t.Parallel()
 	c := redistest.StartCluster(t, 3, false, "--cluster-require-full-coverage", "no")
@@ -451,13 +451,13 @@ func TestLocateInPart(t *testing.T) {
 	redistest.Await(t, "some to be unknown, and others known", func() bool {
 		nowhere, unknown, err := registered()
 		if nowhere > 0 {
-			t.Fatalf("%d users of a server that is away are said to be nowhere", nowhere)
+			t.Fatalf("%d users of a server that is down are said to be nowhere", nowhere)
 		}
 		return errors.Is(err, chat.Unavailable) && unknown > 0 && unknown < len(users)
 	})
 }
 
-// Rubbish in Redis is passed over.
+// Rubbish in Redis is ignored.
 func TestRubbish(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
@@ -531,8 +531,8 @@ func TestQueueFull(t *testing.T) {
 	reach(t, a, b, "after")
 }
 
-// door is an address that leads to one server or another.
-type door struct {
+// proxy is an address that leads to one server or another.
+type proxy struct {
 	l  net.Listener
 	mu sync.Mutex
 	to string
@@ -540,54 +540,54 @@ type door struct {
 	on []net.Conn
 }
 
-func newDoor(t *testing.T, to string) *door {
+func newProxy(t *testing.T, to string) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &door{l: l, to: to}
-	d.wg.Go(d.serve)
+	p := &proxy{l: l, to: to}
+	p.wg.Go(p.serve)
 	t.Cleanup(func() {
 		l.Close()
-		d.mu.Lock()
-		for _, c := range d.on {
+		p.mu.Lock()
+		for _, c := range p.on {
 			c.Close()
 		}
-		d.mu.Unlock()
-		d.wg.Wait()
+		p.mu.Unlock()
+		p.wg.Wait()
 	})
-	return d
+	return p
 }
 
-func (d *door) addr() string { return d.l.Addr().String() }
+func (p *proxy) addr() string { return p.l.Addr().String() }
 
-func (d *door) lead(to string) {
-	d.mu.Lock()
-	d.to = to
-	d.mu.Unlock()
+func (p *proxy) lead(to string) {
+	p.mu.Lock()
+	p.to = to
+	p.mu.Unlock()
 }
 
-func (d *door) serve() {
+func (p *proxy) serve() {
 	for {
-		near, err := d.l.Accept()
+		near, err := p.l.Accept()
 		if err != nil {
 			return
 		}
-		d.mu.Lock()
-		far, err := net.Dial("tcp", d.to)
+		p.mu.Lock()
+		far, err := net.Dial("tcp", p.to)
 		if err != nil {
 			near.Close()
 		} else {
-			d.on = append(d.on, near, far)
+			p.on = append(p.on, near, far)
 			for _, ends := range [][2]net.Conn{{near, far}, {far, near}} {
-				d.wg.Go(func() {
+				p.wg.Go(func() {
 					_, _ = io.Copy(ends[0], ends[1])
 					ends[0].Close()
 					ends[1].Close()
 				})
 			}
 		}
-		d.mu.Unlock()
+		p.mu.Unlock()
 	}
 }
