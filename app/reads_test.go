@@ -192,7 +192,7 @@ func TestReadsOverREST(t *testing.T) {
 	upTo(bob, direct, `{"upTo":0}`, 400, "upTo")
 	upTo(bob, direct, `{"upTo":"4"}`, 400, "upTo")
 	upTo(bob, direct, `{}`, 400, "upTo")
-	upTo(bob, direct, `{"upTo":4,"x":1}`, 400, "is not known here")
+	upTo(bob, direct, `{"upTo":4,"x":1}`, 400, "is unknown")
 	upTo(bob, other, `{"upTo":4}`, 403, "not a participant")
 	upTo(eve, apptest.Conv(uuid(1)), `{"upTo":4}`, 403, "not a participant")
 	upTo(apptest.User{}, direct, `{"upTo":4}`, 401, "")

@@ -26,28 +26,28 @@ func apiConfig(version string) huma.Config {
 	c.RejectUnknownQueryParameters = true
 	c.AllowAdditionalPropertiesByDefault = true // answers may grow; bodies say otherwise
 	c.Info.Description = "Messaging over HTTP: accounts, conversations and history. " +
-		"Live delivery is MQTT; whatever is sent here reaches MQTT subscribers, and the other way round.\n\n" +
+		"Live delivery is over MQTT: messages sent here reach MQTT subscribers, and messages sent over MQTT are found here.\n\n" +
 		"Errors are `application/problem+json` (RFC 9457) with a stable `code`. Lists are `{\"data\":[…],\"nextCursor\":…}`. " +
-		"Requests with unknown fields or parameters are refused; answers may get new fields at any time."
+		"Requests with unknown fields or parameters are refused; new fields may be added to answers at any time."
 	c.Info.License = &huma.License{Name: "See LICENSE"}
 	c.Servers = []*huma.Server{{URL: "/", Description: "This server"}}
 	c.Tags = []*huma.Tag{
 		{Name: "users", Description: "Accounts."},
-		{Name: "sessions", Description: "Logins: one for each device."},
+		{Name: "sessions", Description: "Logins, one per device."},
 		{Name: "conversations", Description: "Direct conversations and groups."},
 		{Name: "messages", Description: "Sending and history."},
 		{Name: "presence", Description: "Who is online."},
-		{Name: "operations", Description: "For whoever runs the server."},
+		{Name: "operations", Description: "For operators of the server."},
 	}
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		bearer: {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "The access token that POST /api/sessions gives."},
+		bearer: {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /api/sessions."},
 	}
 	c.Components.Responses = problemResponses(c.Components.Schemas)
 	return c
 }
 
-// numberTooLarge, with the field behind it, is how strictJSON says which number of a
-// body does not fit: huma knows only that it is the body.
+// numberTooLarge, followed by the field, is how strictJSON reports which number in a body
+// does not fit: huma knows only that it is in the body.
 const numberTooLarge = "too large a number in body."
 
 // strictJSON is encoding/json that refuses invalid UTF-8 instead of replacing it.
@@ -64,7 +64,7 @@ var strictJSON = huma.Format{
 		err := json.Unmarshal(data, v)
 		var te *json.UnmarshalTypeError
 		switch {
-		case errors.As(err, &te): // of what the schema has let pass: a number that does not fit
+		case errors.As(err, &te): // the schema allows all but numbers that do not fit
 			return errors.New(numberTooLarge + te.Field)
 		case err != nil:
 			return errors.New("must be JSON: " + err.Error())
@@ -73,7 +73,7 @@ var strictJSON = huma.Format{
 	},
 }
 
-// problemResponses describes, once, how each error answers.
+// problemResponses describes the answer for each error code.
 func problemResponses(r huma.Registry) map[string]*huma.Response {
 	schema := r.Schema(reflect.TypeFor[Problem](), true, "Problem")
 	out := map[string]*huma.Response{}
@@ -103,21 +103,21 @@ func problemResponses(r huma.Registry) map[string]*huma.Response {
 	for _, code := range chat.Codes() {
 		add(code, statuses[code], cmp.Or(details[code], chat.PublicMessage(&chat.Error{Code: code})))
 	}
-	add(codeMethod, http.StatusMethodNotAllowed, "this path does not understand the method")
-	add(codeTimeout, http.StatusRequestTimeout, "the request body came too slowly")
+	add(codeMethod, http.StatusMethodNotAllowed, "this path does not support the method")
+	add(codeTimeout, http.StatusRequestTimeout, "the request body arrived too slowly")
 	add(codeMediaType, http.StatusUnsupportedMediaType, "send the body as application/json")
 	return out
 }
 
-// secured is op for callers with an access token only.
+// secured returns op restricted to callers with an access token.
 func (s *server) secured(op huma.Operation) huma.Operation {
 	op.Security = []map[string][]string{{bearer: {}}}
 	op.Middlewares = append(op.Middlewares, s.authenticate)
 	return op
 }
 
-// register adds an operation: it gets its deadline, errors become problems, and the
-// document says which codes to expect (those given, and those any may have).
+// register adds an operation. It gives each request a deadline, turns errors into problems,
+// and documents which codes to expect: those given, and those that any operation may have.
 func register[I, O any](s *server, op huma.Operation, do func(context.Context, *I) (*O, error), codes ...chat.Code) {
 	codes = append(codes, chat.Invalid, chat.Unavailable, chat.Internal)
 	if op.Security != nil {
@@ -161,19 +161,19 @@ func op(tag, route, id, summary, description string) huma.Operation {
 	return huma.Operation{Method: method, Path: path, OperationID: id, Tags: []string{tag}, Summary: summary, Description: description}
 }
 
-// created is op for what answers 201.
+// created returns op with status 201.
 func created(op huma.Operation) huma.Operation {
 	op.DefaultStatus = http.StatusCreated
 	return op
 }
 
-// big is op for a body that may hold thousands of ids.
+// big returns op for a body that may hold thousands of ids.
 func big(op huma.Operation) huma.Operation {
 	op.MaxBodyBytes = maxBigBodyBytes + 1
 	return op
 }
 
-// What operations have as input: a body, an id in the path, or both.
+// Inputs of operations: a body, an id in the path, or both.
 type (
 	with[T any] struct{ Body T }
 	byID        struct {
@@ -185,17 +185,17 @@ type (
 	}
 )
 
-// body is the answer of an operation that has nothing but a body.
+// body is an answer with nothing but a body.
 type body[T any] struct{ Body T }
 
-// located is the answer of an operation that has made something.
+// located is the answer of an operation that has created something.
 type located[T any] struct {
 	Status   int
 	Location string `header:"Location" doc:"Where to read it."`
 	Body     T
 }
 
-// reply answers with what show makes of the result of a call.
+// reply converts the result of a call into an answer with show.
 func reply[T, R any](show func(*T) R) func(*T, error) (*body[R], error) {
 	return func(v *T, err error) (*body[R], error) {
 		if err != nil {

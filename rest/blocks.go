@@ -6,7 +6,7 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Block is somebody whom one has blocked.
+// Block is a user whom the caller has blocked.
 type Block struct {
 	UserID      ID     `json:"userId"`
 	Username    string `json:"username" example:"mallory"`
@@ -21,11 +21,11 @@ type byUser struct {
 func (s *server) blocks() {
 	const tag = "users"
 	register(s, s.secured(op(tag, "PUT /api/blocks/{userId}", "blockUser", "Block a user",
-		"Neither can begin a direct conversation with the other, write in the one they have, add the other to a group, "+
-			"or see the other type or be online. Nobody is told who has blocked whom. One may block 10,000 users. It may be repeated.",
+		"Neither user can start a direct conversation with the other, write in the one they have, add the other to a group, "+
+			"or see that the other is typing or online. Nobody is told who has blocked whom. A user may block up to 10,000 users. May be repeated.",
 	)), s.blockUser, chat.NotFound, chat.Conflict)
-	register(s, s.secured(op(tag, "DELETE /api/blocks/{userId}", "unblockUser", "End a block", "It may be repeated.")), s.unblockUser)
-	register(s, s.secured(op(tag, "GET /api/blocks", "listBlocks", "List whom one has blocked, by user id", "")), s.listBlocks)
+	register(s, s.secured(op(tag, "DELETE /api/blocks/{userId}", "unblockUser", "Unblock a user", "May be repeated.")), s.unblockUser)
+	register(s, s.secured(op(tag, "GET /api/blocks", "listBlocks", "List the users you have blocked, by user id", "")), s.listBlocks)
 }
 
 func (s *server) blockUser(ctx context.Context, in *byUser) (*struct{}, error) {

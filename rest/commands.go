@@ -10,15 +10,15 @@ import (
 // MessageEdit is the body of PATCH /api/messages/{id}.
 type MessageEdit struct {
 	_           struct{} `additionalProperties:"false"`
-	Content     string   `json:"content" doc:"What the message is to say: 1 to 65536 bytes." example:"hello, world"`
-	ClientMsgID ID       `json:"clientMsgId,omitempty" doc:"Make one for each edit, and sending it again does it once, also after a later edit."`
+	Content     string   `json:"content" doc:"The new content: 1 to 65536 bytes." example:"hello, world"`
+	ClientMsgID ID       `json:"clientMsgId,omitempty" doc:"Use a new one for each edit: if the request is repeated, the edit is made once, even after a later edit."`
 }
 
-// MessageText is what a message said at some time.
+// MessageText is one version of a message's content.
 type MessageText struct {
-	Seq       int64  `json:"seq" doc:"Of the message, or of the edit that said it." example:"42"`
+	Seq       int64  `json:"seq" doc:"Of the message, or of the edit with this content." example:"42"`
 	Content   string `json:"content" example:"hello"`
-	CreatedAt Time   `json:"createdAt" doc:"When it was said."`
+	CreatedAt Time   `json:"createdAt" doc:"When the message was sent or edited."`
 }
 
 // Reaction is one user's reaction to a message.
@@ -40,19 +40,20 @@ type reactionInput struct {
 
 func (s *server) commands() {
 	const tag = "messages"
-	register(s, s.secured(op(tag, "PATCH /api/messages/{id}", "editMessage", "Edit a message of one's own",
-		"Members receive an `edit` event. An edit to what the message says already changes nothing.",
+	register(s, s.secured(op(tag, "PATCH /api/messages/{id}", "editMessage", "Edit one of your messages",
+		"Members receive an `edit` event. An edit that does not change the content does nothing.",
 	)), s.editMessage, chat.Forbidden, chat.NotFound, chat.Conflict)
-	register(s, s.secured(op(tag, "DELETE /api/messages/{id}", "deleteMessage", "Take a message back",
-		"One's own, or as owner or admin of the group anybody's. Its texts and reactions are gone; a tombstone stays in the history, and members receive a `delete` event. It may be repeated.",
+	register(s, s.secured(op(tag, "DELETE /api/messages/{id}", "deleteMessage", "Delete a message",
+		"Your own, or anybody's if you are owner or admin of the group. Its content, earlier versions and reactions are deleted; a tombstone stays "+
+			"in the history, and members receive a `delete` event. May be repeated.",
 	)), s.deleteMessage, chat.Forbidden, chat.NotFound)
-	register(s, s.secured(op(tag, "GET /api/messages/{id}/edits", "listEdits", "Read what a message has said",
-		"Oldest first; the last one is what it says now. A deleted message has none.")), s.listEdits, chat.NotFound)
-	register(s, s.secured(op(tag, "GET /api/messages/{id}/reactions", "listReactions", "Read who reacts to a message, and how", "")), s.listReactions, chat.NotFound)
+	register(s, s.secured(op(tag, "GET /api/messages/{id}/edits", "listEdits", "List the versions of a message",
+		"Oldest first; the last one is the current content. A deleted message has none.")), s.listEdits, chat.NotFound)
+	register(s, s.secured(op(tag, "GET /api/messages/{id}/reactions", "listReactions", "List the reactions to a message", "")), s.listReactions, chat.NotFound)
 	register(s, s.secured(op(tag, "PUT /api/messages/{id}/reactions/{emoji}", "addReaction", "React to a message",
-		"It may be repeated. A message has reactions with at most 50 different emojis.",
+		"May be repeated. A message can have at most 50 different emojis.",
 	)), s.reaction(chat.OpAdd), chat.Forbidden, chat.NotFound, chat.Conflict, chat.Quota)
-	register(s, s.secured(op(tag, "DELETE /api/messages/{id}/reactions/{emoji}", "removeReaction", "Take a reaction back", "It may be repeated.")),
+	register(s, s.secured(op(tag, "DELETE /api/messages/{id}/reactions/{emoji}", "removeReaction", "Remove a reaction", "May be repeated.")),
 		s.reaction(chat.OpRemove), chat.Forbidden, chat.NotFound)
 }
 

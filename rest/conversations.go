@@ -12,8 +12,8 @@ import (
 type NewConversation struct {
 	_           struct{} `additionalProperties:"false"`
 	OtherUserID ID       `json:"otherUserId,omitempty" doc:"A direct conversation with this user."`
-	UserIDs     []ID     `json:"userIds,omitempty" maxItems:"9999" doc:"A group with these users beside oneself, who owns it; may be empty."`
-	Title       string   `json:"title,omitempty" doc:"Groups: at most 200 characters." example:"Rowing"`
+	UserIDs     []ID     `json:"userIds,omitempty" maxItems:"9999" doc:"A group of these users and you, its owner; may be empty."`
+	Title       string   `json:"title,omitempty" doc:"Groups only: at most 200 characters." example:"Rowing"`
 }
 
 func (NewConversation) example() any {
@@ -22,10 +22,10 @@ func (NewConversation) example() any {
 
 func (s *server) conversations() {
 	const tag = "conversations"
-	register(s, s.secured(created(big(op(tag, "POST /api/conversations", "createConversation", "Begin a conversation",
-		"Two users have one direct conversation at most: if it exists, the answer is a conflict that carries its `conversationId`.",
+	register(s, s.secured(created(big(op(tag, "POST /api/conversations", "createConversation", "Start a conversation",
+		"Two users have at most one direct conversation: if it exists already, the answer is a conflict with its `conversationId`.",
 	)))), s.createConversation, chat.Forbidden, chat.NotFound, chat.Conflict)
-	register(s, s.secured(op(tag, "GET /api/conversations", "listConversations", "List one's own conversations, latest activity first", "")), s.listConversations)
+	register(s, s.secured(op(tag, "GET /api/conversations", "listConversations", "List your conversations, latest activity first", "")), s.listConversations)
 	register(s, s.secured(op(tag, "GET /api/conversations/{id}", "getConversation", "Read a conversation", "")), s.getConversation, chat.NotFound)
 }
 
@@ -33,7 +33,7 @@ func (s *server) createConversation(ctx context.Context, in *with[NewConversatio
 	b := &in.Body
 	n := chat.NewConversation{Kind: chat.Group, Title: b.Title, Creator: principal(ctx).UserID, Users: chatIDs(b.UserIDs)}
 	if (b.OtherUserID == "") == (b.UserIDs == nil) {
-		return nil, &chat.Error{Code: chat.Invalid, Field: "otherUserId", Msg: "is required, or userIds instead, not both"}
+		return nil, &chat.Error{Code: chat.Invalid, Field: "otherUserId", Msg: "is required, or userIds instead, but not both"}
 	}
 	if b.OtherUserID != "" {
 		n.Kind, n.Users = chat.Direct, []chat.ID{b.OtherUserID.chatID()}

@@ -18,9 +18,9 @@ import (
 //	bytes 2–9   the beginning of SHA-256 over list, user, scope and key
 //	bytes 10–   the key: where the next page begins
 //
-// The sum is no signature; a cursor gives nobody any right. It is there so that one
-// which was cut, mistyped, or made for another user or list is an error instead of a
-// page from somewhere else.
+// The sum is not a signature: a cursor grants no rights. It makes a cursor that was
+// truncated, mistyped, or made for another user or list an error, instead of a page
+// from somewhere else.
 type cursorKind byte
 
 const (
@@ -34,8 +34,8 @@ const (
 	participantsCursor  cursorKind = 'p' // key: user id; scope: conversation
 	blocksCursor        cursorKind = 'b' // key: user id
 	syncCursor          cursorKind = 'y' // key: the store's
-	foundCursor         cursorKind = 'f' // key: time, id; scope: what is looked for
-	rankedCursor        cursorKind = 'k' // key: time, id, rank, time of the search; scope: what is looked for
+	foundCursor         cursorKind = 'f' // key: time, id; scope: the query
+	rankedCursor        cursorKind = 'k' // key: time, id, rank, time of the search; scope: the query
 
 	cursorVersion = 1
 	cursorHead    = 10
@@ -48,9 +48,8 @@ func encodeCursor(kind cursorKind, user chat.ID, scope string, key []byte) strin
 	return base64.RawURLEncoding.EncodeToString(append(b, key...))
 }
 
-// decodeCursor returns a cursor's kind, one of those given, and its key; Invalid
-// naming the field for any text that encodeCursor did not make for the same user
-// and scope.
+// decodeCursor returns a cursor's kind, which is one of those given, and its key. Any
+// text that encodeCursor did not make for the same user and scope is Invalid.
 func decodeCursor(text string, user chat.ID, scope string, kinds ...cursorKind) (cursorKind, []byte, error) {
 	bad := badCursor()
 	longest := maxCursorKey
@@ -88,7 +87,7 @@ func cursorSum(kind cursorKind, user chat.ID, scope string, key []byte) []byte {
 
 func seqKey(seq int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(seq)) }
 
-// parseSeqKey reports false for what is no seq: they begin with 1.
+// parseSeqKey reports false for what is not a seq: they start at 1.
 func parseSeqKey(key []byte) (int64, bool) {
 	if len(key) != 8 {
 		return 0, false

@@ -27,8 +27,8 @@ var docsFiles embed.FS
 // docsPolicy lets the page load its own style and script, and nothing else.
 const docsPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// docsPage is what page.html shows: both documents, and the OpenAPI one put into the order in
-// which people read. Descriptions are marked up by the template, with prose.
+// docsPage is what page.html shows: both documents, the OpenAPI one in reading order. The
+// template formats descriptions with prose.
 type docsPage struct {
 	API      *huma.OpenAPI
 	MQTT     *asyncapi.Document
@@ -59,8 +59,8 @@ type docsField struct {
 	Limits   []string
 }
 
-// mark tells what is not expected of a field: that it is required in a request, or
-// optional in an answer.
+// mark returns what a reader would not assume of a field: that it is required in a
+// request, or optional in an answer.
 func mark(sent, required bool) string {
 	switch {
 	case sent && required:

@@ -63,7 +63,7 @@ const (
 	exampleMessage = "0198c0df-1a2b-7e55-8000-00000000001d"
 )
 
-// exampleOf returns the id that examples have in a field: that of a message, unless it is another's.
+// exampleOf returns the id that examples use in a field; by default that of a message.
 func exampleOf(field string) string { return cmp.Or(exampleIDs[field], exampleMessage) }
 
 // idFields names the field in which others refer to the id of a thing of that type.
@@ -71,8 +71,8 @@ var idFields = map[string]string{"User": "userId", "Me": "userId", "Conversation
 
 type exampleBuilder struct{ registry huma.Registry }
 
-// exampler is a body whose example does not follow from its fields: one that wants either of two,
-// not both.
+// exampler is a body whose example does not follow from its fields, such as one that takes
+// either of two fields, but not both.
 type exampler interface{ example() any }
 
 func (b exampleBuilder) fill(content map[string]*huma.MediaType) {
@@ -83,9 +83,9 @@ func (b exampleBuilder) fill(content map[string]*huma.MediaType) {
 	}
 }
 
-// of returns an example of a schema, whose field's name is known if it is one. An object
-// has the fields that must be there, and those that may be and say what they look like;
-// if that is none, all of them.
+// of returns an example of a schema; field is the name of the field that has it, if any.
+// An object gets its required fields and the optional ones that have an example of their
+// own; if there are none of either, all fields.
 func (b exampleBuilder) of(s *huma.Schema, field string) json.RawMessage {
 	var order []string
 	var owner string
@@ -141,7 +141,7 @@ func (b exampleBuilder) object(s *huma.Schema, owner string, order []string) jso
 		buf.WriteByte('{')
 		for _, name := range order {
 			p := s.Properties[name]
-			if p == nil || !all && !required[name] && !saysItself(p) {
+			if p == nil || !all && !required[name] && !hasOwnExample(p) {
 				continue
 			}
 			if n > 0 {
@@ -166,9 +166,9 @@ func (b exampleBuilder) object(s *huma.Schema, owner string, order []string) jso
 	return out
 }
 
-// saysItself reports whether a field's own tag has an example: ids and times have one by
-// their type, which says nothing about the field.
-func saysItself(s *huma.Schema) bool {
+// hasOwnExample reports whether a field's tag has an example: the examples of ids and
+// times come from their type and say nothing about the field.
+func hasOwnExample(s *huma.Schema) bool {
 	return len(s.Examples) > 0 && !isIDSchema(s) && s.Format != "date-time"
 }
 
@@ -195,7 +195,7 @@ func jsonFields(t reflect.Type) []string {
 	return names
 }
 
-// raw is a value as JSON for people: "<" stays "<".
+// raw returns a value as readable JSON: "<" stays "<".
 func raw(v any) json.RawMessage {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

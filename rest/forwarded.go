@@ -7,15 +7,14 @@ import (
 	"strings"
 )
 
-// Forwarded returns a handler that believes X-Forwarded-For of requests that come
-// from the trusted addresses, reverse proxies that append the address of whom they
-// speak for: RemoteAddr of what next gets is the client's, with port 0. From anybody
-// else the header is a claim and changes nothing. Without trusted addresses next is
-// returned.
+// Forwarded returns a handler that honours X-Forwarded-For in requests from the trusted
+// addresses: reverse proxies that append the address of their client. It sets the
+// RemoteAddr that next sees to the client's address, with port 0. In requests from any
+// other address the header is ignored. Without trusted addresses Forwarded returns next.
 //
-// The client is the last address in the header that is not itself trusted: what
-// stands before it the client may have written. An entry that is no address ends the
-// search; the address after it, that of the proxy that took it over, counts then.
+// The client is the last address in the header that is not itself trusted: the client
+// may have written anything before it. An entry that is not an address ends the search;
+// then the address after it counts, that of the proxy that passed the entry on.
 func Forwarded(trusted []netip.Prefix, next http.Handler) http.Handler {
 	if len(trusted) == 0 {
 		return next

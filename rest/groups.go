@@ -11,20 +11,20 @@ import (
 type ConversationUpdate struct {
 	_       struct{}      `additionalProperties:"false"`
 	Title   *string       `json:"title,omitempty" doc:"At most 200 characters." example:"Rowing"`
-	History *chat.History `json:"history,omitempty" enum:"joined,all" doc:"What those who join from now on may see: what comes after, or everything." example:"joined"`
+	History *chat.History `json:"history,omitempty" enum:"joined,all" doc:"What users who join from now on may see: events after they joined, or all." example:"joined"`
 }
 
 // NewParticipants is the body of POST /api/conversations/{id}/participants.
 type NewParticipants struct {
 	_       struct{}  `additionalProperties:"false"`
-	UserIDs []ID      `json:"userIds" minItems:"1" maxItems:"100" doc:"Those who are in the group already are ignored."`
-	Role    chat.Role `json:"role,omitempty" enum:"admin,member" doc:"member if left out; only the owner adds admins." example:"member"`
+	UserIDs []ID      `json:"userIds" minItems:"1" maxItems:"100" doc:"Users who are already members are ignored."`
+	Role    chat.Role `json:"role,omitempty" enum:"admin,member" doc:"member by default; only the owner may add admins." example:"member"`
 }
 
 // ParticipantUpdate is the body of PATCH /api/conversations/{id}/participants/{userId}.
 type ParticipantUpdate struct {
 	_    struct{}  `additionalProperties:"false"`
-	Role chat.Role `json:"role" enum:"owner,admin,member" doc:"owner: the group is handed over, and its owner becomes an admin." example:"admin"`
+	Role chat.Role `json:"role" enum:"owner,admin,member" doc:"owner: transfers the group; the previous owner becomes an admin." example:"admin"`
 }
 
 type byParticipant struct {
@@ -35,18 +35,18 @@ type byParticipant struct {
 func (s *server) groups() {
 	const tag = "conversations"
 	register(s, s.secured(op(tag, "PATCH /api/conversations/{id}", "updateConversation", "Change a group",
-		"Its owner and admins may. Each change is an event in the log.")), s.updateConversation, chat.Forbidden, chat.NotFound)
-	register(s, s.secured(op(tag, "GET /api/conversations/{id}/participants", "listParticipants", "List who is in a conversation, by user id", "")),
+		"For its owner and admins. Each change is an event in the log.")), s.updateConversation, chat.Forbidden, chat.NotFound)
+	register(s, s.secured(op(tag, "GET /api/conversations/{id}/participants", "listParticipants", "List the participants of a conversation, by user id", "")),
 		s.listParticipants, chat.NotFound)
 	register(s, s.secured(big(op(tag, "POST /api/conversations/{id}/participants", "addParticipants", "Add users to a group",
-		"Its owner and admins may. The answer has the places of all that were named, those who were there already included. "+
+		"For its owner and admins. The answer has a participant for each user named, including those who were members already. "+
 			"A group has at most 10,000 members.",
 	))), s.addParticipants, chat.Forbidden, chat.NotFound, chat.Conflict)
-	register(s, s.secured(op(tag, "PATCH /api/conversations/{id}/participants/{userId}", "updateParticipant", "Give a member of a group another role",
-		"Its owner may.")), s.updateParticipant, chat.Forbidden, chat.NotFound)
+	register(s, s.secured(op(tag, "PATCH /api/conversations/{id}/participants/{userId}", "updateParticipant", "Change the role of a group's member",
+		"For its owner.")), s.updateParticipant, chat.Forbidden, chat.NotFound)
 	register(s, s.secured(op(tag, "DELETE /api/conversations/{id}/participants/{userId}", "removeParticipant", "Leave a group, or remove somebody from it",
-		"The owner removes anybody, admins remove members. From the commit on the user receives nothing of it. "+
-			"When the owner leaves, the admin who has been there for longest follows, or the member. It may be repeated.",
+		"The owner may remove anybody, admins may remove members. Once that is committed, the user receives nothing more from the group. "+
+			"When the owner leaves, the longest-standing admin becomes the owner, or else the longest-standing member. May be repeated.",
 	)), s.removeParticipant, chat.Forbidden, chat.NotFound)
 }
 

@@ -15,15 +15,15 @@ type NewMessage struct {
 	_              struct{} `additionalProperties:"false"`
 	ConversationID ID       `json:"conversationId"`
 	Content        string   `json:"content,omitempty" doc:"At most 65536 bytes; not empty unless there are attachments." example:"hello"`
-	ClientMsgID    ID       `json:"clientMsgId,omitempty" doc:"Make one for each message, and sending again after a lost answer stores it once."`
-	ReplyTo        ID       `json:"replyTo,omitempty" doc:"The message it answers, of the same conversation."`
+	ClientMsgID    ID       `json:"clientMsgId,omitempty" doc:"Use a new one for each message: if the request is repeated after a lost answer, the message is stored once."`
+	ReplyTo        ID       `json:"replyTo,omitempty" doc:"The message it replies to, in the same conversation."`
 	Attachments    []ID     `json:"attachments,omitempty" maxItems:"20"`
 }
 
 type messageQuery struct {
 	ConversationID ID              `query:"conversationId" required:"true"`
-	After          optional[int64] `query:"after" minimum:"0" doc:"Forward instead, oldest first, from behind this seq; 0: from the beginning."`
-	Around         ID              `query:"around" doc:"The page with this message in the middle, newest first."`
+	After          optional[int64] `query:"after" minimum:"0" doc:"Oldest first, starting after this seq; 0: from the beginning."`
+	Around         ID              `query:"around" doc:"A page with this message in the middle, newest first."`
 	Paging
 }
 
@@ -51,13 +51,13 @@ func (s *server) messages() {
 		Content:     map[string]*huma.MediaType{jsonType: {Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Message](), true, "")}},
 	}
 	send := s.secured(created(big(op(tag, "POST /api/messages", "sendMessage", "Send a message",
-		"The answer comes after the commit. 503 means that it is not known whether it was stored: send it again with the same `clientMsgId`."))))
+		"The answer comes after the commit. 503 means that the message may or may not have been stored: send it again with the same `clientMsgId`."))))
 	send.Responses = map[string]*huma.Response{"200": repeat}
 	register(s, send, s.sendMessage, chat.Forbidden, chat.Conflict, chat.Quota)
 	register(s, s.secured(op(tag, "GET /api/messages", "listMessages", "Read a conversation's messages",
-		"Newest first, or forward with `after`, or about a message with `around`. Go on with `nextCursor`, which remembers the direction.",
+		"Newest first; oldest first with `after`; around a message with `around`. Continue with `nextCursor`, which keeps the direction.",
 	)), s.listMessages, chat.NotFound)
-	register(s, s.secured(op(tag, "GET /api/messages/{id}", "getMessage", "Read a message, with who has read it", "")), s.getMessage, chat.NotFound)
+	register(s, s.secured(op(tag, "GET /api/messages/{id}", "getMessage", "Read a message, and who has read it", "")), s.getMessage, chat.NotFound)
 }
 
 func (s *server) sendMessage(ctx context.Context, in *with[NewMessage]) (*located[Message], error) {
@@ -101,16 +101,15 @@ func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[Page
 	return pageOf(out, func(m *Message) Message { return *m }, next), nil
 }
 
-// resume sets the query to go on where the cursor says, and refuses two answers to
-// the question where to begin.
+// resume makes the query continue at the cursor, and refuses more than one starting point.
 func (in *messageQuery) resume(q *chat.MessageQuery) error {
 	switch {
 	case in.After.Set && in.Around != "":
-		return &chat.Error{Code: chat.Invalid, Field: "around", Msg: "cannot be used together with after"}
+		return &chat.Error{Code: chat.Invalid, Field: "around", Msg: "cannot be combined with after"}
 	case in.Cursor == "":
 		return nil
 	case in.After.Set || in.Around != "":
-		return &chat.Error{Code: chat.Invalid, Field: "cursor", Msg: "cannot be used together with after or around: it remembers them"}
+		return &chat.Error{Code: chat.Invalid, Field: "cursor", Msg: "cannot be combined with after or around: it contains them"}
 	}
 	kind, key, err := decodeCursor(in.Cursor, q.UserID, string(in.ConversationID), olderCursor, newerCursor)
 	if err != nil {

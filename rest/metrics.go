@@ -24,7 +24,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"route", "method"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "parley_rest_requests_in_flight", Help: "Requests being worked on."}),
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "parley_rest_panics_total", Help: "Handlers that panicked: bugs."}),
-		limited:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parley_rest_limited_total", Help: "Requests refused by the limit of their address."}, []string{"route"}),
+		limited:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parley_rest_limited_total", Help: "Requests refused by the rate limit of their address."}, []string{"route"}),
 	}
 	if r != nil {
 		r.MustRegister(m.requests, m.seconds, m.inFlight, m.panics, m.limited)

@@ -87,9 +87,8 @@ func guard(next http.Handler) http.Handler {
 	})
 }
 
-// query refuses a query that cannot be read: net/url ignores what it does not
-// understand, and a parameter that is overlooked has another meaning than the one that
-// was sent.
+// query refuses a malformed query: net/url would silently drop the part that it cannot
+// parse, and a request without one of its parameters means something else.
 func query(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
@@ -134,7 +133,7 @@ func principal(ctx context.Context) chat.Principal {
 	return ctx.Value(principalKey{}).(chat.Principal)
 }
 
-// authenticate lets a request pass that carries a good access token (RFC 6750, 2.1).
+// authenticate admits requests with a valid access token (RFC 6750, 2.1).
 func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	scheme, token, _ := strings.Cut(ctx.Header("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
@@ -153,7 +152,7 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	next(huma.WithValue(ctx, principalKey{}, p))
 }
 
-// limited lets a request pass while its address is within the limit.
+// limited admits requests while their address is within the limit.
 func (s *server) limited(l chat.Limiter) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, _ := humachi.Unwrap(ctx)

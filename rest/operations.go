@@ -33,9 +33,9 @@ type jwksOutput struct {
 
 func (s *server) operations(router chi.Router, metrics http.Handler) {
 	const tag = "operations"
-	register(s, op(tag, "GET /healthz", "health", "Is the process alive?", ""),
+	register(s, op(tag, "GET /healthz", "health", "Check that the process is alive", ""),
 		func(context.Context, *struct{}) (*body[Health], error) { return &body[Health]{Health{"ok"}}, nil })
-	register(s, op(tag, "GET /readyz", "ready", "May it get traffic?", ""), s.readiness)
+	register(s, op(tag, "GET /readyz", "ready", "Check that the server is ready for traffic", ""), s.readiness)
 	register(s, op(tag, "GET /.well-known/jwks.json", "jwks", "The public keys of access tokens", ""), s.jwks)
 	if metrics != nil {
 		router.Get("/metrics", loopbackOnly(metrics))
@@ -59,13 +59,13 @@ func (s *server) jwks(ctx context.Context, _ *struct{}) (*jwksOutput, error) {
 	return &jwksOutput{CacheControl: publicCacheValue, Body: JWKS{Keys: keys}}, nil
 }
 
-// loopbackOnly is for callers on this machine; what a reverse proxy here brings from
-// elsewhere is not.
+// loopbackOnly refuses requests from other machines, including those that a reverse proxy
+// on this machine forwards.
 func loopbackOnly(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		forwarded := r.Header.Get("Forwarded") + r.Header.Get("X-Forwarded-For") + r.Header.Get("X-Real-Ip")
 		if !remoteAddr(r).Unmap().IsLoopback() || forwarded != "" {
-			newProblem(chat.Forbidden, http.StatusForbidden, "only from this machine; set PARLEY_ADMIN_ADDR to serve metrics elsewhere").write(w)
+			newProblem(chat.Forbidden, http.StatusForbidden, "available from this machine only; set PARLEY_ADMIN_ADDR to serve metrics elsewhere").write(w)
 			return
 		}
 		next.ServeHTTP(w, r)

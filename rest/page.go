@@ -8,14 +8,14 @@ import (
 
 // Paging is embedded in the input of every list. (huma ignores what is not exported.)
 type Paging struct {
-	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"How many at most."`
-	Cursor string `query:"cursor" doc:"nextCursor of the page before; none: the first page."`
+	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"The maximum number of items."`
+	Cursor string `query:"cursor" doc:"nextCursor of the previous page; none: the first page."`
 }
 
 // Page is one page of a list.
 type Page[T any] struct {
 	Data       []T     `json:"data" nullable:"false"`
-	NextCursor *string `json:"nextCursor" doc:"Ask for the next page with it; null: this is the last." example:"AXUx"`
+	NextCursor *string `json:"nextCursor" doc:"The cursor of the next page; null: this is the last page." example:"AXUx"`
 }
 
 // pageOf makes a page of what was found; next is "" on the last one.
@@ -36,8 +36,8 @@ func mapped[T, R any](list []T, f func(*T) R) []R {
 	return out
 }
 
-// list is how a list is cut into pages: T is what is listed, R what is shown of it, and a
-// page begins after the K of the last one.
+// list describes a paged list: T is an item, R how it is shown, and K the key after which
+// the next page begins.
 type list[T, K, R any] struct {
 	kind  cursorKind
 	key   func(*T) []byte

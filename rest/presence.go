@@ -11,8 +11,8 @@ import (
 // Presence is how a user is shown.
 type Presence struct {
 	UserID       ID          `json:"userId"`
-	Status       chat.Status `json:"status" enum:"online,away,offline,invisible" doc:"invisible: only of oneself."`
-	LastOnlineAt *Time       `json:"lastOnlineAt" nullable:"true" doc:"null: they are online, or never were."`
+	Status       chat.Status `json:"status" enum:"online,away,offline,invisible" doc:"invisible: only for yourself."`
+	LastOnlineAt *Time       `json:"lastOnlineAt" nullable:"true" doc:"null: they are online now, or never were."`
 }
 
 // Presences are those that were asked for and may be seen.
@@ -21,13 +21,13 @@ type Presences struct {
 }
 
 type presenceQuery struct {
-	UserIDs []string `query:"userIds,explode" required:"true" doc:"1 to 100 ids of users, separated by commas, or the parameter repeated." example:"0198c0de-0000-7000-8000-000000000000"`
+	UserIDs []string `query:"userIds,explode" required:"true" doc:"1 to 100 user ids, separated by commas or in repeated parameters." example:"0198c0de-0000-7000-8000-000000000000"`
 }
 
 func (s *server) presence() {
 	register(s, s.secured(op("presence", "GET /api/presence", "listPresence", "See who is online",
-		"Contacts, and oneself: people one shares a conversation of at most 500 members with, unless one of the two has blocked the other. "+
-			"Everybody else is left out, whether or not they exist. MQTT has the changes, on `user/{id}/presence`.",
+		"For yourself and your contacts: users with whom you share a conversation of at most 500 members, unless one of you has blocked the other. "+
+			"Anybody else is left out, whether or not they exist. Changes are published over MQTT, on `user/{id}/presence`.",
 	)), s.listPresence)
 }
 
@@ -55,7 +55,7 @@ func (in *presenceQuery) ids() ([]chat.ID, error) {
 				return nil, bad("must be UUIDs in lower-case text, separated by commas")
 			}
 			if ids = append(ids, id); len(ids) > chat.MaxPresences {
-				return nil, bad("names too many users, limit " + strconv.Itoa(chat.MaxPresences))
+				return nil, bad("has too many users, limit " + strconv.Itoa(chat.MaxPresences))
 			}
 		}
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// statuses is the one table from what happened to an HTTP status.
+// statuses is the one table from codes to HTTP status.
 var statuses = map[chat.Code]int{
 	chat.Invalid:         http.StatusBadRequest,
 	chat.Unauthenticated: http.StatusUnauthorized,
@@ -32,18 +32,18 @@ var statuses = map[chat.Code]int{
 	chat.Internal:        http.StatusInternalServerError,
 }
 
-// Codes of what only HTTP can get wrong.
+// Codes of errors that only HTTP has.
 const (
 	codeMethod    chat.Code = "method_not_allowed"     // 405
-	codeTimeout   chat.Code = "timeout"                // 408: the body came too slowly
+	codeTimeout   chat.Code = "timeout"                // 408: the body arrived too slowly
 	codeMediaType chat.Code = "unsupported_media_type" // 415
 )
 
 const problemType = "application/problem+json"
 
-// Problem is every answer that is an error (RFC 9457; its type is about:blank).
+// Problem is the body of every error answer (RFC 9457; its type is about:blank).
 type Problem struct {
-	Code           chat.Code    `json:"code" doc:"What happened; stable, for programs." example:"invalid"`
+	Code           chat.Code    `json:"code" doc:"What happened: a stable code for programs." example:"invalid"`
 	Title          string       `json:"title" doc:"The HTTP status in words." example:"Bad Request"`
 	Status         int          `json:"status" doc:"The HTTP status." example:"400"`
 	Detail         string       `json:"detail" doc:"One sentence about this occurrence, for people." example:"content: must not be empty"`
@@ -55,11 +55,11 @@ type Problem struct {
 
 // FieldError is one input that is at fault.
 type FieldError struct {
-	Field   string `json:"field" doc:"The field of the body, or the parameter; body or query for the whole. What is not there is named by its kind, such as messageId for the id of a path." example:"content"`
-	Message string `json:"message" doc:"What is wrong with it, with the limit if it is one." example:"must not be empty"`
+	Field   string `json:"field" doc:"The field of the body, or the parameter; body or query for the whole. Something that does not exist is named by its kind, such as messageId for an id in the path." example:"content"`
+	Message string `json:"message" doc:"What is wrong with it, with the limit if there is one." example:"must not be empty"`
 }
 
-// Error, GetStatus, GetHeaders and ContentType are what huma asks of an error.
+// Error, GetStatus, GetHeaders and ContentType make it an error for huma.
 func (p *Problem) Error() string           { return string(p.Code) + ": " + p.Detail }
 func (p *Problem) GetStatus() int          { return p.Status }
 func (p *Problem) GetHeaders() http.Header { return p.header }
@@ -78,7 +78,7 @@ func fieldProblem(code chat.Code, status int, field, message string) *Problem {
 	return p
 }
 
-// problemOf turns an error into what the client is told.
+// problemOf turns an error into the answer to the client.
 func problemOf(err error) *Problem {
 	var p *Problem
 	if errors.As(err, &p) {
@@ -117,7 +117,7 @@ func problemOf(err error) *Problem {
 	return p
 }
 
-// write answers a request that has not reached huma.
+// write writes the answer to a request that has not reached huma.
 func (p *Problem) write(w http.ResponseWriter) {
 	h := w.Header()
 	for k, v := range p.header {
@@ -150,7 +150,7 @@ func humaProblem(status int, msg string, errs []error) *Problem {
 	case status == http.StatusUnsupportedMediaType:
 		return newProblem(codeMediaType, status, "send the body as application/json")
 	case status == http.StatusRequestTimeout:
-		return newProblem(codeTimeout, status, "the request body came too slowly")
+		return newProblem(codeTimeout, status, "the request body arrived too slowly")
 	case msg == "request body is required":
 		return fieldProblem(chat.Invalid, http.StatusBadRequest, "body", "is required")
 	case status == http.StatusBadRequest, status == http.StatusUnprocessableEntity:
@@ -209,7 +209,7 @@ func fieldError(err error) FieldError {
 	case strings.HasPrefix(f.Message, "required "): // a parameter
 		f.Message = "is required"
 	case f.Message == validation.MsgUnexpectedProperty || f.Message == "unknown query parameter":
-		f.Message = "is not known here"
+		f.Message = "is unknown"
 	}
 	f.Field = clip(f.Field, 100)
 	return f

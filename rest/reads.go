@@ -9,21 +9,21 @@ import (
 // ReadMessages is the body of POST /api/messages/read.
 type ReadMessages struct {
 	_          struct{} `additionalProperties:"false"`
-	MessageIDs []ID     `json:"messageIds" minItems:"1" maxItems:"1000" nullable:"false" doc:"May be of several conversations. Each is read up to the last of its messages here."`
+	MessageIDs []ID     `json:"messageIds" minItems:"1" maxItems:"1000" nullable:"false" doc:"May be from several conversations. Each conversation is marked as read up to the last of its messages named here."`
 }
 
 // ReadUpTo is the body of POST /api/conversations/{id}/read.
 type ReadUpTo struct {
 	_    struct{} `additionalProperties:"false"`
-	UpTo int64    `json:"upTo" minimum:"1" maximum:"9223372036854775807" doc:"The seq of the last event that was read; at most the conversation's last." example:"42"`
+	UpTo int64    `json:"upTo" minimum:"1" maximum:"9223372036854775807" doc:"The seq of the last event read; at most the conversation's last." example:"42"`
 }
 
-// MessageDetail is a message with what became of it.
+// MessageDetail is a message with its receipts.
 type MessageDetail struct {
 	Message
-	ReadBy         []ReadReceipt      `json:"readBy" nullable:"false" doc:"Who has read it, the sender apart, in the order in which they did: the first 100."`
+	ReadBy         []ReadReceipt      `json:"readBy" nullable:"false" doc:"Who has read it, except the sender, in the order in which they read it: the first 100."`
 	ReadCount      int                `json:"readCount" doc:"How many have read it." example:"1"`
-	DeliveredTo    []DeliveredReceipt `json:"deliveredTo" nullable:"false" doc:"To whom it was delivered, the sender apart: 100 at most. Reading implies delivery."`
+	DeliveredTo    []DeliveredReceipt `json:"deliveredTo" nullable:"false" doc:"To whom it was delivered, except the sender: at most 100. Reading implies delivery."`
 	DeliveredCount int                `json:"deliveredCount" doc:"To how many it was delivered." example:"1"`
 }
 
@@ -41,11 +41,11 @@ type DeliveredReceipt struct {
 
 func (s *server) reads() {
 	register(s, s.secured(big(op("messages", "POST /api/messages/read", "readMessages", "Mark messages as read",
-		"Everything before them in their conversations is read, too. It goes forward only: what was read before changes nothing. "+
-			"If one of them is not there, nothing is done.",
+		"Everything before them in their conversations becomes read, too. A read position never moves back: messages that were read before change nothing. "+
+			"If one of the messages does not exist, nothing is done.",
 	))), s.readMessages, chat.NotFound)
-	register(s, s.secured(op("conversations", "POST /api/conversations/{id}/read", "readConversation", "Mark a conversation as read up to a place in its log",
-		"It goes forward only: a place before the one that was read changes nothing.")), s.readConversation, chat.Forbidden)
+	register(s, s.secured(op("conversations", "POST /api/conversations/{id}/read", "readConversation", "Mark a conversation as read up to a seq",
+		"A read position never moves back: a smaller seq changes nothing.")), s.readConversation, chat.Forbidden)
 }
 
 func (s *server) readMessages(ctx context.Context, in *with[ReadMessages]) (*struct{}, error) {

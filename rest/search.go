@@ -11,31 +11,31 @@ import (
 )
 
 type searchQuery struct {
-	Q              string              `query:"q" required:"true" doc:"Words, at most 16 of them and 256 bytes: all must be there. Each finds the words that begin with it, whatever their case and accents; \"in double quotes\" only complete words that follow each other." example:"rowing clu"`
+	Q              string              `query:"q" required:"true" doc:"At most 16 words and 256 bytes. A message must contain all of them. Each matches words that start with it, regardless of case and accents; \"in double quotes\" only complete words in this order." example:"rowing clu"`
 	ConversationID ID                  `query:"conversationId" doc:"Only in this conversation."`
-	From           ID                  `query:"from" doc:"Only what this user has sent."`
-	Before         optional[time.Time] `query:"before" doc:"Only what is older."`
-	Sort           string              `query:"sort" enum:"newest,rank" default:"newest" doc:"newest first, or the best first of the newest 10000 that match."`
+	From           ID                  `query:"from" doc:"Only messages from this user."`
+	Before         optional[time.Time] `query:"before" doc:"Only older messages."`
+	Sort           string              `query:"sort" enum:"newest,rank" default:"newest" doc:"newest: newest first; rank: the newest 10000 matches, best first."`
 	Paging
 }
 
 // Hit is a message that was found.
 type Hit struct {
 	Message Message       `json:"message"`
-	Excerpt []ExcerptPart `json:"excerpt" nullable:"false" doc:"A piece of the content, of about 160 characters, in parts: joined, they are as it was written."`
-	Rank    float32       `json:"rank,omitempty" doc:"With sort=rank: how well it fits, to compare with others of the same search." example:"0.06"`
+	Excerpt []ExcerptPart `json:"excerpt" nullable:"false" doc:"About 160 characters of the content, in parts; joined, they are the original text."`
+	Rank    float32       `json:"rank,omitempty" doc:"With sort=rank: how well it matches, comparable within one search." example:"0.06"`
 }
 
 // ExcerptPart is a part of an excerpt.
 type ExcerptPart struct {
 	Text  string `json:"text" example:"Rowing"`
-	Match bool   `json:"match,omitempty" doc:"It is what was looked for."`
+	Match bool   `json:"match,omitempty" doc:"This part matches the query."`
 }
 
 func (s *server) search() {
 	register(s, s.secured(op("messages", "GET /api/messages/search", "searchMessages", "Find messages by their words",
-		"In one's own conversations, among what one may read there. A message is found a moment after it was sent, by what it says now; "+
-			"deleted ones are not found. Two searches of a user may be under way at once.",
+		"In your conversations, among the messages that you may read. A message can be found a moment after it was sent, by its current content; "+
+			"deleted messages are not found. A user may run two searches at once.",
 	)), s.searchMessages, chat.NotFound, chat.Quota)
 }
 
@@ -46,7 +46,7 @@ func (s *server) searchMessages(ctx context.Context, in *searchQuery) (*body[Pag
 		ByRank: in.Sort == "rank", Limit: in.Limit,
 	}
 	if y := q.Before.UTC().Year(); in.Before.Set && (y < 1970 || y > 9999) {
-		return nil, &chat.Error{Code: chat.Invalid, Field: "before", Msg: "must be of the years 1970 to 9999"}
+		return nil, &chat.Error{Code: chat.Invalid, Field: "before", Msg: "must be in the years 1970 to 9999"}
 	}
 	kind := foundCursor
 	if q.ByRank {

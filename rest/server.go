@@ -17,9 +17,9 @@ import (
 	"github.com/parleymq/parley/identity"
 )
 
-// PresenceLister is what presence.Engine does for this package.
+// PresenceLister is what this package needs of presence.Engine.
 type PresenceLister interface {
-	// List returns how those of the users are whom the user may see.
+	// List returns the presence of those of the users whom the user may see.
 	List(ctx context.Context, user chat.ID, of []chat.ID) ([]chat.Presence, error)
 }
 
@@ -46,7 +46,7 @@ type Options struct {
 
 const (
 	maxBodyBytes     = 256 << 10
-	maxBigBodyBytes  = 512 << 10 // where an array of 10,000 ids must come so far that it can be named
+	maxBigBodyBytes  = 512 << 10 // so that an array of 10,000 ids is parsed, and can be refused by name
 	requestTime      = 15 * time.Second
 	readyTime        = 2 * time.Second
 	bearer           = "bearer"
@@ -68,8 +68,8 @@ type server struct {
 }
 
 // New returns the handler of everything under /api, and of /healthz, /readyz,
-// /metrics, /openapi.json, /asyncapi.json, /docs and /.well-known/jwks.json; any other path is 404. It
-// starts nothing. What it expects of the http.Server is in the package comment.
+// /metrics, /openapi.json, /asyncapi.json, /docs and /.well-known/jwks.json; any other path
+// is 404. It starts nothing. The package comment says what it expects of the http.Server.
 func New(o Options) http.Handler {
 	o.setDefaults()
 	s := &server{
@@ -124,7 +124,7 @@ func (o *Options) setDefaults() {
 // methodNotAllowed answers 405 with the Allow header (RFC 9110, 15.5.6).
 func methodNotAllowed(router *chi.Mux) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		p := newProblem(codeMethod, http.StatusMethodNotAllowed, "this path does not understand the method")
+		p := newProblem(codeMethod, http.StatusMethodNotAllowed, "this path does not support the method")
 		for _, m := range methods {
 			if router.Match(chi.NewRouteContext(), m, r.URL.Path) {
 				p.header.Add("Allow", m)

@@ -17,7 +17,7 @@ type NewSession struct {
 	Username string   `json:"username,omitempty" doc:"Or email." example:"alice"`
 	Email    string   `json:"email,omitempty" doc:"Or username." example:"alice@example.org"`
 	Password string   `json:"password" example:"correct horse battery staple"`
-	Device   string   `json:"device,omitempty" doc:"What the user calls it, at most 100 characters." example:"Alice's phone"`
+	Device   string   `json:"device,omitempty" doc:"The user's name for the device, at most 100 characters." example:"Alice's phone"`
 }
 
 func (NewSession) example() any {
@@ -33,9 +33,9 @@ type RefreshRequest struct {
 // Tokens is what a client gets for logging in or refreshing.
 type Tokens struct {
 	AccessToken  string `json:"accessToken" doc:"For Authorization: Bearer, and as MQTT password." example:"eyJ…"`
-	ExpiresIn    int    `json:"expiresIn" doc:"Seconds that the access token is good." example:"900"`
-	RefreshToken string `json:"refreshToken" doc:"Good once, for POST /api/sessions/refresh." example:"plr_…"`
-	SessionID    ID     `json:"sessionId" doc:"What DELETE /api/sessions/{id} ends."`
+	ExpiresIn    int    `json:"expiresIn" doc:"For how many seconds the access token is valid." example:"900"`
+	RefreshToken string `json:"refreshToken" doc:"Can be used once, for POST /api/sessions/refresh." example:"plr_…"`
+	SessionID    ID     `json:"sessionId" doc:"For DELETE /api/sessions/{id}."`
 	User         Me     `json:"user"`
 }
 
@@ -43,10 +43,10 @@ type Tokens struct {
 type Session struct {
 	ID         ID     `json:"id"`
 	Device     string `json:"device,omitempty" example:"Alice's phone"`
-	Current    bool   `json:"current" doc:"The one that asks."`
+	Current    bool   `json:"current" doc:"Whether this request uses it."`
 	CreatedAt  Time   `json:"createdAt"`
-	LastUsedAt Time   `json:"lastUsedAt" doc:"When it was made or last refreshed."`
-	ExpiresAt  Time   `json:"expiresAt" doc:"Unless it is refreshed before."`
+	LastUsedAt Time   `json:"lastUsedAt" doc:"When it was created or last refreshed."`
+	ExpiresAt  Time   `json:"expiresAt" doc:"Unless it is refreshed before then."`
 }
 
 func (s *server) sessions(login chat.Limiter) {
@@ -55,16 +55,16 @@ func (s *server) sessions(login chat.Limiter) {
 	logIn.Middlewares = huma.Middlewares{s.limited(login)}
 	register(s, logIn, s.logIn, chat.Unauthenticated, chat.Quota)
 	register(s, op(tag, "POST /api/sessions/refresh", "refresh", "Exchange a refresh token for new tokens",
-		"A refresh token is good once; using it again ends its session."), s.refresh, chat.Unauthenticated)
-	register(s, s.secured(op(tag, "GET /api/sessions", "listSessions", "List one's own sessions, newest first", "")), s.listSessions)
+		"A refresh token can be used once; using it again ends its session."), s.refresh, chat.Unauthenticated)
+	register(s, s.secured(op(tag, "GET /api/sessions", "listSessions", "List your sessions, newest first", "")), s.listSessions)
 	register(s, s.secured(op(tag, "DELETE /api/sessions/{id}", "endSession", "End a session",
-		"Its tokens are refused and its device's MQTT connection is cut, within a second. It may be repeated.")), s.endSession, chat.NotFound)
+		"Within a second its tokens are refused and its device's MQTT connection is closed. May be repeated.")), s.endSession, chat.NotFound)
 }
 
 func (s *server) logIn(ctx context.Context, in *with[NewSession]) (*body[Tokens], error) {
 	b := &in.Body
 	if (b.Username == "") == (b.Email == "") {
-		return nil, &chat.Error{Code: chat.Invalid, Field: "username", Msg: "is required, or email instead, not both"}
+		return nil, &chat.Error{Code: chat.Invalid, Field: "username", Msg: "is required, or email instead, but not both"}
 	}
 	return reply(tokensOf)(s.identity.LogIn(ctx, identity.LoginRequest{Login: b.Username + b.Email, Password: b.Password, Device: b.Device}))
 }

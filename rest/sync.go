@@ -9,28 +9,28 @@ import (
 )
 
 type syncQuery struct {
-	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"100" doc:"How many items at most; large ones come in smaller pages."`
-	Cursor string `query:"cursor" doc:"nextCursor of the answer before; none: everything, from the beginning."`
-	From   string `query:"from" enum:"now" doc:"now: no items, only a cursor to begin with. Not together with cursor."`
+	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"100" doc:"The maximum number of items; pages of large items have fewer."`
+	Cursor string `query:"cursor" doc:"nextCursor of the previous answer; none: everything, from the beginning."`
+	From   string `query:"from" enum:"now" doc:"now: no items, only a cursor to start from. Cannot be combined with cursor."`
 }
 
 // SyncPage is a part of what has changed.
 type SyncPage struct {
 	Data       []SyncItem `json:"data" nullable:"false"`
-	NextCursor string     `json:"nextCursor" doc:"Keep it, once the items are applied, and ask with it the next time." example:"AXkB"`
-	HasMore    bool       `json:"hasMore" doc:"There is more: ask again at once."`
+	NextCursor string     `json:"nextCursor" doc:"Store it once the items are applied, and send it next time." example:"AXkB"`
+	HasMore    bool       `json:"hasMore" doc:"There is more: ask again immediately."`
 }
 
 // SyncItem is one thing that has changed.
 type SyncItem struct {
-	Type           chat.SyncItemType `json:"type" enum:"profile,left,conversation,event,read" doc:"Says which of the other fields are there."`
-	User           *User             `json:"user,omitempty" doc:"profile: of oneself or of somebody one shares a conversation of up to 500 with."`
+	Type           chat.SyncItemType `json:"type" enum:"profile,left,conversation,event,read" doc:"Determines which of the other fields are present."`
+	User           *User             `json:"user,omitempty" doc:"profile: yours, or that of a user with whom you share a conversation of up to 500 members."`
 	Conversation   *Conversation     `json:"conversation,omitempty" doc:"conversation: as it is now, with its first 20 participants."`
-	JoinedSeq      int64             `json:"joinedSeq,omitempty" doc:"conversation: one has come into it (again). Forget what you hold of it; its events follow, from this seq on. Without it one was in it before, and has got another role." example:"1"`
-	Event          *syncEvent        `json:"event,omitempty" doc:"event: an entry of a conversation's log, as conv/{id}/messages has it."`
+	JoinedSeq      int64             `json:"joinedSeq,omitempty" doc:"conversation: you have joined it, perhaps again. Discard your copy of it; its events follow, from this seq on. If absent, you were in it before and your role has changed." example:"1"`
+	Event          *syncEvent        `json:"event,omitempty" doc:"event: an entry of a conversation's log, as published on conv/{id}/messages."`
 	ConversationID ID                `json:"conversationId,omitempty" doc:"left, read."`
 	UserID         ID                `json:"userId,omitempty" doc:"read: who."`
-	UpTo           int64             `json:"upTo,omitempty" doc:"read: the seq of the last event that they have read." example:"42"`
+	UpTo           int64             `json:"upTo,omitempty" doc:"read: the seq of the last event they have read." example:"42"`
 	At             *Time             `json:"at,omitempty" doc:"left, read: when."`
 }
 
@@ -59,12 +59,12 @@ func (syncEvent) Schema(r huma.Registry) *huma.Schema {
 }
 
 func (s *server) sync() {
-	register(s, s.secured(op("messages", "GET /api/sync", "sync", "Read everything that has changed for oneself",
-		"Ask, apply the items one after the other, keep `nextCursor`, and ask with it: at once while `hasMore` is true, later to learn what has changed since. "+
-			"Nothing is left out, whatever is committed meanwhile, and each event comes once, in the order of its log; other items say how something is now, and may come again.\n\n"+
-			"What has changed up to one moment comes in this order, in one page or several: profiles; conversations left; conversations that one has come into, or has another role in; "+
-			"events; how far members have read (others in conversations of up to 500). Edits, deletions, reactions and changes of a group are events.\n\n"+
-			"A cursor that is refused (`invalid`, field `cursor`) belongs to another user, or to a database that was replaced: begin again without one.",
+	register(s, s.secured(op("messages", "GET /api/sync", "sync", "Read everything that has changed for you",
+		"Apply the items one after the other, store `nextCursor`, and ask again with it: immediately while `hasMore` is true, later to learn what has changed since. "+
+			"Nothing is left out, whatever is committed meanwhile, and each event comes once, in the order of its log; other items give the current state of something, and may come again.\n\n"+
+			"What has changed up to one moment comes in this order, in one page or several: profiles; conversations you have left; conversations you have joined, or in which your role has changed; "+
+			"events; read positions of members (of others in conversations of up to 500). Edits, deletions, reactions and changes of a group are events.\n\n"+
+			"A cursor that is refused (`invalid`, field `cursor`) belongs to another user, or to a database that was replaced: start again without one.",
 	)), s.readSync)
 }
 

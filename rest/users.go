@@ -17,20 +17,20 @@ type NewUser struct {
 	Username    string   `json:"username" doc:"2 to 32 of a-z, 0-9, dot, underscore and hyphen, beginning with a letter or digit; unique." example:"alice"`
 	Email       string   `json:"email" doc:"Unique; nobody else sees it." example:"alice@example.org"`
 	Password    string   `json:"password" doc:"8 to 1024 bytes." example:"correct horse battery staple"`
-	DisplayName string   `json:"displayName,omitempty" doc:"At most 100 characters; none: the user name." example:"Alice"`
+	DisplayName string   `json:"displayName,omitempty" doc:"At most 100 characters; the user name by default." example:"Alice"`
 }
 
 // ProfileUpdate is the body of PATCH /api/users/me; fields left out stay as they are.
 type ProfileUpdate struct {
 	_               struct{} `additionalProperties:"false"`
 	DisplayName     *string  `json:"displayName,omitempty" doc:"1 to 100 characters." example:"Alice"`
-	Email           *string  `json:"email,omitempty" doc:"Needs currentPassword." example:"alice@example.org"`
-	Password        *string  `json:"password,omitempty" doc:"Needs currentPassword, and ends all other sessions and every connection made with the old password." example:"correct horse battery staple"`
+	Email           *string  `json:"email,omitempty" doc:"Requires currentPassword." example:"alice@example.org"`
+	Password        *string  `json:"password,omitempty" doc:"Requires currentPassword. Ends all other sessions and every connection made with the old password." example:"correct horse battery staple"`
 	CurrentPassword string   `json:"currentPassword,omitempty" example:"Tr0ub4dor&3"`
 }
 
 type userSearch struct {
-	Q string `query:"q" required:"true" doc:"What the user name begins with: 1 to 32 bytes." example:"ali"`
+	Q string `query:"q" required:"true" doc:"The beginning of the user name: 1 to 32 bytes." example:"ali"`
 	Paging
 }
 
@@ -40,13 +40,13 @@ func (s *server) users(signup chat.Limiter) {
 	signUp.Middlewares = huma.Middlewares{s.limited(signup)}
 	register(s, signUp, s.createUser, chat.Conflict, chat.Quota)
 	register(s, s.secured(op(tag, "GET /api/users", "searchUsers", "Find users by the beginning of their user name", "")), s.searchUsers)
-	register(s, s.secured(op(tag, "GET /api/users/me", "getMe", "Read one's own account", "")), s.getMe)
-	register(s, s.secured(op(tag, "PATCH /api/users/me", "updateMe", "Change one's own account", "")), s.updateMe, chat.Forbidden, chat.Conflict, chat.Quota)
+	register(s, s.secured(op(tag, "GET /api/users/me", "getMe", "Read your account", "")), s.getMe)
+	register(s, s.secured(op(tag, "PATCH /api/users/me", "updateMe", "Change your account", "")), s.updateMe, chat.Forbidden, chat.Conflict, chat.Quota)
 }
 
 func (s *server) createUser(ctx context.Context, in *with[NewUser]) (*body[User], error) {
 	if err := identity.ValidateEmail(in.Body.Email); err != nil {
-		return nil, err // an account made here can be found by mail; operators may make others
+		return nil, err // accounts made here need an address; operators may create others
 	}
 	return reply(userOf)(s.identity.Register(ctx, identity.NewUser{
 		Username: in.Body.Username, Email: in.Body.Email, Password: in.Body.Password, DisplayName: in.Body.DisplayName,

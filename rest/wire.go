@@ -26,8 +26,8 @@ func (ID) Schema(huma.Registry) *huma.Schema {
 	}
 }
 
-// Resolve implements huma.ResolverWithPath: the zero id, which stands for none
-// in here, is none that a client can mean.
+// Resolve implements huma.ResolverWithPath: it refuses the zero id, which means none
+// inside the server.
 func (id ID) Resolve(_ huma.Context, at *huma.PathBuffer) []error {
 	if id == zeroID {
 		return []error{&huma.ErrorDetail{Location: at.String(), Message: "must not be the zero id"}}
@@ -44,7 +44,7 @@ func idOf(id chat.ID) ID {
 
 func idsOf(ids []chat.ID) []ID { return mapped(ids, func(id *chat.ID) ID { return idOf(*id) }) }
 
-// chatID returns the id; the zero one for "". Anything else the schema let pass is an id.
+// chatID returns the id, or the zero id for "". The schema allows nothing else.
 func (id ID) chatID() chat.ID {
 	v, _ := chat.ParseID(string(id))
 	return v
@@ -90,7 +90,7 @@ func userOf(u *chat.User) User {
 type Me struct {
 	User
 	Email string `json:"email,omitempty" example:"alice@example.org"`
-	Admin bool   `json:"admin,omitempty" doc:"May do what operators do."`
+	Admin bool   `json:"admin,omitempty" doc:"Whether the user is an operator."`
 }
 
 func meOf(u *chat.User) Me { return Me{User: userOf(u), Email: u.Email, Admin: u.Admin} }
@@ -99,25 +99,25 @@ func meOf(u *chat.User) Me { return Me{User: userOf(u), Email: u.Email, Admin: u
 type Message struct {
 	ID             ID     `json:"id"`
 	ConversationID ID     `json:"conversationId"`
-	Seq            int64  `json:"seq" doc:"Its place in the conversation's log." example:"42"`
+	Seq            int64  `json:"seq" doc:"Its position in the conversation's log." example:"42"`
 	SenderID       ID     `json:"senderId"`
 	ClientMsgID    ID     `json:"clientMsgId" doc:"The sender's idempotency key."`
 	Content        string `json:"content" doc:"Empty for a deleted message." example:"hello"`
-	ReplyTo        ID     `json:"replyTo,omitempty" doc:"The message it answers."`
+	ReplyTo        ID     `json:"replyTo,omitempty" doc:"The message it replies to."`
 	Attachments    []ID   `json:"attachments,omitempty"`
 	Mentions       []ID   `json:"mentions,omitempty" doc:"Members whose names the content mentions, as @username."`
 	CreatedAt      Time   `json:"createdAt"`
 	EditedAt       *Time  `json:"editedAt,omitempty"`
-	DeletedAt      *Time  `json:"deletedAt,omitempty" doc:"Set: the message has been taken back."`
+	DeletedAt      *Time  `json:"deletedAt,omitempty" doc:"Present if the message was deleted."`
 
-	Reactions []ReactionCount `json:"reactions,omitempty" doc:"In the order in which the emojis were used first."`
+	Reactions []ReactionCount `json:"reactions,omitempty" doc:"In the order in which the emojis were first used."`
 }
 
 // ReactionCount is how many react to a message with an emoji.
 type ReactionCount struct {
 	Emoji string `json:"emoji" example:"👍"`
-	Count int    `json:"count" doc:"How many users." example:"3"`
-	Mine  bool   `json:"mine" doc:"Whether oneself is among them."`
+	Count int    `json:"count" doc:"The number of users." example:"3"`
+	Mine  bool   `json:"mine" doc:"Whether you are among them."`
 }
 
 func reactionsOf(counts []chat.ReactionCount) []ReactionCount {
@@ -150,17 +150,17 @@ type Conversation struct {
 	ID           ID            `json:"id"`
 	Kind         chat.Kind     `json:"kind" enum:"direct,group" example:"group"`
 	Title        string        `json:"title,omitempty" doc:"Groups only." example:"Rowing"`
-	History      chat.History  `json:"history,omitempty" enum:"joined,all" doc:"Groups only: what those who join may see, what comes after or everything."`
+	History      chat.History  `json:"history,omitempty" enum:"joined,all" doc:"Groups only: what users who join may see: events after they joined, or all."`
 	CreatedAt    Time          `json:"createdAt"`
-	Participants []Participant `json:"participants" nullable:"false" doc:"In a list only the first 20."`
-	MemberCount  int           `json:"participantCount" doc:"How many there are." example:"2"`
+	Participants []Participant `json:"participants" nullable:"false" doc:"Only the first 20 in lists."`
+	MemberCount  int           `json:"participantCount" doc:"The number of participants." example:"2"`
 	LastMessage  maybeMessage  `json:"lastMessage" doc:"null: none yet."`
-	UnreadCount  int64         `json:"unreadCount" doc:"Messages of others after what one has read." example:"3"`
+	UnreadCount  int64         `json:"unreadCount" doc:"Messages of others after the last one you have read." example:"3"`
 	HasUnread    bool          `json:"hasUnread"`
 	LastReadAt   *Time         `json:"lastReadAt" nullable:"true" doc:"null: never."`
 }
 
-// Participant is a user's place in a conversation.
+// Participant is a member of a conversation.
 type Participant struct {
 	UserID      ID        `json:"userId"`
 	Username    string    `json:"username" example:"alice"`
