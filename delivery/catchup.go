@@ -37,7 +37,7 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 		sub.held = before[sub.Text].held
 		s.subs.put(sub)
 	}
-	s.noteAsking()
+	s.countReceiptWants()
 	if s.closed || !messages && !s.stored.kept {
 		s.mu.Unlock()
 		return nil
@@ -57,7 +57,7 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 		for _, old := range before {
 			s.subs.put(old)
 		}
-		s.noteAsking()
+		s.countReceiptWants()
 		s.dropUncovered()
 	} else {
 		s.begin(ends)

@@ -12,16 +12,16 @@ import (
 // Cluster is how a Router reaches the other nodes. None of its functions may block, or
 // call back into the Router.
 type Cluster struct {
-	// Here is called when the first connection of a user is made, and when the last one
+	// Online is called when the first connection of a user is made, and when the last one
 	// has ended.
-	Here func(user chat.ID, here bool)
-	// Superseded tells the named node that a device whose last connection was there has
+	Online func(user chat.ID, online bool)
+	// Superseded notifies the named node that a device whose last connection was there has
 	// connected here. The node may still have that connection.
 	Superseded func(node string, n chat.SupersededNotice)
-	// Asks is called when the first session here subscribes to delivery receipts.
-	Asks func()
-	// Asking reports whether a session at another node subscribes to delivery receipts.
-	Asking func() bool
+	// WantReceipts is called when the first session here subscribes to delivery receipts.
+	WantReceipts func()
+	// ReceiptsWanted reports whether a session at another node subscribes to delivery receipts.
+	ReceiptsWanted func() bool
 }
 
 // follow adds a tail for a conversation that has none. mu is held.

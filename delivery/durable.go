@@ -88,7 +88,7 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration, queue *Queue
 			s.follow(&tail{conversation: c.ConversationID, sent: c.Acked, acked: c.Acked, known: c.LastSeq})
 		}
 	}
-	s.noteAsking()
+	s.countReceiptWants()
 	s.restore(st.Inflight, unacked, st.NextPacketID)
 	for id, seq := range hints { // committed since, perhaps in a conversation that the user has joined since
 		if covered, _ := s.covers(id); !covered {

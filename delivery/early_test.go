@@ -18,9 +18,9 @@ type among struct {
 
 func (a *among) cluster() *delivery.Cluster {
 	return &delivery.Cluster{
-		Here:       func(_ chat.ID, here bool) { a.here = append(a.here, here) },
-		Superseded: func(_ string, n chat.SupersededNotice) { a.taken = append(a.taken, n) },
-		Asks:       func() {}, Asking: func() bool { return false },
+		Online:       func(_ chat.ID, here bool) { a.here = append(a.here, here) },
+		Superseded:   func(_ string, n chat.SupersededNotice) { a.taken = append(a.taken, n) },
+		WantReceipts: func() {}, ReceiptsWanted: func() bool { return false },
 	}
 }
 

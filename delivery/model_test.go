@@ -158,7 +158,7 @@ func (m *model) boot() {
 	}}
 	o := delivery.Options{Log: m.log, Sessions: m.node}
 	if m.among {
-		o.Cluster = &delivery.Cluster{Here: func(chat.ID, bool) {}, Superseded: func(string, chat.SupersededNotice) {}, Asks: func() {}, Asking: func() bool { return false }}
+		o.Cluster = &delivery.Cluster{Online: func(chat.ID, bool) {}, Superseded: func(string, chat.SupersededNotice) {}, WantReceipts: func() {}, ReceiptsWanted: func() bool { return false }}
 	}
 	m.router = delivery.NewRouter(o)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -70,26 +70,26 @@ func (r *Router) markDelivered(ctx context.Context, moves []chat.DeliveredMove) 
 		r.logger.Warn("delivery receipts could not be saved; trying again", "moves", len(moves), "err", err)
 		return false
 	}
-	if len(places) > 0 && (r.Asking() || r.cluster != nil && r.cluster.Asking()) {
+	if len(places) > 0 && (r.ReceiptsWanted() || r.cluster != nil && r.cluster.ReceiptsWanted()) {
 		r.receipts.TellDelivered(ctx, places)
 	}
 	return true
 }
 
-// Asking reports whether a session here subscribes to delivery receipts.
-func (r *Router) Asking() bool { return r.asking.Load() > 0 }
+// ReceiptsWanted reports whether a session here subscribes to delivery receipts.
+func (r *Router) ReceiptsWanted() bool { return r.wantReceipts.Load() > 0 }
 
-// noteAsking counts the session in or out of those that subscribe to delivery receipts. mu
+// countReceiptWants counts the session in or out of those that subscribe to delivery receipts. mu
 // is held.
-func (s *Session) noteAsking() {
-	asks := s.subs.delivered > 0 && !s.closed
+func (s *Session) countReceiptWants() {
+	wants := s.subs.delivered > 0 && !s.closed
 	switch {
-	case asks && !s.asks:
-		if s.router.asking.Add(1) == 1 && s.router.cluster != nil {
-			s.router.cluster.Asks()
+	case wants && !s.wantsReceipts:
+		if s.router.wantReceipts.Add(1) == 1 && s.router.cluster != nil {
+			s.router.cluster.WantReceipts()
 		}
-	case !asks && s.asks:
-		s.router.asking.Add(-1)
+	case !wants && s.wantsReceipts:
+		s.router.wantReceipts.Add(-1)
 	}
-	s.asks = asks
+	s.wantsReceipts = wants
 }

@@ -70,7 +70,7 @@ type Router struct {
 	queuesMu    sync.Mutex
 	queuedBytes atomic.Int64 // over all queues
 
-	asking atomic.Int64 // connected sessions that subscribe to delivery receipts
+	wantReceipts atomic.Int64 // connected sessions that subscribe to delivery receipts
 
 	dirtyMu   sync.Mutex
 	dirty     []*Session                     // dirtyMu guards: sessions with cursors to be saved
@@ -188,7 +188,7 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 // they may, each of which costs memory and a copy of whatever is sent to the user.
 func (r *Router) add(s *Session) error {
 	user := s.Principal.UserID
-	if !r.users.add(user, s, r.most, func() { r.here(user, true) }) {
+	if !r.users.add(user, s, r.most, func() { r.online(user, true) }) {
 		return &chat.Error{Code: chat.Quota, Op: "delivery.Take", Msg: "the user has as many connections as they may"}
 	}
 	r.metrics.sessions.Inc()
@@ -198,7 +198,7 @@ func (r *Router) add(s *Session) error {
 // remove removes the one session of the user for which match is true, closes it, and
 // returns it with what is to be saved of it; nil if there is none.
 func (r *Router) remove(user chat.ID, match func(*Session) bool) (*Session, *chat.SessionPart) {
-	s := r.users.remove(user, match, func() { r.here(user, false) })
+	s := r.users.remove(user, match, func() { r.online(user, false) })
 	if s == nil {
 		return nil, nil
 	}
@@ -206,9 +206,9 @@ func (r *Router) remove(user chat.ID, match func(*Session) bool) (*Session, *cha
 	return s, s.close()
 }
 
-func (r *Router) here(user chat.ID, here bool) {
+func (r *Router) online(user chat.ID, online bool) {
 	if r.cluster != nil {
-		r.cluster.Here(user, here)
+		r.cluster.Online(user, online)
 	}
 }
 
@@ -267,7 +267,7 @@ func (s *Session) shut() (part *chat.SessionPart, queue *Queue, keep bool) {
 		}
 	}
 	s.closed = true
-	s.noteAsking()
+	s.countReceiptWants()
 	for id := range s.tails {
 		s.unfollow(id)
 	}

@@ -56,20 +56,20 @@ type Session struct {
 	stored      stored
 	resendSince time.Time // see ResendSince; not changed after load
 
-	mu       sync.Mutex
-	subs     subscriptions     // mu guards
-	tails    map[chat.ID]*tail // mu guards
-	window   window            // mu guards
-	behind   []*tail           // mu guards: tails with known > sent, served in turn
-	catching bool              // mu guards: a catch-up runs
-	stalled  bool              // mu guards: the sink had no room, and will call Writable
-	hints    map[chat.ID]int64 // mu guards: how far logs are known to reach, while Take asks the store for the session; then nil
-	loading  int               // mu guards: tails may not be known: Start is due, or Subscribe is asking for ends
-	started  bool              // mu guards: CONNACK is out
-	waiting  bool              // mu guards: the catch-up waits for early events' predecessors
-	missed   bool              // mu guards: a presence signal found no room
-	closed   bool              // mu guards
-	asks     bool              // mu guards: it is counted in router.asking
+	mu            sync.Mutex
+	subs          subscriptions     // mu guards
+	tails         map[chat.ID]*tail // mu guards
+	window        window            // mu guards
+	behind        []*tail           // mu guards: tails with known > sent, served in turn
+	catching      bool              // mu guards: a catch-up runs
+	stalled       bool              // mu guards: the sink had no room, and will call Writable
+	hints         map[chat.ID]int64 // mu guards: how far logs are known to reach, while Take asks the store for the session; then nil
+	loading       int               // mu guards: tails may not be known: Start is due, or Subscribe is asking for ends
+	started       bool              // mu guards: CONNACK is out
+	waiting       bool              // mu guards: the catch-up waits for early events' predecessors
+	missed        bool              // mu guards: a presence signal found no room
+	closed        bool              // mu guards
+	wantsReceipts bool              // mu guards: it is counted in router.wantReceipts
 
 	queue      *Queue // mu guards: of publications to device topics; nil: not needed so far
 	superseded bool   // mu guards: another node has the session now
@@ -106,7 +106,7 @@ func (s *Session) Unsubscribe(filters []string) []bool {
 		}
 	}
 	s.dropUncovered()
-	s.noteAsking()
+	s.countReceiptWants()
 	return existed
 }
 
