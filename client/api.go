@@ -12,10 +12,9 @@ import (
 	"time"
 )
 
-// API is REST: one request for each call, as the user of the Options. It is safe for
-// concurrent use. Calls are not repeated, but for one with a fresh token when the
-// first is refused; those that may be repeated say so. A context without a deadline
-// gets one of 30 s for each request.
+// API is the REST API: each call makes one request, as the user of the Options. It is
+// safe for concurrent use. A request is repeated only if its token was refused, with a
+// new token; calls that the caller may repeat say so. Each request is limited to 30 s.
 type API struct {
 	o      Options
 	http   *http.Client
@@ -63,8 +62,8 @@ type call struct {
 	out    any // where the answer goes; nil: it has none
 }
 
-// do makes a request as the user: again with a fresh token if the first is refused,
-// and once more if that was of the same login, by another call's doing.
+// do makes a request as the user. If its token is refused it tries a new one, and once
+// more if another call had just renewed that for the same login.
 func (a *API) do(ctx context.Context, c call) (err error) {
 	var refused string
 	for range 3 {
@@ -80,7 +79,7 @@ func (a *API) do(ctx context.Context, c call) (err error) {
 	return err
 }
 
-// request makes a request with a token; "": as nobody.
+// request makes a request with a token; "": without authentication.
 func (a *API) request(ctx context.Context, c call, token string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, context.DeadlineExceeded)
 	defer cancel()
@@ -131,8 +130,8 @@ func (a *API) request(ctx context.Context, c call, token string) error {
 // pageSize is how many items are asked for at once.
 const pageSize = "100"
 
-// list goes through a list page by page, as far as the caller goes. After an error
-// it ends.
+// list iterates over a list, reading pages as the caller gets to them. It ends after an
+// error.
 func list[T any](ctx context.Context, a *API, c call) iter.Seq2[*T, error] {
 	return func(yield func(*T, error) bool) {
 		query := url.Values{"limit": {pageSize}}
@@ -164,7 +163,7 @@ func list[T any](ctx context.Context, a *API, c call) iter.Seq2[*T, error] {
 	}
 }
 
-// at is a path with ids in it, which may come from anywhere.
+// at returns the API path of these parts, escaped: ids may come from anywhere.
 func at(parts ...string) string {
 	path := "/api"
 	for _, p := range parts {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Block is somebody whom one has blocked.
+// Block is a user whom the caller has blocked.
 type Block struct {
 	UserID      ID        `json:"userId"`
 	Username    string    `json:"username"`
@@ -15,18 +15,18 @@ type Block struct {
 	CreatedAt   time.Time `json:"createdAt"`
 }
 
-// Block blocks a user: neither of the two can write to the other, or sees that the
-// other is online or types. It may be repeated.
+// Block blocks a user: neither can write to the other, or see that the other is online
+// or typing. It may be repeated.
 func (a *API) Block(ctx context.Context, user ID) error {
 	return a.do(ctx, call{op: "block", method: http.MethodPut, path: at("blocks", string(user))})
 }
 
-// Unblock takes a block back. It may be repeated.
+// Unblock unblocks a user. It may be repeated.
 func (a *API) Unblock(ctx context.Context, user ID) error {
 	return a.do(ctx, call{op: "unblock", method: http.MethodDelete, path: at("blocks", string(user))})
 }
 
-// Blocks lists whom one has blocked.
+// Blocks lists the users whom the caller has blocked.
 func (a *API) Blocks(ctx context.Context) iter.Seq2[*Block, error] {
 	return list[Block](ctx, a, call{op: "list blocks", path: "/api/blocks"})
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,7 +21,7 @@ type Client struct {
 	*API
 	me      Me
 	logger  *slog.Logger
-	unnamed bool // the client id is made up: nobody comes back to its session
+	unnamed bool // the client id was generated: nobody resumes its session
 
 	session *mqttSession
 	inbox   *inbox
@@ -29,13 +30,13 @@ type Client struct {
 
 	ctx      context.Context // the client's life
 	cancel   context.CancelCauseFunc
-	handling context.Context // ends before it: no further event is handled
+	handling context.Context // ends before ctx: no further event is handled
 	pause    context.CancelFunc
 	wg       sync.WaitGroup // the goroutines below
 	idle     chan struct{}  // closed when handle has returned
 	done     chan struct{}  // closed when everything has ended
 
-	first chan error // one place: how the first attempt to connect went
+	first chan error // capacity 1: the outcome of the first attempt to connect
 
 	mu     sync.Mutex
 	link   *link         // mu guards: the connection that is up, or nil
@@ -52,16 +53,16 @@ type Client struct {
 // link is a connection that is up.
 type link struct {
 	cm        *autopaho.ConnectionManager
-	ctx       context.Context // its life, to the instant when its loss is known
-	down      chan struct{}   // closed when the next one may be waited for
+	ctx       context.Context // ends as soon as the loss of the connection is known
+	down      chan struct{}   // closed once Client.up is the next connection's
 	maxPacket int             // the server's; 0: not said
 }
 
-// Dial logs in, connects and subscribes to what the options have functions for. It
-// tries once, so that what is wrong is known at once: Invalid names an option,
-// Unauthenticated is about the login, Unavailable about the server or the way there.
-// ctx bounds Dial alone; the client lives until Close, or until something ends it for
-// good (see Err).
+// Dial logs in, connects, and subscribes to everything that the options have functions
+// for. It tries once, so that mistakes show at once: Invalid names an option,
+// Unauthenticated is about the login, Unavailable about the server or the network. ctx
+// limits Dial only; the client lives until Close, or until something ends it for good
+// (see Err).
 func Dial(ctx context.Context, o Options) (*Client, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
@@ -107,8 +108,8 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	return c, nil
 }
 
-// start starts the goroutines that the client consists of. Each ends with c.ctx, and
-// done is closed after the last of them.
+// start starts the client's goroutines. Each ends with c.ctx, and done is closed after
+// the last of them.
 func (c *Client) start() error {
 	cfg, err := c.config()
 	if err != nil {
@@ -119,14 +120,14 @@ func (c *Client) start() error {
 		return &Error{Op: "dial", Code: Invalid, Err: err}
 	}
 	c.wg.Go(func() { c.signals.run(c.ctx) })
-	go func() { // ends with c.ctx, and its handler; c.idle tells
+	go func() { // ends with c.ctx, once the handler has returned, and closes c.idle
 		defer close(c.idle)
 		c.handle()
 	}()
-	go func() { // ends with c.ctx; c.done tells
+	go func() { // ends with c.ctx, and closes c.done
 		defer close(c.done)
 		<-cm.Done()
-		c.fail(&Error{Op: "connect", Code: Closed}) // if it is not known better
+		c.fail(&Error{Op: "connect", Code: Closed}) // unless there is a reason already
 		c.wg.Wait()
 		c.CloseIdle()
 	}()
@@ -156,7 +157,7 @@ func (c *Client) config() (autopaho.ClientConfig, error) {
 	}, nil
 }
 
-// connectPacket completes a CONNECT, with a token that is good now.
+// connectPacket completes a CONNECT with a valid token.
 func (c *Client) connectPacket(p *paho.Connect, _ *url.URL) (*paho.Connect, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, requestTimeout)
 	defer cancel()
@@ -170,8 +171,8 @@ func (c *Client) connectPacket(p *paho.Connect, _ *url.URL) (*paho.Connect, erro
 	return p, nil
 }
 
-// disconnectPacket is for the end of the client: DISCONNECT without error, after which
-// the user is offline at once.
+// disconnectPacket is sent when the client ends: DISCONNECT 0x00, after which the user
+// is offline at once.
 func (c *Client) disconnectPacket() *paho.Disconnect {
 	d := &paho.Disconnect{}
 	if c.unnamed {
@@ -197,7 +198,7 @@ func (c *Client) reconnectPause(n int) time.Duration {
 
 const firstBackoff = 250 * time.Millisecond
 
-// backoff is the nth pause between attempts: it doubles, and is random by half.
+// backoff is the nth pause between attempts: it doubles, with up to half of it random.
 func (c *Client) backoff(n int) time.Duration {
 	d := min(firstBackoff<<min(n, 20), c.o.MaxBackoff)
 	return d/2 + rand.N(d/2+1)
@@ -221,8 +222,8 @@ func (c *Client) connected(cm *autopaho.ConnectionManager, ack *paho.Connack) {
 	c.wg.Go(func() { c.settle(l, conn) }) // ends with the connection, or before
 }
 
-// disconnected is called by autopaho when a connection has ended. It tells whether to
-// make another one.
+// disconnected is called by autopaho when a connection has ended. It reports whether to
+// connect again.
 func (c *Client) disconnected() bool {
 	c.mu.Lock()
 	close(c.link.down)
@@ -236,8 +237,7 @@ func (c *Client) disconnected() bool {
 			detail = d.Properties.ReasonString
 		}
 		reason = reasonError("connection", d.ReasonCode, detail)
-		// Of what is said to somebody who breaks the protocol, or who is too big, the next
-		// attempt would get the same answer.
+		// After a protocol error, or an oversized packet, the next attempt would end the same way.
 		final = slices.Contains([]byte{
 			reasonMalformed, reasonProtocolError, reasonTakenOver, reasonReceiveExceeded, reasonTooLarge,
 		}, d.ReasonCode)
@@ -265,8 +265,8 @@ func (c *Client) lost(reason error) {
 	}
 }
 
-// connectFailed is called by autopaho after each attempt that failed, and stops it
-// where another one would be no use.
+// connectFailed is called by autopaho after each failed attempt, and stops it if
+// another one would be pointless.
 func (c *Client) connectFailed(err error) {
 	var denied *autopaho.ConnackError
 	var e *Error
@@ -328,8 +328,8 @@ func (c *Client) tellFirst(err error) {
 	}
 }
 
-// subscribe asks for everything that the options have functions for. It tries again
-// what may work then, while the connection is up.
+// subscribe subscribes to everything that the options have functions for. While the
+// connection is up it repeats what may succeed later.
 func (c *Client) subscribe(l *link) error {
 	filters := c.filters()
 	for n := 0; ; n++ {
@@ -421,7 +421,7 @@ func (c *Client) fail(err error) {
 	c.cancel(err)
 }
 
-// Me returns whom the client connected as.
+// Me returns the user that the client is connected as.
 func (c *Client) Me() Me { return c.me }
 
 // ClientID returns the name of the device.
@@ -430,8 +430,8 @@ func (c *Client) ClientID() string { return c.o.ClientID }
 // Done is closed when the client has ended: by Close, or because of Err.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err returns why the client has ended: Closed after Close, TakenOver, Unauthenticated
-// and so on if something ended it for good; nil while it lives.
+// Err returns why the client has ended: Closed after Close; TakenOver, Unauthenticated
+// and so on if something else ended it for good; nil while it runs.
 func (c *Client) Err() error {
 	if c.ctx.Err() == nil {
 		return nil
@@ -439,11 +439,11 @@ func (c *Client) Err() error {
 	return context.Cause(c.ctx)
 }
 
-// Close ends the client: no further event is handled, the one being handled is waited
-// for and acknowledged, and DISCONNECT is sent. When ctx ends first, the
-// handler's context ends, nothing more is acknowledged, and the error is ctx's;
-// what was not acknowledged comes again to the next client with the same ClientID.
-// It must not be called by a handler. It may be repeated.
+// Close ends the client. No further event is handled; Close waits until the current one
+// is handled and acknowledged, then sends DISCONNECT. If ctx ends first, the handler's
+// context ends, nothing more is acknowledged, and the error is ctx's. Events that were
+// not acknowledged are delivered again to the next client with the same ClientID. A
+// handler must not call Close. It may be repeated.
 func (c *Client) Close(ctx context.Context) error {
 	c.pause()
 	var late error
@@ -457,18 +457,11 @@ func (c *Client) Close(ctx context.Context) error {
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		return cmpErr(late, contextError(ctx, "close", "the server was not told in time"))
+		return cmp.Or(late, contextError(ctx, "close", "DISCONNECT was not sent in time"))
 	}
 	if !ended {
 		c.tokens.end(ctx)
 		c.CloseIdle()
 	}
 	return late
-}
-
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }

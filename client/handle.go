@@ -12,14 +12,14 @@ func (c *Client) received(r paho.PublishReceived) (bool, error) {
 	p := r.Packet
 	if p.QoS == 0 {
 		if err := c.signals.read(&c.o, p.Topic, p.Payload); err != nil {
-			c.logger.Warn("a signal could not be read", "topic", p.Topic, "err", err)
+			c.logger.Warn("cannot decode a signal", "topic", p.Topic, "err", err)
 		}
 		return true, nil
 	}
 	_, life := c.session.present() // of this connection: paho ends one before it begins another
 	e, err := parseEvent(p.Payload)
-	if err != nil { // of a server that is none of ours; it must not stop the rest
-		c.logger.Error("an event could not be read", "topic", p.Topic, "err", err)
+	if err != nil { // from an incompatible server; it must not block the events after it
+		c.logger.Error("cannot decode an event", "topic", p.Topic, "err", err)
 		c.session.acknowledge(life, p.PacketID)
 		return true, nil
 	}
@@ -27,8 +27,8 @@ func (c *Client) received(r paho.PublishReceived) (bool, error) {
 	return true, nil
 }
 
-// maxPositions bounds the conversations whose last event is remembered. Of those
-// beyond it, some are forgotten, and an event may come twice.
+// maxPositions limits the conversations whose last handled event is remembered. Beyond
+// it, arbitrary ones are forgotten, and their events may be handled twice.
 const maxPositions = 100_000
 
 // handle hands events to the program, one after the other, until the client closes.
@@ -51,7 +51,7 @@ func (c *Client) handle() {
 			if err == nil && e.Seq > seq {
 				err = c.o.OnEvent(c.ctx, e)
 				if c.ctx.Err() != nil {
-					return // whatever it says: perhaps only that it was interrupted
+					return // ignore the result: the handler may just have been interrupted
 				}
 			}
 			if err == nil && e.Seq > seq && c.o.Positions != nil {
@@ -61,10 +61,10 @@ func (c *Client) handle() {
 				break
 			}
 			if c.handling.Err() != nil {
-				return // not acknowledged: it comes again
+				return // not acknowledged: it is delivered again
 			}
 			pause := c.backoff(n)
-			c.logger.Warn("an event was not handled; it is tried again", "conversation", e.ConversationID, "seq", e.Seq, "pause", pause, "err", err)
+			c.logger.Warn("handler failed; retrying", "conversation", e.ConversationID, "seq", e.Seq, "pause", pause, "err", err)
 			if sleep(c.handling, pause) != nil {
 				return
 			}
@@ -80,7 +80,7 @@ func (c *Client) handle() {
 	}
 }
 
-// sleep waits; the error is that of ctx, if it ends first.
+// sleep waits for d; if ctx ends first, it returns the error of ctx.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

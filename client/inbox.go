@@ -5,11 +5,11 @@ import (
 	"sync"
 )
 
-// receiveMaximum is how many events the server sends beyond the last acknowledged.
+// receiveMaximum is how many unacknowledged events the server may send.
 const receiveMaximum = 256
 
-// maxInbox is how many events may wait for the handler. The server sends no more than
-// receiveMaximum; but connections that end may leave theirs behind.
+// maxInbox is how many events may wait for the handler. One connection brings at most
+// receiveMaximum, but events of earlier connections may still wait.
 const maxInbox = 4 * receiveMaximum
 
 // place is an event's place in the logs.
@@ -26,14 +26,14 @@ type arrival struct {
 }
 
 // inbox holds the events that have arrived, in order, until they have been handled.
-// An event that comes again meanwhile, on another connection, keeps its turn and is
-// acknowledged there.
+// An event that arrives again on another connection meanwhile keeps its position, and is
+// acknowledged on that connection.
 type inbox struct {
 	mu      sync.Mutex
 	queue   []*arrival         // mu guards
 	waiting map[place]*arrival // mu guards: those in the queue, and the one being handled
-	some    chan struct{}      // one place: there is something in the queue
-	room    chan struct{}      // one place: something has been handled
+	some    chan struct{}      // capacity 1: the queue is not empty
+	room    chan struct{}      // capacity 1: an event has been handled
 }
 
 func newInbox() *inbox {
@@ -47,8 +47,8 @@ func notify(c chan struct{}) {
 	}
 }
 
-// put appends an event. When the inbox is full it waits, and so does everything else
-// on the connection; not longer than that lives.
+// put appends an event. While the inbox is full it blocks, and with it all reading from
+// the connection, until that ends.
 func (b *inbox) put(e *Event, life context.Context, packetID uint16) {
 	at := place{e.ConversationID, e.Seq}
 	for {
@@ -69,7 +69,7 @@ func (b *inbox) put(e *Event, life context.Context, packetID uint16) {
 		select {
 		case <-b.room:
 		case <-life.Done():
-			return // not acknowledged: it comes again
+			return // not acknowledged: it is delivered again
 		}
 	}
 }

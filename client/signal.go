@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// maxSignals is how many different things may wait to be told. Beyond it the oldest
-// is forgotten.
+// maxSignals is how many signals about different things may wait for their functions.
+// Beyond it the oldest is dropped.
 const maxSignals = 10_000
 
 // signalKey is what a signal is about; a later one about the same replaces it.
@@ -18,20 +18,20 @@ type signalKey struct {
 	user         ID
 }
 
-// signals holds what is to be told to the functions of the Options: the latest of
-// each thing, in the order in which they changed first.
+// signals queues calls of the Options' functions: only the latest about each thing, in the
+// order in which the things first changed.
 type signals struct {
 	mu     sync.Mutex
 	queue  []signalKey          // mu guards
 	latest map[signalKey]func() // mu guards
-	some   chan struct{}        // one place
+	some   chan struct{}        // capacity 1
 }
 
 func newSignals() *signals {
 	return &signals{latest: map[signalKey]func(){}, some: make(chan struct{}, 1)}
 }
 
-func (s *signals) put(key signalKey, tell func()) {
+func (s *signals) put(key signalKey, call func()) {
 	s.mu.Lock()
 	if _, waits := s.latest[key]; !waits {
 		if len(s.queue) >= maxSignals {
@@ -40,24 +40,24 @@ func (s *signals) put(key signalKey, tell func()) {
 		}
 		s.queue = append(s.queue, key)
 	}
-	s.latest[key] = tell
+	s.latest[key] = call
 	s.mu.Unlock()
 	notify(s.some)
 }
 
-// run tells one after the other until ctx ends.
+// run makes the calls one after the other, until ctx ends.
 func (s *signals) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		var tell func()
+		var call func()
 		s.mu.Lock()
 		if len(s.queue) > 0 {
-			tell = s.latest[s.queue[0]]
+			call = s.latest[s.queue[0]]
 			delete(s.latest, s.queue[0])
 			s.queue = s.queue[1:]
 		}
 		s.mu.Unlock()
-		if tell != nil {
-			tell()
+		if call != nil {
+			call()
 			continue
 		}
 		select {
@@ -67,7 +67,7 @@ func (s *signals) run(ctx context.Context) {
 	}
 }
 
-// read decodes a signal and has it told.
+// read decodes a signal and queues the call of its function.
 func (s *signals) read(o *Options, topic string, payload []byte) error {
 	switch kind := topic[strings.LastIndexByte(topic, '/')+1:]; kind {
 	case "typing":

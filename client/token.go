@@ -13,8 +13,8 @@ import (
 // Tokens is what a login gives.
 type Tokens struct {
 	AccessToken  string `json:"accessToken"`  // for Authorization: Bearer, and as MQTT password
-	ExpiresIn    int    `json:"expiresIn"`    // seconds that the access token is good
-	RefreshToken string `json:"refreshToken"` // good once, for the next pair
+	ExpiresIn    int    `json:"expiresIn"`    // for how many seconds the access token is valid
+	RefreshToken string `json:"refreshToken"` // can be used once, for the next pair
 	SessionID    ID     `json:"sessionId"`    // what EndSession ends
 	User         Me     `json:"user"`
 }
@@ -24,7 +24,7 @@ type tokens struct {
 	a *API
 	o *Options
 
-	turn    chan struct{} // one place: who gets new ones; it guards all below
+	turn    chan struct{} // capacity 1: held while using the fields below
 	access  string
 	until   time.Time // how long to use it; zero: until it is refused
 	refresh string
@@ -35,8 +35,8 @@ func newTokens(a *API) *tokens {
 	return &tokens{a: a, o: &a.o, turn: make(chan struct{}, 1), refresh: a.o.RefreshToken}
 }
 
-// useUntil is how long a token is used that expires then: not to the end, so that it is
-// still good when it arrives.
+// useUntil returns until when to use a token that expires then: a little less, so that it
+// is still valid when it arrives.
 func useUntil(expires time.Time) time.Time {
 	if expires.IsZero() {
 		return expires
@@ -44,9 +44,8 @@ func useUntil(expires time.Time) time.Time {
 	return expires.Add(-min(20*time.Second, time.Until(expires)/5))
 }
 
-// get returns an access token; not the one that the server has refused. Those who
-// need one at the same time wait for one request. Unauthenticated if there is none
-// to be had any more.
+// get returns an access token other than the one that the server has refused. Concurrent
+// callers share one request. Unauthenticated if no further token can be had.
 func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 	select {
 	case t.turn <- struct{}{}:
@@ -63,8 +62,8 @@ func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 	return t.access, nil
 }
 
-// fresh is get for a connection: Options.Token is asked each time, and with renew no
-// token is used that was there before, since all of a login are refused together.
+// fresh is get for a connection: it calls Options.Token each time, and with renew it uses
+// no earlier token, since all tokens of a login are refused together.
 func (t *tokens) fresh(ctx context.Context, renew bool) (string, error) {
 	if t.o.Token != nil || renew {
 		select {
@@ -78,7 +77,7 @@ func (t *tokens) fresh(ctx context.Context, renew bool) (string, error) {
 	return t.get(ctx, "")
 }
 
-// renew gets new tokens. The caller has its turn.
+// renew gets new tokens. The caller holds turn.
 func (t *tokens) renew(ctx context.Context) error {
 	switch {
 	case t.o.Token != nil:

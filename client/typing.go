@@ -14,13 +14,13 @@ const (
 	typingLasts  = 6 * time.Second // how long they are shown it; the server's
 )
 
-// typing is what the server was told last, so that a program may tell of each key.
+// typing remembers what was last sent, so that a program may call Typing for each key.
 type typing struct {
 	mu sync.Mutex
-	in map[ID]time.Time // mu guards: when it was told that the user types
+	in map[ID]time.Time // mu guards: when typing was last sent
 }
 
-// note reports whether the server is to be told.
+// note reports whether to notify the server.
 func (t *typing) note(conversation ID, typing bool, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -44,10 +44,10 @@ func (t *typing) note(conversation ID, typing bool, now time.Time) bool {
 	return true
 }
 
-// Typing tells the members of a conversation that one types, or has stopped. Call it
-// with each key: the server is told every 2 s at most, and it ends by itself 6 s after
-// the last time, with the message, and with the connection. It is not waited for;
-// without a connection it is Unavailable. What the server refuses comes to OnRefused.
+// Typing shows the members of a conversation that the user is typing, or has stopped.
+// Call it for each key: the server is notified at most every 2 s. Typing ends by itself
+// 6 s after the last call, with the message, and with the connection. It does not wait
+// for an answer; without a connection it is Unavailable. Refusals go to OnRefused.
 func (c *Client) Typing(ctx context.Context, conversation ID, typing bool) error {
 	c.mu.Lock()
 	l := c.link
