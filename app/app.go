@@ -3,7 +3,7 @@
 // one or several in their own process, on port 0.
 //
 // Read Start from top to bottom for what there is: listen binds the addresses,
-// openDatabase has the database and this node's place on it, build constructs the parts
+// openDatabase opens the database and acquires this node's lease, build constructs the parts
 // in the order of their dependencies, start runs those that run, and serve lets clients
 // in. Constructors start nothing. Everything that has to be undone is a step of the
 // lifecycle, which Stop goes through backwards.
@@ -129,7 +129,7 @@ func (a *App) listen(context.Context) (err error) {
 }
 
 // openDatabase starts the private PostgreSQL, if that is the database, migrates the
-// schema, connects, and takes this node's place among those on the database.
+// schema, connects, and acquires this node's lease.
 func (a *App) openDatabase(ctx context.Context) error {
 	db := Database{URL: a.o.DatabaseURL, DataDir: a.o.DataDir, PostgresBin: a.o.PostgresBin, Logger: a.logger}
 	dsn, closeDB, err := db.Serve(ctx)

@@ -52,7 +52,7 @@ type Options struct {
 	Writer           store.WriterOptions
 	// TopicAccess decides about device topics; nil: topics.Own, so dev/ for everybody and
 	// nothing else. With topics.Open all of them are open to all, dev/ is part of the one
-	// space, and whoever shows no password connects without an account: for test benches.
+	// space, and a client without a password connects without an account: for test benches.
 	TopicAccess   chat.TopicAccess
 	OneTopicSpace bool          // dev/ is part of the one space, whatever TopicAccess is: no user's own
 	SignupRate    identity.Rate // POST /api/users, for each address; identity.DefaultSignupRate
@@ -67,7 +67,7 @@ type Options struct {
 
 	StartTimeout time.Duration // for the database to be there and migrated; 1 minute
 	StopTimeout  time.Duration // for each step of Stop; 5 s
-	Logger       *slog.Logger  // nil: nobody hears anything
+	Logger       *slog.Logger  // nil: nothing is logged
 }
 
 func (o *Options) setDefaults() {

@@ -40,7 +40,7 @@ func (b *Backoff) Next() time.Duration {
 // Sleep waits for the next pause, and reports whether ctx goes on.
 func (b *Backoff) Sleep(ctx context.Context) bool { return Sleep(ctx, b.Next()) }
 
-// Reset begins anew, after a success.
+// Reset starts over from the first pause, after a success.
 func (b *Backoff) Reset() { b.last = 0 }
 
 // Waiting reports whether there was a pause since the last Reset.

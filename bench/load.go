@@ -92,7 +92,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 // text is filler, in words, for a server that looks at them; its first bytes are
 // overwritten with who sends and when.
 func text(size int) []byte {
-	b := make([]byte, max(size, stampLen))
+	b := make([]byte, max(size, markLen))
 	for i := range b {
 		if b[i] = 'a' + byte(i%26); i%7 == 6 {
 			b[i] = ' '
@@ -152,7 +152,7 @@ type conn struct {
 	delivered int
 }
 
-const stampLen = 24 // sender and nanoseconds since the load began, as digits
+const markLen = 24 // sender and nanoseconds since the load began, as digits
 
 func (c *conn) run(i int) error {
 	interval := time.Duration(0)
@@ -170,7 +170,7 @@ func (c *conn) run(i int) error {
 				break
 			}
 			now := time.Now()
-			c.stamp(now)
+			c.mark(now)
 			c.publish(c.topic, c.text)
 			c.sent = append(c.sent, now)
 		}
@@ -228,7 +228,7 @@ func (c *conn) take(header byte, body []byte) error {
 		n := int(binary.BigEndian.Uint16(body))
 		c.puback(binary.BigEndian.Uint16(body[2+n:]))
 		c.delivered++
-		if sender, at, ok := readStamp(body[2+n:]); ok && sender != c.me {
+		if sender, at, ok := readMark(body[2+n:]); ok && sender != c.me {
 			c.latencies = append(c.latencies, now.Sub(c.load.began.Add(at)))
 		} else if !ok {
 			return c.counted(false) // an event that is not of this load
@@ -249,29 +249,29 @@ func (c *conn) counted(yes bool) error {
 
 var stampMark = []byte("T:")
 
-// stamp writes "T:", the sender and the time into the text.
-func (c *conn) stamp(now time.Time) {
+// mark writes "T:", the sender and the time into the text.
+func (c *conn) mark(now time.Time) {
 	copy(c.text, stampMark)
 	c.text[2] = '0' + c.me
 	ns := uint64(now.Sub(c.load.began))
-	for i := stampLen - 1; i > 2; i-- {
+	for i := markLen - 1; i > 2; i-- {
 		c.text[i] = '0' + byte(ns%10)
 		ns /= 10
 	}
 }
 
-// readStamp finds the stamp in the content of an event.
-func readStamp(body []byte) (sender byte, at time.Duration, ok bool) {
+// readMark finds the mark in the content of an event.
+func readMark(body []byte) (sender byte, at time.Duration, ok bool) {
 	i := behind(body, `"content":"T:`)
-	if i < 0 || len(body) < i+stampLen {
+	if i < 0 || len(body) < i+markLen {
 		return 0, 0, false
 	}
-	stamp := body[i:]
+	mark := body[i:]
 	var ns uint64
-	for _, d := range stamp[1 : stampLen-2] {
+	for _, d := range mark[1 : markLen-2] {
 		ns = ns*10 + uint64(d-'0')
 	}
-	return stamp[0] - '0', time.Duration(ns), true
+	return mark[0] - '0', time.Duration(ns), true
 }
 
 // behind returns the place behind the mark in body, or -1.

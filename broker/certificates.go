@@ -39,7 +39,7 @@ func (f TLSFiles) Config(logger *slog.Logger) (*tls.Config, error) {
 		f.MinVersion = tls.VersionTLS12
 	}
 	k := &certificates{files: f, logger: logger.With("component", "broker")}
-	seen := k.stamp()
+	seen := k.version()
 	c, err := k.read()
 	if err != nil {
 		return nil, err
@@ -56,14 +56,14 @@ type certificates struct {
 	logger *slog.Logger
 
 	mu     sync.Mutex
-	seen   string      // mu guards: stamp of the files that were read
+	seen   string      // mu guards: version of the files that were read
 	config *tls.Config // mu guards: made of them; never changed
 }
 
 // current returns the configuration that the files make now. If they are at fault the one
 // before stays in use: a half-written certificate must not refuse connections.
 func (k *certificates) current() *tls.Config {
-	now := k.stamp()
+	now := k.version()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if now == k.seen {
@@ -80,9 +80,9 @@ func (k *certificates) current() *tls.Config {
 	return k.config
 }
 
-// stamp returns a text that changes when a file does. It costs a few calls of stat, little
+// version returns a text that changes when a file does. It costs a few calls of stat, little
 // beside a handshake.
-func (k *certificates) stamp() string {
+func (k *certificates) version() string {
 	var s string
 	for _, name := range []string{k.files.CertFile, k.files.KeyFile, k.files.ClientCAFile, k.files.ClientCADir} {
 		if name == "" {

@@ -42,7 +42,7 @@ type Conversation struct {
 	LastReadAt       time.Time     `json:"lastReadAt"` // zero: never
 }
 
-// Participant is a user's place in a conversation.
+// Participant is a member of a conversation, with their role.
 type Participant struct {
 	UserID      ID     `json:"userId"`
 	Username    string `json:"username"`

@@ -74,7 +74,7 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 // begin starts the tails that have not started, of conversations that are covered, at the
 // ends of their logs. Where a filter has covered a conversation since before, its user has
 // joined it since, and everything in it is owed: the log decides where the tail starts. The
-// same holds for a conversation that is missing from ends but has been heard of.
+// same holds for a conversation that is missing from ends but is known.
 func (s *Session) begin(ends []chat.Position) {
 	if s.closed {
 		return
@@ -149,7 +149,7 @@ func (s *Session) catchUp(ctx context.Context) {
 	}
 }
 
-// read calls f, which reads events, when there is a place among the readers.
+// read calls f, which reads events, when one of the slots for readers is free.
 func (r *Router) read(ctx context.Context, f func(context.Context) ([]chat.Event, error)) ([]chat.Event, error) {
 	select {
 	case r.readers <- struct{}{}:

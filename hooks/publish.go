@@ -14,7 +14,7 @@ import (
 )
 
 // publish takes a PUBLISH from a client (MQTT 5.0 and 3.1.1, 3.3). It gives it a
-// place in the acknowledging window and hands it on; the reader goes on with the
+// slot in the acknowledgement window and hands it on; the reader goes on with the
 // next packet, and the acknowledgement follows the commit. Only a full window, a
 // full queue, or something that must be asked of the store blocks this reader.
 func (h *Hook) publish(c *connection, pk *packets.Packet) error {

@@ -6,7 +6,7 @@
 //
 //	parley.lock    held with flock(2) for as long as a Server runs; names the holder's pid
 //	data/          the cluster; made in data.new-*/ and renamed, so a half-made one is never used
-//	run/           the socket, mode 0700: authentication is "trust", the folder's mode is the door
+//	run/           the socket, mode 0700: authentication is "trust", the folder's mode is what protects it
 //	postgres.log   what the server says; past 10 MB it moves to postgres.log.1
 //
 // Who may die when: a Server restarts its postmaster when that ends unasked; the postmaster shuts itself
