@@ -1,6 +1,6 @@
-// Package client is Parley for Go programs: bots, services, tools. It keeps a
-// connection to the server up by itself, sends so that nothing is stored twice or
-// lost, and hands what it receives to the program, in order and at least once.
+// Package client is Parley's client for Go programs: bots, services, tools. It keeps up
+// a connection to the server, sends so that nothing is lost or stored twice, and
+// delivers events to the program in order and at least once.
 //
 //	c, err := client.Dial(ctx, client.Options{
 //		URL: "http://localhost:8080", Username: "ann", Password: "correct horse", ClientID: "laptop",
@@ -26,24 +26,24 @@
 //
 // Events come to Options.OnEvent one at a time: those of each conversation in the
 // order of Seq, each at least once. An event is acknowledged to the server only when
-// OnEvent has returned nil, so that a program that ends, or crashes, before gets it
-// again under the same ClientID. What the client knows to have been handled (the
-// same conversation, and a seq that is not beyond the last) it drops; with
-// Options.Positions that knowledge survives the program too.
+// OnEvent has returned nil, so a program that ends or crashes before that receives it
+// again under the same ClientID. The client drops events that it knows to have been
+// handled (a seq no higher than the last one of the conversation); with
+// Options.Positions it knows that across restarts, too.
 //
 // Signals (typing, reads, presence) come to their own functions, on another
 // goroutine, and may be missed: only the latest state of each thing counts.
 //
 // # The connection
 //
-// Dial tries once, and says what is wrong. Afterwards a lost connection is made
-// again, with growing pauses, for as long as it takes, and with a fresh access token
-// each time. What would be no use trying again ends the client: another program took
-// the same ClientID of the same user over, or the login is no longer good. Done and
-// Err tell of it.
+// Dial tries once, and returns what went wrong. After that the client reconnects
+// whenever the connection is lost, with growing pauses, for as long as it takes, and
+// with a valid access token each time. Where retrying is pointless the client ends:
+// another program has taken over the same ClientID of the same user, or the login is
+// no longer valid. Done and Err report that.
 //
 // # REST
 //
-// API is the other half: accounts, conversations, history, search, sync. A Client is
-// an API too; NewAPI makes one that needs no connection.
+// API has the rest: accounts, conversations, history, search, sync. A Client includes an
+// API; NewAPI makes one without a connection.
 package client

@@ -25,11 +25,11 @@ type Options struct {
 	TLS *tls.Config
 
 	// Username (or an email address) and Password log in when the client needs tokens,
-	// which Close gives back. They are kept in memory, and serve again if the tokens
-	// are refused.
+	// which Close revokes. They are kept in memory, and used again if the tokens are
+	// refused.
 	Username, Password string
-	// RefreshToken goes on with a login made before. It is good once, so OnTokens must
-	// keep the next one.
+	// RefreshToken continues an earlier login. It can be used once, so OnTokens must
+	// store its successor.
 	RefreshToken string
 	// OnTokens is called with each new pair of tokens, before they are used. If it is
 	// set, Close does not end the login. It must not block, nor call the client.
@@ -38,22 +38,22 @@ type Options struct {
 	// called for each connection, and for REST when the last one has expired or is refused.
 	Token func(ctx context.Context) (string, error)
 
-	// ClientID names the device: the server keeps its place in every conversation, and
-	// what comes while it is away comes when it is back. Two programs that use one
-	// ClientID as the same user take each other's connection over. At most 256 bytes.
-	// Empty: one made up, whose place is kept for an hour without a connection, and
-	// given up by Close.
+	// ClientID names the device. The server keeps its session: its position in every
+	// conversation, so that it receives what it missed while it was disconnected. Two
+	// programs with the same ClientID and user take over each other's session. At most
+	// 256 bytes. Empty: a generated one, whose session ends with Close, or after an hour
+	// without a connection.
 	ClientID string
-	// SessionExpiry is how long the place is kept while the device is away: at least a
-	// second, in whole seconds. 0: 7 days; the server has a limit of its own, 90 days.
+	// SessionExpiry is how long the session is kept without a connection: at least a
+	// second, in whole seconds. 0: 7 days; the server's own limit is 90 days.
 	SessionExpiry time.Duration
-	// CleanStart forgets the place that was kept: events come from now on.
+	// CleanStart discards the kept session: events are received from now on.
 	CleanStart bool
-	// KeepAlive is after how long without a packet the two sides look for each other: a
-	// connection that is dead is noticed within twice that. At least a second; 0: 30 s.
+	// KeepAlive is the MQTT keep alive: a dead connection is noticed within twice that. At
+	// least a second; 0: 30 s.
 	KeepAlive time.Duration
 	// MaxBackoff is the longest pause between attempts to connect, or to send after a
-	// refusal for now. 0: 30 s. The pauses grow from 250 ms and are random by half.
+	// temporary refusal. 0: 30 s. Pauses grow from 250 ms; up to half of each is random.
 	MaxBackoff time.Duration
 
 	// OnEvent handles an event of a conversation. Events come one at a time, of each
@@ -69,33 +69,33 @@ type Options struct {
 	// Positions keeps which events have been handled. nil: in memory alone.
 	Positions Positions
 
-	// The signals. Each is subscribed to if its function is set. They are called one at
-	// a time, beside OnEvent, and should return soon: meanwhile only the latest state
-	// of each thing is kept.
+	// The signals. Each is subscribed to if its function is set. These functions are called
+	// one at a time, concurrently with OnEvent, and should return soon: meanwhile only the
+	// latest state of each thing is kept.
 	OnTyping    func(Typing)
 	OnRead      func(Read)
 	OnDelivered func(Delivered)
 	OnPresence  func(Presence)
-	// OnRefused is told why a signal that the client sent (Typing) was refused.
+	// OnRefused is called with the reason if a signal that the client sent (Typing) was refused.
 	OnRefused func(*Error)
-	// OnConnect is called when a connection is up, OnDisconnect when it is lost, with
-	// the reason. In the manner of signals: of what changes quickly the last is told.
+	// OnConnect is called when a connection is up, OnDisconnect when it is lost, with the
+	// reason. They are called like signals: of quick changes only the latest is reported.
 	OnConnect    func(Connection)
 	OnDisconnect func(error)
 
-	// HTTPClient makes the REST requests. nil: one of the client's own.
+	// HTTPClient makes the REST requests. nil: the client makes its own.
 	HTTPClient *http.Client
-	// Logger logs connections lost and made, and of handlers that fail. nil: nobody.
+	// Logger logs connections made and lost, and handlers that fail. nil: nothing is logged.
 	Logger *slog.Logger
 }
 
 // Connection says what kind of connection is up.
 type Connection struct {
-	// SessionPresent: the server has kept the device's place, and everything since
-	// comes. If not, events come from now on; what was before is to be had by Sync or
+	// SessionPresent: the server has kept the session, and sends everything missed. If
+	// not, events are received from now on; earlier ones can be read with Sync or
 	// History.
 	SessionPresent bool
-	// Reconnect: it is not the first one of this client.
+	// Reconnect: it is not this client's first connection.
 	Reconnect bool
 }
 

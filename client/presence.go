@@ -12,10 +12,10 @@ import (
 
 func (c *Client) presenceTopic() string { return "user/" + string(c.me.ID) + "/presence" }
 
-// SetPresence tells one's contacts how one is: Online (as after connecting), Away,
-// Invisible, which is shown as Offline until another status is set, or Offline, for a
-// device that is not to count. It is set again after each reconnect. It waits in the
-// manner of Send.
+// SetPresence sets the status that contacts are shown: Online (the default after
+// connecting), Away, Invisible (shown as Offline until another status is set), or
+// Offline, for a device that should not count. The client sets it again after each
+// reconnect. It waits and retries like Send.
 func (c *Client) SetPresence(ctx context.Context, status Status) error {
 	c.mu.Lock()
 	c.status = status
@@ -32,7 +32,7 @@ func (c *Client) publishStatus(ctx context.Context, status Status) error {
 	return err
 }
 
-// Presences tells how users are, as far as they are contacts or oneself; others are
+// Presences returns the presence of users who are contacts, or the user's own; others are
 // left out.
 func (a *API) Presences(ctx context.Context, users ...ID) iter.Seq2[*Presence, error] {
 	return func(yield func(*Presence, error) bool) {

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 )
 
-// MarkRead tells that one has read a conversation up to a seq, in the manner of Send.
-// It only goes forward: a smaller seq changes nothing, and it may be repeated. Invalid
-// if the log does not reach so far.
+// MarkRead marks a conversation as read up to a seq; it retries like Send. A read position
+// never moves back: a smaller seq changes nothing. It may be repeated. Invalid if the log
+// ends before seq.
 func (c *Client) MarkRead(ctx context.Context, conversation ID, upTo int64) error {
 	payload, err := json.Marshal(map[string]int64{"upTo": upTo})
 	if err != nil {

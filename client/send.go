@@ -10,7 +10,7 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 )
 
-// Receipt is what the server says of a message that it has stored.
+// Receipt describes a message that the server has stored.
 type Receipt struct {
 	ID          ID // the message's
 	ClientMsgID ID // its key
@@ -30,12 +30,12 @@ type command struct {
 	Op          string    `json:"op,omitempty"`
 }
 
-// Send sends a message and returns when it is committed. Without a ClientMsgID it
-// makes one. It tries again, under the same one, over lost connections and refusals
-// for now (Quota), until ctx ends: then it is Unavailable, and not known whether the
-// message was stored. Otherwise errors are the server's answer: Invalid and TooLarge
-// name the field, Forbidden is for those who are not a member, Conflict for another
-// message under the same ClientMsgID.
+// Send sends a message and returns when it is committed. If it has no ClientMsgID, Send
+// generates one. After a lost connection or a temporary refusal (Quota) it tries again
+// with the same ClientMsgID, until ctx ends: then the error is Unavailable, and the
+// message may or may not have been stored. Other errors are the server's answer: Invalid
+// and TooLarge name the field, Forbidden means that the user is not a member, Conflict
+// that the same ClientMsgID was used for another message.
 func (c *Client) Send(ctx context.Context, conversation ID, m Message) (Receipt, error) {
 	cmd := command{Type: EventMessage, Content: m.Content, ClientMsgID: m.ClientMsgID, ReplyTo: m.ReplyTo, Attachments: m.Attachments}
 	if cmd.ClientMsgID == "" {
@@ -57,29 +57,29 @@ func (c *Client) Send(ctx context.Context, conversation ID, m Message) (Receipt,
 	return r, nil
 }
 
-// Edit gives a message of one's own another content, in the manner of Send. To what
-// it says already it changes nothing. NotFound if there is no such message in the
+// Edit changes the content of one of the user's messages; it retries like Send. An edit to
+// the same content changes nothing. NotFound if there is no such message in the
 // conversation, Conflict if it was deleted.
 func (c *Client) Edit(ctx context.Context, conversation, message ID, content string) error {
 	_, err := c.command(ctx, "edit", conversation, command{Type: EventEdit, ClientMsgID: newID(), MessageID: message, Content: content}, true)
 	return err
 }
 
-// Delete takes a message back, in the manner of Send: one's own, or as owner or admin
-// of a group anybody's. It may be repeated.
+// Delete deletes a message: the user's own, or, as owner or admin of the group, anybody's.
+// It retries like Send. It may be repeated.
 func (c *Client) Delete(ctx context.Context, conversation, message ID) error {
 	_, err := c.command(ctx, "delete", conversation, command{Type: EventDelete, ClientMsgID: newID(), MessageID: message}, true)
 	return err
 }
 
-// React reacts to a message with an emoji, in the manner of Send. It may be repeated.
+// React reacts to a message with an emoji; it retries like Send. It may be repeated.
 // Quota if the message has 50 different emojis.
 func (c *Client) React(ctx context.Context, conversation, message ID, emoji string) error {
 	_, err := c.command(ctx, "react", conversation, command{Type: EventReaction, ClientMsgID: newID(), MessageID: message, Emoji: emoji, Op: "add"}, false)
 	return err
 }
 
-// Unreact takes a reaction back. It may be repeated.
+// Unreact removes a reaction. It may be repeated.
 func (c *Client) Unreact(ctx context.Context, conversation, message ID, emoji string) error {
 	_, err := c.command(ctx, "unreact", conversation, command{Type: EventReaction, ClientMsgID: newID(), MessageID: message, Emoji: emoji, Op: "remove"}, false)
 	return err
