@@ -202,10 +202,10 @@ func (s *Service) MarkDelivered(ctx context.Context, moves []DeliveredMove) ([]D
 	return s.store.MoveDelivered(ctx, moves, Timestamp(s.clock.Now()))
 }
 
-// TellDelivered notifies members who have subscribed to it of what MarkDelivered has
+// NotifyDelivered notifies members who have subscribed to it of what MarkDelivered has
 // returned.
-func (s *Service) TellDelivered(ctx context.Context, places []DeliveredPlace) {
-	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.TellDelivered")
+func (s *Service) NotifyDelivered(ctx context.Context, places []DeliveredPlace) {
+	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.NotifyDelivered")
 	defer cancel()
 	at := Timestamp(s.clock.Now())
 	for i := range places {
@@ -225,7 +225,7 @@ func (s *Service) signalReceipt(kind TopicKind, n *ReceiptNotice, to []ID) {
 	s.publisher.Signal(Topic{Kind: kind, ID: n.ConversationID}, readPayload(n.ConversationID, n.UserID, n.UpTo, n.At), to, nil)
 }
 
-// receiptArrived is announceReads and TellDelivered for what another node has stored.
+// receiptArrived is announceReads and NotifyDelivered for what another node has stored.
 func (s *Service) receiptArrived(ctx context.Context, kind TopicKind, n *ReceiptNotice) {
 	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.receiptArrived")
 	defer cancel()

@@ -15,8 +15,8 @@ type Receipts interface {
 	// MarkDelivered stores how far users' devices have acknowledged logs, and returns what
 	// is news. It blocks for a round trip; an error may be repeated.
 	MarkDelivered(ctx context.Context, moves []chat.DeliveredMove) ([]chat.DeliveredPlace, error)
-	// TellDelivered notifies the subscribers of what is news.
-	TellDelivered(ctx context.Context, places []chat.DeliveredPlace)
+	// NotifyDelivered notifies the subscribers of what is news.
+	NotifyDelivered(ctx context.Context, places []chat.DeliveredPlace)
 }
 
 type deliveredKey struct{ user, conversation chat.ID }
@@ -71,7 +71,7 @@ func (r *Router) markDelivered(ctx context.Context, moves []chat.DeliveredMove) 
 		return false
 	}
 	if len(places) > 0 && (r.ReceiptsWanted() || r.cluster != nil && r.cluster.ReceiptsWanted()) {
-		r.receipts.TellDelivered(ctx, places)
+		r.receipts.NotifyDelivered(ctx, places)
 	}
 	return true
 }

@@ -38,7 +38,7 @@ func (r *receipts) MarkDelivered(_ context.Context, moves []chat.DeliveredMove) 
 	return news, nil
 }
 
-func (r *receipts) TellDelivered(_ context.Context, places []chat.DeliveredPlace) {
+func (r *receipts) NotifyDelivered(_ context.Context, places []chat.DeliveredPlace) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.told += len(places)

@@ -10,7 +10,7 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// eventColumns are the columns of events that scanEvent takes, in its order.
+// eventColumns are the columns that scanEvent reads, in its order.
 const eventColumns = `conversation_id, seq, type, id, sender_id, client_msg_id, created_at, content, edited_at, deleted_at, detail`
 
 // scanEvent reads one row of eventColumns. A row of NULLs, as an outer join gives
@@ -55,9 +55,8 @@ func detailJSON(d *chat.EventDetail) (*string, error) {
 	return &s, err
 }
 
-// memberEvents takes the answer of a query that joins the asking member's row
-// with the events found: no row says that there is no such member, one row
-// without an event that there are no events.
+// memberEvents interprets the rows of a query that left-joins the asking member's row with
+// events: no row means that the user is not a member, a row of NULLs that there are no events.
 func memberEvents(op string, conversation chat.ID, rows []chat.Event) ([]chat.Event, error) {
 	switch {
 	case len(rows) == 0:

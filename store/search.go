@@ -13,7 +13,7 @@ import (
 	"github.com/parleymq/parley/store/words"
 )
 
-// A search looks at the stretches of the logs of the user's conversations (terms.go),
+// A search looks at the stretches of the logs of the user's conversations (search_terms.go),
 // those with the newest messages first, some at a time, each by a look-up of its own in
 // the index. What they give are candidates; they become hits when the log has been
 // asked: whether the message is there, whether the user may read it now, and whether

@@ -12,43 +12,43 @@ import (
 
 var _ chat.SessionStore = (*Store)(nil)
 
-// packetIDAfterCrash is where packet identifiers continue when the end of the last
-// connection was not saved: far from the last ones, so that none that may be in flight
-// unknown to us is used for something else. At QoS 2 the client would take that for a
-// duplicate, and drop it. The step is the golden section of the circle: however often in a
-// row this happens, the identifiers stay clear of earlier ones (after a dozen times by
-// 2,200). Half the circle would be back after the second time.
+// packetIDAfterCrash is the next packet identifier when the end of the last connection was
+// not saved: far from the last ones, so that no identifier that may be in flight unknown to
+// us is reused. At QoS 2 the client would discard such a message as a duplicate. The step is
+// the golden section of the identifier space: however often in a row this happens, new
+// identifiers stay clear of earlier ones (by 2,200 after a dozen times). With half the space
+// they would coincide after the second time.
 const packetIDAfterCrash = `1 + (next_packet_id + 40501) % 65535`
 
-// heldAfterCrash is where the client may still hold identifiers then: it has received
-// those that were in flight, and waits for their PUBREL. At most the last eight crashes
-// count.
+// heldAfterCrash are the identifiers at which the client may still hold QoS 2 messages then:
+// it has received those that were in flight, and waits for their PUBREL. The last eight
+// crashes are remembered.
 const heldAfterCrash = `(held_packet_ids || next_packet_id)[greatest(1, cardinality(held_packet_ids) - 6):]`
 
-// findSessionSQL finds an existing session that is in the way of a new one, after
-// resumeSessionSQL has found none to take over, or was not used.
+// findSessionSQL locks the device's session, if there is one, before a new one is created:
+// resumeSessionSQL has found none to take over, or was not tried.
 const findSessionSQL = `
 SELECT id, node, coalesce(expires_at <= @now, expiry_seconds = 0), epoch FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
-// resumeSessionSQL takes over an existing session, in one statement. Another connection
-// that does so at the same time waits for the row, and takes over what this one leaves. A
-// session without expiry has ended with its connection, whether or not that was stored.
+// resumeSessionSQL takes over an existing session in one statement. A concurrent connection
+// of the device waits for the row, and then takes the session over from this one. A session
+// with expiry 0 ended with its connection, whether or not that was stored.
 const resumeSessionSQL = `
 WITH old AS (
   SELECT id, node, subscriptions, inflight, coalesce(parted_at, connected_at) AS since,
     CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END AS next_packet_id,
     CASE WHEN expires_at IS NULL THEN ` + heldAfterCrash + ` ELSE held_packet_ids END AS held
   FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL AND expiry_seconds > 0 AND (node = @node OR NOT @await) OR expires_at > @now) FOR UPDATE
-), taken AS (
+), resumed AS (
   UPDATE sessions s SET epoch = nextval('session_epochs'), node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
   inflight = '[]', next_packet_id = old.next_packet_id, held_packet_ids = old.held
   FROM old WHERE s.id = old.id
   RETURNING s.id, s.epoch, old.node AS from_node, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held
 ), outbox AS (
   INSERT INTO journal (node, user_id, client_id, epoch, resumed)
-  SELECT @outbox::text, @user_id, @client_id, epoch, true FROM taken WHERE @outbox <> '' AND from_node <> @node
+  SELECT @outbox::text, @user_id, @client_id, epoch, true FROM resumed WHERE @outbox <> '' AND from_node <> @node
 )
-SELECT id, epoch, from_node, subscriptions, inflight, next_packet_id, since, held FROM taken`
+SELECT id, epoch, from_node, subscriptions, inflight, next_packet_id, since, held FROM resumed`
 
 const forgetSessionSQL = `DELETE FROM sessions WHERE user_id = @user_id AND client_id = @client_id`
 
@@ -59,8 +59,8 @@ INSERT INTO sessions (id, user_id, client_id, epoch, node, created_at, connected
 VALUES (@id, @user_id, @client_id, nextval('session_epochs'), @node, @now, @now, @expiry) ON CONFLICT ON CONSTRAINT sessions_device DO NOTHING
 RETURNING epoch`
 
-// The cursors of a session, with how far each log reaches; what was joined later
-// than it subscribed counts from joining.
+// The cursors of a session, each with the end of its log. In a conversation that the user
+// joined after the session subscribed, the cursor begins at the joining.
 const sessionCursorsSQL = `
 SELECT p.conversation_id, coalesce(s.seq, p.joined_seq - 1), c.last_seq
 FROM participants p JOIN conversations c ON c.id = p.conversation_id
@@ -68,17 +68,17 @@ LEFT JOIN session_cursors s ON s.conversation_id = p.conversation_id
   AND s.session_id = (SELECT id FROM sessions WHERE user_id = @user_id AND client_id = @client_id)
 WHERE p.user_id = @user_id`
 
-// Those that have been disconnected for longest are deleted. The second condition on
-// expires_at keeps one that reconnects at this moment.
+// The sessions that have been disconnected for longest are deleted. The outer condition on
+// expires_at spares one that is reconnecting at this moment.
 const trimSessionsSQL = `
 DELETE FROM sessions WHERE expires_at IS NOT NULL AND id IN (
   SELECT id FROM sessions WHERE user_id = @user_id AND expires_at IS NOT NULL
   ORDER BY expires_at - make_interval(secs => expiry_seconds) DESC OFFSET @keep
 )`
 
-// resendGrace is how long before the end of a connection a publish may have been
-// stored whose acknowledgement did not arrive: until a dead line was noticed, and
-// over a few connections in a row that were cut.
+// resendGrace is how long before the end of a connection an unacknowledged publish may have
+// been stored: until the dead connection was detected, and across a few broken connections
+// in a row.
 const resendGrace = 10 * time.Minute
 
 // scanSession reads a row of resumeSessionSQL.
@@ -99,18 +99,18 @@ func (s *Store) TakeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 	const op = "store.TakeSession"
 	for range 3 {
 		state, err := s.takeSession(ctx, t)
-		if !errors.Is(err, errTaken) && !isCollision(err) {
+		if !errors.Is(err, errSessionExists) && !isCollision(err) {
 			if state != nil && state.From == t.Node {
 				state.From = ""
 			}
 			return state, translate(op, err)
 		}
 	}
-	return nil, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "the device connects too often at once; try again"}
+	return nil, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "too many concurrent connections of the device; try again"}
 }
 
-// errTaken says that another connection of the device has just created the session.
-var errTaken = errors.New("session made by another connection")
+// errSessionExists means that another connection of the device has just created the session.
+var errSessionExists = errors.New("session created by another connection")
 
 func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.SessionState, error) {
 	args := pgx.NamedArgs{
@@ -141,7 +141,7 @@ func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 			state = &chat.SessionState{Elsewhere: true, From: from, Epoch: epoch}
 			return nil
 		case !t.CleanStart && !expired:
-			return errTaken
+			return errSessionExists
 		default:
 			if _, err := tx.Exec(ctx, deleteSessionSQL, pgx.NamedArgs{"id": old}); err != nil {
 				return err
@@ -198,7 +198,7 @@ func createSession(ctx context.Context, tx pgx.Tx, t chat.SessionTake, args pgx.
 	args["id"] = state.ID
 	err := tx.QueryRow(ctx, createSessionSQL, args).Scan(&state.Epoch)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, errTaken
+		return nil, errSessionExists
 	} else if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ var scanCursor = fields(func(c *chat.CursorState) []any { return []any{&c.Conver
 
 const changeSubscriptionsSQL = `UPDATE sessions SET subscriptions = @subscriptions WHERE id = @id AND epoch = @epoch`
 
-// In the order in which all lock them.
+// Rows are locked in order of conversation, as by all that lock several.
 const endCursorsSQL = `
 DELETE FROM session_cursors WHERE session_id = @id AND conversation_id IN (
   SELECT conversation_id FROM session_cursors WHERE session_id = @id AND (@all OR conversation_id = ANY(@conversations))
@@ -227,8 +227,8 @@ WITH ends AS MATERIALIZED (
 )
 SELECT id, last_seq FROM ends ORDER BY id`
 
-// ChangeSubscriptions implements chat.SessionStore. The ends that it returns and
-// the cursors that it makes come from one statement, so from one snapshot.
+// ChangeSubscriptions implements chat.SessionStore. The positions that it returns and the
+// cursors that it creates come from one statement, and so from one snapshot.
 func (s *Store) ChangeSubscriptions(ctx context.Context, c chat.SubscriptionChange) ([]chat.Position, error) {
 	const op = "store.ChangeSubscriptions"
 	if c.Subscriptions == nil {
@@ -240,11 +240,10 @@ func (s *Store) ChangeSubscriptions(ctx context.Context, c chat.SubscriptionChan
 			return ends, translate(op, err)
 		}
 	}
-	return nil, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "the session changes too often at once; try again"}
+	return nil, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "too many concurrent changes of the session; try again"}
 }
 
-// isCollision reports whether a transaction has met another one in a deadlock, and
-// may be repeated.
+// isCollision reports whether a transaction failed by a deadlock, and may be repeated.
 func isCollision(err error) bool { return sqlState(err) == stateDeadlock }
 
 func (s *Store) changeSubscriptions(ctx context.Context, op string, c *chat.SubscriptionChange) (ends []chat.Position, err error) {
@@ -286,8 +285,7 @@ func updatesOf(session chat.ID, epoch int64, cursors []chat.CursorState) []chat.
 	return updates
 }
 
-// sessionGone is the answer to a connection that writes after another one of the same
-// device has taken the session over.
+// sessionGone is the error for a connection whose session another one has taken over.
 func sessionGone(op string) error {
 	return &chat.Error{Code: chat.Conflict, Op: op, Msg: "the session was taken over by another connection, or ended"}
 }
@@ -303,15 +301,14 @@ GROUP BY s.id, u.conversation_id
 ORDER BY s.id, u.conversation_id
 ON CONFLICT ON CONSTRAINT session_cursors_key DO UPDATE SET seq = excluded.seq WHERE session_cursors.seq < excluded.seq`
 
-// A connection that has ended has saved its last packet identifier itself: what is
-// still under way from before would take it back.
+// The end of a connection stores its last packet identifier; an update that arrives after
+// that must not reset it.
 const savePacketIDsSQL = `
 UPDATE sessions s SET next_packet_id = u.next, held_packet_ids = CASE WHEN u.released THEN '{}' ELSE s.held_packet_ids END
 FROM unnest(@sessions::uuid[], @epochs::int8[], @nexts::int4[], @released::boolean[]) AS u (id, epoch, next, released)
 WHERE s.id = u.id AND s.epoch = u.epoch AND s.expires_at IS NULL`
 
-// SaveCursors implements chat.SessionStore. Of a cursor that is named twice, the
-// higher place counts.
+// SaveCursors implements chat.SessionStore. If a cursor is named twice, the higher seq counts.
 func (s *Store) SaveCursors(ctx context.Context, updates []chat.CursorUpdate, packetIDs []chat.PacketIDUpdate) error {
 	const op = "store.SaveCursors"
 	if len(updates) > 0 {

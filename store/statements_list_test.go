@@ -55,7 +55,7 @@ var Statements = []Statement{
 	{"listBlocksSQL", listBlocksSQL, Warm, "all: users; user: blocks", ""},
 	{"listHiddenSQL", listHiddenSQL, Hot, "all: blocks; conversation: participants; user: blocks", bothWays},
 	{"firstBlockedSQL", firstBlockedSQL, Warm, "all: blocks; user: blocks", ""},
-	// compatibility.go
+	// migrate_compatibility.go
 	{"lockCompatibilitySQL", lockCompatibilitySQL, Rare, "", ""},
 	{"createCompatibilitySQL", createCompatibilitySQL, Utility, "", ""},
 	{"raiseOldestSQL", raiseOldestSQL, Rare, "", ""},
@@ -76,7 +76,7 @@ var Statements = []Statement{
 	{"insertParticipantsSQL", insertParticipantsSQL, Warm, "conversation: participants", ""},
 	{"insertEventSQL", insertEventSQL, Hot, "conversation: events", ""},
 	// events.go
-	// flushed.go
+	// sync_flushed.go
 	{"flushSQL", flushSQL, Hot, "", ""},
 	// groups.go
 	{"lockGroupSQL", lockGroupSQL, Warm, "conversation: conversations, participants", ""},
@@ -100,7 +100,7 @@ var Statements = []Statement{
 	{"putTermsSQL", putTermsSQL, Warm, "conversation: message_terms", ""},
 	{"deleteTermsSQL", deleteTermsSQL, Warm, "conversation: message_terms", ""},
 	{"movePlacesSQL", movePlacesSQL, Warm, "conversation: search_positions", ""},
-	// keys.go
+	// signing_keys.go
 	{"listSigningKeysSQL", listSigningKeysSQL, Rare, "", ""},
 	{"lockSigningKeysSQL", lockSigningKeysSQL, Utility, "", ""},
 	{"haveSigningKeySQL", haveSigningKeySQL, Rare, "", ""},
@@ -214,7 +214,7 @@ var Statements = []Statement{
 	{"syncDeparturesSQL", syncDeparturesSQL, Warm, "all: participants; user: departures", ""},
 	{"syncJoinedSQL", syncJoinedSQL, Warm, "all: participants", ""},
 	{"syncConversationsSQL", syncConversationsSQL, Warm, "conversation: conversations, events, participants", ""},
-	{"syncStretchesSQL", syncStretchesSQL, Warm, "all: conversations, events, participants", ""},
+	{"syncLogPartsSQL", syncLogPartsSQL, Warm, "all: conversations, events, participants", ""},
 	{"syncEventsSQL", syncEventsSQL, Warm, "conversation: events", ""},
 	{"syncReadsSQL", syncReadsSQL, Warm, "all: participants", ""},
 	{"countChangedSQL", countChangedSQL, Warm, "all: users", ""},

@@ -14,35 +14,35 @@ import (
 // not see: the rows whose xid, the id of the transaction that wrote them, had not ended
 // then. SYNC.md has the argument that nothing is missed or sent twice.
 //
-// A run is what one snapshot (seen) does not see and a later one (until) does. Its
-// first page takes until, in the snapshot that it reads with. Rows that are changed
-// again during the run have xids that until does not see either: they are left to the
-// next run. Where a row is needed in this run all the same (a conversation before its
-// events), it is sent as it is now, and again next time.
+// A run is the pages of what one snapshot (seen) does not see and a later one (until) does.
+// Its first page sets until to the snapshot that it reads in. Rows that change again during
+// the run have xids that until does not see either: they are left to the next run. If this
+// run needs such a row all the same (a conversation before its events), it is sent in its
+// present state, and again in the next run.
 const (
 	seenSnapshot  = `(SELECT @seen::text::pg_snapshot)` // in a SELECT: read once, not for each row
 	untilSnapshot = `(SELECT @until::text::pg_snapshot)`
 )
 
-// isNew is true of an xid of the run; false of NULL.
+// isNew is the condition that an xid belongs to the run; false for NULL.
 func isNew(xid string) string {
 	return `(NOT pg_visible_in_snapshot(` + xid + `, ` + seenSnapshot + `) AND pg_visible_in_snapshot(` + xid + `, ` + untilSnapshot + `))`
 }
 
-// isMine is true of the user's own row in participants if it belongs to this run: a user
-// who joins, or rejoins, after the run has begun gets everything in the next.
+// isMine is the condition that p is the user's own participants row, as of until: a user who
+// joins, or rejoins, after the run has begun gets everything in the next run.
 func isMine(p string) string {
 	return p + `.user_id = @user_id AND pg_visible_in_snapshot(` + p + `.joined_xid, ` + untilSnapshot + `)`
 }
 
-// isSmall is true of a conversation whose members are notified of each other.
+// isSmall is the condition that a conversation makes its members contacts.
 func isSmall(conversation string) string {
 	return `(SELECT count(*) FROM (SELECT FROM participants n WHERE n.conversation_id = ` + conversation +
 		` LIMIT ` + strconv.Itoa(chat.MaxContactMembers+1) + `) AS few) <= ` + strconv.Itoa(chat.MaxContactMembers)
 }
 
-// logEnd is how much of the log of c a snapshot sees, for the member p. What a snapshot
-// sees of a log is its beginning, so that half of it can be left out at each step.
+// logEnd is the seq up to which a snapshot sees the log of c, for the member p. A snapshot
+// sees a prefix of each log, so that a binary search finds its end.
 func logEnd(snapshot string) string {
 	return `(
   WITH RECURSIVE search (low, high) AS (
@@ -61,11 +61,11 @@ func logEnd(snapshot string) string {
 const nowSQL = `SELECT pg_current_snapshot()::text, (SELECT id FROM sync_origin)`
 
 var (
-	// Profiles of users who share a small conversation, blocked or not: what
-	// GET /api/conversations/{id} shows of them. That includes members who have joined
-	// since, and all of a conversation that the user has joined; nobody joins without an
-	// event. Changed profiles are looked for among all users where few have changed, and
-	// else among those whom the user knows.
+	// Profiles of users who share a small conversation, blocked or not, as
+	// GET /api/conversations/{id} shows them. That includes new members, and all members of
+	// a conversation that the user has joined; nobody joins without an event. Changed
+	// profiles are searched for among all users if few have changed, and otherwise among
+	// those who share a conversation with the user.
 	syncProfilesSQL = [...]string{profilesSQL(syncFewChangedSQL), profilesSQL(syncKnownChangedSQL)}
 
 	syncFewChangedSQL = `
@@ -87,7 +87,7 @@ WHERE d.user_id = @user_id AND d.conversation_id > @id AND ` + isNew("d.xid") + 
   AND NOT EXISTS (SELECT FROM participants p WHERE p.conversation_id = d.conversation_id AND p.user_id = d.user_id)
 ORDER BY d.conversation_id LIMIT @limit`
 
-	// joined_seq is 0 for who was in it already, in another role.
+	// joined_seq is 0 if the user was a participant already, in another role.
 	syncJoinedSQL = `
 SELECT p.conversation_id, CASE WHEN ` + isNew("p.joined_xid") + ` THEN p.joined_seq ELSE 0 END
 FROM participants p
@@ -101,10 +101,9 @@ WITH page AS MATERIALIZED (
   WHERE p.user_id = @user_id AND p.conversation_id = ANY(@ids)
 )` + conversationSQL
 
-	// Stretches of logs: of each conversation where there may be something, what lies
-	// between the two snapshots. A run goes on within the conversation that the last page
-	// ended in.
-	syncStretchesSQL = `
+	// For each conversation that may have new events, the part of its log between the two
+	// snapshots. A run continues within the conversation that the last page ended in.
+	syncLogPartsSQL = `
 SELECT p.conversation_id,
   CASE WHEN p.conversation_id = @id THEN greatest(@seq, p.joined_seq - 1)
        WHEN ` + isNew("p.joined_xid") + ` THEN p.joined_seq - 1
@@ -124,9 +123,9 @@ CROSS JOIN LATERAL (
 ) e
 ORDER BY e.conversation_id, e.seq`
 
-	// The user's own, and in small conversations those of others. A user who has joined one
-	// gets everybody's. A member who joined a log whose past counts as read has read nothing
-	// that others should be notified of.
+	// The user's own reads, and in small conversations those of the others; in one that the
+	// user has joined, all of them. A participant for whom the log counts as read from before
+	// they joined has no read_at: others are not notified of that.
 	syncReadsSQL = `
 SELECT p.conversation_id, p.user_id, p.read_seq, p.read_at
 FROM participants me JOIN participants p ON p.conversation_id = me.conversation_id
@@ -151,15 +150,15 @@ WITH moved AS MATERIALIZED (
 SELECT ` + accountColumns + ` FROM users WHERE id IN (SELECT wanted.id FROM wanted WHERE wanted.id > @id) ORDER BY id LIMIT @limit`
 }
 
-// manyChanged is from how many changed profiles on these are not looked at one by one.
+// manyChanged is the number of changed profiles from which the second of syncProfilesSQL is used.
 const manyChanged = 1000
 
 const countChangedSQL = `SELECT count(*) FROM (SELECT FROM users WHERE profile_xid >= @xmin::text::xid8 LIMIT @many) AS few`
 
-// maxSyncBytes is from which size of contents on a page is not made longer.
+// maxSyncBytes is the size of contents at which a page ends.
 const maxSyncBytes = 1 << 20
 
-// syncStep is how many events are read at once: what a page may be longer than maxSyncBytes.
+// syncStep is how many events are read at once: by these a page may exceed maxSyncBytes.
 const syncStep = 100
 
 // Sync implements chat.SyncStore. The sections of a run come in this order: profiles,
@@ -167,7 +166,7 @@ const syncStep = 100
 // reads. A page has at most q.Limit items, and fewer where contents are large. It reads
 // in one snapshot, with a round trip for each section and a few more.
 //
-// It asks the server that writes: the snapshots of a standby say nothing of what runs.
+// It must read from the primary: the snapshots of a standby do not show running transactions.
 func (s *Store) Sync(ctx context.Context, q chat.SyncQuery) (*chat.SyncPage, error) {
 	const op = "store.Sync"
 	c := syncCursor{seen: nothing}
@@ -212,7 +211,7 @@ func (s *Store) Sync(ctx context.Context, q chat.SyncQuery) (*chat.SyncPage, err
 }
 
 func badSyncCursor(op string) error {
-	return &chat.Error{Code: chat.Invalid, Op: op, Field: "cursor", Msg: "is not one of this database's: sync from the beginning, without a cursor"}
+	return &chat.Error{Code: chat.Invalid, Op: op, Field: "cursor", Msg: "is not of this database: sync from the beginning, without a cursor"}
 }
 
 func syncNow(ctx context.Context, tx pgx.Tx) (now snapshot, origin chat.ID, err error) {
@@ -224,14 +223,14 @@ func syncNow(ctx context.Context, tx pgx.Tx) (now snapshot, origin chat.ID, err 
 	now, ok := parseSnapshot(text)
 	switch {
 	case !ok:
-		return now, origin, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "too many transactions run at once; try again"}
+		return now, origin, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "too many transactions are running; try again"}
 	case origin.IsZero():
-		return now, origin, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "the database was changed behind the server; an operator has to start it again"}
+		return now, origin, &chat.Error{Code: chat.Unavailable, Op: op, Msg: "the database was replaced while the server was running; restart the server"}
 	}
 	return now, origin, nil
 }
 
-// A syncRun reads one page of a run. The cursor goes with it.
+// syncRun reads one page of a run and advances the cursor.
 type syncRun struct {
 	tx     pgx.Tx
 	user   chat.ID
@@ -241,7 +240,7 @@ type syncRun struct {
 	bytes  int // of contents in the page
 }
 
-// run reads sections until the page is full, or the run over.
+// run reads sections until the page is full or the run ends.
 func (r *syncRun) run(ctx context.Context) error {
 	sections := [...]func(context.Context, pgx.NamedArgs) (int, error){
 		syncProfiles: r.profiles, syncDepartures: r.departures, syncConversations: r.conversations, syncEvents: r.events, syncReads: r.reads,
@@ -273,11 +272,11 @@ func (r *syncRun) run(ctx context.Context) error {
 // add puts an item on the page.
 func (r *syncRun) add(item chat.SyncItem) { r.page.Items = append(r.page.Items, item) }
 
-// Each section adds what it finds behind the cursor, moves that, and returns how much
-// it has found: less than the limit means that there is no more.
+// Each section adds the items after the cursor to the page, advances the cursor, and returns
+// how many it found: fewer than the limit means that the section is complete.
 
 func (r *syncRun) profiles(ctx context.Context, args pgx.NamedArgs) (int, error) {
-	args["xmin"], args["many"] = strconv.FormatUint(r.cursor.seen.xmin, 10), manyChanged // what seen does not see is not below xmin
+	args["xmin"], args["many"] = strconv.FormatUint(r.cursor.seen.xmin, 10), manyChanged // no xid below xmin is new
 	changed, err := collectOne(ctx, r.tx, pgx.RowTo[int], countChangedSQL, args)
 	if err != nil {
 		return 0, err
@@ -296,7 +295,7 @@ func (r *syncRun) profiles(ctx context.Context, args pgx.NamedArgs) (int, error)
 
 func (r *syncRun) departures(ctx context.Context, args pgx.NamedArgs) (int, error) {
 	if r.cursor.seen.xmax == nothing.xmax {
-		return 0, nil // the first run has nothing to leave
+		return 0, nil // a first run: the client knows of no conversation
 	}
 	left, err := collect(ctx, r.tx, func(row pgx.CollectableRow) (chat.SyncItem, error) {
 		i := chat.SyncItem{Type: chat.SyncLeft}
@@ -316,7 +315,7 @@ func (r *syncRun) conversations(ctx context.Context, args pgx.NamedArgs) (int, e
 		seq int64
 	}
 	limit := args["limit"].(int)
-	args["limit"] = min(limit, chat.MaxPageSize) // each costs a few look-ups
+	args["limit"] = min(limit, chat.MaxPageSize) // each costs a few index look-ups
 	found, err := collect(ctx, r.tx, fields(func(j *joined) []any { return []any{&j.id, &j.seq} }), syncJoinedSQL, args)
 	if err != nil || len(found) == 0 {
 		return 0, err
@@ -356,7 +355,7 @@ func (r *syncRun) conversations(ctx context.Context, args pgx.NamedArgs) (int, e
 	return len(found), nil
 }
 
-// logPart is a stretch of a conversation's log: what is behind after, up to last.
+// logPart is the events of a conversation's log after after, up to last.
 type logPart struct {
 	id          chat.ID
 	after, last int64
@@ -367,17 +366,17 @@ func (s *logPart) events() int64 { return max(s.last-s.after, 0) }
 func (r *syncRun) events(ctx context.Context, args pgx.NamedArgs) (int, error) {
 	limit := args["limit"].(int)
 	args["limit"] = limit + 1 // the one that the last page ended in may have nothing left
-	stretches, err := collect(ctx, r.tx, fields(func(s *logPart) []any { return []any{&s.id, &s.after, &s.last} }), syncStretchesSQL, args)
+	parts, err := collect(ctx, r.tx, fields(func(s *logPart) []any { return []any{&s.id, &s.after, &s.last} }), syncLogPartsSQL, args)
 	if err != nil {
 		return 0, err
 	}
-	full := len(stretches) > limit
-	for room := limit; len(stretches) > 0; {
+	full := len(parts) > limit
+	for room := limit; len(parts) > 0; {
 		if room == 0 || r.bytes >= maxSyncBytes {
 			return limit, nil
 		}
 		var n int
-		if stretches, n, err = r.readEvents(ctx, stretches, min(room, syncStep)); err != nil {
+		if parts, n, err = r.readEvents(ctx, parts, min(room, syncStep)); err != nil {
 			return 0, err
 		}
 		room -= n
@@ -388,14 +387,14 @@ func (r *syncRun) events(ctx context.Context, args pgx.NamedArgs) (int, error) {
 	return 0, nil
 }
 
-// readEvents reads up to limit events of the stretches, and returns what is left of
-// these and how many it has read.
-func (r *syncRun) readEvents(ctx context.Context, stretches []logPart, limit int) ([]logPart, int, error) {
+// readEvents reads up to limit events of the parts, and returns the parts that are left and
+// how many events it has read.
+func (r *syncRun) readEvents(ctx context.Context, parts []logPart, limit int) ([]logPart, int, error) {
 	var ids []chat.ID
 	var after, last []int64
 	wanted := 0
-	for len(stretches) > 0 && wanted < limit {
-		s := &stretches[0]
+	for len(parts) > 0 && wanted < limit {
+		s := &parts[0]
 		n := min(s.events(), int64(limit-wanted))
 		if n > 0 {
 			ids, after, last = append(ids, s.id), append(after, s.after), append(last, s.after+n)
@@ -406,10 +405,10 @@ func (r *syncRun) readEvents(ctx context.Context, stretches []logPart, limit int
 		if s.events() > 0 {
 			break
 		}
-		stretches = stretches[1:]
+		parts = parts[1:]
 	}
 	if wanted == 0 {
-		return stretches, 0, nil
+		return parts, 0, nil
 	}
 	events, err := collect(ctx, r.tx, scanEvent, syncEventsSQL, pgx.NamedArgs{"ids": ids, "after": after, "last": last})
 	if err != nil {
@@ -422,7 +421,7 @@ func (r *syncRun) readEvents(ctx context.Context, stretches []logPart, limit int
 		r.add(chat.SyncItem{Type: chat.SyncEvent, Event: &events[i]})
 		r.bytes += len(events[i].Content)
 	}
-	return stretches, wanted, nil
+	return parts, wanted, nil
 }
 
 func (r *syncRun) reads(ctx context.Context, args pgx.NamedArgs) (int, error) {

@@ -8,18 +8,18 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// A snapshot is what pg_snapshot says: which transactions had ended at a moment, by
-// their numbers. It sees those below xmin, and below xmax all but those in running.
+// A snapshot is a pg_snapshot: which transactions had ended at a moment. It sees those below
+// xmin, and of those below xmax all but the running ones.
 type snapshot struct {
 	xmin, xmax uint64
 	running    []uint64 // ascending, of xmin … xmax-1
 }
 
-// nothing is the snapshot that sees no transaction.
+// nothing is a snapshot that sees no transaction.
 var nothing = snapshot{xmin: 1, xmax: 1}
 
-// maxRunning is how many transactions may be running in a snapshot: as many as there
-// are connections to the whole cluster that write at this moment.
+// maxRunning is how many transactions may be running in a snapshot: there are at most as
+// many as connections to the whole cluster.
 const maxRunning = 1024
 
 // parseSnapshot reads the text of a pg_snapshot, such as 10:20:10,14,15, as PostgreSQL
@@ -79,7 +79,7 @@ func (s *snapshot) String() string {
 	return string(b)
 }
 
-// A syncSection is one kind of items of a run.
+// A syncSection is one kind of item in a run.
 type syncSection byte
 
 // The sections, in their order.
@@ -93,17 +93,17 @@ const (
 	syncEnd
 )
 
-// A syncCursor says which changes a client has: those that seen sees, and, within a
-// run to until, those before a place. Its bytes are
+// A syncCursor is the changes that a client has: those that seen sees, and, within a run to
+// until, those before a position. It is encoded as
 //
 //	bytes 0–15  the origin
-//	…           seen: xmin, xmax - xmin, how many are running, the first less xmin,
-//	            the others less the one before; each a varint
-//	one byte    the section; 0: there is no run, and this is all
-//	…           until, as seen
-//	…           the place: id; for events, seq (varint); for reads, another id
+//	…           seen: xmin, xmax - xmin, the number of running transactions, the first of
+//	            them minus xmin, each other minus the one before; all varints
+//	one byte    the section; 0: no run, and nothing follows
+//	…           until, like seen
+//	…           the position: id; for events, seq (varint); for reads, another id
 //
-// and there is one text for each cursor.
+// Each cursor has exactly one encoding.
 type syncCursor struct {
 	origin  chat.ID
 	seen    snapshot
@@ -143,7 +143,7 @@ func appendSnapshot(b []byte, s *snapshot) []byte {
 	return b
 }
 
-// parseSyncCursor takes what encode has made, and nothing else.
+// parseSyncCursor decodes what encode returns, and refuses everything else.
 func parseSyncCursor(b []byte) (c syncCursor, ok bool) {
 	if len(b) > chat.MaxSyncCursorBytes {
 		return c, false
@@ -167,7 +167,7 @@ func parseSyncCursor(b []byte) (c syncCursor, ok bool) {
 	return c, string(c.encode()) == string(b) // a varint has longer forms
 }
 
-// A cursorReader takes bytes from the front; failed once they don't suffice.
+// A cursorReader consumes bytes; failed is set when there are too few.
 type cursorReader struct {
 	rest   []byte
 	failed bool

@@ -9,13 +9,13 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// The numbers of transactions that rows carry (xid and its like) are those of one
-// cluster. In another one, into which a dump is restored, they may lie in the
-// future, where no snapshot sees them. So the database notes whose they are, and
-// settleOrigin, at every start, renews them when it finds itself elsewhere.
+// The transaction ids in rows (xid and similar columns) are those of one PostgreSQL cluster.
+// In another cluster, into which a dump is restored, they may lie in the future, where no
+// snapshot sees them. So the database records its cluster, and settleOrigin, at every start,
+// renews the ids if the cluster is another one.
 
-// xidColumns are the columns with transaction ids. One that may be NULL says
-// nothing then; each of the others names the transaction that renews it.
+// xidColumns are the columns with transaction ids. When they are renewed, nullable ones
+// become NULL, and the others get the id of the renewing transaction.
 var xidColumns = []struct{ table, column, definition, index string }{
 	{"events", "xid", alwaysSet, ""},
 	{"conversations", "last_xid", alwaysSet, ""},
@@ -35,7 +35,7 @@ const (
 
 	hasOriginSQL = `SELECT EXISTS (SELECT FROM sync_origin)`
 
-	// A cluster whose identifier is not shown to us is trusted to be the one it was.
+	// If the cluster's identifier cannot be read, it is assumed to be the same cluster.
 	settledSQL = `SELECT EXISTS (SELECT FROM sync_origin WHERE @system::bigint = 0 OR system_identifier IN (0, @system))`
 
 	putOriginSQL = `
@@ -45,7 +45,7 @@ ON CONFLICT ON CONSTRAINT sync_origin_pkey DO UPDATE SET id = excluded.id, syste
 	lockOriginSQL = `LOCK TABLE sync_origin IN EXCLUSIVE MODE`
 )
 
-// systemIdentifier identifies a cluster; 0 if we may not read it.
+// systemIdentifier returns the identifier of the cluster; 0 if we may not read it.
 func systemIdentifier(ctx context.Context, q querier) (int64, error) {
 	id, err := collectOne(ctx, q, pgx.RowTo[int64], systemIdentifierSQL)
 	switch sqlState(err) {
@@ -55,15 +55,15 @@ func systemIdentifier(ctx context.Context, q querier) (int64, error) {
 	return id, err
 }
 
-// settled reports whether the transaction ids are those of the cluster.
+// settled reports whether the transaction ids in rows are those of this cluster.
 func settled(ctx context.Context, q querier, system int64) (bool, error) {
 	return collectOne(ctx, q, pgx.RowTo[bool], settledSQL, pgx.NamedArgs{"system": system})
 }
 
-// settleOrigin stores which cluster the transaction ids are of, and renews them if that is not
-// this one: as new columns with a default, which does not touch the rows, so that it
-// takes a moment for any number of them. Cursors made before are refused from then
-// on. Of several at once one does it and the others wait.
+// settleOrigin records the cluster of the transaction ids, and renews them if that was
+// another one: by new columns with a default, which does not rewrite rows, and so is quick
+// however many there are. Cursors from before are refused from then on. Of several callers
+// one does it and the others wait.
 func settleOrigin(ctx context.Context, conn *pgx.Conn, logger *slog.Logger) error {
 	system, err := systemIdentifier(ctx, conn)
 	if err != nil {
@@ -81,8 +81,8 @@ func settleOrigin(ctx context.Context, conn *pgx.Conn, logger *slog.Logger) erro
 			return err
 		}
 		if foreign {
-			logger.Warn("this database comes from another PostgreSQL cluster: clients that sync begin anew", "component", "store")
-			if err := renewStamps(ctx, tx); err != nil {
+			logger.Warn("this database comes from another PostgreSQL cluster: clients sync from the beginning", "component", "store")
+			if err := renewXIDs(ctx, tx); err != nil {
 				return err
 			}
 		}
@@ -91,7 +91,7 @@ func settleOrigin(ctx context.Context, conn *pgx.Conn, logger *slog.Logger) erro
 	})
 }
 
-func renewStamps(ctx context.Context, tx pgx.Tx) error {
+func renewXIDs(ctx context.Context, tx pgx.Tx) error {
 	for _, s := range xidColumns {
 		column := "ALTER TABLE " + s.table + " DROP COLUMN " + s.column + ", ADD COLUMN " + s.column + " xid8" + s.definition
 		for _, sql := range []string{column, s.index} { // the index went with the column

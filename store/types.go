@@ -13,22 +13,22 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// registerTypes teaches a new connection our types: chat.ID as uuid and
-// []chat.ID as uuid[], without reflection, and timestamptz in UTC.
+// registerTypes registers our types with a new connection: chat.ID as uuid and []chat.ID as
+// uuid[], both without reflection, and timestamptz in UTC.
 func registerTypes(_ context.Context, conn *pgx.Conn) error {
 	m := conn.TypeMap()
 	id := &pgtype.Type{Name: "uuid", OID: pgtype.UUIDOID, Codec: idCodec{}}
 	m.RegisterType(id)
 	m.RegisterType(&pgtype.Type{Name: "_uuid", OID: pgtype.UUIDArrayOID, Codec: &idsCodec{pgtype.ArrayCodec{ElementType: id}}})
 	m.RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC}})
-	// The modes that don't ask the server for a parameter's type (exec, simple
-	// protocol; needed behind some poolers) go by the value's.
+	// Query modes that do not ask the server for parameter types (exec and simple protocol,
+	// needed behind some poolers) choose by the Go type.
 	m.RegisterDefaultPgType(chat.ID{}, "uuid")
 	m.RegisterDefaultPgType([]chat.ID{}, "_uuid")
 	return nil
 }
 
-// idCodec is pgx's codec for uuid that knows chat.ID too, with zero for NULL.
+// idCodec is pgx's codec for uuid, extended by chat.ID, whose zero value is NULL.
 type idCodec struct{ pgtype.UUIDCodec }
 
 // PlanEncode implements pgtype.Codec.
@@ -99,7 +99,7 @@ func (scanIDText) Scan(src []byte, dst any) error {
 	return dst.(*chat.ID).UnmarshalText(src)
 }
 
-// idsCodec is pgx's codec for uuid[] with a short way for []chat.ID in binary.
+// idsCodec is pgx's codec for uuid[], with a fast path for []chat.ID in binary format.
 type idsCodec struct{ pgtype.ArrayCodec }
 
 // PlanEncode implements pgtype.Codec.
@@ -179,8 +179,7 @@ func (scanIDsBinary) Scan(src []byte, dst any) error {
 	return nil
 }
 
-// nullTime passes a time as a parameter, or takes one from a column, with the
-// zero time for NULL.
+// nullTime is a time as a parameter or column value; the zero time is NULL.
 type nullTime = zeronull.Timestamptz
 
 func scanTime(t *time.Time) *nullTime { return (*nullTime)(t) }

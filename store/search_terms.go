@@ -11,20 +11,20 @@ import (
 )
 
 const (
-	// stretch is how many events of a log share their lexemes. A search looks at one
-	// stretch after the other, from the newest, until it has enough: its cost does not
-	// rise with how often a word was used. What it costs is a look-up for each stretch
-	// when a word is rare. With 1024, common words and ranks took five times as long in
-	// BenchmarkSearch, and rare words 0.6 times.
+	// stretch is how many consecutive events of a log share a lexeme prefix (qualifier). A
+	// search reads one stretch after the other, newest first, until it has enough hits, so
+	// that its cost does not grow with the frequency of a word; a rare word costs an index
+	// look-up for each stretch. With 1024, common words and ranking took five times as long
+	// in BenchmarkSearch, and rare words 0.6 times.
 	stretch = 256
 
-	maxTerms     = 4096 // different ones of a message; words after that are not found
+	maxTerms     = 4096 // distinct terms of a message; further words cannot be found
 	maxPositions = 255  // of a term in a message: PostgreSQL's limit
 )
 
-// qualifier begins the lexemes of a stretch of a conversation's log. Of the id it has
-// the last 48 bits, which are random: two conversations that share them cost each other
-// time, and no more, because a search compares the whole id too.
+// qualifier is the prefix of the lexemes of a stretch of a conversation's log. It contains
+// the last 48 bits of the id, which are random: two conversations that share them only slow
+// each other down, because a search also compares the whole id.
 func qualifier(conversation chat.ID, stretch int64) string {
 	b := base64.RawURLEncoding.AppendEncode(make([]byte, 0, 16), conversation[len(conversation)-6:])
 	return string(append(strconv.AppendInt(b, stretch, 36), '.'))
@@ -49,7 +49,7 @@ func appendVector(b []byte, conversation chat.ID, seq int64, content string) []b
 			positions[w.Term] = append(at, n)
 		}
 	}
-	slices.Sort(order) // neighbours in the index are put there together
+	slices.Sort(order) // adjacent index entries are inserted together
 	q := qualifier(conversation, seq/stretch)
 	for _, term := range order {
 		b = append(append(append(append(b, '\''), q...), term...), '\'', ':') // neither has a quote or a backslash in it
