@@ -11,8 +11,8 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// To begin a direct conversation, or to block, one holds this lock of the pair:
-// one of the two finds what the other one has stored.
+// lockPairSQL serialises creating a direct conversation and blocking within a pair of users:
+// each sees what the other has stored.
 const lockPairSQL = `SELECT pg_advisory_xact_lock(` + pairLocks + `, hashtext(@low::uuid::text || @high::uuid::text))`
 
 // pairLocks keeps the locks of pairs apart from other advisory locks.
@@ -26,7 +26,7 @@ func pairArgs(a, b chat.ID) pgx.NamedArgs {
 }
 
 const (
-	// A user blocks one after the other, so that the limit holds.
+	// Blocks by one user are serialised, so that the limit holds.
 	lockUserSQL   = `SELECT true FROM users WHERE id = @user_id FOR NO KEY UPDATE`
 	userExistsSQL = `SELECT true FROM users WHERE id = @blocked_id`
 
@@ -38,8 +38,8 @@ ON CONFLICT ON CONSTRAINT blocks_key DO NOTHING`
 
 	deleteBlockSQL = `DELETE FROM blocks WHERE user_id = @user_id AND blocked_id = @blocked_id`
 
-	// The version rises although the members stay: what was checked against the
-	// roster of before is checked again.
+	// The version rises although the members stay the same: events that were checked against
+	// the previous roster are checked again.
 	raiseDirectSQL = `
 UPDATE conversations c SET members_version = c.members_version + 1
 FROM direct_conversations d WHERE d.low_user_id = @low AND d.high_user_id = @high AND c.id = d.conversation_id
@@ -118,9 +118,8 @@ func (s *Store) ListBlocks(ctx context.Context, user, after chat.ID, limit int) 
 	return found, translate("store.ListBlocks", err)
 }
 
-// The blocks of a user, either way, are few beside the members of a large group, and
-// those of somebody whom a million have blocked are many: the planner knows which way
-// round to look.
+// Usually a user has few blocks, either way, compared with the members of a large group; a
+// user blocked by a million others has many. The planner chooses the join order.
 const listHiddenSQL = `
 SELECT p.user_id FROM participants p JOIN (
   SELECT blocked_id AS id FROM blocks WHERE user_id = @user_id
@@ -142,9 +141,9 @@ WHERE EXISTS (SELECT FROM blocks b WHERE b.user_id = @user_id AND b.blocked_id =
    OR EXISTS (SELECT FROM blocks b WHERE b.user_id = wanted.id AND b.blocked_id = @user_id)
 ORDER BY wanted.place LIMIT 1`
 
-// requireReachable refuses the first user in the caller's order who is not there, or
-// disabled; then the first whom the actor has blocked, or who has blocked the actor,
-// in the same words.
+// requireReachable refuses the first user in the caller's order who does not exist or is
+// disabled; then the first whom the actor has blocked, or who has blocked the actor, with
+// one error for both.
 func requireReachable(ctx context.Context, tx pgx.Tx, op string, actor chat.ID, users []chat.ID, field string) error {
 	args := pgx.NamedArgs{"ids": users, "user_id": actor}
 	missing, err := collect(ctx, tx, pgx.RowTo[chat.ID], missingUserSQL, args)

@@ -15,8 +15,8 @@ WHERE me.user_id = wanted.user_id
 
 // contactsSQL returns the contacts of the user in wanted.user_id: those with whom
 // they share a conversation of at most chat.MaxContactMembers members, unless one of
-// the two has blocked the other. Larger groups make nobody a contact: what one
-// member does would be told to all of them. It goes into a lateral join.
+// the two has blocked the other. Larger groups make nobody a contact, since every change of
+// one member would be sent to all of them. It is used in a lateral join.
 var contactsSQL = acquaintedSQL + `
   AND NOT EXISTS (SELECT FROM blocks b WHERE b.user_id = me.user_id AND b.blocked_id = them.user_id)
   AND NOT EXISTS (SELECT FROM blocks b WHERE b.user_id = them.user_id AND b.blocked_id = me.user_id)`

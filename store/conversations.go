@@ -11,8 +11,8 @@ import (
 
 var _ chat.Store = (*Store)(nil)
 
-// conversationSQL follows a "page" of conversations with the asking member's own
-// row: it adds what that member sees. What is unread is counted in the log.
+// conversationSQL completes a query after a CTE "page" of conversations with the asking
+// member's own row: it selects what that member sees. Unread messages are counted in the log.
 const conversationSQL = `
 SELECT page.id, page.kind, page.title, page.history, page.created_by, page.created_at, page.last_seq, page.last_event_at, page.read_at,
   (SELECT count(*) FROM participants p WHERE p.conversation_id = page.id),
@@ -25,11 +25,11 @@ FROM page LEFT JOIN LATERAL (
 ) m ON true
 ORDER BY page.last_event_at DESC, page.id DESC`
 
-// unreadSQL counts the messages of others after what the member of a page has read
-// and since they joined, without deleted ones. A stretch of some length is not read:
-// from the number of its events those are taken that do not count, of which there
-// are few, and one's own, which have a key. A page of 50 conversations with 100,000 unread each took
-// seconds otherwise.
+// unreadSQL counts the messages of others after the member's read position and joining,
+// without deleted ones. More than 1,000 events are not counted one by one: from their number
+// are subtracted those that do not count, which are few, and the member's own, which are
+// found by the key of client_msg_id. Otherwise a page of 50 conversations with 100,000 unread
+// messages each took seconds.
 const unreadSQL = `(
     SELECT CASE WHEN page.last_seq - seen.seq <= 1000 THEN (
       SELECT count(*) FROM events u
@@ -53,8 +53,8 @@ WITH page AS MATERIALIZED (
   WHERE p.user_id = @user_id AND p.conversation_id = @id
 )` + conversationSQL
 
-	// There is no index by last_event_at, so that storing a message stays cheap:
-	// a page looks at all conversations of its user.
+	// There is no index on last_event_at, to keep storing messages cheap: a page reads all
+	// conversations of its user.
 	listConversationsSQL = `
 WITH page AS MATERIALIZED (
   SELECT c.*, p.joined_seq, p.read_seq, p.read_at
@@ -208,9 +208,9 @@ ON CONFLICT ON CONSTRAINT direct_conversations_pair DO NOTHING`
 	getPairSQL = `SELECT conversation_id FROM direct_conversations WHERE low_user_id = @low AND high_user_id = @high`
 )
 
-// claimPair makes the pair's direct conversation ours to create, or returns
-// Conflict with the one there is. Of several at once the first gets it and the
-// others wait here for its commit.
+// claimPair claims the pair's direct conversation for this transaction to create, or returns
+// Conflict with the existing one. Of concurrent callers the first succeeds, and the others
+// wait for its commit.
 func claimPair(ctx context.Context, tx pgx.Tx, op string, n chat.NewConversation, id chat.ID) error {
 	if len(n.Users) != 1 {
 		return &chat.Error{Code: chat.Invalid, Op: op, Field: "otherUserId", Msg: "must be one user"}

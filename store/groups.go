@@ -11,8 +11,8 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// Rows of conversations are locked for their members only, so that others neither wait
-// nor block.
+// The conversation is locked only if the actor is a member, so that non-members neither wait
+// nor block others.
 const lockGroupSQL = `
 SELECT c.kind, c.title, c.history, c.last_seq, c.last_event_at, c.members_version FROM conversations c
 WHERE c.id = @id AND EXISTS (SELECT FROM participants p WHERE p.conversation_id = c.id AND p.user_id = @user_id)
@@ -25,7 +25,7 @@ UPDATE conversations SET title = @title, history = @history, last_seq = @last_se
   last_xid = pg_current_xact_id()
 WHERE id = @id`
 
-// groupTx is a group whose row is locked, and what is to be changed about it.
+// groupTx is a transaction that has locked a group, and the changes to store.
 type groupTx struct {
 	op          string
 	tx          pgx.Tx
@@ -40,8 +40,8 @@ type groupTx struct {
 	change      chat.GroupChange
 }
 
-// changeGroup runs f with the group locked and stores the events that f adds. What
-// f returns as an error undoes everything.
+// changeGroup runs f with the group locked and stores the events that f adds. An error of f
+// rolls back.
 func (s *Store) changeGroup(ctx context.Context, op string, conversation, actor chat.ID, now time.Time, f func(context.Context, *groupTx) error) (*chat.GroupChange, error) {
 	g := &groupTx{op: op, id: conversation, actor: actor}
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -67,7 +67,7 @@ func (s *Store) changeGroup(ctx context.Context, op string, conversation, actor 
 }
 
 // lock waits for other transactions that change the conversation or store a message in it.
-// The role is read by a statement after that, which sees what the other one did.
+// The role is read by a later statement, which sees what they committed.
 func (g *groupTx) lock(ctx context.Context, now time.Time) error {
 	args := pgx.NamedArgs{"id": g.id, "user_id": g.actor}
 	err := g.tx.QueryRow(ctx, lockGroupSQL, args).Scan(&g.kind, &g.title, &g.history, &g.lastSeq, &g.lastEventAt, &g.version)
@@ -77,7 +77,7 @@ func (g *groupTx) lock(ctx context.Context, now time.Time) error {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return noConversation(g.op, g.id)
 	}
-	if now.After(g.lastEventAt) { // as the writer has it: createdAt never goes back within a log
+	if now.After(g.lastEventAt) { // as in the writer: createdAt never decreases within a log
 		g.lastEventAt = now
 	}
 	return err
@@ -91,8 +91,8 @@ func (g *groupTx) event(d chat.EventDetail) {
 	})
 }
 
-// membersChanged raises the version of the roster: what is on its way to the log was
-// checked against another one, and is checked again.
+// membersChanged raises the version of the roster: events on their way to the log, which were
+// checked against the previous one, are checked again.
 func (g *groupTx) membersChanged() { g.version++ }
 
 func (g *groupTx) store(ctx context.Context) error {
@@ -163,8 +163,8 @@ ORDER BY wanted.place`
 
 	countParticipantsSQL = `SELECT count(*) FROM participants WHERE conversation_id = @id`
 
-	// A user who comes back keeps what they had read. Where all of the log may be seen,
-	// what was there before counts as read: a group of years is not unread at once.
+	// A user who rejoins keeps their read position. With history "all" the log up to now
+	// counts as read, so that a new member of an old group does not begin with all of it unread.
 	addParticipantsSQL = `
 INSERT INTO participants (conversation_id, user_id, role, joined_at, joined_seq, read_seq)
 SELECT @id, u.id, @role, @joined_at, CASE WHEN @whole THEN 1 ELSE @seq::int8 END, greatest(
@@ -235,8 +235,8 @@ ORDER BY role = 'admin' DESC, joined_at, joined_seq, user_id LIMIT 1`
 	setRoleSQL = `UPDATE participants SET role = @role, xid = pg_current_xact_id() WHERE conversation_id = @id AND user_id = @user_id`
 )
 
-// RemoveParticipant implements chat.GroupStore. The owner is followed by the admin
-// who has been there for longest, or the member if there is no admin.
+// RemoveParticipant implements chat.GroupStore. An owner who leaves is succeeded by the admin
+// who has been a member for longest, or without admins by the longest-standing member.
 func (s *Store) RemoveParticipant(ctx context.Context, c chat.ParticipantChange, now time.Time) (*chat.GroupChange, error) {
 	return s.changeGroup(ctx, "store.RemoveParticipant", c.ConversationID, c.Actor, now, func(ctx context.Context, g *groupTx) error {
 		role, err := g.roleOf(ctx, c.UserID)
@@ -294,7 +294,7 @@ func (s *Store) SetParticipantRole(ctx context.Context, c chat.ParticipantChange
 	})
 }
 
-// roleOf returns a participant's role; "" if the user is none.
+// roleOf returns a participant's role; "" if the user is not a participant.
 func (g *groupTx) roleOf(ctx context.Context, user chat.ID) (chat.Role, error) {
 	found, err := collect(ctx, g.tx, pgx.RowTo[chat.Role], getRoleSQL, pgx.NamedArgs{"id": g.id, "user_id": user})
 	if err != nil || len(found) == 0 {

@@ -19,10 +19,10 @@ import (
 
 // IndexerOptions configures an Indexer. Zero values mean the defaults.
 type IndexerOptions struct {
-	Gather    time.Duration // how long events gather before they are indexed together. 50 ms
-	LookEvery time.Duration // how often all conversations are looked at. 5 min
-	MaxQueue  int           // conversations known to have something new; beyond that, all are looked at. 50,000
-	Busy      int           // events stored in a second from which on the indexer holds back. 1,000 for each CPU
+	Gather    time.Duration // how long events are collected before they are indexed together. 50 ms
+	LookEvery time.Duration // how often all conversations are scanned for missed events. 5 min
+	MaxQueue  int           // conversations queued; beyond that, all are scanned instead. 50,000
+	Busy      int           // events stored per second above which the indexer throttles itself. 1,000 for each CPU
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
@@ -43,28 +43,27 @@ func (o *IndexerOptions) setDefaults() {
 }
 
 const (
-	stepConversations = 64      // followed in one transaction
-	stepEvents        = 500     // read in it
+	stepConversations = 64      // indexed in one transaction
+	stepEvents        = 500     // read in one transaction
 	stepBytes         = 1 << 20 // of their content
 	stepPatience      = 30 * time.Second
-	lookConversations = 1000 // of a look at all, in one statement
-	lookBelow         = 2000 // queued: no more are looked for above that
+	lookConversations = 1000 // scanned by one statement
+	lookBelow         = 2000 // conversations queued; the scan pauses above that
 
-	// The indexer rests in proportion to what it has worked, so that it takes at most
-	// half of the time of one connection. While much is being stored it takes a
-	// twentieth, which nobody notices, and catches up after the peak; when that does
-	// not end, a quarter, so that it need not fall behind for ever.
+	// The indexer rests for a multiple of the time it worked, so that it uses at most half of
+	// one connection's time; while the event rate is above Busy a twentieth, to catch up after
+	// the peak; and if the peak does not end, a quarter, so as not to fall behind for ever.
 	restQuiet, restBusy, restLong = 1, 19, 3
 
 	peak    = time.Minute
 	maxRest = 5 * time.Second
 )
 
-// Indexer makes what messages are found by, from the log and behind it: storing a
-// message waits for none of this. It follows each log from where it was left, which
-// is kept with the terms in one transaction; so a crash loses nothing, nothing is
-// done twice, and a database from before there was an index gets one. Several may
-// run on one database: a log is followed by whoever has locked its place.
+// Indexer builds the search index from the logs, asynchronously: storing a message does not
+// wait for it. It continues each log from its position in search_positions, which is stored
+// in one transaction with the terms; so a crash loses nothing, no event is indexed twice, and
+// a database without an index gets one. Several may run on one database: a log is indexed by
+// the one that has locked its position.
 type Indexer struct {
 	store   *Store
 	opts    IndexerOptions
@@ -72,21 +71,21 @@ type Indexer struct {
 	wake    chan struct{} // something is queued; one is enough
 
 	mu       sync.Mutex
-	behind   map[chat.ID]logSpan // mu guards: what is still to be followed, as far as is known
+	behind   map[chat.ID]logSpan // mu guards: what is known to be unindexed
 	waiting  int64               // mu guards: events in all of them
-	queue    []chat.ID           // mu guards: the keys of behind, each once, but those of a step
-	overflow bool                // mu guards: not all could be queued
-	noted    int                 // mu guards: events since the rate was taken last
+	queue    []chat.ID           // mu guards: the keys of behind, except those of the current step
+	overflow bool                // mu guards: a conversation did not fit into the queue
+	noted    int                 // mu guards: events since rate was computed
 
-	look      chat.ID   // owned by Run: the look at all goes on behind this one
+	look      chat.ID   // owned by Run: the last conversation scanned
 	looking   bool      // owned by Run
 	nextLook  time.Time // owned by Run
 	rateSince time.Time // owned by Run
-	rate      float64   // owned by Run: events a second, lately
+	rate      float64   // owned by Run: events per second, recently
 	busySince time.Time // owned by Run: when the rate went above Busy; zero: it is not
 }
 
-// logSpan is what of a log is still to be followed: the events after from, up to to.
+// logSpan is the unindexed part of a log: the events after from, up to to.
 type logSpan struct{ from, to int64 }
 
 // NewIndexer returns an indexer on s's database. It starts nothing; Run does.
@@ -97,8 +96,8 @@ func NewIndexer(s *Store, opts IndexerOptions) *Indexer {
 	}
 }
 
-// Note is called when a conversation's log reaches at least seq. It does not block, and
-// may be called before Run.
+// Note queues a conversation whose log reaches at least seq. It does not block, and may be
+// called before Run.
 func (x *Indexer) Note(conversation chat.ID, seq int64) {
 	x.mu.Lock()
 	x.noted++
@@ -110,8 +109,8 @@ func (x *Indexer) Note(conversation chat.ID, seq int64) {
 	}
 }
 
-// note is Note without the counting; the log is known to have been followed up to
-// from, or not further. x.mu is held.
+// note is Note without counting the event; the log is indexed up to from at most. x.mu is
+// held.
 func (x *Indexer) note(conversation chat.ID, from, to int64) {
 	known, ok := x.behind[conversation]
 	switch {
@@ -129,7 +128,7 @@ func (x *Indexer) note(conversation chat.ID, from, to int64) {
 	x.metrics.waiting.Set(float64(x.waiting))
 }
 
-// Run follows the logs until ctx ends. Whatever fails is tried again, with pauses.
+// Run indexes the logs until ctx ends. Failed steps are retried with backoff.
 func (x *Indexer) Run(ctx context.Context) error {
 	x.looking, x.rateSince = true, time.Now()
 	wait := backoff.New(100*time.Millisecond, 10*time.Second)
@@ -150,8 +149,8 @@ func (x *Indexer) Run(ctx context.Context) error {
 	return nil
 }
 
-// work does one step, or what is next of a look at all, or nothing: then it reports
-// false.
+// work scans the next conversations, if a scan is due, and indexes one step; it reports
+// whether there was anything to do.
 func (x *Indexer) work(ctx context.Context) (bool, error) {
 	ctx, cancel := chat.WithDeadline(ctx, stepPatience, "store.Indexer")
 	defer cancel()
@@ -186,17 +185,17 @@ func (x *Indexer) work(ctx context.Context) (bool, error) {
 		return false, translate("store.Indexer", err)
 	}
 	x.metrics.step.Observe(time.Since(start).Seconds())
-	return len(reached) > 0, nil // another node may have them all
+	return len(reached) > 0, nil // another node may have locked them all
 }
 
-// oneByOne finds the conversation that the database refuses to follow, so that the
-// others go on.
+// oneByOne indexes conversations separately, so that one which the database refuses does not
+// hold up the others.
 func (x *Indexer) oneByOne(ctx context.Context, ids []chat.ID) (reached map[chat.ID]int64, indexed int, err error) {
 	reached = map[chat.ID]int64{}
 	for _, id := range ids {
 		r, n, refused := x.step(ctx, []chat.ID{id})
 		if refused != nil {
-			err = fmt.Errorf("follow conversation %s: %w", id, refused)
+			err = fmt.Errorf("index conversation %s: %w", id, refused)
 		}
 		maps.Copy(reached, r)
 		indexed += n
@@ -212,12 +211,12 @@ func (x *Indexer) take() []chat.ID {
 	ids := slices.Clone(x.queue[:n])
 	x.queue = x.queue[n:]
 	if len(x.queue) == 0 {
-		x.queue = nil // and the room of those before
+		x.queue = nil // free the array
 	}
 	return ids
 }
 
-// settle puts those conversations of a step back into the queue that are still behind.
+// settle queues again the conversations of a step that are not indexed to their end.
 func (x *Indexer) settle(ids []chat.ID, reached map[chat.ID]int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -238,8 +237,8 @@ func (x *Indexer) settle(ids []chat.ID, reached map[chat.ID]int64) {
 	x.metrics.waiting.Set(float64(x.waiting))
 }
 
-// rest waits: in proportion to the time that was worked, and if there was nothing to
-// do, until there is, and then a little for more of it.
+// rest pauses in proportion to the time worked; if there was nothing to do, until there is,
+// and then for Gather.
 func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 	now := time.Now()
 	if d := now.Sub(x.rateSince); d >= 200*time.Millisecond {
@@ -268,7 +267,7 @@ func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 	}
 	wait := time.Until(x.nextLook)
 	x.mu.Lock()
-	if len(x.queue) > 0 { // with somebody else
+	if len(x.queue) > 0 { // locked by another node
 		wait = 4 * x.opts.Gather
 	}
 	x.mu.Unlock()
@@ -289,8 +288,7 @@ FROM (SELECT id, last_seq FROM conversations WHERE id > @after ORDER BY id LIMIT
 LEFT JOIN search_positions p ON p.conversation_id = c.id
 ORDER BY c.id`
 
-// lookOn looks at the next conversations and queues those whose log goes on behind
-// where it was followed to.
+// lookOn scans the next conversations and queues those with unindexed events.
 func (x *Indexer) lookOn(ctx context.Context) error {
 	type place struct {
 		id        chat.ID
@@ -328,8 +326,8 @@ INSERT INTO search_positions (conversation_id, seq) SELECT id, 0 FROM unnest(@id
 WHERE EXISTS (SELECT FROM conversations c WHERE c.id = behind.id) ORDER BY id
 ON CONFLICT ON CONSTRAINT search_positions_key DO NOTHING`
 
-	// What is read of a log is its beginning behind the place: followed checks that.
-	// The content of an edit is that of the message by now, or was.
+	// The events of a log are read in order from its position; followed verifies that there is
+	// no gap. The content of an edit is not needed: the message's row has the present text.
 	followSQL = `
 WITH place AS MATERIALIZED (
   SELECT conversation_id, seq FROM search_positions WHERE conversation_id = ANY (@ids)
@@ -366,10 +364,10 @@ UPDATE search_positions p SET seq = moved.seq FROM unnest(@conversation_ids::uui
 WHERE p.conversation_id = moved.conversation_id`
 )
 
-// logged is what the indexer reads of an event.
+// logged is an event as the indexer reads it.
 type logged struct {
 	conversation         chat.ID
-	place, seq           int64 // seq 0: there is nothing behind the place
+	place, seq           int64 // seq 0: there is nothing after the position
 	kind                 chat.EventType
 	id, sender, target   chat.ID
 	createdAt, deletedAt time.Time
@@ -389,9 +387,9 @@ func scanLogged(row pgx.CollectableRow) (e logged, err error) {
 	return e, err
 }
 
-// step follows the logs of some conversations a little way, in one transaction, and
-// returns how far those were followed that no other node follows at the moment. It does not
-// wait for the disk: after a crash the place is as old as the terms are.
+// step indexes the next events of some conversations in one transaction, and returns the new
+// positions of those that no other node has locked. It does not wait for the disk: after a
+// crash the positions are as old as the terms.
 func (x *Indexer) step(ctx context.Context, ids []chat.ID) (reached map[chat.ID]int64, indexed int, err error) {
 	slices.SortFunc(ids, chat.ID.Compare)
 	err = pgx.BeginFunc(ctx, x.store.pool, func(tx pgx.Tx) error {
@@ -424,8 +422,8 @@ func (x *Indexer) step(ctx context.Context, ids []chat.ID) (reached map[chat.ID]
 	return reached, indexed, nil
 }
 
-// followed returns the events that go on without a gap from their place, and notes
-// how far each log is followed by them.
+// followed returns the events that continue their log without a gap, and sets the position
+// that each log reaches by them.
 func followed(events []logged, reached map[chat.ID]int64) []logged {
 	keep := events[:0:0]
 	for _, e := range events {
@@ -455,14 +453,14 @@ func movePlaces(ctx context.Context, tx pgx.Tx, reached map[chat.ID]int64, event
 	return err
 }
 
-// message names a message of a conversation.
+// messageKey identifies a message.
 type messageKey struct{ conversation, id chat.ID }
 
-// changes is what a step changes of the index: each message is there once, with what
-// it says now, however often it was changed.
+// changes is what a step changes in the index: each message once, with its present text,
+// however often it was edited.
 type changes struct {
 	put     map[messageKey]logged
-	targets map[messageKey]struct{} // edited or deleted: what they say is still to be read
+	targets map[messageKey]struct{} // edited or deleted: their present text is still to be read
 }
 
 func newChanges() *changes {
@@ -472,7 +470,7 @@ func newChanges() *changes {
 func (c *changes) add(e logged) {
 	switch e.kind {
 	case chat.EventMessage:
-		c.put[messageKey{e.conversation, e.id}] = e // its row says what it says now
+		c.put[messageKey{e.conversation, e.id}] = e // the row has the present text
 	case chat.EventEdit, chat.EventDelete:
 		c.targets[messageKey{e.conversation, e.target}] = struct{}{}
 	case chat.EventReaction, chat.EventConversation:
@@ -484,7 +482,7 @@ const targetsAtOnce = 32 // of up to 64 KiB
 func (c *changes) apply(ctx context.Context, tx pgx.Tx) error {
 	all := make([]logged, 0, len(c.put))
 	for key, e := range c.put {
-		delete(c.targets, key) // read by the same statement
+		delete(c.targets, key) // in the same snapshot
 		all = append(all, e)
 	}
 	if err := put(ctx, tx, all); err != nil {
@@ -508,8 +506,8 @@ func (c *changes) apply(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// put makes the index say of the messages what they say. Those that say nothing, or
-// are deleted, are taken out.
+// put stores the terms of messages, and removes those of messages that are deleted or have
+// none.
 func put(ctx context.Context, tx pgx.Tx, messages []logged) error {
 	slices.SortFunc(messages, func(a, b logged) int {
 		if c := a.conversation.Compare(b.conversation); c != 0 {

@@ -8,10 +8,10 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// The outbox is how nodes notice, in the end, what the others have stored: a commit that
-// moves logs leaves a row in it, in the same transaction. Only nodes that share their
-// database write it; they read it with ReadJournal, and rows are kept for a minute. Its
-// table is named journal, because older binaries beside this one use that name.
+// The outbox tells nodes what the others have stored, in case a notice over Redis is lost: a
+// transaction that appends to logs, changes members or takes over a session also inserts a
+// row. Only nodes that share their database write it; they read it with NodeLease.ReadOutbox,
+// and rows are kept for a minute. Its table is named journal, for older binaries beside this one.
 
 // UseOutbox makes commits from now on leave outbox rows, under the id of this node. It must
 // be called before anything is stored, and may be repeated with another id.

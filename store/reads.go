@@ -9,11 +9,12 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// A look-up for each participant, in the order in which all lock them: conversation,
-// then user. No row of conversations is locked: those are the writer's. What has
-// changed while a row was waited for counts, since the update looks at it again.
+// An index look-up for each participant, locked in order of conversation, then user.
+// Conversations, which the writer locks, are not. The update evaluates its condition on the
+// row as it is after any wait for its lock.
 //
-// A participant never reaches a place twice. If one did, the others' moves must not fail.
+// A participant reaches a seq only once; ON CONFLICT keeps a violation of that from failing
+// the moves of the others.
 const moveReadsSQL = `
 WITH wanted AS MATERIALIZED (
   SELECT conversation_id, user_id, array_agg(seq) AS seqs
@@ -73,8 +74,8 @@ func (s *Store) LocateMessages(ctx context.Context, user chat.ID, messages []cha
 	return found, translate("store.LocateMessages", err)
 }
 
-// receiptsOf is the participants whose receipts of a message the user may see: none
-// but their own in a direct conversation in which one has blocked the other.
+// receiptsOf selects the participants whose receipts of a message the user may see: only their
+// own in a direct conversation in which one has blocked the other.
 const receiptsOf = `
 WHERE p.conversation_id = @conversation_id AND p.user_id <> @sender_id AND p.joined_seq <= @seq
   AND NOT EXISTS (
@@ -82,8 +83,8 @@ WHERE p.conversation_id = @conversation_id AND p.user_id <> @sender_id AND p.joi
     WHERE c.id = @conversation_id AND c.kind = 'direct'
   )`
 
-// They have read it at their first move that reaches it. What was there before they
-// joined may count as read without a move: that they have not read.
+// A participant read the message at their first move that reaches it. What counts as read from
+// before they joined, without a move, they have not read.
 const readBySQL = `
 SELECT p.user_id, r.at, count(*) OVER ()
 FROM participants p CROSS JOIN LATERAL (

@@ -13,16 +13,16 @@ import (
 	"github.com/parleymq/parley/store/words"
 )
 
-// A search looks at the stretches of the logs of the user's conversations (search_terms.go),
-// those with the newest messages first, some at a time, each by a look-up of its own in
-// the index. What they give are candidates; they become hits when the log has been
-// asked: whether the message is there, whether the user may read it now, and whether
-// its present text has what is looked for. So the index may be late, never wrong.
+// A search reads the stretches of the logs of the user's conversations (search_terms.go),
+// those with the newest messages first, several at a time, each by an index look-up. Matches
+// are candidates; one becomes a hit when the log confirms that the message exists, that the
+// user may read it now, and that its present text matches. So the index may be late, but a
+// result is never wrong.
 
 const (
-	// In which conversations, and how far down from where. The newest stretch that
-	// has something older than before is found by the first event of each: a few steps
-	// down the log's primary key.
+	// The conversations to search, each with its first and last seq for the user. The newest
+	// stretch with something older than before is found by the first event of each stretch:
+	// a few steps down the log's primary key.
 	searchedSQL = `
 SELECT c.id, p.joined_seq, least(c.last_seq, i.seq), c.last_event_at, coalesce(CASE
   WHEN @before::timestamptz IS NULL OR c.last_event_at <= @before THEN least(c.last_seq, i.seq) / @stretch
@@ -34,8 +34,8 @@ SELECT c.id, p.joined_seq, least(c.last_seq, i.seq), c.last_event_at, coalesce(C
 FROM participants p JOIN conversations c ON c.id = p.conversation_id LEFT JOIN search_positions i ON i.conversation_id = c.id
 WHERE p.user_id = @user_id AND (@conversation_id::uuid IS NULL OR p.conversation_id = @conversation_id)`
 
-	// The lexemes say which conversation; that its id is compared as well must not lead
-	// the planner to the primary key, which knows no words.
+	// The lexemes identify the conversation; IS TRUE keeps the planner from using the primary
+	// key, which has no lexemes, for the comparison of its id.
 	searchStretchSQL = `
 FROM unnest(@conversation_ids::uuid[], @queries::text[]::tsquery[], @joined::bigint[], @before_ats::timestamptz[], @before_ids::uuid[])
   WITH ORDINALITY AS s (conversation_id, query, joined_seq, before_at, before_id, place)
@@ -50,12 +50,12 @@ SELECT s.place - 1, t.seq, t.message_id, t.created_at, 0::real` + searchStretchS
   ORDER BY t.created_at DESC, t.message_id DESC LIMIT @limit
 ) t`
 
-	// 1: a long message is not better for being long.
+	// Normalization 1: a long message does not rank higher for being long.
 	rankedMatchesSQL = `
 SELECT s.place - 1, t.seq, t.message_id, t.created_at, ts_rank(t.terms, s.query, 1)` + searchStretchSQL + `
 ) t`
 
-	// When the last event of each stretch was stored.
+	// The time of the last event of each stretch.
 	endsSQL = `
 SELECT s.place - 1, e.created_at
 FROM unnest(@conversation_ids::uuid[], @seqs::bigint[]) WITH ORDINALITY AS s (conversation_id, seq, place)
@@ -78,19 +78,19 @@ GROUP BY found.place, r.emoji ORDER BY found.place, min(r.created_at), r.emoji`
 )
 
 const (
-	firstStretches = 8   // looked at together; then twice as many each time,
-	maxStretches   = 512 // up to this
+	firstStretches = 8   // read together at first; then twice as many each time
+	maxStretches   = 512 // at most
 )
 
-// searched is a conversation that is searched.
-type searched struct {
+// searchedLog is a conversation's log as the search proceeds through it.
+type searchedLog struct {
 	id      chat.ID
 	joined  int64
 	last    int64 // seq of the last event that is indexed; 0: none
 	lastAt  time.Time
-	newest  int64             // the stretch to begin with; -1: none
-	stretch int64             // the one that is next
-	upTo    time.Time         // nothing in it and those before is newer
+	newest  int64             // the first stretch to read; -1: none
+	stretch int64             // the next one to read
+	upTo    time.Time         // nothing in that stretch, nor in older ones, is newer
 	before  chat.SearchCursor // only what is before this; zero: all
 }
 
@@ -124,23 +124,23 @@ func (s *Store) SearchMessages(ctx context.Context, q chat.MessageSearch) (*chat
 	return p, nil
 }
 
-// search is one search on its way.
+// search is a search in progress.
 type search struct {
 	store *Store
 	q     chat.MessageSearch
 	words *words.Query
 	need  int // hits for a page, and one more
 
-	open       stretches   // what is still to be looked at, newest first
-	candidates []candidate // from what was looked at, in the order of the answer
+	open       stretches   // logs still to be read, newest first
+	candidates []candidate // from the stretches read so far, in the order of the result
 	hits       []chat.SearchHit
 }
 
 // begin finds the conversations to search.
 func (r *search) begin(ctx context.Context) error {
 	before := r.before()
-	all, err := collect(ctx, r.store.pool, func(row pgx.CollectableRow) (*searched, error) {
-		var c searched
+	all, err := collect(ctx, r.store.pool, func(row pgx.CollectableRow) (*searchedLog, error) {
+		var c searchedLog
 		var last *int64
 		err := row.Scan(&c.id, &c.joined, &last, &c.lastAt, &c.newest)
 		if last != nil {
@@ -170,8 +170,8 @@ func (r *search) begin(ctx context.Context) error {
 	return nil
 }
 
-// before is the key that all of the search is before; zero if there is none. With no
-// id, what is of that time is not before it.
+// before is the key that all hits precede; zero: none. Without an ID, messages of exactly
+// that time are excluded.
 func (r *search) before() chat.SearchCursor {
 	var b chat.SearchCursor
 	if !r.q.Before.IsZero() {
@@ -179,7 +179,7 @@ func (r *search) before() chat.SearchCursor {
 	}
 	after := r.q.After
 	if r.q.ByRank {
-		after = chat.SearchCursor{CreatedAt: after.Until.Add(time.Millisecond)} // up to it
+		after = chat.SearchCursor{CreatedAt: after.Until.Add(time.Millisecond)} // inclusive
 		if r.q.After.Until.IsZero() {
 			return b
 		}
@@ -190,29 +190,29 @@ func (r *search) before() chat.SearchCursor {
 	return b
 }
 
-// newest finds hits, newest first, until there are enough.
+// newest collects hits, newest first, until there are enough.
 func (r *search) newest(ctx context.Context) error {
 	for n := firstStretches; ; n = min(2*n, maxStretches) {
-		if err := r.settle(ctx); err != nil {
+		if err := r.confirm(ctx); err != nil {
 			return err
 		}
 		if len(r.hits) == r.need || len(r.open) == 0 {
 			return nil
 		}
-		// What is older than as many candidates as are needed can wait.
+		// Stretches that are older than the candidates needed can wait.
 		var since time.Time
 		if more := r.need - len(r.hits); len(r.candidates) >= more {
 			since = r.candidates[more-1].at.CreatedAt
 		}
-		if err := r.lookAt(ctx, n, since, newestMatchesSQL, r.need+1); err != nil {
+		if err := r.match(ctx, n, since, newestMatchesSQL, r.need+1); err != nil {
 			return err
 		}
 		slices.SortFunc(r.candidates, func(a, b candidate) int { return compareNewest(b.at, a.at) })
 	}
 }
 
-// settle makes hits of those candidates before which nothing can come any more.
-func (r *search) settle(ctx context.Context) error {
+// confirm turns candidates into hits, as far as no unread stretch can precede them.
+func (r *search) confirm(ctx context.Context) error {
 	for len(r.hits) < r.need {
 		n := 0
 		for n < len(r.candidates) && n < r.need-len(r.hits) && (len(r.open) == 0 || r.candidates[n].at.CreatedAt.After(r.open[0].upTo)) {
@@ -229,10 +229,10 @@ func (r *search) settle(ctx context.Context) error {
 	return nil
 }
 
-// ranked finds the best among the newest matches.
+// ranked collects the best of the chat.MaxRanked newest matches.
 func (r *search) ranked(ctx context.Context) error {
 	for n := firstStretches; len(r.open) > 0; n = min(2*n, maxStretches) {
-		if err := r.lookAt(ctx, n, time.Time{}, rankedMatchesSQL, 0); err != nil {
+		if err := r.match(ctx, n, time.Time{}, rankedMatchesSQL, 0); err != nil {
 			return err
 		}
 		if len(r.candidates) < chat.MaxRanked {
@@ -253,7 +253,7 @@ func (r *search) ranked(ctx context.Context) error {
 		r.candidates = r.candidates[n:]
 	}
 	r.open = nil
-	return r.settle(ctx)
+	return r.confirm(ctx)
 }
 
 func compareNewest(a, b chat.SearchCursor) int {
@@ -270,12 +270,12 @@ func compareRank(a, b chat.SearchCursor) int {
 	return compareNewest(a, b)
 }
 
-// lookAt adds the candidates of the next n stretches that may have something of since
-// or newer, of each at most limit (0: all), and puts back what there is left of them.
-func (r *search) lookAt(ctx context.Context, n int, since time.Time, sql string, limit int) error {
-	var now []*searched
+// match reads the next n stretches that may have something at or after since, adds their
+// candidates, at most limit from each (0: all), and returns unfinished logs to the heap.
+func (r *search) match(ctx context.Context, n int, since time.Time, sql string, limit int) error {
+	var now []*searchedLog
 	for len(r.open) > 0 && len(now) < n && !r.open[0].upTo.Before(since) {
-		now = append(now, heap.Pop(&r.open).(*searched))
+		now = append(now, heap.Pop(&r.open).(*searchedLog))
 	}
 	var ids, beforeIDs []chat.ID
 	var queries []string
@@ -303,7 +303,7 @@ func (r *search) lookAt(ctx context.Context, n int, since time.Time, sql string,
 			m.conversation = c.id
 			r.candidates = append(r.candidates, m)
 			if got[place]++; got[place] == limit {
-				c.before, c.upTo = m.at, m.at.CreatedAt // the last and oldest of them
+				c.before, c.upTo = m.at, m.at.CreatedAt // the oldest of them
 			}
 			return nil
 		})
@@ -335,7 +335,7 @@ func (r *search) lookAt(ctx context.Context, n int, since time.Time, sql string,
 	return nil
 }
 
-// load makes hits of the candidates that are.
+// load reads candidates from the log and adds those that are hits.
 func (r *search) load(ctx context.Context, some []candidate) error {
 	var ids []chat.ID
 	var seqs []int64
@@ -387,15 +387,15 @@ func (r *search) addReactions(ctx context.Context, hits []chat.SearchHit) error 
 	return err
 }
 
-// stretches is a heap of what is still to be looked at, by how new it may be.
-type stretches []*searched
+// stretches is a heap of logs by the time of the newest message still to be read.
+type stretches []*searchedLog
 
 func (s stretches) Len() int           { return len(s) }
 func (s stretches) Less(i, j int) bool { return s[i].upTo.After(s[j].upTo) }
 func (s stretches) Swap(i, j int)      { s[i], s[j] = s[j], s[i] }
 
 // Push implements heap.Interface.
-func (s *stretches) Push(c any) { *s = append(*s, c.(*searched)) }
+func (s *stretches) Push(c any) { *s = append(*s, c.(*searchedLog)) }
 
 // Pop implements heap.Interface.
 func (s *stretches) Pop() any {

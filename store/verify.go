@@ -27,8 +27,8 @@ func (v Violation) String() string {
 // MaxViolations is how many violations of each rule Verify returns at most.
 const MaxViolations = 100
 
-// verifyRules are statements that find what must not be. Each returns the
-// conversation and what was found.
+// verifyRules are statements that find violations. Each returns the conversation and a
+// description.
 var verifyRules = []struct{ name, sql string }{
 	{"seq", `
 SELECT c.id, format('last_seq is %s, and the log has %s events from %s to %s', c.last_seq, e.n, e.low, e.high)
@@ -176,7 +176,7 @@ WHERE (t.message_id, t.sender_id, t.created_at) IS DISTINCT FROM (e.id, e.sender
   OR e.deleted_at IS NOT NULL AND NOT EXISTS (
     SELECT FROM events d WHERE d.conversation_id = e.conversation_id AND d.type = 'delete' AND d.detail ->> 'messageId' = e.id::text AND d.seq > i.seq
   )`},
-	// Whether a text has words in it, SQL can tell of some only.
+	// SQL can recognise only some of the texts that have words.
 	{"search-missing", `
 SELECT e.conversation_id, format('message %s is not in the search index, which has followed the log to %s', e.seq, i.seq)
 FROM search_positions i JOIN events e ON e.conversation_id = i.conversation_id AND e.seq <= i.seq
@@ -206,7 +206,7 @@ WHERE invisible AND node IS NOT NULL`},
 SELECT NULL::uuid, format('%s users are here at node %s, which was never seen alive', count(*), node) FROM presences p
 WHERE node IS NOT NULL AND NOT EXISTS (SELECT FROM nodes n WHERE n.name = p.node)
 GROUP BY node`},
-	// node is for older binaries, which clear it without knowing of places.
+	// node is not checked: older binaries, which do not know presence_places, clear it.
 	{"presence-places", `
 SELECT NULL::uuid, format('user %s is shown as %s, and their places say %s', user_id, coalesce(status, 'offline'), coalesce(places, 'offline'))
 FROM (SELECT p.*, (SELECT max(pp.status) FROM presence_places pp WHERE pp.user_id = p.user_id) AS places FROM presences p) p
