@@ -114,7 +114,11 @@ func TestRecycledPID(t *testing.T) {
 	}
 	stop(t, s)
 
-	other := exec.Command(programtest.Path(t, "sleep"), "60")
+	sleep, err := filepath.EvalSymlinks(programtest.Path(t, "sleep")) // the account may not reach the folder of the links
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := exec.Command(sleep, "60")
 	other.Dir = "/"
 	if os.Geteuid() == 0 {
 		other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}

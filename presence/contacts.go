@@ -8,6 +8,9 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
+// changeKept is for how long a change of contacts may be found by nodes that missed its notice.
+const changeKept = 10 * time.Minute
+
 // contactChange is one that those concerned are to be notified of.
 type contactChange struct {
 	ContactChange
@@ -137,7 +140,8 @@ func (e *Engine) show(of, to []chat.ID, areContacts map[[2]chat.ID]bool, stored 
 			case other == id:
 			case are:
 				yes = append(yes, other)
-			case !said && p.Status != chat.Offline:
+			case !said && (p.Status != chat.Offline || time.Since(p.LastOnlineAt) < changeKept):
+				// Also to those who may have missed that id went offline, being no contacts any more by then.
 				no = append(no, other)
 			}
 		}

@@ -192,10 +192,13 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
-// try calls f with a deadline, and reports whether it succeeded.
+// try calls f with a deadline, and reports whether it succeeded. A statement that is under
+// way when ctx ends has stopWait to finish: the database may carry out one that is cut off
+// after the next one, and so undo what stop stores.
 func (e *Engine) try(ctx context.Context, what string, f func(context.Context) error) bool {
-	limited, cancel := chat.WithDeadline(ctx, storeWait, "presence: "+what)
+	limited, cancel := chat.WithDeadline(context.WithoutCancel(ctx), storeWait, "presence: "+what)
 	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopWait, cancel) })()
 	err := f(limited)
 	if err != nil && ctx.Err() == nil {
 		e.failures.Add(1)

@@ -6,6 +6,7 @@ package apptest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -79,6 +80,9 @@ func StartOn(t testing.TB, dsn string, options ...Option) *App {
 	a.App = app.New(o)
 	if err := a.Start(t.Context()); err != nil {
 		t.Fatal("apptest: start:", err)
+	}
+	if o.ShareDatabase && o.RedisURL == "" { // it has no lease, whose heartbeats store.Verify looks for
+		storetest.Heartbeat(t, a.DB, cmp.Or(o.Node, "parley"))
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
