@@ -35,8 +35,8 @@
 //
 // Connected, Disconnected, SetStatus, ContactsChanged and Receive only note how things are,
 // and never wait. Run does the rest in one goroutine, so that what it sends is in order; at
-// one of several nodes a second one beside it releases dead nodes. Feed runs in its caller's goroutine; it looks at the board under the lock that Run takes to change it.
-// Timers end the grace of devices and the pace of users.
+// one of several nodes a second one beside it releases dead nodes. Feed runs in its caller's
+// goroutine; it looks at the board under the lock that Run takes to change it. Timers end the grace of devices and the pace of users.
 //
 // Lock order: shard.mu, then Engine.mu or the lock of a board shard. Signal and the functions
 // given to Feed are called under them: they must not block, or call the Engine.

@@ -16,7 +16,7 @@ const (
 	batch        = 256 // users stored, and contacts notified of, at once
 	sweepEvery   = 10 * time.Second
 	storeWait    = 10 * time.Second // for an answer of the database
-	stopWait     = 3 * time.Second  // likewise, all together when the node stops
+	stopWait     = 3 * time.Second  // when the node stops: for the statement under way, then for all others together
 	maxQueuedIDs = 1_000_000        // users named in notices, and in changes of contacts, that wait
 )
 

@@ -458,6 +458,31 @@ func TestPresenceOfContacts(t *testing.T) {
 	})
 }
 
+// Ann went offline just when Ben ceased to be her contact: when she was announced he was none
+// any more, and when the change of contacts was, she was offline. He was left seeing her online.
+func TestOfflineWhileNoContactAnyMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, newFakeStore())
+		phone := chat.Device{UserID: ann, ClientID: "a"}
+		conn := s.Connected(phone)
+		s.Connected(chat.Device{UserID: ben, ClientID: "b"})
+		s.after(gathered)
+		s.store.befriend(ann, ben, true)
+		s.ContactsChanged([]chat.ID{ann}, []chat.ID{ben})
+		s.after(gathered)
+		s.store.befriend(ann, ben, false)
+		s.Disconnected(phone, conn, presence.End{Gone: true})
+		s.after(gathered)
+		s.ContactsChanged([]chat.ID{ann}, []chat.ID{ben})
+		s.after(gathered)
+		if got, want := s.aud.says(ben, ann), "online offline"; got != want {
+			t.Errorf("Ben was notified of %q, want %q", got, want)
+		}
+		s.end()
+	})
+}
+
 // A session with more contacts than its buffer has room for hears of each.
 func TestTellPresencesByPages(t *testing.T) {
 	t.Parallel()
