@@ -169,8 +169,12 @@ func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect 
 		defer cancel()
 	}
 	start := time.Now()
+	var fault error // what the last attempt that was not cut short by ctx met
 	for retry := backoff.New(20*time.Millisecond, time.Second); ; {
 		err := connect(ctx)
+		if fault == nil || ctx.Err() == nil {
+			fault = err
+		}
 		var known *chat.Error
 		switch {
 		case err == nil:
@@ -183,8 +187,8 @@ func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect 
 		log.Warn("waiting for the database", "err", err, "elapsed_ms", time.Since(start).Milliseconds())
 		if !retry.Sleep(ctx) {
 			return &chat.Error{
-				Code: chat.Unavailable, Op: op, Field: "database", Err: fmt.Errorf("%w: %w", context.Cause(ctx), err),
-				Msg: "did not answer within " + time.Since(start).Round(time.Millisecond).String() + ": " + reason(err),
+				Code: chat.Unavailable, Op: op, Field: "database", Err: fmt.Errorf("%w: %w", context.Cause(ctx), fault),
+				Msg: "did not answer within " + time.Since(start).Round(time.Millisecond).String() + ": " + reason(fault),
 			}
 		}
 	}
