@@ -213,7 +213,7 @@ func refused(t *testing.T, d *apptest.Device, qos byte, b badPublish) {
 	if len(topic) > 200 {
 		topic = topic[:200] + "…"
 	}
-	want := problem{Type: "about:blank", Title: "publish refused", Code: b.kind, Detail: b.detail, Topic: topic, ClientMsgID: b.key}
+	want := problem{Type: "about:blank", Title: "publish refused", Code: b.kind, Detail: b.detail, Topic: topic, ClientID: "eve", ClientMsgID: b.key}
 	if got := expectProblem(t, d); got != want {
 		t.Errorf("%s: got the problem %+v\nwant %+v", what, got, want)
 	}

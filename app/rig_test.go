@@ -68,7 +68,7 @@ func (r *rig) undisturbed(t *testing.T) {
 
 // problem is an object on user/{me}/errors.
 type problem struct {
-	Type, Title, Code, Detail, Topic, ClientMsgID string
+	Type, Title, Code, Detail, Topic, ClientID, ClientMsgID string
 }
 
 func expectProblem(t *testing.T, d *apptest.Device) problem {

@@ -17,7 +17,7 @@ import (
 type Intake struct {
 	conn    *Conn
 	limit   int
-	refused func(p *Publish) // called with a publish whose acknowledgement cannot say that it was refused
+	refused func(p *Publish, told bool)
 
 	mu      sync.Mutex
 	waiting []*Publish // mu guards: oldest first
@@ -45,10 +45,11 @@ type Publish struct {
 	done   bool
 }
 
-// NewIntake returns the window of a connection. refused is called, from any
-// goroutine and without locks, for each refusal that the acknowledgement cannot
-// express: at QoS 0, and in MQTT 3.1.1.
-func NewIntake(c *Conn, refused func(*Publish)) *Intake {
+// NewIntake returns the window of a connection. refused is called, from any goroutine and
+// without locks, for each publish that is refused. told is false if the client has not
+// been told by an acknowledgement or the end of its connection: at QoS 0 and in MQTT 3.1.1
+// nothing can express a refusal.
+func NewIntake(c *Conn, refused func(p *Publish, told bool)) *Intake {
 	in := &Intake{conn: c, limit: c.server.limits.ReceiveMaximum, refused: refused, room: make(chan struct{}, 1)}
 	c.intake = in
 	return in
@@ -201,7 +202,11 @@ func (p *Publish) Committed(_ *chat.Append, err error) { p.Settle(err) }
 // due now. It never blocks.
 func (p *Publish) Settle(err error) {
 	in := p.intake
-	var refused []*Publish
+	type refusal struct {
+		p    *Publish
+		told bool
+	}
+	var refused []refusal
 	var fatal error
 	in.mu.Lock()
 	p.Err, p.done = err, true
@@ -212,13 +217,14 @@ func (p *Publish) Settle(err error) {
 		if first.QoS > 0 {
 			in.unacked--
 		}
-		answered := in.answer(first)
-		switch {
-		case !answered && first.Err != nil && chat.CodeOf(first.Err) == chat.Unavailable:
-			fatal, in.closed = first.Err, true
-		case !answered:
-			refused = append(refused, first)
+		told := in.answer(first)
+		if first.Err == nil {
+			continue
 		}
+		if !told && chat.CodeOf(first.Err) == chat.Unavailable {
+			fatal, in.closed, told = first.Err, true, true
+		}
+		refused = append(refused, refusal{first, told})
 	}
 	if in.head == len(in.waiting) {
 		in.waiting, in.head = in.waiting[:0], 0
@@ -230,7 +236,7 @@ func (p *Publish) Settle(err error) {
 	in.mu.Unlock()
 	in.wake()
 	for _, r := range refused {
-		in.refused(r)
+		in.refused(r.p, r.told)
 	}
 	if fatal != nil {
 		in.conn.Disconnect(fatal)

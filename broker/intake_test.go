@@ -31,7 +31,10 @@ func newWindow(t *testing.T, version byte, limit int, change func(*mqtt.Client))
 	t.Helper()
 	w := &window{t: t}
 	w.conn, w.peer = pipe(broker.Limits{ReceiveMaximum: limit})
-	w.Intake = broker.NewIntake(w.conn, func(p *broker.Publish) {
+	w.Intake = broker.NewIntake(w.conn, func(p *broker.Publish, told bool) {
+		if told {
+			return
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.refused = append(w.refused, p)
@@ -381,7 +384,7 @@ func TestIntakeRaces(t *testing.T) {
 	t.Parallel()
 	for _, version := range []byte{4, 5} {
 		c, p := pipe(broker.Limits{ReceiveMaximum: 16, MaxBuffer: 10 << 20})
-		in := broker.NewIntake(c, func(*broker.Publish) {})
+		in := broker.NewIntake(c, func(*broker.Publish, bool) {})
 		accept(c, version, nil, nil)
 		p.readAll()
 		const n = 3000

@@ -45,7 +45,7 @@ func (h *stubHook) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { re
 
 func (h *stubHook) OnConnect(cl *mqtt.Client, _ packets.Packet) error {
 	c := cl.Net.Conn.(*broker.Conn)
-	in := broker.NewIntake(c, func(*broker.Publish) {})
+	in := broker.NewIntake(c, func(*broker.Publish, bool) {})
 	c.Accepted(cl, in, func() {})
 	h.mu.Lock()
 	defer h.mu.Unlock()

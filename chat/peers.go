@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 )
 
@@ -31,6 +32,7 @@ type Notice struct {
 	Block      *BlockNotice      `json:"block,omitempty"`
 	Superseded *SupersededNotice `json:"taken,omitempty"`
 	Device     *DeviceNotice     `json:"device,omitempty"`
+	Refusal    *RefusalNotice    `json:"refusal,omitempty"`
 }
 
 // HintNotice says how far a log reaches, at least, and which version its members have.
@@ -97,6 +99,12 @@ type SupersededNotice struct {
 	Resumed  bool   `json:"r,omitempty"` // its session has gone on; otherwise another has begun
 }
 
+// RefusalNotice carries what is sent to the user's devices on user/{id}/errors.
+type RefusalNotice struct {
+	UserID  ID              `json:"u"`
+	Problem json.RawMessage `json:"p"`
+}
+
 // noPeers is a node alone.
 type noPeers struct{}
 
@@ -130,6 +138,8 @@ func (s *Service) ReceiveNotice(ctx context.Context, from string, n Notice) {
 	case n.Block != nil:
 		s.hidden.forget(n.Block.UserID, n.Block.OtherID)
 		s.typing.hide(n.Block.UserID, n.Block.OtherID)
+	case n.Refusal != nil:
+		s.signalRefusal(n.Refusal)
 	case n.Superseded != nil:
 		if s.dropSuperseded(*n.Superseded) {
 			d := Device{n.Superseded.UserID, n.Superseded.ClientID}
@@ -139,6 +149,19 @@ func (s *Service) ReceiveNotice(ctx context.Context, from string, n Notice) {
 	default:
 		s.presence.Receive(n)
 	}
+}
+
+// PublishRefused sends problem, a JSON object that says why a publish was refused, on
+// user/{id}/errors to all devices of the user that subscribe to it, at every node. It does
+// not block; like every signal it may be lost.
+func (s *Service) PublishRefused(user ID, problem []byte) {
+	n := &RefusalNotice{user, problem}
+	s.signalRefusal(n)
+	s.peers.Notify(Notice{Refusal: n}, []ID{user})
+}
+
+func (s *Service) signalRefusal(n *RefusalNotice) {
+	s.publisher.Signal(Topic{Kind: TopicErrors, ID: n.UserID}, n.Problem, []ID{n.UserID}, nil)
 }
 
 // receiveHint has sessions read a log up to where it reaches, with the members of at least

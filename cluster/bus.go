@@ -397,6 +397,8 @@ func subject(n *chat.Notice) chat.ID {
 		return n.Superseded.UserID
 	case n.Device != nil:
 		return n.Device.UserID
+	case n.Refusal != nil:
+		return n.Refusal.UserID
 	}
 	return chat.ID{}
 }

@@ -14,6 +14,7 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
+	"golang.org/x/time/rate"
 
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
@@ -104,12 +105,13 @@ func (h *Hook) connect(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, 
 	c := &connection{
 		Conn: conn, ctx: ctx, cancel: func() {}, principal: p, clientID: cl.ID, sessionHash: chat.SessionHash(p.UserID, cl.ID),
 		topicUser: chat.TopicUser{Principal: p, ClientID: cl.ID, Access: listener.Topics}, writable: make(chan struct{}, 1),
+		refusals: rate.Sometimes{Interval: time.Minute},
 	}
 	c.requestedExpiry, c.expiry = h.sessionExpiry(pk)
 	if err := h.readWill(c, pk); err != nil {
 		return nil, err
 	}
-	c.intake = broker.NewIntake(conn, c.sendError)
+	c.intake = broker.NewIntake(conn, func(p *broker.Publish, told bool) { h.refused(c, p, told) })
 	conn.Accepted(cl, c, func() { h.becameWritable(c) })
 	if err := h.takeSession(c, pk); err != nil {
 		conn.Rejected()

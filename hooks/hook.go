@@ -9,6 +9,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
@@ -49,7 +50,8 @@ type Hook struct {
 	server  *broker.Server
 	// slots holds a value for each session being taken, two for each CPU: other CONNECTs
 	// wait, so that a storm of them leaves the database to the rest.
-	slots chan struct{}
+	slots    chan struct{}
+	refusals *rate.Limiter // of log lines about refused publishes, beside that of each connection
 }
 
 // New returns a hook. Serve must be called with the server it is attached to.
@@ -59,7 +61,7 @@ func New(o Options) *Hook {
 	}
 	return &Hook{
 		o: o, logger: o.Logger.With("component", "hooks"), metrics: newMetrics(o.Registerer),
-		slots: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		slots: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), refusals: rate.NewLimiter(10, 100),
 	}
 }
 
@@ -137,6 +139,7 @@ type connection struct {
 	normalDisconnect bool         // DISCONNECT with reason code 0x00 has come, which discards the will
 
 	intake       *broker.Intake
+	refusals     rate.Sometimes     // limits log lines about its refused publishes
 	lane         topics.Lane        // keeps its publishes to device topics in order
 	aliases      [maxAliases]string // topic names that the client has given numbers, from 1 (MQTT 5.0, 3.3.2.3.4)
 	presenceFeed feed[chat.ID]      // whose presence is to be sent

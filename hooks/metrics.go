@@ -15,6 +15,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	f := promauto.With(r)
 	return &metrics{
 		connects: f.NewCounterVec(prometheus.CounterOpts{Name: "parley_mqtt_connects_total", Help: "CONNECT packets, by what they were answered: accepted, or the error's code."}, []string{"outcome"}),
-		refused:  f.NewCounterVec(prometheus.CounterOpts{Name: "parley_mqtt_refused_publishes_total", Help: "Publishes refused before they reached the log, by the error's code."}, []string{"code"}),
+		refused:  f.NewCounterVec(prometheus.CounterOpts{Name: "parley_mqtt_refused_publishes_total", Help: "Publishes refused, by the error's code."}, []string{"code"}),
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
-	"github.com/parleymq/parley/delivery"
 )
 
 // publish takes a PUBLISH from a client (MQTT 5.0 and 3.1.1, 3.3). It gives it a
@@ -48,7 +47,6 @@ func (h *Hook) publish(c *connection, pk *packets.Packet) error {
 		err = &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: strings.TrimPrefix(chat.PublicMessage(err), "topic: "), Err: err}
 	}
 	if err != nil {
-		h.metrics.refused.WithLabelValues(string(chat.CodeOf(err))).Inc()
 		p.Settle(err)
 	}
 	return nil
@@ -141,7 +139,7 @@ func (h *Hook) publishRead(c *connection, p *broker.Publish, pk *packets.Packet)
 	if p.QoS > 0 {
 		return h.o.Chat.SubmitRead(c.ctx, c.principal.UserID, p.Topic.ID, &r, false, p)
 	}
-	if err := h.o.Chat.SubmitRead(c.ctx, c.principal.UserID, p.Topic.ID, &r, true, &unacknowledgedRead{c, p.Topic}); err != nil {
+	if err := h.o.Chat.SubmitRead(c.ctx, c.principal.UserID, p.Topic.ID, &r, true, &unacknowledgedRead{h, c, p.Topic}); err != nil {
 		return err
 	}
 	p.Settle(nil) // the move may wait for a second, and what is published after it must not
@@ -150,6 +148,7 @@ func (h *Hook) publishRead(c *connection, p *broker.Publish, pk *packets.Packet)
 
 // unacknowledgedRead is a move at QoS 0, which is answered only if it is refused.
 type unacknowledgedRead struct {
+	h     *Hook
 	c     *connection
 	topic chat.Topic
 }
@@ -157,7 +156,7 @@ type unacknowledgedRead struct {
 // Settle implements chat.Settler.
 func (q *unacknowledgedRead) Settle(err error) {
 	if err != nil {
-		q.c.sendError(&broker.Publish{Topic: q.topic, Err: err})
+		q.h.refused(q.c, &broker.Publish{Topic: q.topic, Err: err}, false)
 	}
 }
 
@@ -173,9 +172,7 @@ func (h *Hook) publishDevice(c *connection, p *broker.Publish, pk *packets.Packe
 		pub.Expires = time.Now().Add(time.Duration(expiry) * time.Second)
 	}
 	h.o.Topics.Publish(c.ctx, &c.lane, c.principal.UserID, pub, func(matched bool, err error) {
-		if err != nil {
-			h.metrics.refused.WithLabelValues(string(chat.CodeOf(err))).Inc()
-		} else if !matched {
+		if err == nil && !matched {
 			p.Code = packets.CodeNoMatchingSubscribers.Code
 		}
 		p.Settle(err)
@@ -191,24 +188,35 @@ func (h *Hook) publication(c *connection, topic string, qos byte, retain bool, p
 	}
 }
 
-// sendError sends the client, on user/{me}/errors, why a publish was refused that
-// could not be answered otherwise (QoS 0 and MQTT 3.1.1).
-func (c *connection) sendError(p *broker.Publish) {
+// refused counts and logs a publish that was refused. If no acknowledgement tells the
+// client, at QoS 0 and in MQTT 3.1.1, all devices of its user are told on
+// user/{id}/errors: the one that published seldom looks, and another may be a person's.
+func (h *Hook) refused(c *connection, p *broker.Publish, told bool) {
+	code := chat.CodeOf(p.Err)
+	h.metrics.refused.WithLabelValues(string(code)).Inc()
 	topic := clip(p.Name, 200)
 	if p.Topic.Kind != 0 {
 		topic = p.Topic.String()
 	}
-	body := map[string]any{
-		"type": "about:blank", "title": "publish refused", "code": chat.CodeOf(p.Err), "detail": chat.PublicMessage(p.Err), "topic": topic,
+	c.refusals.Do(func() {
+		if h.refusals.Allow() {
+			h.logger.Warn("publish refused", "user", c.principal.UserID, "client_id", c.clientID, "topic", topic, "code", code, "err", p.Err)
+		}
+	})
+	if told {
+		return
+	}
+	problem := map[string]any{
+		"type": "about:blank", "title": "publish refused", "code": code, "detail": chat.PublicMessage(p.Err), "topic": topic, "clientId": c.clientID,
 	}
 	if key := p.Event.ClientMsgID; !key.IsZero() {
-		body["clientMsgId"] = key
+		problem["clientMsgId"] = key
 	}
-	payload, err := json.Marshal(body)
+	payload, err := json.Marshal(problem)
 	if err != nil {
 		return // of strings only: it cannot fail
 	}
-	c.session.Signal(delivery.NewSignalFrame(chat.Topic{Kind: chat.TopicErrors, ID: c.principal.UserID}, payload))
+	h.o.Chat.PublishRefused(c.principal.UserID, payload)
 }
 
 // clip returns s, or the beginning of it if that has more than n bytes.
