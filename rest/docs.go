@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -27,84 +28,16 @@ var docsFiles embed.FS
 // docsPolicy lets the page load its own style and script, and nothing else.
 const docsPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// docsPage is what page.html shows: both documents, the OpenAPI one in reading order. The
-// template formats descriptions with prose.
-type docsPage struct {
-	API      *huma.OpenAPI
-	MQTT     *asyncapi.Document
-	Groups   []docsGroup
-	Problems []docsProblem
-	Schemas  []docsSchema
-}
-
-type docsGroup struct {
-	*huma.Tag
-	Operations []docsOperation
-}
-
-type docsOperation struct {
-	*huma.Operation
-	Fields, Body []docsField // of the parameters, and of the body
-	Answers      []docsAnswer
-	Problems     []docsProblem
-	Curl         string
-	Examples     []docsExample
-}
-
-type docsField struct {
-	Name, In string
-	Type     docsType
-	Mark     string // "required" of what is sent, "optional" of what is answered
-	About    string
-	Limits   []string
-}
-
-// mark returns what a reader would not assume of a field: that it is required in a
-// request, or optional in an answer.
-func mark(sent, required bool) string {
-	switch {
-	case sent && required:
-		return "required"
-	case !sent && !required:
-		return "optional"
-	}
-	return ""
-}
-
-// docsType is a type in words; Link names the schema that it is, or consists of.
-type docsType struct{ Before, Link, After string }
-
-type docsAnswer struct {
-	Status, About string
-	Type          docsType
-}
-
-type docsExample struct {
-	Title   string
-	Payload json.RawMessage
-}
-
-type docsProblem struct {
-	*Problem
-	Headers []string
-}
-
-type docsSchema struct {
-	Name, About string
-	Fields      []docsField
-}
-
 // docs serves the page, which is made when it is first asked for.
 func (s *server) docs(router chi.Router) {
 	page := sync.OnceValue(func() []byte {
-		p := newDocsPage(s.openAPI())
 		t := template.New("page.html").Funcs(template.FuncMap{
-			"prose": prose, "json": highlight, "fields": mqttFields, "command": p.mqttCommand,
+			"prose": prose, "json": highlight, "type": typeOf, "problem": problemIn, "curl": curl, "mqttFields": mqttFields,
 			"text": func(payload json.RawMessage) (s string) { _ = json.Unmarshal(payload, &s); return s },
 			"hex":  func(code int) string { return fmt.Sprintf("0x%02X", code) },
 		})
 		var b bytes.Buffer
-		if err := template.Must(t.ParseFS(docsFiles, "docs/page.html")).Execute(&b, p); err != nil {
+		if err := template.Must(t.ParseFS(docsFiles, "docs/page.html")).Execute(&b, docsPage{s.openAPI(), asyncapi.Read()}); err != nil {
 			panic("rest: the page at /docs: " + err.Error()) // a bug, found by the first test
 		}
 		return b.Bytes()
@@ -122,181 +55,146 @@ func (s *server) docs(router chi.Router) {
 	}
 }
 
-func newDocsPage(api *huma.OpenAPI) *docsPage {
-	p := &docsPage{API: api, MQTT: asyncapi.Read()}
-	d := docsBuilder{api}
-	for _, tag := range api.Tags {
-		g := docsGroup{Tag: tag}
-		each(api, func(method, path string, op *huma.Operation) {
-			if slices.Contains(op.Tags, tag.Name) {
-				g.Operations = append(g.Operations, d.operation(op))
-			}
-		})
-		p.Groups = append(p.Groups, g)
-	}
-	for name := range api.Components.Responses {
-		p.Problems = append(p.Problems, d.problem(name))
-	}
-	slices.SortFunc(p.Problems, func(a, b docsProblem) int {
-		return cmp.Or(cmp.Compare(a.Status, b.Status), cmp.Compare(a.Code, b.Code))
-	})
-	for _, name := range sortedKeys(api.Components.Schemas.Map()) {
-		ref := &huma.Schema{Ref: schemaRef + name}
-		p.Schemas = append(p.Schemas, docsSchema{name, api.Components.Schemas.SchemaFromRef(ref.Ref).Description, d.fields(ref)})
-	}
-	return p
+// docsPage is what page.html walks through: both documents. Its methods are for what a
+// template cannot do: choose, sort, and follow references.
+type docsPage struct {
+	API  *huma.OpenAPI
+	MQTT *asyncapi.Document
 }
 
-// OperationsOf returns the operations of a channel.
-func (p *docsPage) OperationsOf(channel string) (list []asyncapi.Member[asyncapi.Operation]) {
-	for _, o := range p.MQTT.Operations {
-		if o.Value.Channel.Name() == channel {
-			list = append(list, o)
-		}
+// docsField is a field of an object, or a parameter.
+type docsField struct {
+	Name, In string
+	Type     template.HTML
+	Mark     string // what a reader would not assume: "required" in a request, "optional" in an answer
+	About    string
+	Limits   []string
+}
+
+func mark(sent, required bool) string {
+	switch {
+	case sent && required:
+		return "required"
+	case !sent && !required:
+		return "optional"
+	}
+	return ""
+}
+
+// Tagged returns the operations with a tag.
+func (p docsPage) Tagged(tag string) []*huma.Operation {
+	return slices.DeleteFunc(operations(p.API), func(op *huma.Operation) bool { return !slices.Contains(op.Tags, tag) })
+}
+
+// Problems returns the answers to requests that fail, by status.
+func (p docsPage) Problems() []*huma.Response {
+	return slices.SortedFunc(maps.Values(p.API.Components.Responses), func(a, b *huma.Response) int {
+		x, y := problemIn(a), problemIn(b)
+		return cmp.Or(cmp.Compare(x.Status, y.Status), cmp.Compare(x.Code, y.Code))
+	})
+}
+
+func problemIn(r *huma.Response) *Problem { return r.Content[problemType].Example.(*Problem) }
+
+// Response returns the answer of an operation, or the one that it refers to.
+func (p docsPage) Response(r *huma.Response) *huma.Response {
+	return cmp.Or(p.API.Components.Responses[strings.TrimPrefix(r.Ref, "#/components/responses/")], r)
+}
+
+// Parameters returns the parameters of an operation.
+func (p docsPage) Parameters(op *huma.Operation) (list []docsField) {
+	for _, param := range op.Parameters {
+		list = append(list, docsField{
+			Name: param.Name, In: param.In, Type: typeOf(param.Schema), Mark: mark(true, param.Required),
+			About: cmp.Or(param.Description, param.Schema.Description), Limits: limits(param.Schema),
+		})
 	}
 	return list
 }
 
 const schemaRef = "#/components/schemas/"
 
-// docsBuilder reads the OpenAPI document.
-type docsBuilder struct{ api *huma.OpenAPI }
-
-func (d docsBuilder) operation(op *huma.Operation) docsOperation {
-	out := docsOperation{Operation: op}
-	for _, p := range op.Parameters {
-		f := d.field(p.Name, p.Schema)
-		f.In, f.Mark, f.About = p.In, mark(true, p.Required), cmp.Or(p.Description, p.Schema.Description)
-		out.Fields = append(out.Fields, f)
+// Fields lists the fields of the schema of that name, in the order of its Go type.
+func (p docsPage) Fields(name string) (list []docsField) {
+	ref := schemaRef + strings.TrimPrefix(name, schemaRef)
+	s := p.API.Components.Schemas.SchemaFromRef(ref)
+	for _, name := range jsonFields(p.API.Components.Schemas.TypeFromRef(ref)) {
+		f := s.Properties[name]
+		list = append(list, docsField{
+			Name: name, Type: typeOf(f), Mark: mark(s.AdditionalProperties == false, slices.Contains(s.Required, name)), // only requests are closed
+			About: f.Description, Limits: limits(f),
+		})
 	}
-	var body json.RawMessage
-	if op.RequestBody != nil {
-		if m := op.RequestBody.Content[jsonType]; m != nil {
-			out.Body = d.fields(m.Schema)
-			body, _ = m.Example.(json.RawMessage)
-		}
-	}
-	out.Curl = curl(op, body)
-	for _, status := range sortedKeys(op.Responses) {
-		r := op.Responses[status]
-		if code, ok := strings.CutPrefix(r.Ref, "#/components/responses/"); ok {
-			out.Problems = append(out.Problems, d.problem(code))
-			continue
-		}
-		a := docsAnswer{Status: status, About: r.Description}
-		if m := r.Content[jsonType]; m != nil {
-			a.Type = d.typeOf(m.Schema)
-			if text, ok := m.Example.(json.RawMessage); ok {
-				out.Examples = append(out.Examples, docsExample{status + " " + r.Description, text})
-			}
-		}
-		out.Answers = append(out.Answers, a)
-	}
-	return out
+	return list
 }
 
-// problem describes one of the ways in which operations fail.
-func (d docsBuilder) problem(name string) docsProblem {
-	r := d.api.Components.Responses[name]
-	return docsProblem{r.Content[problemType].Example.(*Problem), sortedKeys(r.Headers)}
-}
-
-// fields lists the fields of an object, in the order of its Go type.
-func (d docsBuilder) fields(s *huma.Schema) []docsField {
-	var order []string
-	if s.Ref != "" {
-		order = jsonFields(d.api.Components.Schemas.TypeFromRef(s.Ref))
-		s = d.api.Components.Schemas.SchemaFromRef(s.Ref)
-	}
-	if len(order) == 0 {
-		order = sortedKeys(s.Properties)
-	}
-	var out []docsField
-	for _, name := range order {
-		if p := s.Properties[name]; p != nil {
-			f := d.field(name, p)
-			f.Mark = mark(s.AdditionalProperties == false, slices.Contains(s.Required, name)) // only requests are closed
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-func (d docsBuilder) field(name string, s *huma.Schema) docsField {
-	f := docsField{Name: name, Type: d.typeOf(s), About: s.Description}
-	limit := func(format string, args ...any) { f.Limits = append(f.Limits, fmt.Sprintf(format, args...)) }
-	values := s
+func limits(s *huma.Schema) (list []string) {
+	values := s.Enum
 	if s.Items != nil {
-		values = s.Items
+		values = s.Items.Enum
 	}
-	if len(values.Enum) > 0 {
-		var words []string
-		for _, v := range values.Enum {
-			words = append(words, fmt.Sprintf("`%v`", v))
-		}
-		limit("one of %s", strings.Join(words, ", "))
+	if len(values) > 0 {
+		list = append(list, oneOf(values))
 	}
-	between(limit, "length", s.MinLength, s.MaxLength)
-	between(limit, "items", s.MinItems, s.MaxItems)
-	between(limit, "value", s.Minimum, s.Maximum)
+	list = append(list, between("length", s.MinLength, s.MaxLength)...)
+	list = append(list, between("items", s.MinItems, s.MaxItems)...)
+	list = append(list, between("value", s.Minimum, s.Maximum)...)
 	if s.Default != nil {
-		limit("default `%v`", s.Default)
+		list = append(list, fmt.Sprintf("default `%v`", s.Default))
 	}
-	return f
+	return list
 }
 
-func between[T int | float64](limit func(string, ...any), what string, least, most *T) {
+func oneOf[T any](values []T) string {
+	return "one of " + strings.Join(mapped(values, func(v *T) string { return fmt.Sprintf("`%v`", *v) }), ", ")
+}
+
+func between[T int | float64](what string, least, most *T) []string {
 	switch {
 	case least != nil && most != nil:
-		limit("%s %v to %v", what, *least, *most)
+		return []string{fmt.Sprintf("%s %v to %v", what, *least, *most)}
 	case least != nil:
-		limit("%s at least %v", what, *least)
+		return []string{fmt.Sprintf("%s at least %v", what, *least)}
 	case most != nil:
-		limit("%s at most %v", what, *most)
+		return []string{fmt.Sprintf("%s at most %v", what, *most)}
 	}
+	return nil
 }
 
-func (d docsBuilder) typeOf(s *huma.Schema) docsType {
-	var t docsType
+// typeOf is a type in words, with a link to the schema that it is, or consists of.
+func typeOf(s *huma.Schema) (words template.HTML) {
 	switch {
 	case s.Ref != "":
-		t.Link = strings.TrimPrefix(s.Ref, schemaRef)
+		words = template.HTML(fmt.Sprintf(`<a href="#schema-%s">%[1]s</a>`, strings.TrimPrefix(s.Ref, schemaRef))) // the name of a Go type
 	case len(s.AnyOf) > 0:
-		t = d.typeOf(s.AnyOf[0])
+		words = typeOf(s.AnyOf[0])
 		if s.AnyOf[len(s.AnyOf)-1].Type == "null" {
-			t.After += " or null"
+			words += " or null"
 		}
 	case isIDSchema(s):
-		t.Before = "id"
+		words = "id"
 	case s.Format == "date-time":
-		t.Before = "time"
+		words = "time"
 	case s.Items != nil:
-		t = d.typeOf(s.Items)
-		t.Before = "array of " + t.Before
-	case s.Type == huma.TypeInteger:
-		t.Before = "integer"
+		words = "array of " + typeOf(s.Items)
 	default:
-		t.Before = cmp.Or(s.Type, "any")
+		words = template.HTML(cmp.Or(s.Type, "any"))
 	}
 	if s.Nullable {
-		t.After += " or null"
+		words += " or null"
 	}
-	return t
+	return words
 }
 
 // curl is a request as it can be pasted into a terminal.
-func curl(op *huma.Operation, body json.RawMessage) string {
+func curl(op *huma.Operation) string {
 	path, query := op.Path, url.Values{}
 	for _, p := range op.Parameters {
-		text := parameterExample(p)
 		switch {
 		case p.In == "path":
-			if p.Name == "id" {
-				text = exampleOf(pathID(op.Path))
-			}
-			path = strings.ReplaceAll(path, "{"+p.Name+"}", url.PathEscape(text))
+			path = strings.ReplaceAll(path, "{"+p.Name+"}", url.PathEscape(parameterExample(p, op.Path)))
 		case p.In == "query" && p.Required:
-			query.Set(p.Name, text)
+			query.Set(p.Name, parameterExample(p, op.Path))
 		}
 	}
 	address := "http://localhost:8080" + path
@@ -311,27 +209,26 @@ func curl(op *huma.Operation, body json.RawMessage) string {
 	if op.Security != nil {
 		lines = append(lines, `-H "Authorization: Bearer $TOKEN"`)
 	}
-	if body != nil {
+	if op.RequestBody != nil {
+		body := op.RequestBody.Content[jsonType].Example.(json.RawMessage)
 		lines = append(lines, "-H 'Content-Type: application/json'", "-d "+shell(wrapped(body)))
 	}
 	return strings.Join(lines, " \\\n  ")
 }
 
 // parameterExample is how a parameter could look in a URL, before it is escaped.
-func parameterExample(p *huma.Param) string {
-	if p.Example != nil || p.Schema == nil {
-		return fmt.Sprint(p.Example)
+func parameterExample(p *huma.Param, path string) string {
+	field := p.Name
+	if field == "id" { // conversationId in /api/conversations/{id}
+		before, _, _ := strings.Cut(path, "/{id}")
+		field = strings.TrimSuffix(before[strings.LastIndexByte(before, '/')+1:], "s") + "Id"
 	}
-	example := exampleBuilder{}.of(p.Schema, p.Name)
-	var text string
-	if json.Unmarshal(example, &text) == nil {
-		return text
+	var value any
+	_ = json.Unmarshal(exampleBuilder{}.of(p.Schema, field), &value) // the builder's JSON
+	if list, ok := value.([]any); ok {
+		value = list[0]
 	}
-	var list []any
-	if json.Unmarshal(example, &list) == nil && len(list) > 0 {
-		return fmt.Sprint(list[0])
-	}
-	return string(example)
+	return fmt.Sprint(value)
 }
 
 // wrapped is JSON in one line if that is short.
@@ -350,12 +247,6 @@ func indented(text json.RawMessage) string {
 	return b.String()
 }
 
-// pathID names whose id {id} is in a path, such as conversationId in /api/conversations/{id}.
-func pathID(path string) string {
-	before, _, _ := strings.Cut(path, "/{id}")
-	return strings.TrimSuffix(before[strings.LastIndexByte(before, '/')+1:], "s") + "Id"
-}
-
 var plainWord = regexp.MustCompile(`^[\w:/.@%+-]+$`)
 
 // shell quotes a word for a shell, if it must be.
@@ -366,8 +257,14 @@ func shell(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// mqttCommand is how to try an operation on a channel with Mosquitto's clients.
-func (p *docsPage) mqttCommand(o asyncapi.Operation, c asyncapi.Channel) string {
+// OperationsOn returns the operations of a channel.
+func (p docsPage) OperationsOn(channel string) asyncapi.Ordered[asyncapi.Operation] {
+	return slices.DeleteFunc(slices.Clone(p.MQTT.Operations), func(o asyncapi.Member[asyncapi.Operation]) bool { return o.Value.Channel.Name() != channel })
+}
+
+// Command is how to try an operation on a channel with Mosquitto's clients.
+func (p docsPage) Command(o asyncapi.Operation) string {
+	c := p.MQTT.Channels.Get(o.Channel.Name())
 	topic := c.Address
 	for _, param := range c.Parameters {
 		topic = strings.ReplaceAll(topic, "{"+param.Name+"}", param.Value.Examples[0])
@@ -393,24 +290,24 @@ func (p *docsPage) mqttCommand(o asyncapi.Operation, c asyncapi.Channel) string 
 	return "mosquitto_sub" + login + shell(filter)
 }
 
-func mqttFields(s asyncapi.Schema) (out []docsField) {
+func mqttFields(s asyncapi.Schema) (list []docsField) {
 	for _, p := range s.Properties {
 		f := docsField{
 			Name: p.Name, Mark: mark(s.AdditionalProperties != nil, slices.Contains(s.Required, p.Name)), // only what is sent is closed
-			About: p.Value.Description, Type: docsType{Before: mqttType(p.Value)},
+			About: p.Value.Description, Type: template.HTML(mqttType(p.Value)),
 		}
 		if p.Value.Const != "" {
 			f.Limits = append(f.Limits, "always `"+p.Value.Const+"`")
 		}
 		if len(p.Value.Enum) > 0 {
-			f.Limits = append(f.Limits, "one of `"+strings.Join(p.Value.Enum, "`, `")+"`")
+			f.Limits = append(f.Limits, oneOf(p.Value.Enum))
 		}
 		if p.Value.MaxItems > 0 {
 			f.Limits = append(f.Limits, "items at most "+strconv.Itoa(p.Value.MaxItems))
 		}
-		out = append(out, f)
+		list = append(list, f)
 	}
-	return out
+	return list
 }
 
 func mqttType(s asyncapi.Schema) string {
@@ -452,29 +349,19 @@ func prose(s string) template.HTML {
 	return template.HTML("<p>" + strings.Join(out, "</p>\n<p>") + "</p>") // escaped above
 }
 
-var jsonToken = regexp.MustCompile(`("(?:[^"\\]|\\.)*")(\s*:)?|\b(true|false|null)\b|-?\d+(?:\.\d+)?`)
+// jsonToken is a key or a string, a word or a number of escaped JSON.
+var jsonToken = regexp.MustCompile(`&#34;(?:\\.|[^\\])*?&#34;:?|\b(?:true|false|null)\b|-?\d+(?:\.\d+)?`)
 
 // highlight is JSON with its parts marked for the style sheet.
 func highlight(text json.RawMessage) template.HTML {
-	source := indented(text)
-	var b strings.Builder
-	last := 0
-	for _, m := range jsonToken.FindAllStringSubmatchIndex(source, -1) {
-		b.WriteString(template.HTMLEscapeString(source[last:m[0]]))
-		class := "n"
-		switch {
-		case m[2] >= 0 && m[4] >= 0:
-			class = "k"
-		case m[2] >= 0:
-			class = "s"
+	marked := jsonToken.ReplaceAllStringFunc(template.HTMLEscapeString(indented(text)), func(token string) string {
+		switch key, isKey := strings.CutSuffix(token, ":"); {
+		case isKey:
+			return `<span class="k">` + key + `</span>:`
+		case token[0] == '&':
+			return `<span class="s">` + token + `</span>`
 		}
-		end := m[1]
-		if class == "k" {
-			end = m[3]
-		}
-		b.WriteString(`<span class="` + class + `">` + template.HTMLEscapeString(source[m[0]:end]) + `</span>`)
-		last = end
-	}
-	b.WriteString(template.HTMLEscapeString(source[last:]))
-	return template.HTML(b.String()) // escaped above
+		return `<span class="n">` + token + `</span>`
+	})
+	return template.HTML(marked) // escaped above
 }

@@ -2,9 +2,7 @@ package rest
 
 import (
 	"encoding/json"
-	"maps"
 	"net/http"
-	"slices"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -43,5 +41,3 @@ func serveDocument(contentType string, document func() []byte) http.HandlerFunc 
 		_, _ = w.Write(document())
 	}
 }
-
-func sortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys(m)) }

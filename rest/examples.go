@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -14,7 +16,7 @@ import (
 // unless it has one: made from its schema, so that it stays true when the schema grows.
 func addExamples(doc *huma.OpenAPI) {
 	b := exampleBuilder{doc.Components.Schemas}
-	each(doc, func(_, _ string, op *huma.Operation) {
+	for _, op := range operations(doc) {
 		if op.RequestBody != nil {
 			b.fill(op.RequestBody.Content)
 		}
@@ -23,23 +25,21 @@ func addExamples(doc *huma.OpenAPI) {
 				b.fill(response.Content)
 			}
 		}
-	})
+	}
 }
 
-// each calls f with every operation of the document. The order is that of paths by name
-// and of methods as people read them.
-func each(doc *huma.OpenAPI, f func(method, path string, op *huma.Operation)) {
-	for _, path := range sortedKeys(doc.Paths) {
+// operations returns the operations of the document, by path, and then by method in the
+// order in which people read them.
+func operations(doc *huma.OpenAPI) (list []*huma.Operation) {
+	for _, path := range slices.Sorted(maps.Keys(doc.Paths)) {
 		item := doc.Paths[path]
-		for _, m := range []struct {
-			name string
-			op   *huma.Operation
-		}{{"GET", item.Get}, {"POST", item.Post}, {"PUT", item.Put}, {"PATCH", item.Patch}, {"DELETE", item.Delete}} {
-			if m.op != nil {
-				f(m.name, path, m.op)
+		for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete} {
+			if op != nil {
+				list = append(list, op)
 			}
 		}
 	}
+	return list
 }
 
 // exampleIDs are the ids that examples have in a field of that name. The AsyncAPI document
@@ -130,40 +130,22 @@ func (b exampleBuilder) of(s *huma.Schema, field string) json.RawMessage {
 
 func (b exampleBuilder) object(s *huma.Schema, owner string, order []string) json.RawMessage {
 	if len(order) == 0 {
-		order = sortedKeys(s.Properties)
+		order = slices.Sorted(maps.Keys(s.Properties))
 	}
-	required := map[string]bool{}
-	for _, name := range s.Required {
-		required[name] = true
+	shown := slices.DeleteFunc(slices.Clone(order), func(name string) bool {
+		return !slices.Contains(s.Required, name) && !hasOwnExample(s.Properties[name])
+	})
+	if len(shown) == 0 {
+		shown = order
 	}
-	write := func(all bool) (out json.RawMessage, n int) {
-		var buf bytes.Buffer
-		buf.WriteByte('{')
-		for _, name := range order {
-			p := s.Properties[name]
-			if p == nil || !all && !required[name] && !hasOwnExample(p) {
-				continue
-			}
-			if n > 0 {
-				buf.WriteByte(',')
-			}
-			buf.Write(raw(name))
-			buf.WriteByte(':')
-			if name == "id" {
-				buf.Write(b.of(p, idFields[owner]))
-			} else {
-				buf.Write(b.of(p, name))
-			}
-			n++
+	fields := mapped(shown, func(name *string) string {
+		field := *name
+		if field == "id" {
+			field = idFields[owner]
 		}
-		buf.WriteByte('}')
-		return buf.Bytes(), n
-	}
-	out, n := write(false)
-	if n == 0 {
-		out, _ = write(true)
-	}
-	return out
+		return string(raw(*name)) + ":" + string(b.of(s.Properties[*name], field))
+	})
+	return json.RawMessage("{" + strings.Join(fields, ",") + "}")
 }
 
 // hasOwnExample reports whether a field's tag has an example: the examples of ids and
