@@ -225,7 +225,8 @@ func (a *App) start(ctx context.Context) error {
 func (a *App) serve(context.Context) error {
 	o := rest.Options{
 		Chat: a.chat, Presence: a.presence, Identity: a.identity, Logger: a.logger, Registerer: a.registry, Version: a.o.Version,
-		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, SignupRate: a.o.SignupRate, Logins: a.logins,
+		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, Logins: a.logins,
+		Signups: identity.NewLimiter(a.o.SignupRate, identity.DefaultSignupRate, chat.SystemClock{}),
 	}
 	metrics := promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})
 	if a.admin == nil {

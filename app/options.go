@@ -41,7 +41,7 @@ type Options struct {
 	Listeners     []Listener // for MQTT, beside MQTTAddr: TLS, unix sockets, and those with rules of their own
 
 	AllowedOrigins []string // of web pages that may call REST and /mqtt, beside the server's own
-	Version        string   // shown in /openapi.json; "dev"
+	Version        string   // shown in /openapi.json and $SYS; "dev"
 
 	Identity identity.Options // tokens and passwords; its Store, Clock, Logger and Registerer are set here
 
@@ -74,6 +74,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.Node, "parley")
 	setDefault(&o.MQTTAddr, ":1883")
 	setDefault(&o.HTTPAddr, ":8080")
+	setDefault(&o.Version, "dev")
 	setDefault(&o.StartTimeout, time.Minute)
 	setDefault(&o.StopTimeout, 5*time.Second)
 	if o.Logger == nil {

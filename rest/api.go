@@ -77,8 +77,15 @@ var strictJSON = huma.Format{
 func problemResponses(r huma.Registry) map[string]*huma.Response {
 	schema := r.Schema(reflect.TypeFor[Problem](), true, "Problem")
 	out := map[string]*huma.Response{}
-	add := func(code chat.Code, status int, detail string) {
-		example := newProblem(code, status, detail)
+	details := map[chat.Code]string{
+		chat.Invalid: "content: must not be empty", chat.Unauthenticated: "the access token is not valid, or no longer",
+		chat.Forbidden: "not a participant of this conversation", chat.NotFound: "there is no such message", chat.Conflict: "username: is taken",
+		chat.TooLarge: "content: has 70000 bytes, limit 65536", chat.Quota: "too many of these from your address; wait a moment",
+		chat.Unsupported: "not offered yet", codeMethod: "this path does not support the method",
+		codeTimeout: "the request body arrived too slowly", codeMediaType: "send the body as application/json",
+	}
+	for code, status := range statuses {
+		example := newProblem(code, cmp.Or(details[code], chat.PublicMessage(&chat.Error{Code: code})))
 		if code == chat.Invalid {
 			example.Errors = []FieldError{{Field: "content", Message: "must not be empty"}}
 		}
@@ -94,18 +101,6 @@ func problemResponses(r huma.Registry) map[string]*huma.Response {
 		}
 		out[string(code)] = res
 	}
-	details := map[chat.Code]string{
-		chat.Invalid: "content: must not be empty", chat.Unauthenticated: "the access token is not valid, or no longer",
-		chat.Forbidden: "not a participant of this conversation", chat.NotFound: "there is no such message", chat.Conflict: "username: is taken",
-		chat.TooLarge: "content: has 70000 bytes, limit 65536", chat.Quota: "too many of these from your address; wait a moment",
-		chat.Unsupported: "not offered yet",
-	}
-	for _, code := range chat.Codes() {
-		add(code, statuses[code], cmp.Or(details[code], chat.PublicMessage(&chat.Error{Code: code})))
-	}
-	add(codeMethod, http.StatusMethodNotAllowed, "this path does not support the method")
-	add(codeTimeout, http.StatusRequestTimeout, "the request body arrived too slowly")
-	add(codeMediaType, http.StatusUnsupportedMediaType, "send the body as application/json")
 	return out
 }
 
@@ -132,16 +127,8 @@ func register[I, O any](s *server, op huma.Operation, do func(context.Context, *
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
 	}
-	components := s.api.OpenAPI().Components.Responses
 	for _, code := range codes {
-		status, ok := statuses[code]
-		if !ok {
-			status = map[chat.Code]int{codeTimeout: http.StatusRequestTimeout, codeMediaType: http.StatusUnsupportedMediaType}[code]
-		}
-		if components[string(code)] == nil {
-			panic("rest: no response is described for code " + string(code))
-		}
-		op.Responses[strconv.Itoa(status)] = &huma.Response{Ref: "#/components/responses/" + string(code)}
+		op.Responses[strconv.Itoa(statuses[code])] = &huma.Response{Ref: "#/components/responses/" + string(code)}
 	}
 	described := op
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {

@@ -1,11 +1,6 @@
 package rest
 
-import (
-	"net/http"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
 	requests *prometheus.CounterVec // route, method, status
@@ -30,9 +25,4 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		r.MustRegister(m.requests, m.seconds, m.inFlight, m.panics, m.limited)
 	}
 	return m
-}
-
-// MetricsHandler serves what has been registered with g, in Prometheus's format.
-func MetricsHandler(g prometheus.Gatherer) http.Handler {
-	return promhttp.HandlerFor(g, promhttp.HandlerOpts{})
 }

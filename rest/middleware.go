@@ -92,7 +92,7 @@ func guard(next http.Handler) http.Handler {
 func query(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
-			fieldProblem(chat.Invalid, http.StatusBadRequest, "query", "must be name=value, joined by &, percent-encoded").write(w)
+			fieldProblem(chat.Invalid, "query", "must be name=value, joined by &, percent-encoded").write(w)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -156,7 +156,7 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 func (s *server) limited(l chat.Limiter) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, _ := humachi.Unwrap(ctx)
-		if err := l.Allow(s.address(r)); err != nil {
+		if err := l.Allow(remoteAddr(r)); err != nil {
 			s.metrics.limited.WithLabelValues(ctx.Operation().Path).Inc()
 			s.refuse(ctx, problemOf(err))
 			return

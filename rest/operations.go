@@ -65,7 +65,7 @@ func loopbackOnly(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		forwarded := r.Header.Get("Forwarded") + r.Header.Get("X-Forwarded-For") + r.Header.Get("X-Real-Ip")
 		if !remoteAddr(r).Unmap().IsLoopback() || forwarded != "" {
-			newProblem(chat.Forbidden, http.StatusForbidden, "available from this machine only; set PARLEY_ADMIN_ADDR to serve metrics elsewhere").write(w)
+			newProblem(chat.Forbidden, "available from this machine only; set PARLEY_ADMIN_ADDR to serve metrics elsewhere").write(w)
 			return
 		}
 		next.ServeHTTP(w, r)

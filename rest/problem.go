@@ -30,13 +30,16 @@ var statuses = map[chat.Code]int{
 	chat.Unsupported:     http.StatusNotImplemented,
 	chat.Unavailable:     http.StatusServiceUnavailable,
 	chat.Internal:        http.StatusInternalServerError,
+	codeMethod:           http.StatusMethodNotAllowed,
+	codeTimeout:          http.StatusRequestTimeout,
+	codeMediaType:        http.StatusUnsupportedMediaType,
 }
 
 // Codes of errors that only HTTP has.
 const (
-	codeMethod    chat.Code = "method_not_allowed"     // 405
-	codeTimeout   chat.Code = "timeout"                // 408: the body arrived too slowly
-	codeMediaType chat.Code = "unsupported_media_type" // 415
+	codeMethod    chat.Code = "method_not_allowed"
+	codeTimeout   chat.Code = "timeout" // the body arrived too slowly
+	codeMediaType chat.Code = "unsupported_media_type"
 )
 
 const problemType = "application/problem+json"
@@ -67,13 +70,14 @@ func (p *Problem) GetHeaders() http.Header { return p.header }
 // ContentType implements huma.ContentTypeFilter.
 func (p *Problem) ContentType(string) string { return problemType }
 
-func newProblem(code chat.Code, status int, detail string) *Problem {
+func newProblem(code chat.Code, detail string) *Problem {
+	status := statuses[code]
 	return &Problem{Code: code, Status: status, Title: http.StatusText(status), Detail: detail, header: http.Header{}}
 }
 
 // fieldProblem is the problem of one input.
-func fieldProblem(code chat.Code, status int, field, message string) *Problem {
-	p := newProblem(code, status, field+": "+message)
+func fieldProblem(code chat.Code, field, message string) *Problem {
+	p := newProblem(code, field+": "+message)
 	p.Errors = []FieldError{{Field: field, Message: message}}
 	return p
 }
@@ -88,12 +92,11 @@ func problemOf(err error) *Problem {
 	if errors.Is(err, context.Canceled) && code == chat.Internal {
 		code = chat.Unavailable // the client has gone, or we are: nobody's fault
 	}
-	status, ok := statuses[code]
-	if !ok {
-		code, status = chat.Internal, http.StatusInternalServerError
+	if statuses[code] == 0 {
+		code = chat.Internal
 	}
 	var e *chat.Error
-	p = newProblem(code, status, chat.PublicMessage(&chat.Error{Code: code}))
+	p = newProblem(code, chat.PublicMessage(&chat.Error{Code: code}))
 	if errors.As(err, &e) && code != chat.Internal {
 		p.Detail = chat.PublicMessage(err)
 		if e.Field != "" && e.Msg != "" {
@@ -146,17 +149,17 @@ func humaProblem(status int, msg string, errs []error) *Problem {
 	var p *Problem
 	switch {
 	case status == http.StatusRequestEntityTooLarge:
-		return fieldProblem(chat.TooLarge, status, "body", "is over its limit of "+bodyLimitText(msg))
+		return fieldProblem(chat.TooLarge, "body", "is over its limit of "+bodyLimitText(msg))
 	case status == http.StatusUnsupportedMediaType:
-		return newProblem(codeMediaType, status, "send the body as application/json")
+		return newProblem(codeMediaType, "send the body as application/json")
 	case status == http.StatusRequestTimeout:
-		return newProblem(codeTimeout, status, "the request body arrived too slowly")
+		return newProblem(codeTimeout, "the request body arrived too slowly")
 	case msg == "request body is required":
-		return fieldProblem(chat.Invalid, http.StatusBadRequest, "body", "is required")
+		return fieldProblem(chat.Invalid, "body", "is required")
 	case status == http.StatusBadRequest, status == http.StatusUnprocessableEntity:
-		p = newProblem(chat.Invalid, http.StatusBadRequest, msg)
+		p = newProblem(chat.Invalid, msg)
 	case msg == "cannot read request body": // cut off, or badly framed
-		return newProblem(chat.Invalid, http.StatusBadRequest, "the request body could not be read")
+		return newProblem(chat.Invalid, "the request body could not be read")
 	default:
 		return problemOf(chat.Internal)
 	}

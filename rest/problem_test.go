@@ -9,11 +9,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
@@ -178,7 +179,9 @@ func TestMetricsForThisMachineOnly(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	// A handler of its own: the server's registry is made before the handler.
-	h := rest.New(rest.Options{Chat: s.chat, Identity: s.identity, Metrics: rest.MetricsHandler(s.metrics)})
+	h := rest.New(rest.Options{
+		Chat: s.chat, Identity: s.identity, Logger: slog.New(slog.DiscardHandler), Metrics: promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
+	})
 	for _, tt := range []struct {
 		from, header string
 		status       int
@@ -241,24 +244,19 @@ func TestCORS(t *testing.T) {
 func TestRateLimits(t *testing.T) {
 	t.Parallel()
 	clk := &clock{t: time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)}
-	var mu sync.Mutex
-	from := netip.MustParseAddr("192.0.2.1")
+	from := "192.0.2.1"
 	s := newServer(t, func(o *rest.Options) {
-		o.Clock, o.SignupRate = clk, identity.Rate{Every: time.Minute, Burst: 1}
+		o.Signups = identity.NewLimiter(identity.Rate{Every: time.Minute, Burst: 1}, identity.Rate{}, clk)
 		o.Logins = identity.NewLimiter(identity.Rate{Every: 4 * time.Second, Burst: 3}, identity.Rate{}, clk)
-		o.ClientAddr = func(*http.Request) netip.Addr {
-			mu.Lock()
-			defer mu.Unlock()
-			return from
-		}
 	})
-	come := func(addr string) {
-		mu.Lock()
-		defer mu.Unlock()
-		from = netip.MustParseAddr(addr)
-	}
 	logIn := func() reply {
-		return s.do("POST", "/api/sessions", "", `{"username":"nobody","password":"correct horse battery"}`)
+		r, err := http.NewRequestWithContext(t.Context(), "POST", s.url+"/api/sessions", strings.NewReader(`{"username":"nobody","password":"correct horse battery"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("X-Forwarded-For", from)
+		return s.send(r)
 	}
 	for range 3 {
 		if r := logIn(); r.status != 401 {
@@ -279,15 +277,15 @@ func TestRateLimits(t *testing.T) {
 	if r := logIn(); r.status != 401 {
 		t.Errorf("after the wait: %v", r)
 	}
-	come("2001:db8::1")
+	from = "2001:db8::1"
 	for range 3 {
 		logIn()
 	}
-	come("2001:db8::2")
+	from = "2001:db8::2"
 	if r := logIn(); r.status != 429 {
 		t.Errorf("from the same /64: %v", r)
 	}
-	come("2001:db8:0:1::1")
+	from = "2001:db8:0:1::1"
 	if r := logIn(); r.status != 401 {
 		t.Errorf("from another /64: %v", r)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -70,14 +71,15 @@ func newServer(t *testing.T, change ...func(*rest.Options)) *server {
 		storetest.Check(t, db)
 	})
 	s := &server{t: t, store: db, chat: service, identity: accounts, metrics: prometheus.NewRegistry()}
-	o := rest.Options{Chat: service, Identity: accounts, Registerer: s.metrics, SignupRate: unlimited, Logins: identity.NewLimiter(unlimited, unlimited, nil)}
+	o := rest.Options{
+		Chat: service, Identity: accounts, Registerer: s.metrics, Version: "dev",
+		Logger: slog.New(slog.DiscardHandler), Ready: func(context.Context) error { return nil },
+		Signups: identity.NewLimiter(unlimited, unlimited, nil), Logins: identity.NewLimiter(unlimited, unlimited, nil),
+	}
 	for _, f := range change {
 		f(&o)
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	h := httptest.NewServer(rest.New(o))
+	h := httptest.NewServer(rest.Forwarded([]netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, rest.New(o)))
 	t.Cleanup(h.Close)
 	s.url, s.client = h.URL, h.Client()
 	document, err := openapitest.New(s.want(200, "GET", "/openapi.json", "", nil).raw)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -23,25 +22,22 @@ type PresenceLister interface {
 	List(ctx context.Context, user chat.ID, of []chat.ID) ([]chat.Presence, error)
 }
 
-// Options says what the handler is made of. Chat, Identity and Presence are needed; the zero
-// value of every other field stands for its default.
+// Options says what the handler is made of. All of it is needed, unless said otherwise.
 type Options struct {
 	Chat     *chat.Service
 	Identity *identity.Service
 	Presence PresenceLister
 
-	Logger     *slog.Logger          // none
-	Clock      chat.Clock            // for the rate limits; chat.SystemClock
+	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: metrics are not kept
-	Version    string                // of the server, for the OpenAPI document; "dev"
+	Version    string                // of the server, for the documents
 
-	Ready   func(context.Context) error // asked by /readyz, with a deadline of 2 s; nil: always ready
-	Metrics http.Handler                // served at /metrics to loopback only; nil: not here (an admin address has it)
+	Ready   func(context.Context) error // asked by /readyz, with a deadline of 2 s
+	Metrics http.Handler                // served at /metrics to loopback only; nil: an admin address has it
 
-	AllowedOrigins []string                       // web pages that may call (CORS), such as "https://app.example.org", or "*"; none
-	ClientAddr     func(*http.Request) netip.Addr // whom the rate limits count; default: the connection's other end
-	SignupRate     identity.Rate                  // POST /api/users, for each address; 20 at once, one more every 3 s
-	Logins         chat.Limiter                   // of POST /api/sessions, shared with MQTT; one of its own, 30 at once and one more every second
+	AllowedOrigins []string     // web pages that may call (CORS), such as "https://app.example.org", or "*"; may be empty
+	Signups        chat.Limiter // of POST /api/users
+	Logins         chat.Limiter // of POST /api/sessions, shared with MQTT
 }
 
 const (
@@ -61,7 +57,6 @@ type server struct {
 	logger    *slog.Logger
 	metrics   *metrics
 	origins   []string
-	address   func(*http.Request) netip.Addr
 	ready     func(context.Context) error
 	api       huma.API
 	openAPI   func() *huma.OpenAPI // api's document, with examples
@@ -71,20 +66,19 @@ type server struct {
 // /metrics, /openapi.json, /asyncapi.json, /docs and /.well-known/jwks.json; any other path
 // is 404. It starts nothing. The package comment says what it expects of the http.Server.
 func New(o Options) http.Handler {
-	o.setDefaults()
 	s := &server{
 		chat: o.Chat, identity: o.Identity, presences: o.Presence, logger: o.Logger.With("component", "rest"), metrics: newMetrics(o.Registerer),
-		origins: o.AllowedOrigins, address: o.ClientAddr, ready: o.Ready,
+		origins: o.AllowedOrigins, ready: o.Ready,
 	}
 	router := chi.NewMux()
 	router.Use(s.observe, guard, s.cors, query, middleware.GetHead)
 	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
-		newProblem(chat.NotFound, http.StatusNotFound, "there is nothing at this path").write(w)
+		newProblem(chat.NotFound, "there is nothing at this path").write(w)
 	})
 	router.MethodNotAllowed(methodNotAllowed(router))
 
 	s.api = humachi.New(router, apiConfig(o.Version))
-	s.users(identity.NewLimiter(o.SignupRate, identity.DefaultSignupRate, o.Clock))
+	s.users(o.Signups)
 	s.sessions(o.Logins)
 	s.conversations()
 	s.groups()
@@ -100,31 +94,10 @@ func New(o Options) http.Handler {
 	return router
 }
 
-func (o *Options) setDefaults() {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Clock == nil {
-		o.Clock = chat.SystemClock{}
-	}
-	if o.Version == "" {
-		o.Version = "dev"
-	}
-	if o.Ready == nil {
-		o.Ready = func(context.Context) error { return nil }
-	}
-	if o.ClientAddr == nil {
-		o.ClientAddr = remoteAddr
-	}
-	if o.Logins == nil {
-		o.Logins = identity.NewLimiter(identity.Rate{}, identity.DefaultLoginRate, o.Clock)
-	}
-}
-
 // methodNotAllowed answers 405 with the Allow header (RFC 9110, 15.5.6).
 func methodNotAllowed(router *chi.Mux) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		p := newProblem(codeMethod, http.StatusMethodNotAllowed, "this path does not support the method")
+		p := newProblem(codeMethod, "this path does not support the method")
 		for _, m := range methods {
 			if router.Match(chi.NewRouteContext(), m, r.URL.Path) {
 				p.header.Add("Allow", m)
