@@ -21,8 +21,8 @@ type postgres struct {
 }
 
 func (p *postgres) start(ctx context.Context) error {
-	child, err := pgchild.New(pgchild.Options{Dir: filepath.Join(p.dir, "postgres"), Settings: map[string]string{
-		"shared_buffers": "64MB", "log_lock_waits": "on", "log_min_duration_statement": "3000", // for whoever asks afterwards what took so long
+	child, err := pgchild.New(pgchild.Options{Dir: filepath.Join(p.dir, "postgres"), Settings: []string{
+		"shared_buffers=64MB", "log_lock_waits=on", "log_min_duration_statement=3000", // for whoever asks afterwards what took so long
 	}})
 	if err != nil {
 		return err

@@ -19,6 +19,6 @@
 // be able to walk to the folder.
 //
 // A committed transaction survives a crash of the server, of the parent and of the machine: fsync,
-// synchronous_commit and full_page_writes are on and no option but Ephemeral turns them off (a session
+// synchronous_commit and full_page_writes are on unless Options.Settings turn them off, as tests do (a session
 // may still choose "SET synchronous_commit" for itself).
 package pgchild

@@ -44,8 +44,6 @@ func RotateLog(dir string, limit int64) error {
 	return rotateLog(root, limit)
 }
 
-var SweepEphemeral = sweepEphemeral
-
 // Started reports whether a Start has begun and not failed.
 func (s *Server) Started() bool {
 	s.mu.Lock()

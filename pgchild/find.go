@@ -74,24 +74,19 @@ func find(binDir, data string, major int) (installation, error) {
 
 // choose picks from all the one for major; for 0 the newest we know, else the newest there is.
 func choose(all []installation, major int) (installation, bool) {
-	var best installation
+	usable := slices.DeleteFunc(slices.Clone(all), func(in installation) bool {
+		return in.major != major && (major != 0 || in.major < oldestMajor)
+	})
+	if len(usable) == 0 {
+		return installation{}, false
+	}
 	rank := func(in installation) int {
-		switch {
-		case major != 0 && in.major != major, in.major < oldestMajor && major == 0:
-			return 0
-		case in.major > newestMajor:
-			return 1
-		default:
-			return in.major
+		if in.major > newestMajor {
+			return in.major - 1000 // after all that we know
 		}
+		return in.major
 	}
-	for _, in := range all {
-		r, b := rank(in), rank(best)
-		if r > b || r == b && r > 0 && in.major > best.major {
-			best = in
-		}
-	}
-	return best, rank(best) > 0
+	return slices.MaxFunc(usable, func(a, b installation) int { return rank(a) - rank(b) }), true
 }
 
 // installed lists what is found in the usual places and on PATH.

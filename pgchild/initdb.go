@@ -3,12 +3,14 @@ package pgchild
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -23,7 +25,7 @@ const (
 // makeCluster makes the data directory under another name and renames it in one step, so that a crash at
 // any time leaves either nothing or a whole one, flushed to disk.
 func (s *Server) makeCluster(ctx context.Context, root *os.Root) error {
-	side := sideFolder + randomName()
+	side := sideFolder + rand.Text()
 	if err := root.Mkdir(side, 0o700); err != nil {
 		return err
 	}
@@ -34,10 +36,12 @@ func (s *Server) makeCluster(ctx context.Context, root *os.Root) error {
 	if err := root.Rename(side, dataFolder); err != nil {
 		return err
 	}
-	if s.opts.Ephemeral {
-		return nil
+	folder, err := root.Open(".")
+	if err != nil {
+		return err
 	}
-	return syncFolder(root) // from here the cluster survives a power loss
+	defer folder.Close()
+	return folder.Sync() // from here the cluster survives a power loss
 }
 
 func (s *Server) initdb(ctx context.Context, root *os.Root, side string) error {
@@ -53,7 +57,7 @@ func (s *Server) initdb(ctx context.Context, root *os.Root, side string) error {
 	cmd.Args = append(cmd.Args, "-D", s.lend(cmd, folder, filepath.Join(s.opts.Dir, side)),
 		"--username="+superuser, "--encoding=UTF8", "--no-locale", "--data-checksums",
 		"--auth-local=trust", "--auth-host=reject", "--no-instructions")
-	if s.opts.Ephemeral {
+	if slices.Contains(s.opts.Settings, "fsync=off") {
 		cmd.Args = append(cmd.Args, "--no-sync")
 	}
 	var out bytes.Buffer
@@ -83,15 +87,6 @@ func removeSideFolders(root *os.Root) {
 	for _, n := range names {
 		_ = root.RemoveAll(n)
 	}
-}
-
-func syncFolder(root *os.Root) error {
-	d, err := root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // command prepares a program of the installation: no terminal, no PG* variables, messages in English.

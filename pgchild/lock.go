@@ -24,31 +24,22 @@ func takeLock(ctx context.Context, root *os.Root, limit time.Duration) (*os.File
 		return nil, err
 	}
 	for deadline := time.Now().Add(limit); ; {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			break
-		}
-		switch {
-		case errors.Is(err, syscall.EINTR):
-		case !errors.Is(err, syscall.EWOULDBLOCK):
-			err = fmt.Errorf("lock %s: %w", f.Name(), err)
+		switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+		case err == nil:
+			// for the message below; nobody decides by it
+			if err := f.Truncate(0); err == nil {
+				_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+			}
+			return f, nil
+		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR):
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
 		case time.Now().After(deadline):
-			err = fmt.Errorf("%w: another parley%s is running on %s; stop it, or use another directory",
-				ErrInUse, holder(f), root.Name())
-		case !backoff.Sleep(ctx, 20*time.Millisecond):
-			err = context.Cause(ctx)
-		default:
-			continue
-		}
-		if err != nil && !errors.Is(err, syscall.EINTR) {
+			err := fmt.Errorf("%w: another parley%s is running on %s; stop it, or use another directory", ErrInUse, holder(f), root.Name())
 			return nil, errors.Join(err, f.Close())
+		case !backoff.Sleep(ctx, 20*time.Millisecond):
+			return nil, errors.Join(context.Cause(ctx), f.Close())
 		}
 	}
-	// for the message above; nobody decides by it
-	if err := f.Truncate(0); err == nil {
-		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
-	return f, nil
 }
 
 func holder(f *os.File) string {

@@ -35,7 +35,7 @@ func runDirFor(dir string) string {
 }
 
 // addressable reports whether a socket in run has a usable address: sun_path has 104 bytes on BSD and
-// macOS, 108 on Linux, both with the final NUL; server and client split lists at commas and know quotes.
+// macOS, 108 on Linux, both with the final NUL; server and client split lists at commas and know quotes. It needs no escapes in a DSN.
 func addressable(run string) bool {
 	return len(filepath.Join(run, ".s.PGSQL."+port)) < 104 && !strings.ContainsAny(run, `,"'\`) && strings.TrimSpace(run) == run
 }
@@ -86,10 +86,4 @@ func removeSockets(run string) error {
 		}
 	}
 	return nil
-}
-
-// dsn names a database on the socket in run, as a libpq keyword/value string. It says everything that
-// PG* variables would otherwise supply. run is addressable, so it needs no escapes.
-func dsn(run, database string) string {
-	return fmt.Sprintf("host='%s' port=%s user=%s dbname=%s sslmode=disable", run, port, superuser, database)
 }

@@ -3,7 +3,6 @@ package pgchild
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -60,9 +59,15 @@ type Server struct {
 //
 // Errors: ErrNotInstalled, ErrWrongVersion, and unnamed ones for options that are wrong.
 func New(opts Options) (*Server, error) {
-	opts, err := opts.withDefaults()
-	if err != nil {
-		return nil, fmt.Errorf("pgchild options: %w", err)
+	if opts.Dir == "" {
+		return nil, errors.New("pgchild options: Dir: required")
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if opts.Dir, err = filepath.Abs(opts.Dir); err != nil {
+		return nil, err
 	}
 	data := filepath.Join(opts.Dir, dataFolder)
 	major, err := madeBy(data)
@@ -92,8 +97,10 @@ func New(opts Options) (*Server, error) {
 func (s *Server) DSN() string { return s.DSNFor(database) }
 
 // DSNFor is DSN for another database of the same server, such as one per test. Its name is letters, digits
-// and underscores.
-func (s *Server) DSNFor(database string) string { return dsn(s.run, database) }
+// and underscores. Everything that PG* variables would otherwise supply is in it.
+func (s *Server) DSNFor(database string) string {
+	return "host='" + s.run + "' port=" + port + " user=" + superuser + " dbname=" + database + " sslmode=disable"
+}
 
 // PID returns the process id of the postmaster, 0 while there is none.
 func (s *Server) PID() int { return int(s.pid.Load()) }

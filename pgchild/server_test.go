@@ -53,9 +53,8 @@ func TestStartStopReopen(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	t.Parallel()
-	s := start(t, pgchild.Options{Dir: newDir(t), MaxConnections: 33, Settings: map[string]string{
-		"work_mem": "5MB", "shared_buffers": "32MB",
-		"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "listen_addresses": "localhost",
+	s := start(t, pgchild.Options{Dir: newDir(t), Settings: []string{
+		"max_connections=33", "work_mem=5MB", "shared_buffers=32MB", "listen_addresses=localhost",
 	}})
 	for name, want := range map[string]string{
 		"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "listen_addresses": "",
@@ -72,10 +71,10 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-func TestEphemeral(t *testing.T) {
+func TestNoSync(t *testing.T) {
 	t.Parallel()
 	needPostgres(t)
-	s := start(t, pgchild.Options{Ephemeral: true})
+	s := start(t, pgchild.Options{Dir: t.TempDir(), Settings: []string{"fsync=off"}})
 	if got := mustQuery(t, s, "SHOW fsync"); got != "off" {
 		t.Errorf("SHOW fsync = %q, want off", got)
 	}
@@ -83,27 +82,12 @@ func TestEphemeral(t *testing.T) {
 	if got, err := query(testContext(t), s.DSNFor("one"), "SELECT current_database()::text"); got != "one" {
 		t.Errorf("DSNFor(one) leads to %q, %v", got, err)
 	}
-	if pgchild.SweepEphemeral(0); mustQuery(t, s, "SELECT 'alive'") != "alive" {
-		t.Error("a sweep harmed a server in use")
-	}
-	stop(t, s)
-	if _, err := os.Stat(s.Dir()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%s after Stop: %v, want it gone", s.Dir(), err)
-	}
 }
 
 func TestOptionFaults(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		want string
-		opts pgchild.Options
-	}{
-		{"Dir: required", pgchild.Options{}},
-		{"Dir: must be empty", pgchild.Options{Dir: "/x", Ephemeral: true}},
-	} {
-		if _, err := pgchild.New(c.opts); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("New(%+v) = %v, want %q", c.opts, err, c.want)
-		}
+	if _, err := pgchild.New(pgchild.Options{}); err == nil || !strings.Contains(err.Error(), "Dir: required") {
+		t.Errorf("New without Dir = %v", err)
 	}
 }
 

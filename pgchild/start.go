@@ -63,8 +63,14 @@ func (s *Server) beginStart() (chan struct{}, error) {
 }
 
 // start does the work of Start. What it has opened when it fails is for release.
-func (s *Server) start(ctx context.Context) (*child, error) {
-	if err := s.open(ctx); err != nil {
+func (s *Server) start(ctx context.Context) (_ *child, err error) {
+	if err := os.MkdirAll(s.opts.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if s.root, err = os.OpenRoot(s.opts.Dir); err != nil {
+		return nil, err
+	}
+	if s.lock, err = takeLock(ctx, s.root, s.lockTimeout); err != nil {
 		return nil, err
 	}
 	if err := s.prepareData(ctx); err != nil {
@@ -83,21 +89,6 @@ func (s *Server) start(ctx context.Context) (*child, error) {
 		return nil, err
 	}
 	return c, nil
-}
-
-// open makes the folder and takes its lock.
-func (s *Server) open(ctx context.Context) (err error) {
-	if s.opts.Ephemeral {
-		sweepEphemeral(10 * time.Minute)
-	}
-	if err := os.MkdirAll(s.opts.Dir, 0o700); err != nil {
-		return err
-	}
-	if s.root, err = os.OpenRoot(s.opts.Dir); err != nil {
-		return err
-	}
-	s.lock, err = takeLock(ctx, s.root, s.lockTimeout)
-	return err
 }
 
 // ensureDatabase creates the database if it is missing.
@@ -134,15 +125,12 @@ func (s *Server) prepareData(ctx context.Context) error {
 	return s.who.give(s.root, dataFolder)
 }
 
-// release undoes open. The lock goes last.
+// release closes what start has opened. The lock goes last.
 func (s *Server) release() error {
 	var errs []error
 	if s.run != filepath.Join(s.opts.Dir, runFolder) && s.lock != nil {
 		_ = removeSockets(s.run)
 		_ = os.Remove(s.run) // it is recreated when needed
-	}
-	if s.opts.Ephemeral {
-		errs = append(errs, os.RemoveAll(s.opts.Dir))
 	}
 	if s.root != nil {
 		errs = append(errs, s.root.Close())

@@ -10,8 +10,10 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,22 +54,53 @@ func startServer() (*server, error) {
 	if dsn := os.Getenv(EnvServer); dsn != "" {
 		s.dsn = func(database string) string { return withDatabase(dsn, database) }
 	} else {
-		child, err := pgchild.New(pgchild.Options{Ephemeral: true, MaxConnections: 600})
+		sweep(filepath.Join(os.TempDir(), folderPrefix+"*"), 10*time.Minute)
+		dir, err := os.MkdirTemp("", folderPrefix)
+		if err != nil {
+			return nil, err
+		}
+		child, err := pgchild.New(pgchild.Options{Dir: dir, Settings: []string{
+			"max_connections=600", "shared_buffers=64MB", "fsync=off", "synchronous_commit=off", "full_page_writes=off",
+		}})
+		if err == nil {
+			err = child.Start(ctx)
+		}
 		if errors.Is(err, pgchild.ErrNotInstalled) {
-			return nil, fmt.Errorf("%w: %w", errNone, err)
-		} else if err != nil {
-			return nil, err
+			err = fmt.Errorf("%w: %w", errNone, err)
 		}
-		if err := child.Start(ctx); err != nil {
-			return nil, err
+		if err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
 		}
-		s.dsn, s.stop = child.DSNFor, child.Stop
+		s.dsn, s.stop = child.DSNFor, func(ctx context.Context) error { return errors.Join(child.Stop(ctx), os.RemoveAll(dir)) }
 	}
 	err := s.makeTemplate(ctx)
 	if err != nil {
 		err = errors.Join(err, s.stop(ctx))
 	}
 	return s, err
+}
+
+// folderPrefix begins the names of the private servers' folders in the temp directory.
+const folderPrefix = "parley-storetest-"
+
+// sweep removes the folders that killed test runs have left: ours, older than age, and with nobody who
+// holds pgchild's lock.
+func sweep(pattern string, age time.Duration) {
+	dirs, _ := filepath.Glob(pattern)
+	for _, dir := range dirs {
+		fi, err := os.Lstat(dir)
+		if err != nil || !fi.IsDir() || time.Since(fi.ModTime()) < age || int(fi.Sys().(*syscall.Stat_t).Uid) != os.Geteuid() {
+			continue
+		}
+		lock, err := os.OpenFile(filepath.Join(dir, "parley.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			continue
+		}
+		if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			_ = os.RemoveAll(dir)
+		}
+		_ = lock.Close()
+	}
 }
 
 // withDatabase is dsn with another database.

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,6 +37,38 @@ func TestDatabases(t *testing.T) {
 			t.Error("the database of a test that ended is still there")
 			conn.Close(t.Context())
 		}
+	}
+}
+
+// What killed test runs have left is removed; what is in use, or new, is not.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"x-left", "x-used", "y-other"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock, err := os.Create(filepath.Join(dir, "x-used", "parley.lock"))
+	if err == nil {
+		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	left := func() (names []string) {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	if storetest.Sweep(filepath.Join(dir, "x-*"), time.Hour); len(left()) != 3 {
+		t.Errorf("left are %v after a sweep of what is old, want all", left())
+	}
+	if storetest.Sweep(filepath.Join(dir, "x-*"), 0); !slices.Equal(left(), []string{"x-used", "y-other"}) {
+		t.Errorf("left are %v after a sweep, want what is in use and what is another's", left())
 	}
 }
 
