@@ -195,8 +195,8 @@ func TestRevokedLogin(t *testing.T) {
 			t.Error("a revoked login is remembered for ever")
 		}
 	}
-	if _, err := db.GetLogin(t.Context(), session.Login.ID); chat.CodeOf(err) != chat.NotFound {
-		t.Errorf("GetLogin after 3 hours: %v, want not found", err)
+	if err := db.RevokeLogin(t.Context(), alice.ID, session.Login.ID, time.Now()); chat.CodeOf(err) != chat.NotFound {
+		t.Errorf("RevokeLogin after 3 hours: %v, want not found", err)
 	}
 }
 

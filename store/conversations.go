@@ -144,18 +144,12 @@ func addParticipants(ctx context.Context, q querier, conversations []chat.Conver
 		ids[i] = conversations[i].ID
 		place[ids[i]] = &conversations[i]
 	}
-	rows, err := q.Query(ctx, listParticipantsSQL, pgx.NamedArgs{"ids": ids, "limit": limit})
-	if err != nil {
-		return err
-	}
 	var id chat.ID
 	var p chat.Participant
-	_, err = pgx.ForEachRow(rows, []any{&id, &p.UserID, &p.Username, &p.DisplayName, &p.Role, &p.JoinedAt}, func() error {
+	return forEach(ctx, q, []any{&id, &p.UserID, &p.Username, &p.DisplayName, &p.Role, &p.JoinedAt}, func() {
 		c := place[id]
 		c.Participants = append(c.Participants, p)
-		return nil
-	})
-	return err
+	}, listParticipantsSQL, pgx.NamedArgs{"ids": ids, "limit": limit})
 }
 
 // CreateConversation implements chat.Store. The users must be enabled; the first

@@ -8,10 +8,17 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/identity"
 )
 
 // Pool lets tests run statements of their own.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
+
+// GetLogin returns a login, a revoked or expired one too, or NotFound.
+func (s *Store) GetLogin(ctx context.Context, id chat.ID) (*identity.Login, error) {
+	l, err := collectOne(ctx, s.pool, scanLogin, `SELECT `+loginColumns+` FROM logins WHERE id = @id`, pgx.NamedArgs{"id": id})
+	return found(l, err, "store.GetLogin", "sessionId", "session", id)
+}
 
 // What the tests read without a database, or look at with EXPLAIN.
 var (

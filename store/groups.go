@@ -367,16 +367,11 @@ func (s *Store) GetParticipants(ctx context.Context, conversation chat.ID, users
 func (s *Store) AwaitRoster(ctx context.Context, conversation chat.ID) (*chat.Roster, error) {
 	const op = "store.AwaitRoster"
 	var r *chat.Roster
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, lockConversationSQL, conversation); err != nil {
-			return err
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		if _, err = tx.Exec(ctx, lockConversationSQL, conversation); err == nil {
+			r, err = getRoster(ctx, tx, op, conversation)
 		}
-		var err error
-		r, err = getRoster(ctx, tx, op, conversation)
 		return err
 	})
-	if err != nil {
-		return nil, translate(op, err)
-	}
-	return r, nil
+	return r, translate(op, err)
 }

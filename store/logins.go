@@ -13,11 +13,9 @@ import (
 
 const loginColumns = `id, user_id, device, created_at, last_used_at, expires_at, revoked_at`
 
-func scanLogin(row pgx.CollectableRow) (identity.Login, error) {
-	var l identity.Login
-	err := row.Scan(&l.ID, &l.UserID, &l.Device, &l.CreatedAt, &l.LastUsedAt, &l.ExpiresAt, scanTime(&l.RevokedAt))
-	return l, err
-}
+var scanLogin = fields(func(l *identity.Login) []any {
+	return []any{&l.ID, &l.UserID, &l.Device, &l.CreatedAt, &l.LastUsedAt, &l.ExpiresAt, scanTime(&l.RevokedAt)}
+})
 
 // The user is locked against UpdateUser: a change of password or a disabling either is
 // seen here, or waits and then finds this login to revoke.
@@ -45,20 +43,6 @@ func (s *Store) CreateLogin(ctx context.Context, l identity.Login, refreshHash [
 		return notFound(op, "userId", "user with these credentials", l.UserID)
 	}
 	return translate(op, err)
-}
-
-const getLoginSQL = `SELECT ` + loginColumns + ` FROM logins WHERE id = @id`
-
-// GetLogin returns a login, a revoked or expired one too, or NotFound.
-func (s *Store) GetLogin(ctx context.Context, id chat.ID) (*identity.Login, error) {
-	const op = "store.GetLogin"
-	l, err := collectOne(ctx, s.pool, scanLogin, getLoginSQL, pgx.NamedArgs{"id": id})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, notFound(op, "sessionId", "session", id)
-	} else if err != nil {
-		return nil, translate(op, err)
-	}
-	return &l, nil
 }
 
 const listLoginsSQL = `

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"math"
 
 	"github.com/jackc/pgx/v5"
@@ -115,12 +114,6 @@ WHERE id = @id AND type = 'message' AND EXISTS (
 
 // GetMessage implements chat.Store.
 func (s *Store) GetMessage(ctx context.Context, user, message chat.ID) (*chat.Event, error) {
-	const op = "store.GetMessage"
 	e, err := collectOne(ctx, s.pool, scanEvent, getMessageSQL, pgx.NamedArgs{"id": message, "user_id": user})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, notFound(op, "messageId", "message", message)
-	} else if err != nil {
-		return nil, translate(op, err)
-	}
-	return &e, nil
+	return found(e, err, "store.GetMessage", "messageId", "message", message)
 }

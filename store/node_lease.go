@@ -112,20 +112,14 @@ func (l *NodeLease) Heartbeat(ctx context.Context) (found chat.Heartbeat, err er
 			return err
 		}
 		found.Evicted = tag.RowsAffected() == 0
-		rows, err := conn.Query(ctx, listNodesSQL, l.args())
-		if err != nil {
-			return err
-		}
 		var n chat.NodeState
-		_, err = pgx.ForEachRow(rows, []any{&n.Name, &n.ID, &n.SeenAt, &n.Alive}, func() error {
+		return forEach(ctx, conn, []any{&n.Name, &n.ID, &n.SeenAt, &n.Alive}, func() {
 			if n.ID != "" {
 				found.Others = append(found.Others, n)
 			} else {
 				found.Unreleased = append(found.Unreleased, n)
 			}
-			return nil
-		})
-		return err
+		}, listNodesSQL, l.args())
 	})
 	return found, err
 }
@@ -194,17 +188,13 @@ func (l *NodeLease) ReadOutbox(ctx context.Context) (list []chat.OutboxEntry, wh
 		l.cursor = ""
 	}
 	err = l.do(ctx, "store.ReadOutbox", func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, readOutboxSQL, pgx.NamedArgs{"id": l.o.ID, "cursor": l.cursor, "kept": outboxKept})
-		if err != nil {
-			return err
-		}
 		var cursor string
 		var ids []chat.ID
 		var seqs, versions []int64
 		var members *bool
 		var user *chat.ID
 		var n chat.SupersededNotice
-		_, err = pgx.ForEachRow(rows, []any{&cursor, &ids, &seqs, &versions, &members, &user, &n.ClientID, &n.Epoch, &n.Resumed}, func() error {
+		err := forEach(ctx, conn, []any{&cursor, &ids, &seqs, &versions, &members, &user, &n.ClientID, &n.Epoch, &n.Resumed}, func() {
 			if user != nil {
 				superseded := n
 				superseded.UserID = *user
@@ -213,8 +203,7 @@ func (l *NodeLease) ReadOutbox(ctx context.Context) (list []chat.OutboxEntry, wh
 			for i := range min(len(ids), len(seqs), len(versions)) {
 				list = append(list, chat.OutboxEntry{ConversationID: ids[i], Seq: seqs[i], MembersVersion: versions[i], Members: *members})
 			}
-			return nil
-		})
+		}, readOutboxSQL, pgx.NamedArgs{"id": l.o.ID, "cursor": l.cursor, "kept": outboxKept})
 		if err == nil {
 			l.cursor, l.read = cursor, start
 		}

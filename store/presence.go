@@ -19,19 +19,13 @@ GROUP BY wanted.user_id`
 
 // ListContacts implements presence.Store.
 func (s *Store) ListContacts(ctx context.Context, users, among []chat.ID) (map[chat.ID][]chat.ID, error) {
-	const op = "store.ListContacts"
-	rows, err := s.pool.Query(ctx, listContactsSQL, pgx.NamedArgs{"users": users, "among": among})
-	if err != nil {
-		return nil, translate(op, err)
-	}
 	contacts := make(map[chat.ID][]chat.ID, len(users))
 	var user chat.ID
 	var list []chat.ID
-	_, err = pgx.ForEachRow(rows, []any{&user, &list}, func() error {
+	err := forEach(ctx, s.pool, []any{&user, &list}, func() {
 		contacts[user], list = list, nil
-		return nil
-	})
-	return contacts, translate(op, err)
+	}, listContactsSQL, pgx.NamedArgs{"users": users, "among": among})
+	return contacts, translate("store.ListContacts", err)
 }
 
 var acquaintedPairSQL = `
@@ -47,10 +41,9 @@ const listBlockedSQL = `SELECT user_id, blocked_id FROM blocks WHERE user_id = A
 
 // ListBlocked implements presence.Store.
 func (s *Store) ListBlocked(ctx context.Context, users []chat.ID) ([][2]chat.ID, error) {
-	list, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (pair [2]chat.ID, err error) {
-		err = row.Scan(&pair[0], &pair[1])
-		return pair, err
-	}, listBlockedSQL, pgx.NamedArgs{"users": users})
+	list, err := collect(ctx, s.pool, fields(func(pair *[2]chat.ID) []any {
+		return []any{&pair[0], &pair[1]}
+	}), listBlockedSQL, pgx.NamedArgs{"users": users})
 	return list, translate("store.ListBlocked", err)
 }
 
@@ -169,13 +162,10 @@ func (s *Store) changePresences(ctx context.Context, users []chat.ID, says []*bo
 	b.Queue(freshPlansSQL)
 	b.Queue(lockPresencesSQL, pgx.NamedArgs{"users": users})
 	b.Queue(sql, args)
-	b.Queue(computePresencesSQL, pgx.NamedArgs{"users": users, "says": says, "last": last}).Query(func(rows pgx.Rows) error {
-		outcomes, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o presence.Outcome, err error) {
-			_, err = scanState(&o.State, &o.Changed, &o.Was)(row)
-			return o, err
-		})
-		return err
-	})
+	queue(&b, &outcomes, func(row pgx.CollectableRow) (o presence.Outcome, err error) {
+		_, err = scanState(&o.State, &o.Changed, &o.Was)(row)
+		return o, err
+	}, computePresencesSQL, pgx.NamedArgs{"users": users, "says": says, "last": last})
 	err = s.pool.SendBatch(ctx, &b).Close()
 	return outcomes, err
 }

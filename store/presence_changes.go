@@ -45,27 +45,20 @@ func (s *Store) ListPresenceChanges(ctx context.Context, c presence.Cursor, limi
 		return pgx.NamedArgs{"since": c.Since, "next": c.Next, "changed": k.Changed, "after": [16]byte(k.ID), "limit": limit}
 	}
 	users, contacts := c.Users, c.Contacts
+	st := presence.State{UserID: users.ID}
 	var b pgx.Batch
-	b.Queue(changedPresencesSQL, args(users)).Query(func(rows pgx.Rows) (err error) {
-		var st presence.State
-		out.States, err = pgx.CollectRows(rows, scanState(&st, &users.Changed))
-		if len(out.States) > 0 {
-			users.ID = st.UserID
-		}
-		return err
-	})
-	b.Queue(contactChangesSQL, args(contacts)).Query(func(rows pgx.Rows) (err error) {
-		out.Contacts, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (cc presence.ContactChange, err error) {
-			err = row.Scan(&cc.ID, &cc.A, &cc.B, &contacts.Changed)
-			contacts.ID = cc.ID
-			return cc, err
-		})
-		return err
-	})
+	queue(&b, &out.States, scanState(&st, &users.Changed), changedPresencesSQL, args(users))
+	queue(&b, &out.Contacts, fields(func(cc *presence.ContactChange) []any {
+		return []any{&cc.ID, &cc.A, &cc.B, &contacts.Changed}
+	}), contactChangesSQL, args(contacts))
 	if err := s.pool.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, translate(op, err)
 	}
 	if out.More = len(out.States) == limit || len(out.Contacts) == limit; out.More {
+		users.ID = st.UserID
+		if n := len(out.Contacts); n > 0 {
+			contacts.ID = out.Contacts[n-1].ID
+		}
 		c.Users, c.Contacts = users, contacts
 		out.Cursor = c
 	}

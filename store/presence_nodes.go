@@ -87,9 +87,8 @@ ORDER BY l.node, l.node_id LIMIT 100`
 
 // ListDeadNodes implements presence.Store.
 func (s *Store) ListDeadNodes(ctx context.Context, own presence.NodeID, silent time.Duration) ([]presence.DeadNode, error) {
-	list, err := collect(ctx, s.pool, func(row pgx.CollectableRow) (d presence.DeadNode, err error) {
-		err = row.Scan(&d.Name, &d.ID, &d.SeenAt)
-		return d, err
-	}, listDeadNodesSQL, pgx.NamedArgs{"own_name": own.Name, "own_id": own.ID, "silent": silent})
+	list, err := collect(ctx, s.pool, fields(func(d *presence.DeadNode) []any {
+		return []any{&d.Name, &d.ID, &d.SeenAt}
+	}), listDeadNodesSQL, pgx.NamedArgs{"own_name": own.Name, "own_id": own.ID, "silent": silent})
 	return list, translate("store.ListDeadNodes", err)
 }

@@ -106,17 +106,8 @@ func (s *Store) GetReceipts(ctx context.Context, user chat.ID, message *chat.Eve
 	}
 	var b pgx.Batch
 	var out chat.Receipts
-	b.Queue(readBySQL, args).Query(func(rows pgx.Rows) (err error) {
-		out.ReadBy, err = pgx.CollectRows(rows, fields(func(r *chat.ReadReceipt) []any { return []any{&r.UserID, scanTime(&r.At), &out.ReadCount} }))
-		return err
-	})
-	b.Queue(deliveredToSQL, args).Query(func(rows pgx.Rows) (err error) {
-		out.DeliveredTo, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (id chat.ID, err error) {
-			err = row.Scan(&id, &out.DeliveredCount)
-			return id, err
-		})
-		return err
-	})
+	queue(&b, &out.ReadBy, fields(func(r *chat.ReadReceipt) []any { return []any{&r.UserID, scanTime(&r.At), &out.ReadCount} }), readBySQL, args)
+	queue(&b, &out.DeliveredTo, fields(func(id *chat.ID) []any { return []any{id, &out.DeliveredCount} }), deliveredToSQL, args)
 	if err := s.pool.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, translate(op, err)
 	}

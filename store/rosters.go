@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 
 	"github.com/jackc/pgx/v5"
 
@@ -21,19 +20,12 @@ WHERE c.id = @id`
 
 // GetRoster implements chat.Store.
 func (s *Store) GetRoster(ctx context.Context, conversation chat.ID) (*chat.Roster, error) {
-	const op = "store.GetRoster"
-	r, err := getRoster(ctx, s.pool, op, conversation)
-	return r, translate(op, err)
+	return getRoster(ctx, s.pool, "store.GetRoster", conversation)
 }
 
 func getRoster(ctx context.Context, q querier, op string, conversation chat.ID) (*chat.Roster, error) {
 	r, err := collectOne(ctx, q, fields(func(r *chat.Roster) []any {
 		return []any{&r.ConversationID, &r.Version, &r.Kind, &r.LastSeq, &r.Members, &r.Blocked}
 	}), getRosterSQL, pgx.NamedArgs{"id": conversation})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, noConversation(op, conversation)
-	} else if err != nil {
-		return nil, err
-	}
-	return &r, nil
+	return found(r, err, op, "conversationId", "conversation", conversation)
 }

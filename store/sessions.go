@@ -118,8 +118,7 @@ func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 		"outbox": s.OutboxNode(), "await": t.Await,
 	}
 	if !t.CleanStart {
-		state, err := s.resumeSession(ctx, args)
-		if !errors.Is(err, pgx.ErrNoRows) {
+		if state, err := s.resumeSession(ctx, args); state != nil || err != nil {
 			return state, err
 		}
 	} else if t.Expiry == 0 && !t.Note {
@@ -162,32 +161,18 @@ func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 }
 
 // resumeSession takes over a session that has not expired, in one round trip and one
-// transaction; pgx.ErrNoRows if there is none.
+// transaction; nil if there is none.
 func (s *Store) resumeSession(ctx context.Context, args pgx.NamedArgs) (*chat.SessionState, error) {
+	var states []chat.SessionState
+	var cursors []chat.CursorState
 	var b pgx.Batch
-	b.Queue(resumeSessionSQL, args)
-	b.Queue(sessionCursorsSQL, args)
-	results := s.pool.SendBatch(ctx, &b)
-	state, err := readResumed(results)
-	return state, errors.Join(err, results.Close())
-}
-
-func readResumed(results pgx.BatchResults) (*chat.SessionState, error) {
-	rows, err := results.Query()
-	if err != nil {
+	queue(&b, &states, scanSession, resumeSessionSQL, args)
+	queue(&b, &cursors, scanCursor, sessionCursorsSQL, args)
+	if err := s.pool.SendBatch(ctx, &b).Close(); err != nil || len(states) == 0 {
 		return nil, err
 	}
-	found, err := pgx.CollectOneRow(rows, scanSession)
-	if err != nil {
-		return nil, err
-	}
-	state := &found
-	state.Present = true
-	if rows, err = results.Query(); err != nil {
-		return nil, err
-	}
-	state.Cursors, err = pgx.CollectRows(rows, scanCursor)
-	return state, err
+	states[0].Present, states[0].Cursors = true, cursors
+	return &states[0], nil
 }
 
 func createSession(ctx context.Context, tx pgx.Tx, t chat.SessionTake, args pgx.NamedArgs) (*chat.SessionState, error) {

@@ -112,7 +112,6 @@ var Statements = []Statement{
 	{"listPositionsSQL", listPositionsSQL, Hot, "all: conversations, participants", allOfMine},
 	// logins.go
 	{"createLoginSQL", createLoginSQL, Warm, "all: refresh_tokens; user: logins, users", ""},
-	{"getLoginSQL", getLoginSQL, Warm, "all: logins", ""},
 	{"listLoginsSQL", listLoginsSQL, Warm, "user: logins", ""},
 	{"revokeLoginSQL", revokeLoginSQL, Warm, "login: refresh_tokens; user: logins", ""},
 	{"revokeUserSQL", revokeUserSQL, Warm, "all: refresh_tokens; user: logins", ""},

@@ -18,11 +18,9 @@ var _ identity.Store = (*Store)(nil)
 
 const accountColumns = `id, username, email, display_name, password_hash, admin, created_at, disabled_at, credentials_changed_at`
 
-func scanAccount(row pgx.CollectableRow) (identity.Account, error) {
-	var a identity.Account
-	err := row.Scan(&a.ID, &a.Username, (*zeronull.Text)(&a.Email), &a.DisplayName, &a.PasswordHash, &a.Admin, &a.CreatedAt, scanTime(&a.DisabledAt), scanTime(&a.CredentialsAt))
-	return a, err
-}
+var scanAccount = fields(func(a *identity.Account) []any {
+	return []any{&a.ID, &a.Username, (*zeronull.Text)(&a.Email), &a.DisplayName, &a.PasswordHash, &a.Admin, &a.CreatedAt, scanTime(&a.DisabledAt), scanTime(&a.CredentialsAt)}
+})
 
 func scanUser(row pgx.CollectableRow) (chat.User, error) {
 	a, err := scanAccount(row)
@@ -54,17 +52,7 @@ func (s *Store) GetUser(ctx context.Context, id chat.ID) (*identity.Account, err
 
 func getUser(ctx context.Context, q querier, op string, id chat.ID) (*identity.Account, error) {
 	a, err := collectOne(ctx, q, scanAccount, getUserSQL, pgx.NamedArgs{"id": id})
-	return oneAccount(op, id, &a, err)
-}
-
-func oneAccount(op string, id chat.ID, a *identity.Account, err error) (*identity.Account, error) {
-	switch {
-	case err == nil:
-		return a, nil
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil, notFound(op, "userId", "user", id)
-	}
-	return nil, translate(op, err)
+	return found(a, err, op, "userId", "user", id)
 }
 
 const (
@@ -98,16 +86,11 @@ const findUsernamesSQL = `SELECT username, id FROM users WHERE username = ANY(@u
 
 // FindUsernames implements chat.NameStore.
 func (s *Store) FindUsernames(ctx context.Context, usernames []string) (map[string]chat.ID, error) {
-	const op = "store.FindUsernames"
-	rows, err := s.pool.Query(ctx, findUsernamesSQL, pgx.NamedArgs{"usernames": usernames})
-	if err != nil {
-		return nil, translate(op, err)
-	}
-	found := make(map[string]chat.ID, len(usernames))
+	ids := make(map[string]chat.ID, len(usernames))
 	var name string
 	var id chat.ID
-	_, err = pgx.ForEachRow(rows, []any{&name, &id}, func() error { found[name] = id; return nil })
-	return found, translate(op, err)
+	err := forEach(ctx, s.pool, []any{&name, &id}, func() { ids[name] = id }, findUsernamesSQL, pgx.NamedArgs{"usernames": usernames})
+	return ids, translate("store.FindUsernames", err)
 }
 
 // storable reports whether PostgreSQL can hold s as text.
@@ -142,7 +125,7 @@ func (s *Store) UpdateUser(ctx context.Context, id chat.ID, u identity.UserUpdat
 		"id": id, "display_name": u.DisplayName, "set_email": u.Email != nil, "email": email, "password_hash": u.PasswordHash, "if_password_hash": u.IfPasswordHash,
 		"admin": u.Admin, "set_disabled_at": u.DisabledAt != nil, "disabled_at": nullTime(disabledAt), "credentials_at": u.CredentialsAt,
 	})
-	return oneAccount("store.UpdateUser", id, &a, err)
+	return found(a, err, "store.UpdateUser", "userId", "user", id)
 }
 
 // The operators with tildes compare text by its bytes, whatever the database's

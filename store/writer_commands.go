@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -76,17 +78,10 @@ func (s *statement) decide(ctx context.Context, tx pgx.Tx, b *group, now time.Ti
 	for _, a := range b.pending {
 		versions[a.Event.ConversationID] = 0
 	}
-	ids := make([]chat.ID, 0, len(versions))
-	for id := range versions {
-		ids = append(ids, id)
-	}
-	rows, err := tx.Query(ctx, lockConversationsSQL, pgx.NamedArgs{"ids": ids})
-	if err != nil {
-		return nil, err
-	}
+	ids := slices.Collect(maps.Keys(versions))
 	var id chat.ID
 	var version int64
-	if _, err := pgx.ForEachRow(rows, []any{&id, &version}, func() error { versions[id] = version; return nil }); err != nil {
+	if err := forEach(ctx, tx, []any{&id, &version}, func() { versions[id] = version }, lockConversationsSQL, pgx.NamedArgs{"ids": ids}); err != nil {
 		return nil, err
 	}
 	var commands []*chat.Append
@@ -175,7 +170,7 @@ func readTargets(ctx context.Context, tx pgx.Tx, commands []*chat.Append) (*targ
 		}
 	}
 	var batch pgx.Batch
-	batch.Queue(targetsSQL, all.named()).Query(func(rows pgx.Rows) error { return t.readMessages(rows) })
+	batch.Queue(targetsSQL, all.named()).Query(t.readMessages)
 	batch.Queue(targetMembersSQL, all.named()).Query(t.readMembers)
 	if len(reactions.users) > 0 {
 		batch.Queue(targetReactionsSQL, reactions.named()).Query(t.readReactions)
@@ -211,33 +206,25 @@ func (t *targets) readMessages(rows pgx.Rows) error {
 func (t *targets) readMembers(rows pgx.Rows) error {
 	var conversation, user chat.ID
 	var p chat.TargetParticipant
-	_, err := pgx.ForEachRow(rows, []any{&conversation, &user, &p.Role, &p.JoinedSeq}, func() error {
+	return scanEach(rows, []any{&conversation, &user, &p.Role, &p.JoinedSeq}, func() {
 		if t.members[conversation] == nil {
 			t.members[conversation] = map[chat.ID]chat.TargetParticipant{}
 		}
 		t.members[conversation][user] = p
-		return nil
 	})
-	return err
 }
 
 func (t *targets) readReactions(rows pgx.Rows) error {
 	var e chat.Event
 	var users int
-	_, err := pgx.ForEachRow(rows, []any{&e.ConversationID, &e.MessageID, &e.Emoji, &users}, func() error {
-		t.of(&e).Reactions[e.Emoji] = users
-		return nil
-	})
-	return err
+	return scanEach(rows, []any{&e.ConversationID, &e.MessageID, &e.Emoji, &users}, func() { t.of(&e).Reactions[e.Emoji] = users })
 }
 
 func (t *targets) readReacted(rows pgx.Rows) error {
 	var e chat.Event
-	_, err := pgx.ForEachRow(rows, []any{&e.ConversationID, &e.MessageID, &e.Emoji, &e.SenderID}, func() error {
+	return scanEach(rows, []any{&e.ConversationID, &e.MessageID, &e.Emoji, &e.SenderID}, func() {
 		t.of(&e).Reacted[chat.UserReaction{UserID: e.SenderID, Emoji: e.Emoji}] = true
-		return nil
 	})
-	return err
 }
 
 const (
