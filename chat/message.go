@@ -32,9 +32,9 @@ type MessageStore interface {
 	// beginning with the one it was sent with; none of a deleted message. NotFound if
 	// the message is not in one of the user's conversations.
 	ListEdits(ctx context.Context, user, message ID, after int64, limit int) ([]MessageText, error)
-	// CountReactions returns the reactions to messages of one of the user's
-	// conversations, by message; those that were used first come first.
-	CountReactions(ctx context.Context, user, conversation ID, messages []ID) (map[ID][]ReactionCount, error)
+	// CountReactions returns the reactions to messages that the user may see, by message;
+	// those that were used first come first.
+	CountReactions(ctx context.Context, user ID, messages []Event) (map[ID][]ReactionCount, error)
 	// ListReactions returns up to limit reactions to a message after one of them, by
 	// emoji and user. NotFound as in ListEdits.
 	ListReactions(ctx context.Context, user, message ID, after Reaction, limit int) ([]Reaction, error)

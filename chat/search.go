@@ -44,10 +44,9 @@ func (c SearchCursor) IsZero() bool { return c.ID.IsZero() }
 
 // SearchHit is a message that was found.
 type SearchHit struct {
-	Message   Event
-	Reactions []ReactionCount // to it, in the order of their first use
-	Excerpt   []ExcerptPart   // of the message's content
-	Rank      float32         // by rank: comparable within one search
+	Message Event
+	Excerpt []ExcerptPart // of the message's content
+	Rank    float32       // by rank: comparable within one search
 }
 
 // ExcerptPart is a part of an excerpt.

@@ -86,7 +86,7 @@ func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[Page
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.messagesOf(ctx, me, in.ConversationID.chatID(), page.Items)
+	out, err := s.messagesOf(ctx, me, page.Items)
 	if err != nil {
 		return nil, err
 	}
@@ -136,10 +136,9 @@ func (s *server) getMessage(ctx context.Context, in *byID) (*body[MessageDetail]
 	return s.detailOf(ctx, me, e)
 }
 
-// messagesOf returns messages of one conversation with their reactions.
-func (s *server) messagesOf(ctx context.Context, user, conversation chat.ID, events []chat.Event) ([]Message, error) {
-	ids := mapped(events, func(e *chat.Event) chat.ID { return e.ID })
-	reactions, err := s.chat.CountReactions(ctx, user, conversation, ids)
+// messagesOf returns messages that the user may see, with their reactions.
+func (s *server) messagesOf(ctx context.Context, user chat.ID, events []chat.Event) ([]Message, error) {
+	reactions, err := s.chat.CountReactions(ctx, user, events)
 	if err != nil {
 		return nil, err
 	}

@@ -58,7 +58,7 @@ func (s *server) readConversation(ctx context.Context, in *byIDWith[ReadUpTo]) (
 
 // detailOf is a message with its receipts, as the user may see them.
 func (s *server) detailOf(ctx context.Context, user chat.ID, e *chat.Event) (*body[MessageDetail], error) {
-	messages, err := s.messagesOf(ctx, user, e.ConversationID, []chat.Event{*e})
+	messages, err := s.messagesOf(ctx, user, []chat.Event{*e})
 	if err != nil {
 		return nil, err
 	}

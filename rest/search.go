@@ -65,13 +65,17 @@ func (s *server) searchMessages(ctx context.Context, in *searchQuery) (*body[Pag
 	if !page.Next.IsZero() {
 		next = encodeCursor(kind, me, scope, searchKey(page.Next, q.ByRank))
 	}
-	return pageOf(page.Items, hitOf, next), nil
-}
-
-func hitOf(h *chat.SearchHit) Hit {
-	out := Hit{Message: messageOf(&h.Message), Excerpt: mapped(h.Excerpt, func(p *chat.ExcerptPart) ExcerptPart { return ExcerptPart(*p) }), Rank: h.Rank}
-	out.Message.Reactions = reactionsOf(h.Reactions)
-	return out
+	messages, err := s.messagesOf(ctx, me, mapped(page.Items, func(h *chat.SearchHit) chat.Event { return h.Message }))
+	if err != nil {
+		return nil, err
+	}
+	hits := pageOf(page.Items, func(h *chat.SearchHit) Hit {
+		return Hit{Excerpt: mapped(h.Excerpt, func(p *chat.ExcerptPart) ExcerptPart { return ExcerptPart(*p) }), Rank: h.Rank}
+	}, next)
+	for i := range messages {
+		hits.Body.Data[i].Message = messages[i]
+	}
+	return hits, nil
 }
 
 // searchKey is the time and id of the last message, and by rank also its rank and the

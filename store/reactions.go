@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,28 +35,27 @@ func (s *Store) ListEdits(ctx context.Context, user, message chat.ID, after int6
 }
 
 const countReactionsSQL = `
-SELECT message_id, emoji, count(*), bool_or(user_id = @user_id)
-FROM reactions WHERE conversation_id = @conversation_id AND message_id = ANY(@messages)
-GROUP BY message_id, emoji ORDER BY message_id, min(created_at), emoji`
+SELECT r.message_id, r.emoji, count(*), bool_or(r.user_id = @user_id)
+FROM unnest(@conversations::uuid[], @messages::uuid[]) AS m (conversation_id, id)
+JOIN reactions r ON r.conversation_id = m.conversation_id AND r.message_id = m.id
+GROUP BY r.message_id, r.emoji ORDER BY r.message_id, min(r.created_at), r.emoji`
 
 // CountReactions implements chat.MessageStore.
-func (s *Store) CountReactions(ctx context.Context, user, conversation chat.ID, messages []chat.ID) (map[chat.ID][]chat.ReactionCount, error) {
-	const op = "store.CountReactions"
+func (s *Store) CountReactions(ctx context.Context, user chat.ID, messages []chat.Event) (map[chat.ID][]chat.ReactionCount, error) {
 	if len(messages) == 0 {
 		return nil, nil
 	}
-	rows, err := s.pool.Query(ctx, countReactionsSQL, pgx.NamedArgs{"user_id": user, "conversation_id": conversation, "messages": messages})
-	if err != nil {
-		return nil, translate(op, err)
+	conversations, ids := make([]chat.ID, len(messages)), make([]chat.ID, len(messages))
+	for i := range messages {
+		conversations[i], ids[i] = messages[i].ConversationID, messages[i].ID
 	}
 	counts := map[chat.ID][]chat.ReactionCount{}
 	var message chat.ID
 	var c chat.ReactionCount
-	_, err = pgx.ForEachRow(rows, []any{&message, &c.Emoji, &c.Users, &c.Mine}, func() error {
+	err := forEach(ctx, s.pool, []any{&message, &c.Emoji, &c.Users, &c.Mine}, func() {
 		counts[message] = append(counts[message], c)
-		return nil
-	})
-	return counts, translate(op, err)
+	}, countReactionsSQL, pgx.NamedArgs{"user_id": user, "conversations": conversations, "messages": ids})
+	return counts, translate("store.CountReactions", err)
 }
 
 // The order is by bytes, whatever the database's collation, as the key's is not: a
@@ -76,27 +74,22 @@ ORDER BY r.emoji COLLATE "C", r.user_id`
 // ListReactions implements chat.MessageStore.
 func (s *Store) ListReactions(ctx context.Context, user, message chat.ID, after chat.Reaction, limit int) ([]chat.Reaction, error) {
 	const op = "store.ListReactions"
-	rows, err := s.pool.Query(ctx, listReactionsSQL, pgx.NamedArgs{
-		"user_id": user, "message_id": message, "emoji": after.Emoji, "after_user": after.UserID, "limit": limit,
-	})
-	if err != nil {
-		return nil, translate(op, err)
-	}
 	seen := false
 	list := []chat.Reaction{}
 	var emoji *string
 	var r chat.Reaction
-	_, err = pgx.ForEachRow(rows, []any{&emoji, &r.UserID, scanTime(&r.CreatedAt)}, func() error {
+	err := forEach(ctx, s.pool, []any{&emoji, &r.UserID, scanTime(&r.CreatedAt)}, func() {
 		if seen = true; emoji != nil {
 			list = append(list, chat.Reaction{Emoji: *emoji, UserID: r.UserID, CreatedAt: r.CreatedAt})
 		}
-		return nil
+	}, listReactionsSQL, pgx.NamedArgs{
+		"user_id": user, "message_id": message, "emoji": after.Emoji, "after_user": after.UserID, "limit": limit,
 	})
-	if err == nil && !seen {
-		err = pgx.ErrNoRows
-	}
-	if errors.Is(err, pgx.ErrNoRows) {
+	switch {
+	case err != nil:
+		return nil, translate(op, err)
+	case !seen:
 		return nil, notFound(op, "messageId", "message", message)
 	}
-	return list, translate(op, err)
+	return list, nil
 }

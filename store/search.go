@@ -2,7 +2,6 @@ package store
 
 import (
 	"cmp"
-	"container/heap"
 	"context"
 	"slices"
 	"time"
@@ -69,12 +68,6 @@ CROSS JOIN LATERAL (
   WHERE conversation_id = found.conversation_id AND seq = found.seq AND type = 'message' AND deleted_at IS NULL
 ) e
 ORDER BY found.place`
-
-	countFoundReactionsSQL = `
-SELECT found.place - 1, r.emoji, count(*), bool_or(r.user_id = @user_id)
-FROM unnest(@conversation_ids::uuid[], @ids::uuid[]) WITH ORDINALITY AS found (conversation_id, id, place)
-JOIN reactions r ON r.conversation_id = found.conversation_id AND r.message_id = found.id
-GROUP BY found.place, r.emoji ORDER BY found.place, min(r.created_at), r.emoji`
 )
 
 const (
@@ -114,14 +107,10 @@ func (s *Store) SearchMessages(ctx context.Context, q chat.MessageSearch) (*chat
 	} else if err == nil {
 		err = r.newest(ctx)
 	}
-	p := r.page()
-	if err == nil {
-		err = r.addReactions(ctx, p.Items)
-	}
 	if err != nil {
 		return nil, translate("store.SearchMessages", err)
 	}
-	return p, nil
+	return r.page(), nil
 }
 
 // search is a search in progress.
@@ -131,8 +120,8 @@ type search struct {
 	words *words.Query
 	need  int // hits for a page, and one more
 
-	open       stretches   // logs still to be read, newest first
-	candidates []candidate // from the stretches read so far, in the order of the result
+	open       []*searchedLog // logs still to be read; first those whose next stretch is newest
+	candidates []candidate    // from the stretches read so far, in the order of the result
 	hits       []chat.SearchHit
 }
 
@@ -166,8 +155,12 @@ func (r *search) begin(ctx context.Context) error {
 		}
 		r.open = append(r.open, c)
 	}
-	heap.Init(&r.open)
+	r.sortOpen()
 	return nil
+}
+
+func (r *search) sortOpen() {
+	slices.SortFunc(r.open, func(a, b *searchedLog) int { return b.upTo.Compare(a.upTo) })
 }
 
 // before is the key that all hits precede; zero: none. Without an ID, messages of exactly
@@ -271,12 +264,13 @@ func compareRank(a, b chat.SearchCursor) int {
 }
 
 // match reads the next n stretches that may have something at or after since, adds their
-// candidates, at most limit from each (0: all), and returns unfinished logs to the heap.
+// candidates, at most limit from each (0: all), and drops the logs that are finished.
 func (r *search) match(ctx context.Context, n int, since time.Time, sql string, limit int) error {
-	var now []*searchedLog
-	for len(r.open) > 0 && len(now) < n && !r.open[0].upTo.Before(since) {
-		now = append(now, heap.Pop(&r.open).(*searchedLog))
+	n = min(n, len(r.open))
+	if old := slices.IndexFunc(r.open[:n], func(c *searchedLog) bool { return c.upTo.Before(since) }); old >= 0 {
+		n = old
 	}
+	now := r.open[:n]
 	var ids, beforeIDs []chat.ID
 	var queries []string
 	var joined, ends []int64
@@ -287,7 +281,7 @@ func (r *search) match(ctx context.Context, n int, since time.Time, sql string, 
 		beforeAts, beforeIDs = append(beforeAts, nullTime(c.before.CreatedAt)), append(beforeIDs, c.before.ID)
 		ends = append(ends, c.stretch*stretch-1)
 	}
-	batch := &pgx.Batch{}
+	var batch pgx.Batch
 	got := make([]int, len(now))
 	args := pgx.NamedArgs{
 		"conversation_ids": ids, "queries": queries, "joined": joined, "before_ats": beforeAts, "before_ids": beforeIDs, "sender_id": r.q.SenderID,
@@ -298,40 +292,39 @@ func (r *search) match(ctx context.Context, n int, since time.Time, sql string, 
 	var place int
 	var m candidate
 	batch.Queue(sql, args).Query(func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&place, &m.seq, &m.at.ID, &m.at.CreatedAt, &m.at.Rank}, func() error {
+		return scanEach(rows, []any{&place, &m.seq, &m.at.ID, &m.at.CreatedAt, &m.at.Rank}, func() {
 			c := now[place]
 			m.conversation = c.id
 			r.candidates = append(r.candidates, m)
 			if got[place]++; got[place] == limit {
 				c.before, c.upTo = m.at, m.at.CreatedAt // the oldest of them
 			}
-			return nil
 		})
-		return err
 	})
 	var end time.Time
 	batch.Queue(endsSQL, pgx.NamedArgs{"conversation_ids": ids, "seqs": ends}).Query(func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&place, &end}, func() error {
+		return scanEach(rows, []any{&place, &end}, func() {
 			c := now[place]
 			if limit > 0 && got[place] == limit || c.stretch*stretch <= c.joined {
-				return nil
+				return
 			}
 			if c.stretch--; end.Before(c.upTo) {
 				c.upTo = end
 			}
 			got[place] = -1 // goes on
-			return nil
 		})
-		return err
 	})
-	if err := r.store.pool.SendBatch(ctx, batch).Close(); err != nil {
+	if err := r.store.pool.SendBatch(ctx, &batch).Close(); err != nil {
 		return err
 	}
+	left := make([]*searchedLog, 0, len(r.open))
 	for i, c := range now {
 		if got[i] == -1 || limit > 0 && got[i] == limit {
-			heap.Push(&r.open, c)
+			left = append(left, c)
 		}
 	}
+	r.open = append(left, r.open[n:]...)
+	r.sortOpen()
 	return nil
 }
 
@@ -364,42 +357,4 @@ func (r *search) page() *chat.SearchPage {
 		p.Next = chat.SearchCursor{CreatedAt: last.Message.CreatedAt, ID: last.Message.ID, Rank: last.Rank, Until: r.q.After.Until}
 	}
 	return p
-}
-
-func (r *search) addReactions(ctx context.Context, hits []chat.SearchHit) error {
-	if len(hits) == 0 {
-		return nil
-	}
-	var conversations, ids []chat.ID
-	for i := range hits {
-		conversations, ids = append(conversations, hits[i].Message.ConversationID), append(ids, hits[i].Message.ID)
-	}
-	rows, err := r.store.pool.Query(ctx, countFoundReactionsSQL, pgx.NamedArgs{"conversation_ids": conversations, "ids": ids, "user_id": r.q.UserID})
-	if err != nil {
-		return err
-	}
-	var place int
-	var c chat.ReactionCount
-	_, err = pgx.ForEachRow(rows, []any{&place, &c.Emoji, &c.Users, &c.Mine}, func() error {
-		hits[place].Reactions = append(hits[place].Reactions, c)
-		return nil
-	})
-	return err
-}
-
-// stretches is a heap of logs by the time of the newest message still to be read.
-type stretches []*searchedLog
-
-func (s stretches) Len() int           { return len(s) }
-func (s stretches) Less(i, j int) bool { return s[i].upTo.After(s[j].upTo) }
-func (s stretches) Swap(i, j int)      { s[i], s[j] = s[j], s[i] }
-
-// Push implements heap.Interface.
-func (s *stretches) Push(c any) { *s = append(*s, c.(*searchedLog)) }
-
-// Pop implements heap.Interface.
-func (s *stretches) Pop() any {
-	last := (*s)[len(*s)-1]
-	*s = (*s)[:len(*s)-1]
-	return last
 }

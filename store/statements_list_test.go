@@ -160,7 +160,6 @@ var Statements = []Statement{
 	{"rankedMatchesSQL", rankedMatchesSQL, Warm, "conversation: message_terms", ""},
 	{"endsSQL", endsSQL, Warm, "conversation: events", ""},
 	{"getFoundSQL", getFoundSQL, Warm, "conversation: events, participants", ""},
-	{"countFoundReactionsSQL", countFoundReactionsSQL, Warm, "conversation: reactions", ""},
 	// presence_changes.go
 	{"snapshotNowSQL", snapshotNowSQL, Rare, "", ""},
 	{"changedPresencesSQL", changedPresencesSQL, Rare, "all: presences", ""},

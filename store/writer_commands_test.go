@@ -59,7 +59,7 @@ func (r *writerRig) texts(user, message chat.ID) []string {
 
 func (r *writerRig) reactions(user, message chat.ID) map[string]chat.ReactionCount {
 	r.t.Helper()
-	counts, err := r.s.CountReactions(r.t.Context(), user, r.conv, []chat.ID{message})
+	counts, err := r.s.CountReactions(r.t.Context(), user, []chat.Event{{ConversationID: r.conv, ID: message}})
 	if err != nil {
 		r.t.Fatal(err)
 	}
