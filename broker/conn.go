@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,9 +36,11 @@ type Conn struct {
 
 	intake *Intake // set with Client, by NewIntake; nil before
 
-	framing   framing       // owned by the reader
-	strict    strict        // framing's
-	bad       error         // owned by the reader: what is wrong with the packet after those that mochi has
+	strict    strict        // owned by the reader
+	held      []byte        // owned by the reader: what was read and mochi does not have yet; nil: nothing
+	checked   int           // owned by the reader: how many bytes of held are whole packets
+	waited    time.Duration // owned by the reader: for the rest of the packet that held ends with
+	bad       error         // owned by the reader: what is wrong with the packet after those that were checked
 	idle      atomic.Int64  // read deadline that mochi asked for, in Unix nanoseconds; 0: none
 	connected atomic.Bool   // CONNECT was accepted; the fields below are set before
 	version   byte          // of MQTT
@@ -62,8 +65,10 @@ type Conn struct {
 }
 
 func newConn(c net.Conn, s *Server, on *Listener) *Conn {
-	conn := &Conn{Conn: c, server: s, listener: on, written: make(chan struct{})}
-	conn.framing.maxFirst, conn.framing.max, conn.framing.strict = s.limits.MaxConnectPacket, s.limits.MaxPacket, &conn.strict
+	conn := &Conn{
+		Conn: c, server: s, listener: on, written: make(chan struct{}),
+		strict: strict{maxFirst: s.limits.MaxConnectPacket, max: s.limits.MaxPacket},
+	}
 	end := time.Now().Add(s.limits.ConnectTimeout)
 	_ = c.SetReadDeadline(end)
 	_ = c.SetWriteDeadline(end) // of a TLS handshake; writeAll sets its own
@@ -98,37 +103,70 @@ func (c *Conn) Version() byte { return c.version }
 
 // DisconnectReceived returns the reason code of the client's DISCONNECT, for the reader
 // that has been given it: mochi takes the short form, of a code without properties, for 0.
-func (c *Conn) DisconnectReceived() byte { return c.framing.disconnect }
+func (c *Conn) DisconnectReceived() byte { return c.strict.disconnect }
 
-// Read implements net.Conn for mochi's reader.
+// Read implements net.Conn for mochi's reader, which gets whole packets that have been
+// checked. The beginning of a packet is held until its rest has come.
 func (c *Conn) Read(p []byte) (int, error) {
-	if c.isClosing() {
-		return 0, net.ErrClosed
-	}
-	if c.bad != nil {
-		return 0, c.refuse(c.bad)
-	}
-	partial := !c.framing.since.IsZero() && c.connected.Load()
-	start := time.Now()
-	if partial { // only the time spent waiting for it counts: the reader may have been busy
-		c.setReadDeadline(start.Add(c.server.limits.PacketTimeout - c.framing.waited))
-	}
-	n, err := c.Conn.Read(p)
-	if partial {
-		c.framing.waited += time.Since(start)
-	}
-	if n > 0 {
-		var bad error
-		if n, bad = c.framing.feed(p[:n], time.Now()); bad != nil {
-			if c.bad = bad; n > 0 { // what came before it is still served
-				return n, nil
+	for {
+		if c.checked > 0 {
+			n := copy(p, c.held[:c.checked])
+			c.checked -= n
+			c.hold(c.held[:0], c.held[n:])
+			return n, nil
+		}
+		if c.isClosing() {
+			return 0, net.ErrClosed
+		}
+		if c.bad != nil {
+			return 0, c.refuse(c.bad)
+		}
+		var n, whole int
+		var err error
+		if len(c.held) == 0 {
+			n, err = c.Conn.Read(p)
+			whole, c.bad = c.strict.whole(p[:n])
+			if c.waited = 0; whole < n {
+				c.hold(getBuffer(), p[whole:n])
 			}
-			return 0, c.refuse(bad)
+		} else {
+			c.held = slices.Grow(c.held, 1)
+			n, err = c.readRest(c.held[len(c.held):cap(c.held)])
+			c.held = c.held[:len(c.held)+n]
+			if c.checked, c.bad = c.strict.whole(c.held); c.checked > 0 {
+				c.waited = 0
+			}
+		}
+		if whole > 0 { // what came before a packet that is wrong is still served
+			return whole, nil
+		}
+		if err != nil && c.checked == 0 && c.bad == nil {
+			if c.isClosing() { // the deadline that woke us was Close's
+				return 0, net.ErrClosed
+			}
+			return 0, err
 		}
 	}
-	if c.isClosing() { // the deadline that woke us was Close's
-		return 0, net.ErrClosed
+}
+
+// hold holds b, in the given buffer, which may overlap with it.
+func (c *Conn) hold(buffer, b []byte) {
+	c.held = append(buffer, b...)
+	if len(c.held) == 0 {
+		putBuffer(c.held)
+		c.held = nil
 	}
+}
+
+// readRest reads the rest of a packet, for which the client has PacketTimeout. Only the time
+// spent waiting for it counts: the reader may have been busy.
+func (c *Conn) readRest(p []byte) (int, error) {
+	start := time.Now()
+	if c.connected.Load() {
+		c.setReadDeadline(start.Add(c.server.limits.PacketTimeout - c.waited))
+	}
+	n, err := c.Conn.Read(p)
+	c.waited += time.Since(start)
 	return n, err
 }
 

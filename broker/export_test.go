@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"time"
 
 	"github.com/gorilla/websocket"
 )
@@ -43,20 +42,6 @@ func AppendDisconnect(b []byte, code byte, reason, reference string, limit int) 
 // Finish is finish.
 func (c *Conn) Finish() { c.finish() }
 
-// Framing is framing.
-type Framing struct{ f framing }
-
-// NewFraming returns a framing at the start of a stream.
-func NewFraming(maxFirst, maxOther int) *Framing {
-	return &Framing{framing{maxFirst: maxFirst, max: maxOther}}
-}
-
-// Feed is feed; within reports whether a packet has begun and not ended.
-func (f *Framing) Feed(b []byte) (within bool, err error) {
-	_, err = f.f.feed(b, time.Unix(1, 0))
-	return !f.f.since.IsZero(), err
-}
-
 // ReadProxyHeader is readProxyHeader.
 var ReadProxyHeader = readProxyHeader
 
@@ -65,25 +50,30 @@ type Strict struct{ s strict }
 
 // NewStrict returns a checker of what follows a CONNECT of the version; 0: of a whole
 // connection.
-func NewStrict(version byte) *Strict { return &Strict{strict{version: version}} }
+func NewStrict(version byte) *Strict {
+	return &Strict{strict{version: version, seen: version > 0, maxFirst: 1000, max: 1000}}
+}
 
 // Version is what CONNECT said.
 func (s *Strict) Version() byte { return s.s.version }
 
-// Packet checks one packet, whose body comes in the given pieces.
-func (s *Strict) Packet(header byte, first bool, length int, pieces ...[]byte) error {
-	if err := s.s.header(header, first); err != nil {
+// Packet checks one packet.
+func (s *Strict) Packet(header byte, body []byte) error {
+	if err := s.s.typeAndFlags(header); err != nil {
 		return err
 	}
-	if err := s.s.begin(length); err != nil {
-		return err
-	}
-	for _, p := range pieces {
-		if err := s.s.feed(p); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.s.packet(header, body)
+}
+
+// Whole is whole.
+func (s *Strict) Whole(b []byte) (int, error) { return s.s.whole(b) }
+
+// Frame returns the length of the first packet of a connection, or of a later one, whatever
+// it says; 0: it is not whole.
+func Frame(b []byte, first bool, limit int) (int, error) {
+	s := strict{seen: !first, maxFirst: limit, max: limit}
+	_, size, err := s.frame(b)
+	return size, err
 }
 
 // ViolationCode returns the reason code of a violation, 0 for what is none.
@@ -94,11 +84,3 @@ func ViolationCode(err error) byte {
 	}
 	return 0
 }
-
-// NewStrictFraming is NewFraming with a look at the packets.
-func NewStrictFraming(maxFirst, maxOther int) *Framing {
-	return &Framing{framing{maxFirst: maxFirst, max: maxOther, strict: &strict{}}}
-}
-
-// Whole is Feed that says how many bytes may be passed on.
-func (f *Framing) Whole(b []byte) (int, error) { return f.f.feed(b, time.Unix(1, 0)) }

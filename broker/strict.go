@@ -2,102 +2,89 @@ package broker
 
 import (
 	"bytes"
+	"unicode/utf8"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// strict checks the packets of a client while their bytes pass, in pieces of any
-// size, and keeps none of them. It finds what mochi's decoder accepts, or what makes it
-// panic: fields longer than their packet, bytes after the last one, properties twice or
-// out of range, reserved bits. Whether the strings of packets other than CONNECT are
-// UTF-8 is left to mochi, and what a packet means to the hooks. It is owned by the
-// connection's reader.
+// strict checks the packets of a client before mochi sees them, by their layout (MQTT 5.0
+// and 3.1.1, 2 and 3), and keeps none of them. It finds what mochi's decoder accepts, or
+// what makes it panic: fields longer than their packet, bytes after the last one,
+// properties twice or out of range, reserved bits. Whether the strings of packets other
+// than CONNECT are UTF-8 is left to mochi, and what a packet means to the hooks. It is
+// owned by the connection's reader.
 type strict struct {
-	version   byte   // of MQTT, once CONNECT has said it; 0 before, and if its answer could not be read
-	maxPacket uint32 // the client's Maximum Packet Size, or 0
+	maxFirst int // bytes of the first packet, CONNECT
+	max      int // bytes of any other
 
-	kind   byte   // type of the packet at hand
-	flags  byte   // of its fixed header; of CONNECT its own, once they are read
-	body   int    // bytes of it that are still to come
-	at     field  // what comes next, or is being read
-	mayEnd bool   // the packet may end before that
-	have   byte   // bytes read of the number at hand
-	number uint32 // and what they say
-	inText bool   // its length is read
-	left   int    // bytes of the text at hand that are still to come
-
-	props    int    // bytes of the properties that are still to come
-	property byte   // the identifier of the one at hand
-	seen     uint64 // a bit for each that was there
-	will     bool   // they are the will's
-
-	name  [6]byte // of the protocol
-	named int     // its length
-	text  runes
+	seen       bool   // the first packet was there
+	version    byte   // of MQTT, once CONNECT has said it; 0 before, and if its answer could not be read
+	maxPacket  uint32 // the client's Maximum Packet Size, or 0
+	disconnect byte   // reason code of DISCONNECT, or 0
 }
 
-// field is a part of a packet. Fields of properties are next to each other, and so
-// are those that are texts: two bytes of length, and as many as it says.
-type field byte
-
-const (
-	fieldEnd     field = iota // nothing may follow
-	fieldPayload              // anything may
-	fieldPacketID
-	fieldReason
-	fieldOptions
-	fieldVersion
-	fieldFlags // of CONNECT
-	fieldKeepAlive
-	fieldProps // the length of the properties
-	fieldProperty
-	fieldByte
-	fieldUint16
-	fieldUint32
-	fieldVarint
-	fieldKey // of a user property
-	fieldString
-	fieldBinary
-	fieldName
-	fieldTopic
-	fieldFilter
-	fieldClientID
-	fieldWillTopic
-	fieldWillPayload
-	fieldUsername
-	fieldPassword
-)
-
-func (f field) isText() bool { return f >= fieldKey }
-func (f field) isBinary() bool {
-	return f == fieldBinary || f == fieldWillPayload || f == fieldPassword
-}
-func (f field) isVarint() bool { return f == fieldProps || f == fieldVarint }
-func (f field) inProps() bool  { return f >= fieldProperty && f <= fieldBinary }
-
-// must says what follows; may, what follows if anything does.
-func (s *strict) must(next field) { s.at, s.mayEnd = next, false }
-func (s *strict) may(next field)  { s.at, s.mayEnd = next, true }
-
-// widths is how many bytes a number has.
-var widths = [fieldPassword + 1]byte{
-	fieldPacketID: 2, fieldReason: 1, fieldOptions: 1, fieldVersion: 1, fieldFlags: 1, fieldKeepAlive: 2,
-	fieldProperty: 1, fieldByte: 1, fieldUint16: 2, fieldUint32: 4,
-	fieldKey: 2, fieldString: 2, fieldBinary: 2, fieldName: 2, fieldTopic: 2, fieldFilter: 2,
-	fieldClientID: 2, fieldWillTopic: 2, fieldWillPayload: 2, fieldUsername: 2, fieldPassword: 2,
+// whole returns how many bytes of b, which begins with a packet, are whole packets. The
+// error says what is wrong with the packet after them, of which the fixed header, or a
+// part of it, may be enough to see that.
+func (s *strict) whole(b []byte) (n int, err error) {
+	for n < len(b) {
+		header, size, err := s.frame(b[n:])
+		if err != nil || size == 0 {
+			return n, err
+		}
+		s.seen = true
+		if err := s.packet(b[n], b[n+header:n+size]); err != nil {
+			return n, err
+		}
+		n += size
+	}
+	return n, nil
 }
 
-// header looks at the first byte of a packet; first tells that it is the connection's.
-func (s *strict) header(b byte, first bool) error {
-	s.kind, s.flags = b>>4, b&0xf
-	switch s.kind {
+// frame looks at the fixed header of the packet at the beginning of b. It returns how long
+// the fixed header and the packet are, or zeros if b does not hold all of it yet.
+func (s *strict) frame(b []byte) (header, size int, err error) {
+	if !s.seen && b[0] != packets.Connect<<4 {
+		return 0, 0, errNotConnect
+	}
+	if err := s.typeAndFlags(b[0]); err != nil {
+		return 0, 0, err
+	}
+	length, header := 0, 1
+	for more := true; more; header++ {
+		switch {
+		case header > 4:
+			return 0, 0, errMalformed
+		case header == len(b):
+			return 0, 0, nil
+		}
+		length |= int(b[header]&0x7f) << (7 * (header - 1))
+		more = b[header] >= 0x80
+	}
+	limit := s.max
+	if !s.seen {
+		limit = s.maxFirst
+	}
+	switch size = header + length; {
+	case size > limit:
+		return 0, 0, errPacketTooLarge
+	case size > len(b):
+		return 0, 0, nil
+	}
+	return header, size, nil
+}
+
+// typeAndFlags checks the first byte of a packet.
+func (s *strict) typeAndFlags(b byte) error {
+	kind, flags := b>>4, b&0xf
+	switch kind {
 	case packets.Reserved:
 		return errType
 	case packets.Publish:
 		switch {
-		case s.flags&6 == 6:
+		case flags&6 == 6:
 			return errQoS
-		case s.flags&0xe == 8:
+		case flags&0xe == 8:
 			return errDup
 		}
 		return nil
@@ -109,170 +96,187 @@ func (s *strict) header(b byte, first bool) error {
 		}
 		return errAuth
 	case packets.Connect:
-		if !first {
+		if s.seen {
 			return errConnectAgain
 		}
 	case packets.Pubrel, packets.Subscribe, packets.Unsubscribe:
-		s.flags ^= 2
+		flags ^= 2
 	}
-	if s.flags != 0 {
+	if flags != 0 {
 		return errFlags
 	}
 	return nil
 }
 
-// begin starts the body of a packet, of n bytes.
-func (s *strict) begin(n int) error {
-	s.body, s.props, s.seen, s.will = n, 0, 0, false
-	s.have, s.number, s.inText = 0, 0, false
-	s.must(fieldEnd) // PINGREQ
-	switch s.kind {
+// packet checks a packet after its fixed header.
+func (s *strict) packet(header byte, body []byte) error {
+	kind := header >> 4
+	f := fields{rest: body}
+	switch kind {
 	case packets.Connect:
-		s.at = fieldName
+		s.connect(&f)
 	case packets.Publish:
-		s.at = fieldTopic
-	case packets.Puback, packets.Pubrec, packets.Pubrel, packets.Pubcomp, packets.Subscribe, packets.Unsubscribe:
-		s.at = fieldPacketID
+		f.binary() // the topic
+		if header&6 != 0 {
+			f.packetID()
+		}
+		s.properties(&f, 1<<kind)
+		f.rest = nil // the payload
+	case packets.Puback, packets.Pubrec, packets.Pubrel, packets.Pubcomp:
+		f.packetID()
+		s.reason(&f, kind)
+	case packets.Subscribe, packets.Unsubscribe:
+		f.packetID()
+		s.properties(&f, 1<<kind)
+		f.check(len(f.rest) > 0, errNoFilter)
+		for len(f.rest) > 0 {
+			f.check(len(f.binary()) > 0, errEmptyFilter)
+			if kind == packets.Subscribe {
+				s.options(&f)
+			}
+		}
 	case packets.Disconnect:
-		if s.version == 5 {
-			s.may(fieldReason)
-		}
+		s.disconnect = s.reason(&f, kind)
 	}
-	return s.end()
+	f.check(len(f.rest) == 0, errTrailing)
+	return f.err
 }
 
-// feed takes the next bytes of the body.
-func (s *strict) feed(b []byte) error {
-	for len(b) > 0 {
-		var n int
-		var err error
-		switch {
-		case s.at == fieldPayload:
-			n = len(b)
-			s.body -= n
-		case s.at == fieldEnd:
-			return errTrailing
-		case s.inText:
-			n, err = s.feedText(b)
-		case s.at.isVarint():
-			n, err = s.feedVarint(b)
-		default:
-			n, err = s.feedNumber(b)
-		}
-		if err != nil {
-			return err
-		}
-		b = b[n:]
+// Flags of CONNECT.
+const hasWill, hasPassword, hasUsername = 1 << 2, 1 << 6, 1 << 7
+
+// connect checks CONNECT. A password without a user name, which 3.1.1 does not allow, is
+// taken: an access token needs none.
+func (s *strict) connect(f *fields) {
+	f.utf8 = true
+	name, version := f.binary(), f.byte()
+	if f.err == nil {
+		f.check(s.protocol(string(name), version), errVersion)
 	}
-	return s.end()
+	flags := f.byte()
+	f.check(flags&1 == 0, errReserved)
+	f.check(flags>>3&3 < 3, errWillQoS)
+	f.check(flags&hasWill != 0 || flags&0x38 == 0, errWillFlags)
+	f.number(2) // keep alive
+	s.properties(f, 1<<packets.Connect)
+	f.text() // client id
+	if flags&hasWill != 0 {
+		s.properties(f, inWill)
+		f.text()
+		f.binary()
+	}
+	if flags&hasUsername != 0 {
+		f.text()
+	}
+	if flags&hasPassword != 0 {
+		f.binary()
+	}
 }
 
-// end says what is wrong with a packet that has no bytes left.
-func (s *strict) end() error {
+// protocol reports whether the protocol's name and version are MQTT 3.1.1 or 5.0. Where
+// they are not, s.version says in which version the answer can be read. Mosquitto's
+// bridges set the highest bit, which hooks take for what it says.
+func (s *strict) protocol(name string, version byte) bool {
 	switch {
-	case s.body > 0, s.at <= fieldPayload, s.mayEnd && s.have == 0 && !s.inText:
+	case name == "MQTT" && (version == 4 || version == 5):
+		s.version = version
+		return true
+	case name == "MQTT" && version == 4|1<<7:
+		s.version = 4
+		return true
+	case name == "MQTT" && version&0x7f < 5, name == "MQIsdp":
+		s.version = 4
+	case name == "MQTT", version == 5:
+		s.version = 5
+	}
+	return false
+}
+
+// options checks subscription options, in MQTT 3.1.1 the QoS.
+func (s *strict) options(f *fields) {
+	b := f.byte()
+	f.check(b&0xc0 == 0 && (s.version == 5 || b < 3), errOptions)
+	f.check(b&3 < 3, errMaximumQoS)
+	f.check(b>>4&3 < 3, errRetainHandling)
+}
+
+// reason checks and returns the reason code at the end of a packet; it and the properties
+// after it may be left out. MQTT 3.1.1 has neither.
+func (s *strict) reason(f *fields, kind byte) byte {
+	if s.version < 5 || len(f.rest) == 0 {
+		return 0
+	}
+	code := f.byte()
+	f.check(bytes.IndexByte(reasonCodes[kind], code) >= 0, errReason)
+	if len(f.rest) > 0 {
+		s.properties(f, 1<<kind)
+	}
+	return code
+}
+
+// reasonCodes are those that a client may send (MQTT 5.0, 2.4), by type of packet.
+var reasonCodes = [...][]byte{
+	packets.Puback:     {0, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99},
+	packets.Pubrec:     {0, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99},
+	packets.Pubrel:     {0, 0x92},
+	packets.Pubcomp:    {0, 0x92},
+	packets.Disconnect: {0, 4, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99},
+}
+
+// fields reads the fields of a packet. After the first one that is wrong nothing is left.
+type fields struct {
+	rest []byte
+	utf8 bool // strings are checked
+	err  error
+}
+
+// check notes what is wrong, unless ok, or something was before.
+func (f *fields) check(ok bool, wrong *violation) {
+	if !ok && f.err == nil {
+		f.rest, f.err = nil, wrong
+	}
+}
+
+// take returns the next n bytes; nil if there are fewer.
+func (f *fields) take(n int, missing *violation) []byte {
+	if n > len(f.rest) {
+		f.check(false, missing)
 		return nil
-	case s.at == fieldFilter && s.have == 0 && !s.inText:
-		return errNoFilter
 	}
-	return errShort
+	b := f.rest[:n]
+	f.rest = f.rest[n:]
+	return b
 }
 
-// room is how many bytes there are for the field at hand.
-func (s *strict) room() int {
-	if s.at.inProps() {
-		return s.props
+func (f *fields) number(width int) (n uint32) {
+	for _, b := range f.take(width, errShort) {
+		n = n<<8 | uint32(b)
 	}
-	return s.body
+	return n
 }
 
-// took accounts for n bytes of the field at hand.
-func (s *strict) took(n int) {
-	s.body -= n
-	if s.at.inProps() {
-		s.props -= n
-	}
-}
+func (f *fields) byte() byte { return byte(f.number(1)) }
 
-// feedNumber reads a number, which may be the length of a text.
-func (s *strict) feedNumber(b []byte) (n int, err error) {
-	width := widths[s.at]
-	if int(width-s.have) > s.room() {
-		return 0, errShort
-	}
-	for n < len(b) && s.have < width {
-		s.number = s.number<<8 | uint32(b[n])
-		s.have++
-		n++
-	}
-	s.took(n)
-	if s.have < width {
-		return n, nil
-	}
-	number := s.number
-	s.have, s.number = 0, 0
-	if !s.at.isText() {
-		return n, s.after(number)
-	}
-	s.left, s.inText = int(number), true
-	switch {
-	case s.left > s.room():
-		return n, errOverrun
-	case s.left == 0 && s.at == fieldFilter:
-		return n, errEmptyFilter
-	case s.left > 0:
-		return n, nil
-	}
-	return n, s.textEnds()
-}
+func (f *fields) packetID() { f.check(f.number(2) > 0, errPacketID) }
 
-// feedVarint reads a variable byte integer (MQTT 5.0, 1.5.5).
-func (s *strict) feedVarint(b []byte) (n int, err error) {
-	for n < len(b) {
-		if s.room() == 0 {
-			return n, errShort
-		}
-		c := b[n]
-		n++
-		s.took(1)
-		s.number |= uint32(c&0x7f) << (7 * s.have)
-		if s.have++; c < 0x80 {
-			number := s.number
-			s.have, s.number = 0, 0
-			return n, s.after(number)
-		}
-		if s.have == 4 {
-			return n, errVarint
+// varint reads a variable byte integer (MQTT 5.0, 1.5.5).
+func (f *fields) varint() (n uint32) {
+	for shift := 0; shift < 28; shift += 7 {
+		b := f.byte()
+		n |= uint32(b&0x7f) << shift
+		if b < 0x80 {
+			return n
 		}
 	}
-	return n, nil
+	f.check(false, errVarint)
+	return 0
 }
 
-// feedText passes over a text, or a part of it.
-func (s *strict) feedText(b []byte) (n int, err error) {
-	n = min(len(b), s.left)
-	piece := b[:n]
-	s.left -= n
-	s.took(n)
-	switch {
-	case s.kind == packets.Connect && s.at == fieldName:
-		copy(s.name[min(s.named, len(s.name)):], piece)
-		s.named += n
-	case s.kind == packets.Connect && !s.at.isBinary() && !s.text.feed(piece):
-		return n, errText
-	case s.at == fieldString && s.property == propResponseTopic && bytes.ContainsAny(piece, "+#"):
-		return n, errResponseTopic
-	}
-	if s.left > 0 {
-		return n, nil
-	}
-	return n, s.textEnds()
-}
+func (f *fields) binary() []byte { return f.take(int(f.number(2)), errOverrun) }
 
-func (s *strict) textEnds() error {
-	s.inText = false
-	if s.text.within() {
-		return errText
-	}
-	return s.after(0)
+// text reads a string (MQTT 5.0, 1.5.4).
+func (f *fields) text() []byte {
+	b := f.binary()
+	f.check(!f.utf8 || utf8.Valid(b) && bytes.IndexByte(b, 0) < 0, errText)
+	return b
 }

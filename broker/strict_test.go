@@ -3,7 +3,6 @@ package broker_test
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -86,22 +85,17 @@ func body(packet []byte) (header byte, rest []byte) {
 	return packet[0], packet[n+1:]
 }
 
-// What a client may send passes, in whatever pieces it comes; what is cut short, or
-// goes on, does not, unless the shorter or the longer is another valid packet.
+// What a client may send passes; what is cut short, or goes on, does not, unless the
+// shorter or the longer is another valid packet.
 func TestStrictTakesWhatIsValid(t *testing.T) {
 	t.Parallel()
 	for _, v := range []byte{4, 5} {
 		for name, p := range validPackets(v) {
 			header, rest := body(p)
-			first := header == 0x10
-			check := func(what string, b []byte, pieces ...[]byte) {
+			check := func(what string, b []byte) {
 				t.Helper()
-				version := v
-				if first {
-					version = 0
-				}
-				s := broker.NewStrict(version)
-				err := s.Packet(header, first, len(b), pieces...)
+				s := strictFor(v, header)
+				err := s.Packet(header, b)
 				want := naive(v, header, b)
 				if (err == nil) != (want == "") {
 					t.Errorf("version %d, %s, %s: %v, want %q: % x", v, name, what, err, want, b)
@@ -113,16 +107,21 @@ func TestStrictTakesWhatIsValid(t *testing.T) {
 			if want := naive(v, header, rest); want != "" {
 				t.Errorf("version %d, %s is not valid: %s", v, name, want)
 			}
-			check("whole", rest, rest)
-			check("byte by byte", rest, slices.Collect(slices.Chunk(rest, 1))...)
+			check("whole", rest)
 			for n := range rest {
-				check("cut short", rest[:n], rest[:n])
-				check("in two pieces", rest, rest[:n], rest[n:])
+				check("cut short", rest[:n])
 			}
-			longer := append(slices.Clone(rest), 0)
-			check("a byte more", longer, longer)
+			check("a byte more", append(slices.Clone(rest), 0))
 		}
 	}
+}
+
+// strictFor returns a checker for the first CONNECT of a connection, or for a later packet.
+func strictFor(version, header byte) *broker.Strict {
+	if header>>4 == packets.Connect {
+		return broker.NewStrict(0)
+	}
+	return broker.NewStrict(version)
 }
 
 // naive is what strict must agree with: it looks at a whole packet at once, and says
@@ -306,16 +305,15 @@ func (r *cursor) props(allowed string) {
 	r.must(!seen[0x16] || seen[0x15], "data without method")
 }
 
-// strict and naive agree on anything, in any pieces; and what they take, mochi decodes
-// without a panic.
+// strict and naive agree on anything; and what they take, mochi decodes without a panic.
 func FuzzStrict(f *testing.F) {
 	for _, v := range []byte{4, 5} {
 		for _, p := range validPackets(v) {
 			header, rest := body(p)
-			f.Add(v == 5, header, rest, uint64(1))
+			f.Add(v == 5, header, rest)
 		}
 	}
-	f.Fuzz(func(t *testing.T, five bool, header byte, rest []byte, seed uint64) {
+	f.Fuzz(func(t *testing.T, five bool, header byte, rest []byte) {
 		if len(rest) > 1<<16 {
 			return
 		}
@@ -323,25 +321,16 @@ func FuzzStrict(f *testing.F) {
 		if five {
 			v = 5
 		}
-		agree(t, v, header, rest, rand.New(rand.NewPCG(seed, 1)))
+		agree(t, v, header, rest)
 	})
 }
 
-func agree(t *testing.T, v, header byte, rest []byte, r *rand.Rand) {
+func agree(t *testing.T, v, header byte, rest []byte) {
 	t.Helper()
-	first := header>>4 == packets.Connect
-	s := broker.NewStrict(v)
-	if first {
-		s = broker.NewStrict(0)
-	}
-	var pieces [][]byte
-	for b := rest; len(b) > 0; {
-		n := 1 + r.IntN(len(b))
-		pieces, b = append(pieces, b[:n]), b[n:]
-	}
-	err := s.Packet(header, first, len(rest), pieces...)
+	s := strictFor(v, header)
+	err := s.Packet(header, rest)
 	want := naive(v, header, rest)
-	if first && err == nil && want == "version" && s.Version() != v {
+	if err == nil && want == "version" && s.Version() != v {
 		return // a CONNECT of the other version
 	}
 	if (err == nil) != (want == "") {
@@ -395,7 +384,7 @@ func TestStrictAgreesWithNaive(t *testing.T) {
 						b = slices.Insert(b, i, byte(r.IntN(256)))
 					}
 				}
-				agree(t, v, header, b, r)
+				agree(t, v, header, b)
 			}
 		}
 	}
@@ -460,55 +449,27 @@ func TestStrictCodes(t *testing.T) {
 		{"bytes after the password", 0, 0x10, connect("\x04", "\xc2", str("a")+str("b")+str("c")+"d"), 0x81},
 	} {
 		s := broker.NewStrict(c.version)
-		err := s.Packet(c.header, c.version == 0, len(c.body), []byte(c.body))
+		err := s.Packet(c.header, []byte(c.body))
 		if got := broker.ViolationCode(err); got != c.code {
 			t.Errorf("%s: %v (0x%02x), want 0x%02x", c.name, err, got, c.code)
 		}
 	}
 }
 
-// The framing passes on what is whole before a packet that is not.
-func TestFramingServesWhatCameBefore(t *testing.T) {
-	t.Parallel()
-	fr := broker.NewStrictFraming(1000, 1000)
-	good := slices.Concat(validPackets(5)["CONNECT"], validPackets(5)["PUBLISH, QoS 2"])
-	whole, err := fr.Whole(slices.Concat(good, []byte{0xc0, 1, 0, 0xc0, 0}))
-	if whole != len(good) || broker.ViolationCode(err) != 0x81 {
-		t.Errorf("got %d bytes of %d, %v", whole, len(good), err)
-	}
-	fr = broker.NewStrictFraming(1000, 1000)
-	if whole, err := fr.Whole(good[:3]); whole != 3 || err != nil {
-		t.Errorf("got %d, %v", whole, err)
-	}
-	if whole, err := fr.Whole(append(slices.Clone(good[3:]), 0)); whole != len(good)-3 || broker.ViolationCode(err) != 0x81 {
-		t.Errorf("got %d bytes of %d, %v", whole, len(good)-3, err)
-	}
-	if errors.Is(err, broker.ErrMalformed) {
-		t.Error(err)
-	}
-}
-
-func BenchmarkFraming(b *testing.B) {
+func BenchmarkStrict(b *testing.B) {
 	topic := str("conv/0198c0de-0000-7000-8000-000000000001/messages")
 	for name, body := range map[string]string{
-		"publish":                topic + "\x00\x01\x00" + strings.Repeat("x", 200),
-		"publish with key":       topic + "\x00\x01" + props("\x03"+str("application/json")+"\x26"+str("k")+str("v")) + strings.Repeat("x", 200),
-		"publish, without check": topic + "\x00\x01\x00" + strings.Repeat("x", 200),
+		"publish":          topic + "\x00\x01\x00" + strings.Repeat("x", 200),
+		"publish with key": topic + "\x00\x01" + props("\x03"+str("application/json")+"\x26"+str("k")+str("v")) + strings.Repeat("x", 200),
 	} {
 		b.Run(name, func(b *testing.B) {
-			fr := broker.NewStrictFraming(1000, 1000)
-			if strings.HasSuffix(name, "without check") {
-				fr = broker.NewFraming(1000, 1000)
-			}
-			if _, err := fr.Whole(validPackets(5)["CONNECT"]); err != nil {
-				b.Fatal(err)
-			}
+			s := broker.NewStrict(5)
 			p := append(broker.AppendVarint([]byte{0x32}, len(body)), body...)
 			stream := bytes.Repeat(p, 8)
 			b.ReportAllocs()
 			for i := 0; i < b.N; i += 8 {
-				if _, err := fr.Whole(stream); err != nil {
-					b.Fatal(err)
+				if n, err := s.Whole(stream); n != len(stream) || err != nil {
+					b.Fatal(n, err)
 				}
 			}
 		})

@@ -1,6 +1,16 @@
 package broker
 
-import "github.com/mochi-mqtt/server/v2/packets"
+import (
+	"errors"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// Errors that end a connection, beside violations.
+var (
+	errPacketTooLarge = errors.New("packet larger than the limit")
+	errNotConnect     = errors.New("first packet is not CONNECT")
+)
 
 // violation is what is wrong with a packet: its reason code (MQTT 5.0, 4.13), and a
 // reason string for the developer of the client.
