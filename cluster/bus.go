@@ -60,25 +60,32 @@ type Bus struct {
 	link     Link
 	receiver Receiver // set by Run
 
-	locations *locations
-	lookups   chan lookup               // full: drop and count
-	workers   [busWorkers]chan received // full: drop and count
-	peers     atomic.Pointer[peers]     // set by Run
-	asksMu    sync.Mutex                // guards changes of asks
-	asks      atomic.Pointer[nodeSet]   // nodes where a session has asked for delivery receipts
-	hello     chan struct{}             // of one value: a hello is due
-	newcomer  chan struct{}             // of one value: a hello came from a node that Keeper has not found in the database yet
+	lookups  chan lookup               // full: drop and count
+	workers  [busWorkers]chan received // full: drop and count
+	view     atomic.Pointer[view]      // set by Run
+	hello    chan struct{}             // of one value: a hello is due
+	newcomer chan struct{}             // of one value: a hello came from a node that Keeper has not found in the database yet
 }
 
-// peers are the nodes that can be reached, by their numbers here. It is replaced as a whole.
-type peers struct {
-	live    nodeSet
-	numbers map[string]int
-	nodes   [maxPeers]Node
+// view is the other nodes that can be reached, and what is known about them. Sets of nodes
+// hold their numbers in it. When the nodes change, a new view replaces it, whose locations
+// are empty: those before may name nodes that are gone, or lack notices lost while the link
+// was down.
+type view struct {
+	nodes     []peer // at most maxPeers
+	numbers   map[string]int
+	all       nodeSet
+	locations *locations
+}
+
+type peer struct {
+	Node
+	asks *atomic.Bool // a session there has asked for delivery receipts
 }
 
 // lookup is a frame whose users have to be looked up first.
 type lookup struct {
+	view  *view
 	frame []byte
 	users []chat.ID
 	among nodeSet
@@ -96,12 +103,11 @@ func NewBus(o BusOptions) *Bus {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	b := &Bus{
-		link: o.Link, logger: o.Logger.With("component", "cluster"), locations: newLocations(), lookups: make(chan lookup, lookupQueue),
+		link: o.Link, logger: o.Logger.With("component", "cluster"), lookups: make(chan lookup, lookupQueue),
 		hello: make(chan struct{}, 1), newcomer: make(chan struct{}, 1),
 	}
+	b.view.Store(&view{locations: newLocations()})
 	b.metrics = newMetrics(o.Registerer, b)
-	b.peers.Store(&peers{})
-	b.asks.Store(&nodeSet{})
 	for i := range b.workers {
 		b.workers[i] = make(chan received, busQueue)
 	}
@@ -128,11 +134,12 @@ func (b *Bus) Run(ctx context.Context, r Receiver) error {
 		case <-ctx.Done():
 			return nil
 		case <-b.link.Changed():
-			b.refreshPeers()
+			b.refresh()
 		case <-hello.C:
 		case <-b.hello:
 		}
-		b.send(appendHello(nil, b.receiver.Asking()), b.peers.Load().live)
+		v := b.view.Load()
+		b.send(v, appendHello(nil, b.receiver.Asking()), v.all)
 	}
 }
 
@@ -159,40 +166,36 @@ func signal(c chan struct{}) {
 	}
 }
 
-// refreshPeers reads from the link which nodes can be reached. It drops the cached locations
-// of users: they may name nodes that are gone, or lack notices lost while the link was down.
-func (b *Bus) refreshPeers() {
-	old, fresh := b.peers.Load(), &peers{numbers: map[string]int{}}
-	var list []Node
-	for _, n := range b.link.Peers() {
-		if number, ok := old.numbers[n.ID]; ok { // keeps its number
-			fresh.live.add(number)
-			fresh.numbers[n.ID], fresh.nodes[number] = number, n
-		} else {
-			list = append(list, n)
+// refresh reads from the link which nodes can be reached.
+func (b *Bus) refresh() {
+	old, v := b.view.Load(), &view{numbers: map[string]int{}, locations: newLocations()}
+	list := b.link.Peers()
+	for number, n := range list[:min(len(list), maxPeers)] {
+		p := peer{n, new(atomic.Bool)}
+		if before, ok := old.numbers[n.ID]; ok {
+			p.asks = old.nodes[before].asks
 		}
+		v.nodes, v.numbers[n.ID] = append(v.nodes, p), number
+		v.all.add(number)
 	}
-	for number := 0; number < maxPeers && len(list) > 0; number++ {
-		if fresh.nodes[number].ID == "" {
-			fresh.live.add(number)
-			fresh.numbers[list[0].ID], fresh.nodes[number] = number, list[0]
-			list = list[1:]
-		}
-	}
-	b.asksMu.Lock()
-	b.peers.Store(fresh)
-	asks := *b.asks.Load()
-	asks.and(fresh.live)
-	b.asks.Store(&asks)
-	b.asksMu.Unlock()
-	b.locations.clear()
+	b.view.Store(v)
 }
 
 // Peers returns how many other nodes can be reached.
-func (b *Bus) Peers() int { return len(b.peers.Load().numbers) }
+func (b *Bus) Peers() int { return len(b.view.Load().nodes) }
 
 // Asking reports whether a session at another node has asked for delivery receipts.
-func (b *Bus) Asking() bool { return !b.asks.Load().empty() }
+func (b *Bus) Asking() bool { return !b.view.Load().asking().empty() }
+
+// asking returns the nodes where a session has asked for delivery receipts.
+func (v *view) asking() (s nodeSet) {
+	for number, p := range v.nodes {
+		if p.asks.Load() {
+			s.add(number)
+		}
+	}
+	return s
+}
 
 // Here tells all nodes, those that will join too, whether a user has a connection at this
 // one. It does not block.
@@ -204,37 +207,37 @@ func (b *Bus) Here(user chat.ID, here bool) {
 	} else {
 		b.link.Unregister(user)
 	}
-	if live := b.peers.Load().live; !live.empty() {
-		b.send(appendUser(nil, kind, user), live)
-	}
+	v := b.view.Load()
+	b.send(v, appendUser(nil, kind, user), v.all)
 }
 
 // Event implements chat.Peers.
 func (b *Bus) Event(e *chat.Event, membersVersion int64, users []chat.ID) {
-	live := b.peers.Load().live
-	if live.empty() {
+	v := b.view.Load()
+	if len(v.nodes) == 0 {
 		return
 	}
-	at, unknown := b.locations.find(users, live)
+	at, unknown := v.locations.find(users, v.all)
 	if at.empty() && len(unknown) == 0 {
 		return
 	}
 	frame := appendEvent(make([]byte, 0, eventHeader+512+len(e.Content)), e, membersVersion)
-	b.route(frame, at, unknown, live)
+	b.route(v, frame, at, unknown, v.all)
 }
 
 // Notify implements chat.Peers.
 func (b *Bus) Notify(n chat.Notice, users []chat.ID) {
-	among := b.peers.Load().live
+	v := b.view.Load()
+	among := v.all
 	if n.Received != nil {
-		among.and(*b.asks.Load())
+		among = v.asking()
 	}
 	if among.empty() {
 		return
 	}
 	at, unknown := among, []chat.ID(nil)
 	if users != nil {
-		if at, unknown = b.locations.find(users, among); at.empty() && len(unknown) == 0 {
+		if at, unknown = v.locations.find(users, among); at.empty() && len(unknown) == 0 {
 			return
 		}
 	}
@@ -243,14 +246,14 @@ func (b *Bus) Notify(n chat.Notice, users []chat.ID) {
 		b.logger.Error("a notice cannot be encoded", "err", err)
 		return
 	}
-	b.route(frame, at, unknown, among)
+	b.route(v, frame, at, unknown, among)
 }
 
 // Publication sends a publication to a device topic to every node. It does not block, and
 // p must not be changed afterwards.
 func (b *Bus) Publication(p *chat.Publication) {
-	live := b.peers.Load().live
-	if live.empty() {
+	v := b.view.Load()
+	if len(v.nodes) == 0 {
 		return
 	}
 	frame, err := p.AppendBinary([]byte{byte(framePublication)})
@@ -258,41 +261,40 @@ func (b *Bus) Publication(p *chat.Publication) {
 		b.metrics.dropped.Inc()
 		return
 	}
-	b.send(frame, live)
+	b.send(v, frame, v.all)
 }
 
 // NotifyNode implements chat.Peers.
 func (b *Bus) NotifyNode(node string, n chat.Notice) {
 	var to nodeSet
-	p := b.peers.Load()
-	p.live.each(func(number int) {
-		if p.nodes[number].Name == node {
+	v := b.view.Load()
+	for number, p := range v.nodes {
+		if p.Name == node {
 			to.add(number)
 		}
-	})
+	}
 	if frame, err := appendNotice(nil, &n); err == nil {
-		b.send(frame, to)
+		b.send(v, frame, to)
 	}
 }
 
 // route sends a frame to the nodes at, and has the unknown users looked up.
-func (b *Bus) route(frame []byte, at nodeSet, unknown []chat.ID, among nodeSet) {
-	b.send(frame, at)
+func (b *Bus) route(v *view, frame []byte, at nodeSet, unknown []chat.ID, among nodeSet) {
+	b.send(v, frame, at)
 	if len(unknown) == 0 {
 		return
 	}
 	among.without(at)
 	select {
-	case b.lookups <- lookup{frame, unknown, among}:
+	case b.lookups <- lookup{v, frame, unknown, among}:
 	default:
 		b.metrics.dropped.Inc()
 	}
 }
 
-func (b *Bus) send(frame []byte, to nodeSet) {
-	p := b.peers.Load()
+func (b *Bus) send(v *view, frame []byte, to nodeSet) {
 	to.each(func(number int) {
-		if id := p.nodes[number].ID; id == "" || !b.link.Send(id, frame) {
+		if !b.link.Send(v.nodes[number].ID, frame) {
 			b.metrics.dropped.Inc()
 			return
 		}
@@ -316,24 +318,28 @@ func (b *Bus) lookUp(ctx context.Context) {
 			batch, users = append(batch, next), append(users, next.users...)
 		}
 		slices.SortFunc(users, chat.ID.Compare)
-		found := b.locate(ctx, slices.Compact(users))
+		v := b.view.Load()
+		found := b.locate(ctx, v, slices.Compact(users))
 		for _, l := range batch {
+			if l.view != v { // its numbers are others: a node may get the frame twice
+				l.among = v.all
+			}
 			var at nodeSet
 			for _, user := range l.users {
 				at.or(found[user])
 			}
 			at.and(l.among)
-			b.send(l.frame, at)
+			b.send(v, l.frame, at)
 		}
 	}
 }
 
 // locate looks users up and caches the answer. It returns nil if that fails.
-func (b *Bus) locate(ctx context.Context, users []chat.ID) (found map[chat.ID]nodeSet) {
+func (b *Bus) locate(ctx context.Context, v *view, users []chat.ID) (found map[chat.ID]nodeSet) {
 	ctx, cancel := chat.WithDeadline(ctx, lookupTimeout, "cluster.locate")
 	defer cancel()
-	b.locations.begin(users)
-	defer func() { b.locations.finish(users, found) }()
+	v.locations.begin(users)
+	defer func() { v.locations.finish(users, found) }()
 	b.metrics.lookups.Add(float64(len(users)))
 	ids, err := b.link.Locate(ctx, users)
 	if err != nil {
@@ -341,11 +347,10 @@ func (b *Bus) locate(ctx context.Context, users []chat.ID) (found map[chat.ID]no
 		return nil
 	}
 	found = make(map[chat.ID]nodeSet, len(users))
-	numbers := b.peers.Load().numbers
 	for i, list := range ids {
 		var at nodeSet
 		for _, id := range list {
-			if number, ok := numbers[id]; ok {
+			if number, ok := v.numbers[id]; ok {
 				at.add(number)
 			}
 		}
@@ -365,11 +370,17 @@ func (b *Bus) receive(from string, raw []byte) {
 	b.metrics.received[f.kind].Inc()
 	switch f.kind {
 	case frameHere, frameGone:
-		if number, ok := b.peers.Load().numbers[from]; ok {
-			b.locations.update(f.user, number, f.kind == frameHere)
+		v := b.view.Load()
+		if number, ok := v.numbers[from]; ok {
+			v.locations.update(f.user, number, f.kind == frameHere)
 		}
 	case frameHello:
-		b.setAsks(from, f.asks)
+		v := b.view.Load()
+		if number, ok := v.numbers[from]; ok {
+			v.nodes[number].asks.Store(f.asks)
+		} else {
+			signal(b.newcomer)
+		}
 	case frameEvent:
 		b.enqueue(f.event.ConversationID.Shard(busWorkers), received{from, f})
 	case frameNotice:
@@ -409,22 +420,6 @@ func (b *Bus) enqueue(worker int, r received) {
 	default:
 		b.metrics.dropped.Inc()
 	}
-}
-
-// setAsks notes whether a session at another node has asked for delivery receipts.
-func (b *Bus) setAsks(from string, asks bool) {
-	b.asksMu.Lock()
-	defer b.asksMu.Unlock()
-	number, ok := b.peers.Load().numbers[from]
-	if !ok {
-		signal(b.newcomer)
-		return
-	}
-	set := *b.asks.Load()
-	if set.remove(number); asks {
-		set.add(number)
-	}
-	b.asks.Store(&set)
 }
 
 // work handles received frames, one after the other, until ctx ends.

@@ -14,6 +14,6 @@
 //
 // Goroutines: Keeper.Run is one, with one more for changes of members, and one for each
 // recheck or release while it lasts. Bus.Run is one that sends hellos, with eight that handle
-// frames, one for look-ups, and those of Link.Run. Locks (Bus.asksMu, those of locations)
-// guard memory only, and none is taken under another.
+// frames, one for look-ups, and those of Link.Run. The locks of locations guard memory
+// only, and none is taken under another.
 package cluster

@@ -14,10 +14,10 @@ const (
 	locationTTL    = time.Minute // then they are looked up again: a notice may have been lost
 )
 
-// nodeSet is a set of nodes, by their numbers at this node.
+// nodeSet is a set of nodes, by their numbers in a view.
 type nodeSet [2]uint64
 
-// maxPeers is how many other nodes can have numbers; store.MaxNodes allows no more.
+// maxPeers is how many other nodes a view can hold; store.MaxNodes allows no more.
 const maxPeers = 128
 
 func (s *nodeSet) add(n int)         { s[n/64] |= 1 << (n % 64) }
@@ -139,16 +139,6 @@ func (l *locations) update(user chat.ID, node int, here bool) {
 		known.at.remove(node)
 	}
 	sh.users[user] = known
-}
-
-// clear empties the cache: nodes have come or gone, or notices were lost.
-func (l *locations) clear() {
-	for i := range l.shards {
-		sh := &l.shards[i]
-		sh.mu.Lock()
-		clear(sh.users)
-		sh.mu.Unlock()
-	}
 }
 
 // size returns how many users are cached.

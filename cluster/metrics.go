@@ -31,7 +31,7 @@ func newMetrics(r prometheus.Registerer, b *Bus) *metrics {
 		return float64(b.Peers())
 	})
 	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_cluster_locations", Help: "Users who are cached with the nodes where they are connected."}, func() float64 {
-		return float64(b.locations.size())
+		return float64(b.view.Load().locations.size())
 	})
 	return m
 }
