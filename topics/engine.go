@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/parleymq/parley/batch"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -54,9 +56,11 @@ type Engine struct {
 	logger  *slog.Logger
 	metrics *metrics
 	filters tree
-	retain  retainer
 	wills   Lane // wills, one after the other
 	start   time.Time
+
+	retained atomic.Int64              // how many messages are stored, as of a while ago
+	queue    *batch.Queue[*publishing] // retained messages that wait for their commit
 
 	mu      sync.Mutex
 	holders map[Receiver]*holder // mu guards
@@ -86,15 +90,13 @@ func New(o Options) *Engine {
 	if o.Access == nil {
 		o.Access = Own{}
 	}
-	if o.MaxRetained == 0 {
-		o.MaxRetained = 1_000_000
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.MaxRetained = cmp.Or(o.MaxRetained, 1_000_000)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	e := &Engine{o: o, logger: o.Logger.With("component", "topics"), start: time.Now(), holders: map[Receiver]*holder{}}
+	e.queue = batch.NewQueue(batch.Limits{
+		Items: retainQueue, Bytes: retainQueueBytes, Patience: retainPatience, BatchItems: retainBatch, BatchBytes: retainBatchBytes,
+	}, func(w *publishing) int { return w.pub.Cost() })
 	e.metrics = newMetrics(o.Registerer, e)
-	e.retain.init(e)
 	return e
 }
 
@@ -132,9 +134,9 @@ func (e *Engine) MaySubscribe(u chat.TopicUser, text string) (Filter, error) {
 		return f, err
 	case chat.IsFilter(f.Topic):
 		return f, &chat.Error{Code: chat.Unsupported, Field: "filter", Msg: "shared subscriptions are not offered on conv/ and user/"}
-	case f.sys() && !mayKnowSys(u, f.Topic):
+	case isSys(f.Topic) && !mayKnowSys(u, f.Topic):
 		return f, &chat.Error{Code: chat.Forbidden, Field: "filter", Msg: "$SYS is for admins"}
-	case !f.sys() && !e.access(u).MaySubscribe(u, f.Topic):
+	case !isSys(f.Topic) && !e.access(u).MaySubscribe(u, f.Topic):
 		return f, &chat.Error{Code: chat.Forbidden, Field: "filter", Msg: "you may not subscribe to this"}
 	}
 	return f, nil
@@ -146,6 +148,21 @@ func (e *Engine) Space(user chat.ID, topic string) chat.ID {
 		return user
 	}
 	return chat.ID{}
+}
+
+// spaces returns in which spaces a device's filter may cover something: its user's own, and
+// the shared one. With one space for everything it is always the shared one.
+func (e *Engine) spaces(u chat.TopicUser, f Filter) []chat.ID {
+	own, shared := u.Principal.UserID, chat.ID{}
+	first, _, more := strings.Cut(f.Topic, "/")
+	switch {
+	case e.o.OneSpace:
+	case first == "#" || first == "+" && more:
+		return []chat.ID{own, shared}
+	case first == "dev" && more: // "dev" itself is nobody's
+		return []chat.ID{own}
+	}
+	return []chat.ID{shared}
 }
 
 // Subscribe adds a filter to a receiver, whose device is u, in place of its filter with the
@@ -164,12 +181,8 @@ func (e *Engine) Subscribe(r Receiver, u chat.TopicUser, text string, sub Subscr
 	}
 	h.subs[text] = sub.Filter
 	s := &subscription{Subscription: sub, holder: h}
-	own, all := sub.Filter.spaces(e.o.OneSpace)
-	if own {
-		e.filters.put(u.Principal.UserID, s)
-	}
-	if all {
-		e.filters.put(chat.ID{}, s)
+	for _, space := range e.spaces(u, sub.Filter) {
+		e.filters.put(space, s)
 	}
 }
 
@@ -206,12 +219,8 @@ func (e *Engine) drop(h *holder, text string) {
 		return
 	}
 	delete(h.subs, text)
-	own, all := f.spaces(e.o.OneSpace)
-	if own {
-		e.filters.remove(h.user.Principal.UserID, h, f)
-	}
-	if all {
-		e.filters.remove(chat.ID{}, h, f)
+	for _, space := range e.spaces(h.user, f) {
+		e.filters.remove(space, h, f)
 	}
 }
 

@@ -32,17 +32,13 @@ func (e *Engine) FeedRetained(ctx context.Context, r Receiver, sub Subscription,
 		return nil // unsubscribed meanwhile
 	}
 	f := &feeding{e: e, h: h, sub: sub, feed: feed}
-	if sub.Filter.sys() {
+	if isSys(sub.Filter.Topic) {
 		return f.offerAll(ctx, e.sysPublications())
 	}
-	own, all := sub.Filter.spaces(e.o.OneSpace)
-	if own {
-		if err := f.space(ctx, h.user.Principal.UserID); err != nil {
+	for _, space := range e.spaces(h.user, sub.Filter) {
+		if err := f.space(ctx, space); err != nil {
 			return err
 		}
-	}
-	if all {
-		return f.space(ctx, chat.ID{})
 	}
 	return nil
 }

@@ -112,21 +112,3 @@ func (f Filter) below() (string, bool) {
 
 // devPrefix begins the names that are each user's own.
 const devPrefix = "dev/"
-
-// spaces returns in which spaces the filter may cover something: the user's own, and the
-// shared one. With one space for everything it is always the shared one.
-func (f Filter) spaces(one bool) (own, all bool) {
-	first, _, more := strings.Cut(f.Topic, "/")
-	switch {
-	case one:
-		return false, true
-	case first == "#" || first == "+" && more:
-		return true, true
-	case first == "dev":
-		return more, !more // "dev" itself is nobody's
-	}
-	return false, true
-}
-
-// sys reports whether the filter may cover topics of $SYS.
-func (f Filter) sys() bool { return f.Topic == "$SYS" || strings.HasPrefix(f.Topic, "$SYS/") }

@@ -49,8 +49,8 @@ func (e *Engine) Publish(ctx context.Context, lane *Lane, user chat.ID, p *chat.
 		e.advance(lane) // those before it may have been delivered just now
 		return
 	}
-	if err := e.retain.put(ctx, w); err != nil {
-		e.settle(w, err)
+	if err := e.queue.Put(ctx, w); err != nil {
+		e.settle(w, &chat.Error{Code: chat.Unavailable, Op: "topics.Publish", Msg: "too many retained messages wait to be stored; send it again", Err: err})
 	}
 }
 

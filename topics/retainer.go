@@ -3,11 +3,9 @@ package topics
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/parleymq/parley/backoff"
-	"github.com/parleymq/parley/batch"
 	"github.com/parleymq/parley/chat"
 )
 
@@ -18,18 +16,11 @@ const (
 	retainBatchBytes = 1 << 20          // of those
 	retainPatience   = 10 * time.Second // of publishers, and for an unavailable database
 	retainTimeout    = 5 * time.Second  // of one statement
-	expireEvery      = 30 * time.Second
+	tidyStep         = 10 * time.Second
+	expireSteps      = 3 // expired messages are removed in every third step
 	expireBatch      = 1000
-	countEvery       = 10 * time.Second
+	countSteps       = 6 // messages are counted in every sixth step or, when there are many, in each
 )
-
-// retainer stores retained messages by group commit.
-type retainer struct {
-	e      *Engine
-	count  atomic.Int64 // of all stored ones, as of a while ago
-	queue  *batch.Queue[*publishing]
-	stored chan []outcome // full: the next transaction waits
-}
 
 // outcome is how a publication's transaction has ended.
 type outcome struct {
@@ -37,41 +28,31 @@ type outcome struct {
 	err error
 }
 
-func (r *retainer) init(e *Engine) {
-	r.e, r.stored = e, make(chan []outcome, 4)
-	r.queue = batch.NewQueue(batch.Limits{
-		Items: retainQueue, Bytes: retainQueueBytes, Patience: retainPatience, BatchItems: retainBatch, BatchBytes: retainBatchBytes,
-	}, func(w *publishing) int { return w.pub.Cost() })
-}
-
-// put queues a publication.
-func (r *retainer) put(ctx context.Context, w *publishing) error {
-	if err := r.queue.Put(ctx, w); err != nil {
-		return &chat.Error{Code: chat.Unavailable, Op: "topics.Publish", Msg: "too many retained messages wait to be stored; send it again", Err: err}
+// Run stores retained messages and publishes $SYS, until ctx ends; what is queued then is
+// still stored.
+func (e *Engine) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	stored := make(chan []outcome, 4) // full: the next transaction waits
+	defer close(stored)
+	wg.Go(func() { // settles beside the next transaction; ends when stored is closed
+		for outcomes := range stored {
+			for _, o := range outcomes {
+				e.settle(o.w, o.err)
+			}
+		}
+	})
+	wg.Go(func() { e.tidy(ctx) })
+	wg.Go(func() { e.runSys(ctx) })
+	context.AfterFunc(ctx, e.queue.Close)
+	for b := range e.queue.All() {
+		stored <- e.store(ctx, b)
 	}
 	return nil
 }
 
-// run stores what is queued until ctx ends, and then what is still there.
-func (r *retainer) run(ctx context.Context) {
-	var wg sync.WaitGroup
-	wg.Go(func() { // settles beside the next transaction; ends when stored is closed
-		for outcomes := range r.stored {
-			for _, o := range outcomes {
-				r.e.settle(o.w, o.err)
-			}
-		}
-	})
-	defer wg.Wait()
-	defer close(r.stored)
-	context.AfterFunc(ctx, r.queue.Close)
-	for b := range r.queue.All() {
-		r.stored <- r.store(ctx, b)
-	}
-}
-
 // store stores a batch.
-func (r *retainer) store(ctx context.Context, b []*publishing) []outcome {
+func (e *Engine) store(ctx context.Context, b []*publishing) []outcome {
 	last := map[retainedKey]int{} // of several to one topic the last one counts
 	var changes []chat.RetainedChange
 	for _, w := range b {
@@ -84,7 +65,7 @@ func (r *retainer) store(ctx context.Context, b []*publishing) []outcome {
 		last[key] = len(changes)
 		changes = append(changes, c)
 	}
-	refused, err := r.commit(ctx, changes)
+	refused, err := e.commit(ctx, changes)
 	out := make([]outcome, len(b))
 	for i, w := range b {
 		out[i] = outcome{w, err}
@@ -97,31 +78,31 @@ func (r *retainer) store(ctx context.Context, b []*publishing) []outcome {
 
 // commit stores changes, and returns for each whether it was refused. While the database
 // is unavailable it tries again.
-func (r *retainer) commit(ctx context.Context, changes []chat.RetainedChange) (refused []error, err error) {
+func (e *Engine) commit(ctx context.Context, changes []chat.RetainedChange) (refused []error, err error) {
 	start := time.Now()
-	defer func() { r.e.metrics.store.Observe(time.Since(start).Seconds()) }()
+	defer func() { e.metrics.store.Observe(time.Since(start).Seconds()) }()
 	for wait := backoff.New(10*time.Millisecond, time.Second); ; wait.Sleep(ctx) {
-		refused, err = r.try(ctx, changes)
+		refused, err = e.try(ctx, changes)
 		switch unavailable := chat.CodeOf(err) == chat.Unavailable; {
 		case err == nil, unavailable && (time.Since(start) > retainPatience || ctx.Err() != nil):
 			return refused, err
 		case !unavailable:
-			return r.oneByOne(ctx, changes, err)
+			return e.oneByOne(ctx, changes, err)
 		}
-		r.e.logger.Warn("retained messages could not be stored; trying again", "messages", len(changes), "err", err)
+		e.logger.Warn("retained messages could not be stored; trying again", "messages", len(changes), "err", err)
 	}
 }
 
 // oneByOne stores changes alone, after the database has refused them together: only the
 // one at fault fails.
-func (r *retainer) oneByOne(ctx context.Context, changes []chat.RetainedChange, err error) ([]error, error) {
-	r.e.logger.Error("retained messages were refused by the database", "messages", len(changes), "err", err)
+func (e *Engine) oneByOne(ctx context.Context, changes []chat.RetainedChange, err error) ([]error, error) {
+	e.logger.Error("retained messages were refused by the database", "messages", len(changes), "err", err)
 	if len(changes) == 1 {
 		return nil, err
 	}
 	refused := make([]error, len(changes))
 	for i := range changes {
-		one, err := r.try(ctx, changes[i:i+1])
+		one, err := e.try(ctx, changes[i:i+1])
 		if refused[i] = err; err == nil {
 			refused[i] = one[0]
 		}
@@ -131,64 +112,52 @@ func (r *retainer) oneByOne(ctx context.Context, changes []chat.RetainedChange, 
 
 // try stores on a context that outlives ctx: what is queued when the process stops is
 // still stored.
-func (r *retainer) try(ctx context.Context, changes []chat.RetainedChange) ([]error, error) {
+func (e *Engine) try(ctx context.Context, changes []chat.RetainedChange) ([]error, error) {
 	ctx, cancel := chat.WithDeadline(context.WithoutCancel(ctx), retainTimeout, "topics.retain")
 	defer cancel()
-	return r.e.o.Store.PutRetained(ctx, changes, r.count.Load() >= r.e.o.MaxRetained, time.Now())
+	return e.o.Store.PutRetained(ctx, changes, e.retained.Load() >= e.o.MaxRetained, time.Now())
 }
 
 // tidy removes what has expired and counts what there is, until ctx ends.
-func (r *retainer) tidy(ctx context.Context) {
-	expire, count := time.NewTicker(expireEvery), time.NewTicker(countEvery)
-	defer expire.Stop()
-	defer count.Stop()
-	r.recount(ctx)
-	for due := 0; ; {
+func (e *Engine) tidy(ctx context.Context) {
+	tick := time.NewTicker(tidyStep)
+	defer tick.Stop()
+	for step := 0; ; step++ {
+		if step%expireSteps == 0 {
+			e.expire(ctx)
+		}
+		if step%countSteps == 0 || e.retained.Load() > e.o.MaxRetained/2 {
+			e.recount(ctx)
+		}
 		select {
-		case <-expire.C:
-			r.expire(ctx)
-		case <-count.C:
-			if due++; due%6 == 0 || r.count.Load() > r.e.o.MaxRetained/2 {
-				r.recount(ctx)
-			}
+		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (r *retainer) recount(ctx context.Context) {
+func (e *Engine) recount(ctx context.Context) {
 	ctx, cancel := chat.WithDeadline(ctx, retainTimeout, "topics.count")
 	defer cancel()
-	if n, err := r.e.o.Store.CountRetained(ctx); err == nil {
-		r.count.Store(n)
+	if n, err := e.o.Store.CountRetained(ctx); err == nil {
+		e.retained.Store(n)
 	} else if ctx.Err() == nil {
-		r.e.logger.Warn("retained messages could not be counted; trying again", "err", err)
+		e.logger.Warn("retained messages could not be counted; trying again", "err", err)
 	}
 }
 
-func (r *retainer) expire(ctx context.Context) {
+func (e *Engine) expire(ctx context.Context) {
 	ctx, cancel := chat.WithDeadline(ctx, retainTimeout, "topics.expire")
 	defer cancel()
 	for {
-		n, err := r.e.o.Store.DeleteExpiredRetained(ctx, time.Now(), expireBatch)
+		n, err := e.o.Store.DeleteExpiredRetained(ctx, time.Now(), expireBatch)
 		if err != nil {
-			r.e.logger.Warn("expired retained messages could not be removed; trying again", "err", err)
+			e.logger.Warn("expired retained messages could not be removed; trying again", "err", err)
 			return
 		}
 		if n < expireBatch {
 			return
 		}
 	}
-}
-
-// Run stores retained messages and publishes $SYS, until ctx ends; what is queued then is
-// still stored.
-func (e *Engine) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	wg.Go(func() { e.retain.tidy(ctx) })
-	wg.Go(func() { e.runSys(ctx) })
-	e.retain.run(ctx)
-	wg.Wait()
-	return nil
 }

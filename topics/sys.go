@@ -41,7 +41,7 @@ func (e *Engine) sysPublications() []*chat.Publication {
 		{"uptime", strconv.FormatInt(int64(time.Since(e.start)/time.Second), 10) + " seconds"},
 		{"subscriptions/count", strconv.Itoa(subscriptions)},
 		{"subscriptions/sessions", strconv.Itoa(sessions)},
-		{"retained messages/count", strconv.FormatInt(e.retain.count.Load(), 10)},
+		{"retained messages/count", strconv.FormatInt(e.retained.Load(), 10)},
 	}
 	if e.o.Sys != nil {
 		list = append(list, e.o.Sys()...)
