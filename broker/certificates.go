@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -29,9 +30,7 @@ type TLSFiles struct {
 // Config reads the files and returns a configuration for Listener.TLS. The error names the
 // file that is at fault.
 func (f TLSFiles) Config(logger *slog.Logger) (*tls.Config, error) {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	if f.RequireClient && f.ClientCAFile == "" && f.ClientCADir == "" {
 		return nil, errors.New("a client certificate is required, and no authority is named that may have signed it")
 	}

@@ -1,6 +1,9 @@
 package broker
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Limits bounds what a connection may cost. Zero fields get the default in brackets.
 type Limits struct {
@@ -19,22 +22,16 @@ type Limits struct {
 
 // WithDefaults returns l with zero fields filled in.
 func (l Limits) WithDefaults() Limits {
-	def(&l.MaxConnections, 1_000_000)
-	def(&l.MaxConnectPacket, 64<<10)
-	def(&l.MaxPacket, 256<<10)
-	def(&l.ReceiveMaximum, 256)
-	def(&l.ConnectTimeout, 10*time.Second)
-	def(&l.PacketTimeout, 30*time.Second)
-	def(&l.WriteTimeout, 30*time.Second)
-	def(&l.Linger, time.Second)
-	def(&l.Drain, 3*time.Second)
-	def(&l.HighWater, 128<<10)
-	def(&l.MaxBuffer, 1<<20)
+	l.MaxConnections = cmp.Or(l.MaxConnections, 1_000_000)
+	l.MaxConnectPacket = cmp.Or(l.MaxConnectPacket, 64<<10)
+	l.MaxPacket = cmp.Or(l.MaxPacket, 256<<10)
+	l.ReceiveMaximum = cmp.Or(l.ReceiveMaximum, 256)
+	l.ConnectTimeout = cmp.Or(l.ConnectTimeout, 10*time.Second)
+	l.PacketTimeout = cmp.Or(l.PacketTimeout, 30*time.Second)
+	l.WriteTimeout = cmp.Or(l.WriteTimeout, 30*time.Second)
+	l.Linger = cmp.Or(l.Linger, time.Second)
+	l.Drain = cmp.Or(l.Drain, 3*time.Second)
+	l.HighWater = cmp.Or(l.HighWater, 128<<10)
+	l.MaxBuffer = cmp.Or(l.MaxBuffer, 1<<20)
 	return l
-}
-
-func def[T int | time.Duration](p *T, v T) {
-	if *p == 0 {
-		*p = v
-	}
 }

@@ -3,6 +3,7 @@ package broker
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -43,10 +44,8 @@ type Proxies struct {
 // NewProxies returns what Listen needs.
 func NewProxies(o ProxyOptions) *Proxies {
 	p := &Proxies{from: o.From, timeout: o.Timeout, logger: o.Logger, refused: newProxyRefused(o.Registerer)}
-	def(&p.timeout, 5*time.Second)
-	if p.logger == nil {
-		p.logger = slog.New(slog.DiscardHandler)
-	}
+	p.timeout = cmp.Or(p.timeout, 5*time.Second)
+	p.logger = cmp.Or(p.logger, slog.New(slog.DiscardHandler))
 	return p
 }
 

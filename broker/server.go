@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -65,9 +66,7 @@ type Server struct {
 // and WebSocket.
 func New(o Options) (*Server, error) {
 	logger := o.Logger
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	l := o.Limits.WithDefaults()
 	caps := mqtt.NewDefaultServerCapabilities()
 	caps.MaximumClientWritesPending = 16 // for mochi's own fan-out, which is not used
@@ -107,9 +106,7 @@ func (s *Server) SendConnack(cl *mqtt.Client, code packets.Code) error {
 // again: a listener that ends by itself is an outage that nobody notices. on says how
 // they are accepted; nil: by the server's own rules.
 func (s *Server) Serve(l net.Listener, on *Listener) error {
-	if on == nil {
-		on = &Listener{}
-	}
+	on = cmp.Or(on, &Listener{})
 	wait := backoff.New(5*time.Millisecond, time.Second)
 	for {
 		c, err := l.Accept()

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -99,9 +100,7 @@ type received struct {
 
 // NewBus returns a bus. It starts nothing: until Run, frames are dropped.
 func NewBus(o BusOptions) *Bus {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	b := &Bus{
 		link: o.Link, logger: o.Logger.With("component", "cluster"), lookups: make(chan lookup, lookupQueue),
 		hello: make(chan struct{}, 1), newcomer: make(chan struct{}, 1),

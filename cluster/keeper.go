@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -105,9 +106,7 @@ type released struct {
 
 // NewKeeper returns a keeper. It starts nothing.
 func NewKeeper(o KeeperOptions) *Keeper {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Keeper{
 		o: o, logger: o.Logger.With("component", "cluster"), metrics: newKeeperMetrics(o.Registerer),
 		syncs: make(chan chan error), members: make(chan membersChange, membersQueue),

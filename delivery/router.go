@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -86,18 +87,10 @@ type deviceKey struct {
 // NewRouter returns a router without sessions. Run saves their cursors; Close ends the
 // catch-ups.
 func NewRouter(o Options) *Router {
-	if o.Readers == 0 {
-		o.Readers = 8
-	}
-	if o.MaxSessions == 0 {
-		o.MaxSessions = chat.MaxUserSessions
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.SaveEvery == 0 {
-		o.SaveEvery = time.Second
-	}
+	o.Readers = cmp.Or(o.Readers, 8)
+	o.MaxSessions = cmp.Or(o.MaxSessions, chat.MaxUserSessions)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	o.SaveEvery = cmp.Or(o.SaveEvery, time.Second)
 	r := &Router{
 		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, node: o.Node, ended: o.Ended, every: o.SaveEvery, most: o.MaxSessions,
 		logger: o.Logger.With("component", "delivery"), readers: make(chan struct{}, o.Readers),

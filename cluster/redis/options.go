@@ -47,9 +47,7 @@ func (o *Options) check() error {
 		return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: field, Msg: msg}
 	}
 	o.HeartbeatInterval = cmp.Or(o.HeartbeatInterval, 2*time.Second)
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	switch name := o.Node.Name; {
 	case !validID(o.Node.ID):
 		return wrong("Node.ID", "must be 1 to 64 of a-z, A-Z, 0-9, - and _")
