@@ -63,7 +63,7 @@ func (s *apiSchema) kind() string {
 	return fmt.Sprint(s.Type)
 }
 
-func (s *apiSchema) isID() bool { return strings.HasPrefix(s.Pattern, "^[0-9a-f]{8}-") }
+func (s *apiSchema) isID() bool { return strings.HasPrefix(s.Pattern, "^[0-9a-fA-F]{8}-") }
 
 // readOperations returns the operations of /openapi.json, by name.
 func readOperations(t *testing.T, a *apptest.App) []*apiOperation {

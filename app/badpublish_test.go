@@ -30,7 +30,6 @@ type badPublish struct {
 func TestBadPublish(t *testing.T) {
 	t.Parallel()
 	a := apptest.Start(t)
-	const notJSON = "; send plain text with content type text/plain"
 	invalid := func(name, payload, detail string) badPublish {
 		return badPublish{name: name, payload: payload, code: 0x99, kind: "invalid", detail: detail}
 	}
@@ -42,7 +41,7 @@ func TestBadPublish(t *testing.T) {
 	notTopic := func(name, topic string) badPublish {
 		return badPublish{
 			name: name, topic: topic, payload: "hello", code: 0x87, kind: "forbidden", detail: "topic: must be conv/{id}/messages, " +
-				"conv/{id}/typing, conv/{id}/reads or user/{id}/presence, with an id in lower-case text",
+				"conv/{id}/typing, conv/{id}/reads or user/{id}/presence, with a UUID as the id",
 		}
 	}
 	notOurs := func(name, topic string) badPublish {
@@ -57,12 +56,10 @@ func TestBadPublish(t *testing.T) {
 		invalid("null content", `{"content":null}`, "content: must not be empty"),
 		invalid("empty content", `{"content":""}`, "content: must not be empty"),
 		keyed(invalid("empty content with a key", `{"content":"","clientMsgId":"`+uuid(1)+`"}`, "content: must not be empty")),
-		invalid("half an object", `{"content":`, "payload: is not a JSON object (unexpected end of JSON input)"+notJSON),
-		invalid("not quite JSON", `{content:"a"}`, "payload: is not a JSON object (invalid character 'c' looking for beginning of object key string)"+notJSON),
-		invalid("two objects", `{"content":"a"}{"content":"b"}`, "payload: is not a JSON object (invalid character '{' after top-level value)"+notJSON),
-		invalid("something after the object", `{"content":"a"} b`, "payload: is not a JSON object (invalid character 'b' after top-level value)"+notJSON),
-		invalid("brace only", "{", "payload: is not a JSON object (unexpected end of JSON input)"+notJSON),
-		invalid("nested without end", `{"a":`+strings.Repeat("[", 150_000), "payload: is not a JSON object (invalid character '[' exceeded max depth)"+notJSON),
+		large("nested without end, which is a text", `{"a":`+strings.Repeat("[", 150_000), "content: has 150005 bytes, limit 65536"),
+		invalid("a name twice", `{"content":"a","content":"b"}`, `payload: names "content" twice in one object`),
+		invalid("a name twice within", `{"content":"a","x":[{"a":1,"\u0061":2}]}`, `payload: names "a" twice in one object`),
+		invalid("half a surrogate pair", `{"content":"a\ud800"}`, `payload: has the escape \ud800, a surrogate without its other half`),
 
 		invalid("type is a number", `{"type":1,"content":"a"}`, "type: must be a string, not a number"),
 		invalid("type is unknown", `{"type":"dance","content":"a"}`, `type: must be "message", "edit", "delete" or "reaction"`),
@@ -74,19 +71,18 @@ func TestBadPublish(t *testing.T) {
 		invalid("content is a bool", `{"content":true}`, "content: must be a string, not a bool"),
 		keyed(invalid("content is a number, with a key", `{"content":1,"clientMsgId":"`+uuid(1)+`"}`, "content: must be a string, not a number")),
 		invalid("clientMsgId is a number", `{"content":"a","clientMsgId":1}`, "clientMsgId: must be a string, not a number"),
-		invalid("clientMsgId is no UUID", `{"content":"a","clientMsgId":"1"}`, "clientMsgId: must be a UUID in lower-case text"),
-		invalid("clientMsgId is empty", `{"content":"a","clientMsgId":""}`, "clientMsgId: must be a UUID in lower-case text"),
-		invalid("clientMsgId in capitals", `{"content":"a","clientMsgId":"`+strings.ToUpper(uuid(1))+`"}`, "clientMsgId: must be a UUID in lower-case text"),
+		invalid("clientMsgId is no UUID", `{"content":"a","clientMsgId":"1"}`, "clientMsgId: must be a UUID"),
+		invalid("clientMsgId is empty", `{"content":"a","clientMsgId":""}`, "clientMsgId: must be a UUID"),
 		{
 			name: "clientMsgId as the server makes them", payload: `{"content":"a","clientMsgId":"` + version8 + `"}`,
 			code: 0x99, kind: "invalid", detail: "clientMsgId: must be a UUID of version 1 to 7", key: version8,
 		},
 		invalid("replyTo is an object", `{"content":"a","replyTo":{}}`, "replyTo: must be a string, not an object"),
-		invalid("replyTo is no UUID", `{"content":"a","replyTo":"x"}`, "replyTo: must be a UUID in lower-case text"),
+		invalid("replyTo is no UUID", `{"content":"a","replyTo":"x"}`, "replyTo: must be a UUID"),
 		keyed(invalid("replyTo does not exist", `{"content":"a","replyTo":"`+id+`","clientMsgId":"`+uuid(1)+`"}`, "replyTo: there is no message "+id+" in this conversation")),
 		invalid("attachments is a string", `{"content":"a","attachments":"`+id+`"}`, "attachments: must be an array of ids, not a string"),
 		invalid("attachments holds a number", `{"content":"a","attachments":[1]}`, "attachments: must be an array of ids, not a number"),
-		invalid("attachments holds no UUID", `{"content":"a","attachments":["x"]}`, "attachments: must hold UUIDs in lower-case text"),
+		invalid("attachments holds no UUID", `{"content":"a","attachments":["x"]}`, "attachments: must hold UUIDs"),
 		invalid("attachment does not exist", `{"content":"a","attachments":["`+id+`"]}`, "attachments: there is no attachment "+id),
 		invalid("too many attachments", `{"content":"a","attachments":["`+strings.Repeat(id+`","`, 20)+id+`"]}`, "attachments: has 21 ids, limit 20"),
 		invalid("edit of nothing", `{"type":"edit","content":"a"}`, "messageId: must be the id of a message"),
@@ -123,7 +119,6 @@ func TestBadPublish(t *testing.T) {
 		notOurs("32,000 levels", strings.Repeat("a/", 32_000)),
 		notTopic("nothing of a conversation", "conv/"+id),
 		notTopic("empty id", "conv//messages"),
-		notTopic("id in capitals", "conv/0198C0DE-0000-7000-8000-000000000000/messages"),
 		notTopic("id in braces", "conv/{"+id+"}/messages"),
 		notTopic("slash after", "conv/"+id+"/messages/"),
 		notTopic("two ids", "conv/"+id+"/"+other+"/messages"),
@@ -148,10 +143,10 @@ func TestBadPublish(t *testing.T) {
 	largeRead := `payload: must be a JSON object of at most 65536 bytes of UTF-8: {"upTo":seq} or {"messageIds":[…]}`
 	bad(reads, noRead, "", "hello", "1", "[]", `"x"`, "{", `{"upTo":1}{"upTo":1}`, "\x00")
 	bad(reads, largeRead, "\xff", "{\"upTo\":1,\"\xc3\x28\":1}", nested, long, `{"messageIds":[`+strings.Repeat(`"`+id+`",`, 5_999)+`"`+id+`"]}`)
-	bad(reads, "upTo: is required, or messageIds instead, not both", "{}", "null", `{"upTo":null}`, `{"x":1}`, `{"upTo":1,"messageIds":["`+id+`"]}`)
+	bad(reads, "upTo: exactly one of upTo and messageIds is required", "{}", "null", `{"upTo":null}`, `{"x":1}`, `{"upTo":1,"messageIds":["`+id+`"]}`)
 	bad(reads, "upTo: must be the seq of an event, 1 or more", `{"upTo":0}`, `{"upTo":-1}`)
 	bad(reads, "messageIds: must not be the zero id", `{"messageIds":["`+zero+`"]}`)
-	bad(reads, "messageIds: must hold UUIDs in lower-case text", `{"messageIds":["`+strings.ToUpper(uuid(1))[:35]+`A"]}`, `{"messageIds":[""]}`, `{"messageIds":[null]}`)
+	bad(reads, "messageIds: must hold UUIDs", `{"messageIds":["`+uuid(1)[:35]+`G"]}`, `{"messageIds":[""]}`, `{"messageIds":[null]}`)
 	bad(reads, "messageIds: has 10000 ids, limit 1 to 1000", `{"messageIds":[`+strings.Repeat(`"",`, 9_999)+`""]}`)
 	bad(typing, `typing: must be true or false, in a JSON object of at most 1024 bytes: {"typing":true}`,
 		"", "hello", "true", "[]", "null", "{", "{}", `{"typing":null}`, `{"typing":1}`, `{"typing":"true"}`, `{"typing":[]}`, `{"typing":{}}`,

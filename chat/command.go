@@ -21,12 +21,12 @@ type Command struct {
 	Op          string    // reaction: OpAdd or OpRemove
 }
 
-// ParseCommand reads the payload of a publish. A payload that does not begin
-// (after white space) with "{", or whose contentType is text/plain, is the text
-// of a message; one that does must be a JSON object with the fields of the
-// contract. Unknown fields are ignored, so that new clients can use old servers. The
-// errors are Invalid and name the field and what it may be; the result then still holds
-// the ClientMsgID, if it could be read.
+// ParseCommand reads the payload of a publish: a JSON object with the fields of the
+// contract, or the text of a message, which is everything that is no JSON object, and also
+// what has the contentType text/plain. What begins with "{" and has the contentType
+// application/json must be an object. Unknown fields are ignored, so that new clients can use old servers. The errors
+// are Invalid and name the field and what it may be; the result then still holds the
+// ClientMsgID, if it could be read.
 //
 // The result does not refer to payload.
 func ParseCommand(payload []byte, contentType string) (Command, error) {
@@ -37,9 +37,13 @@ func ParseCommand(payload []byte, contentType string) (Command, error) {
 		return Command{}, invalid("payload", "must be valid UTF-8")
 	}
 	c := Command{Type: EventMessage}
-	if trimmed := bytes.TrimLeft(payload, " \t\r\n"); isPlainText(contentType) || len(trimmed) == 0 || trimmed[0] != '{' {
+	media := mediaType(contentType)
+	text := func() (Command, error) {
 		c.Content = string(payload)
 		return c, c.Validate()
+	}
+	if trimmed := bytes.TrimLeft(TrimByteOrderMark(payload), " \t\r\n"); media == "text/plain" || !bytes.HasPrefix(trimmed, []byte("{")) {
+		return text()
 	}
 	var in struct {
 		Type        *EventType `json:"type"`
@@ -51,7 +55,10 @@ func ParseCommand(payload []byte, contentType string) (Command, error) {
 		Emoji       string     `json:"emoji"`
 		Op          string     `json:"op"`
 	}
-	err := json.Unmarshal(payload, &in)
+	err := decodeJSON(payload, &in)
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok && media != "application/json" {
+		return text()
+	}
 	if in.ClientMsgID != nil {
 		c.ClientMsgID, _ = ParseID(*in.ClientMsgID)
 	}
@@ -71,7 +78,7 @@ func ParseCommand(payload []byte, contentType string) (Command, error) {
 			continue
 		}
 		if *f.id, err = ParseID(*f.text); err != nil {
-			return c, invalid(f.name, "must be a UUID in lower-case text")
+			return c, invalid(f.name, "must be a UUID")
 		}
 		if f.id.IsZero() {
 			return c, invalid(f.name, zeroID)
@@ -83,19 +90,23 @@ func ParseCommand(payload []byte, contentType string) (Command, error) {
 	for _, text := range in.Attachments {
 		var id ID
 		if !id.parse(text) {
-			return c, invalid("attachments", "must hold UUIDs in lower-case text")
+			return c, invalid("attachments", "must hold UUIDs")
 		}
 		c.Attachments = append(c.Attachments, id)
 	}
 	return c, c.Validate()
 }
 
-func isPlainText(contentType string) bool {
+// mediaType returns a content type in lower case without its parameters.
+func mediaType(contentType string) string {
 	media, _, _ := strings.Cut(contentType, ";")
-	return strings.EqualFold(strings.TrimSpace(media), "text/plain")
+	return strings.ToLower(strings.TrimSpace(media))
 }
 
 func commandError(err error) error {
+	if CodeOf(err) == Invalid {
+		return err
+	}
 	var te *json.UnmarshalTypeError
 	if errors.As(err, &te) {
 		field := te.Field

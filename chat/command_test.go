@@ -24,6 +24,12 @@ func TestParseCommand(t *testing.T) {
 		{" \t hello\n", "", chat.Command{Type: chat.EventMessage, Content: " \t hello\n"}},
 		{`["not", "an object"]`, "", chat.Command{Type: chat.EventMessage, Content: `["not", "an object"]`}},
 		{`"text"`, "application/json", chat.Command{Type: chat.EventMessage, Content: `"text"`}},
+		{`{`, "", chat.Command{Type: chat.EventMessage, Content: `{`}},
+		{`{name} is here :}`, "", chat.Command{Type: chat.EventMessage, Content: `{name} is here :}`}},
+		{`{"content":"x"`, "text/json", chat.Command{Type: chat.EventMessage, Content: `{"content":"x"`}},
+		{`{"content":"x"} y`, "", chat.Command{Type: chat.EventMessage, Content: `{"content":"x"} y`}},
+		{"\xef\xbb\xbf{\"content\":\"x\"}", "", chat.Command{Type: chat.EventMessage, Content: "x"}},
+		{`{"content":"x","clientMsgId":"` + strings.ToUpper(anID) + `"}`, "", chat.Command{Type: chat.EventMessage, Content: "x", ClientMsgID: id}},
 		{`{"content":"x"}`, "text/plain", chat.Command{Type: chat.EventMessage, Content: `{"content":"x"}`}},
 		{`{"content":"x"}`, " Text/Plain ; charset=utf-8", chat.Command{Type: chat.EventMessage, Content: `{"content":"x"}`}},
 		{`{"content":"x"}`, "text/plainer", chat.Command{Type: chat.EventMessage, Content: "x"}},
@@ -62,21 +68,21 @@ func TestParseCommandRefuses(t *testing.T) {
 		{`{"content":"\u0000"}`, chat.Invalid, "content: must be valid UTF-8 without NUL"},
 		{"", chat.Invalid, "content: must not be empty"},
 		{`{}`, chat.Invalid, "content: must not be empty"},
-		{`{"content":"x"`, chat.Invalid, "payload: is not a JSON object (unexpected end of JSON input); send plain text with content type text/plain"},
-		{`{"content":"x"} y`, chat.Invalid, "payload: is not a JSON object (invalid character 'y' after top-level value); send plain text with content type text/plain"},
+		{`{"content":"x"` + strings.Repeat(" ", chat.MaxContentBytes), chat.TooLarge, "content: has 65550 bytes, limit 65536"},
 		{`{"content":5}`, chat.Invalid, "content: must be a string, not a number"},
 		{`{"content":{}}`, chat.Invalid, "content: must be a string, not an object"},
 		{`{"type":5,"content":"x"}`, chat.Invalid, "type: must be a string, not a number"},
 		{`{"type":"shout","content":"x"}`, chat.Invalid, `type: must be "message", "edit", "delete" or "reaction"`},
 		{`{"type":"conversation","content":"x"}`, chat.Invalid, `type: must be "message", "edit", "delete" or "reaction"`},
 		{`{"type":"","content":"x"}`, chat.Invalid, `type: must be "message", "edit", "delete" or "reaction"`},
-		{`{"content":"x","clientMsgId":"1"}`, chat.Invalid, "clientMsgId: must be a UUID in lower-case text"},
-		{`{"content":"x","clientMsgId":"` + strings.ToUpper(anID) + `"}`, chat.Invalid, "clientMsgId: must be a UUID in lower-case text"},
+		{`{"content":"x","clientMsgId":"1"}`, chat.Invalid, "clientMsgId: must be a UUID"},
+		{`{"content":"x","content":"y"}`, chat.Invalid, `payload: names "content" twice in one object`},
+		{`{"content":"a\ud800b"}`, chat.Invalid, `payload: has the escape \ud800, a surrogate without its other half`},
 		{`{"content":"x","clientMsgId":"0198c0de-0000-8000-8000-000000000000"}`, chat.Invalid, "clientMsgId: must be a UUID of version 1 to 7"},
-		{`{"content":"x","replyTo":""}`, chat.Invalid, "replyTo: must be a UUID in lower-case text"},
+		{`{"content":"x","replyTo":""}`, chat.Invalid, "replyTo: must be a UUID"},
 		{`{"content":"x","attachments":"` + anID + `"}`, chat.Invalid, "attachments: must be an array of ids, not a string"},
 		{`{"content":"x","attachments":[1]}`, chat.Invalid, "attachments: must be an array of ids, not a number"},
-		{`{"content":"x","attachments":["1"]}`, chat.Invalid, "attachments: must hold UUIDs in lower-case text"},
+		{`{"content":"x","attachments":["1"]}`, chat.Invalid, "attachments: must hold UUIDs"},
 		{`{"content":"x","attachments":` + many + `}`, chat.Invalid, "attachments: has 21 ids, limit 20"},
 		{`{"type":"edit","messageId":"` + anID + `"}`, chat.Invalid, "content: must not be empty; to take a message back, delete it"},
 		{`{"type":"edit","content":"x"}`, chat.Invalid, "messageId: must be the id of a message"},
@@ -92,6 +98,18 @@ func TestParseCommandRefuses(t *testing.T) {
 		_, err := chat.ParseCommand([]byte(test.payload), "")
 		if chat.CodeOf(err) != test.code || chat.PublicMessage(err) != test.public {
 			t.Errorf("ParseCommand(%q): %s, %q, want %s, %q", name, chat.CodeOf(err), chat.PublicMessage(err), test.code, test.public)
+		}
+	}
+}
+
+// A client that says that it sends JSON is told where it is malformed.
+func TestParseCommandOfMalformedJSON(t *testing.T) {
+	t.Parallel()
+	for _, contentType := range []string{"application/json", " Application/JSON; charset=utf-8"} {
+		_, err := chat.ParseCommand([]byte(`{"content":"x"} y`), contentType)
+		const want = "payload: is not a JSON object (invalid character 'y' after top-level value); send plain text with content type text/plain"
+		if chat.CodeOf(err) != chat.Invalid || chat.PublicMessage(err) != want {
+			t.Errorf("%s: %v, want %s", contentType, err, want)
 		}
 	}
 }

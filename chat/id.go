@@ -19,13 +19,12 @@ const zeroID = "must not be the zero id"
 // use.
 func NewID() ID { return ID(uuid.Must(uuid.NewV7())) }
 
-// ParseID parses the one form that ids have on the wire: 36 characters of canonical text
-// in lower case. Any other (upper case, braces, "urn:uuid:") is Invalid, so that no id has
-// two texts. It does not allocate on success.
+// ParseID parses the 36 characters of a UUID's canonical text, in upper or lower case (RFC
+// 9562, 4). Any other form (braces, "urn:uuid:") is Invalid. It does not allocate on success.
 func ParseID(s string) (ID, error) {
 	var id ID
 	if !id.parse(s) {
-		return ID{}, &Error{Code: Invalid, Msg: "not an id: want a UUID in lower-case text, such as 0198c0de-0000-7000-8000-000000000000"}
+		return ID{}, &Error{Code: Invalid, Msg: "not an id: want a UUID, such as 0198c0de-0000-7000-8000-000000000000"}
 	}
 	return id, nil
 }
@@ -42,11 +41,6 @@ func MustParseID(s string) ID {
 func (id *ID) parse(s string) bool {
 	if len(s) != 36 {
 		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; c >= 'A' && c <= 'Z' {
-			return false
-		}
 	}
 	u, err := uuid.Parse(s)
 	*id = ID(u)

@@ -1,7 +1,6 @@
 package chat
 
 import (
-	"encoding/json"
 	"time"
 	"unicode/utf8"
 )
@@ -26,7 +25,7 @@ func ParseStatus(payload []byte) (Status, error) {
 	var in struct {
 		Status Status `json:"status"`
 	}
-	if len(payload) <= 1024 && utf8.Valid(payload) && json.Unmarshal(payload, &in) == nil {
+	if len(payload) <= 1024 && utf8.Valid(payload) && decodeJSON(payload, &in) == nil {
 		switch in.Status {
 		case Online, Away, Invisible, Offline:
 			return in.Status, nil

@@ -95,12 +95,12 @@ func ParseRead(payload []byte) (Read, error) {
 	if len(payload) > MaxReadPayload || !utf8.Valid(payload) {
 		return Read{}, invalid("payload", "must be a JSON object of at most "+itoa(MaxReadPayload)+` bytes of UTF-8: {"upTo":seq} or {"messageIds":[…]}`)
 	}
-	if err := json.Unmarshal(payload, &in); err != nil {
+	if err := decodeJSON(payload, &in); err != nil {
 		return Read{}, readError(err)
 	}
 	switch {
 	case (in.UpTo == nil) == (in.MessageIDs == nil):
-		return Read{}, invalid("upTo", "is required, or messageIds instead, not both")
+		return Read{}, invalid("upTo", "exactly one of upTo and messageIds is required")
 	case in.UpTo != nil && *in.UpTo < 1:
 		return Read{}, invalid("upTo", readUpTo)
 	case in.UpTo != nil:
@@ -111,7 +111,7 @@ func ParseRead(payload []byte) (Read, error) {
 	ids := make([]ID, len(in.MessageIDs))
 	for i, text := range in.MessageIDs {
 		if !ids[i].parse(text) {
-			return Read{}, invalid("messageIds", "must hold UUIDs in lower-case text")
+			return Read{}, invalid("messageIds", "must hold UUIDs")
 		}
 		if ids[i].IsZero() {
 			return Read{}, invalid("messageIds", zeroID)
@@ -129,6 +129,8 @@ func readIDs(n int) error {
 func readError(err error) error {
 	var te *json.UnmarshalTypeError
 	switch {
+	case CodeOf(err) == Invalid:
+		return err
 	case errors.As(err, &te) && te.Field == "upTo":
 		return invalid("upTo", readUpTo+", not "+withArticle(te.Value))
 	case errors.As(err, &te) && te.Field != "":

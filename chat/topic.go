@@ -76,7 +76,7 @@ func ParseTopic(name string) (Topic, error) {
 		t.Kind = kinds[name[prefix+idLen+1:]]
 	}
 	if t.Kind == 0 {
-		return Topic{}, invalid("topic", "must be conv/{id}/messages, conv/{id}/typing, conv/{id}/reads or user/{id}/presence, with an id in lower-case text")
+		return Topic{}, invalid("topic", "must be conv/{id}/messages, conv/{id}/typing, conv/{id}/reads or user/{id}/presence, with a UUID as the id")
 	}
 	return t, nil
 }

@@ -50,7 +50,8 @@ func apiConfig(version string) huma.Config {
 // does not fit: huma knows only that it is in the body.
 const numberTooLarge = "too large a number in body."
 
-// strictJSON is encoding/json that refuses invalid UTF-8 instead of replacing it.
+// strictJSON is encoding/json that refuses what it would change: invalid UTF-8, and what
+// chat.CheckJSON finds.
 var strictJSON = huma.Format{
 	Marshal: func(w io.Writer, v any) error {
 		e := json.NewEncoder(w)
@@ -61,6 +62,7 @@ var strictJSON = huma.Format{
 		if !utf8.Valid(data) {
 			return errors.New("must be valid UTF-8")
 		}
+		data = chat.TrimByteOrderMark(data)
 		err := json.Unmarshal(data, v)
 		var te *json.UnmarshalTypeError
 		switch {
@@ -69,7 +71,7 @@ var strictJSON = huma.Format{
 		case err != nil:
 			return errors.New("must be JSON: " + err.Error())
 		}
-		return nil
+		return chat.CheckJSON(data)
 	},
 }
 

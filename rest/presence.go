@@ -52,7 +52,7 @@ func (in *presenceQuery) ids() ([]chat.ID, error) {
 		for text := range strings.SplitSeq(texts, ",") {
 			id, err := chat.ParseID(text)
 			if err != nil {
-				return nil, bad("must be UUIDs in lower-case text, separated by commas")
+				return nil, bad("must be UUIDs, separated by commas")
 			}
 			if ids = append(ids, id); len(ids) > chat.MaxPresences {
 				return nil, bad("has too many users, limit " + strconv.Itoa(chat.MaxPresences))

@@ -10,7 +10,8 @@ import (
 	"github.com/parleymq/parley/chat"
 )
 
-// ID is an id as JSON and parameters carry it: a UUID in lower-case text.
+// ID is an id as JSON and parameters carry it: a UUID, of a client in upper or lower case,
+// in answers in lower case (RFC 9562, 4).
 type ID string
 
 const (
@@ -21,8 +22,8 @@ const (
 // Schema implements huma.SchemaProvider.
 func (ID) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{
-		Type: huma.TypeString, Pattern: `^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`,
-		PatternDescription: "a UUID in lower-case text", Examples: []any{exampleID},
+		Type: huma.TypeString, Pattern: `^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`,
+		PatternDescription: "a UUID", Examples: []any{exampleID},
 	}
 }
 
