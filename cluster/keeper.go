@@ -47,7 +47,7 @@ type Sessions interface {
 	// seq.
 	HintFollowers(conversation chat.ID, seq int64)
 	// Recheck reads from the database how far the logs of all connected users reach.
-	Recheck(ctx context.Context) (int, error)
+	Recheck(ctx context.Context) error
 	// DisconnectAll ends every connection: the sessions may have been taken over.
 	DisconnectAll()
 }
@@ -75,8 +75,9 @@ type Keeper struct {
 	o       KeeperOptions
 	logger  *slog.Logger
 	metrics *keeperMetrics
-	syncs   chan chan error    // from Sync
-	members chan membersChange // full: all sessions are rechecked instead
+	syncs   chan chan error // from Sync
+	members chan func()     // to be done in this order, beside Run: what changes of members ask for; full: all sessions are rechecked instead
+	ended   chan func()     // what Run is to do now that work in the background has ended
 
 	// Owned by Run.
 	steady     time.Time // since when heartbeats are consecutive
@@ -85,23 +86,9 @@ type Keeper struct {
 	unreleased map[string]int // evicted nodes that are not released: in how many heartbeats
 	failing    bool           // the last heartbeat, read or release failed
 	recheckDue bool           // a recheck failed, or changes of members were dropped
-	rechecked  chan error     // nil: no recheck runs
+	rechecking bool
 	releasing  map[string]bool
-	released   chan released
 	wg         sync.WaitGroup // rechecks and releases
-}
-
-// membersChange is a change of members or, with synced, the end of those that a Sync has
-// read.
-type membersChange struct {
-	entry  chat.OutboxEntry
-	synced chan<- error
-}
-
-// released is how the release of a node has ended.
-type released struct {
-	node string
-	err  error
 }
 
 // NewKeeper returns a keeper. It starts nothing.
@@ -109,8 +96,8 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	return &Keeper{
 		o: o, logger: o.Logger.With("component", "cluster"), metrics: newKeeperMetrics(o.Registerer),
-		syncs: make(chan chan error), members: make(chan membersChange, membersQueue),
-		unreleased: map[string]int{}, releasing: map[string]bool{}, released: make(chan released),
+		syncs: make(chan chan error), members: make(chan func(), membersQueue), ended: make(chan func()),
+		unreleased: map[string]int{}, releasing: map[string]bool{},
 	}
 }
 
@@ -157,13 +144,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case sync = <-k.syncs:
 		case <-newcomer:
 			beat = time.Time{}
-		case err := <-k.rechecked:
-			if k.rechecked, k.recheckDue = nil, err != nil; err != nil && ctx.Err() == nil {
-				k.logger.Warn("could not recheck all sessions; trying again", "err", err)
-			}
-			continue
-		case r := <-k.released:
-			k.report(k.finishRelease(ctx, r))
+		case then := <-k.ended:
+			then()
 			continue
 		case <-step.C:
 		}
@@ -272,29 +254,31 @@ func (k *Keeper) evict(ctx context.Context, n chat.NodeState) error {
 	return nil
 }
 
-// release releases a node in the background: it may take longer than this node's own lease.
-func (k *Keeper) release(ctx context.Context, n chat.NodeState) {
-	if k.releasing[n.Name] {
-		return
-	}
-	k.releasing[n.Name] = true
+// background does work that may take longer than this node's own lease, and then has Run
+// call then with its error.
+func (k *Keeper) background(ctx context.Context, work func(context.Context) error, then func(error)) {
 	k.wg.Go(func() { // ends with ctx at the latest; Run waits for it
-		r := released{n.Name, k.o.Release(ctx, n)}
+		err := work(ctx)
 		select {
-		case k.released <- r:
+		case k.ended <- func() { then(err) }:
 		case <-ctx.Done():
 		}
 	})
 }
 
-// finishRelease notes that a node is released; after an error another heartbeat tries
-// again.
-func (k *Keeper) finishRelease(ctx context.Context, r released) error {
-	delete(k.releasing, r.node)
-	if r.err != nil {
-		return r.err
+// release releases a node in the background; after an error another heartbeat tries again.
+func (k *Keeper) release(ctx context.Context, n chat.NodeState) {
+	if k.releasing[n.Name] {
+		return
 	}
-	return k.o.Lease.Released(ctx, r.node)
+	k.releasing[n.Name] = true
+	k.background(ctx, func(ctx context.Context) error { return k.o.Release(ctx, n) }, func(err error) {
+		delete(k.releasing, n.Name)
+		if err == nil {
+			err = k.o.Lease.Released(ctx, n.Name)
+		}
+		k.report(err)
+	})
 }
 
 // releaseUnreleased releases nodes that have left, or that the node which evicted them has
@@ -321,21 +305,22 @@ func (k *Keeper) read(ctx context.Context) error {
 	}
 	k.metrics.entries.Add(float64(len(list)))
 	for _, entries := range [2][]chat.OutboxEntry{k.last, list} {
-		for i := range entries {
-			k.handle(ctx, &entries[i])
+		for _, e := range entries {
+			k.handle(ctx, e)
 		}
 	}
 	k.last = list
 	return nil
 }
 
-func (k *Keeper) handle(ctx context.Context, e *chat.OutboxEntry) {
+func (k *Keeper) handle(ctx context.Context, e chat.OutboxEntry) {
 	switch {
 	case e.Superseded != nil:
 		k.o.Rules.ReceiveNotice(ctx, "", chat.Notice{Superseded: e.Superseded})
 	case e.Members:
+		change := e // e itself must not escape: most entries are about logs
 		select {
-		case k.members <- membersChange{entry: *e}:
+		case k.members <- func() { k.o.Rules.MembersChanged(ctx, change.ConversationID, change.Seq, change.MembersVersion) }:
 		default:
 			k.recheckDue = true
 		}
@@ -351,12 +336,8 @@ func (k *Keeper) followMembers(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case m := <-k.members:
-			if m.synced != nil {
-				m.synced <- nil // it has room
-				continue
-			}
-			k.o.Rules.MembersChanged(ctx, m.entry.ConversationID, m.entry.Seq, m.entry.MembersVersion)
+		case do := <-k.members:
+			do()
 		}
 	}
 }
@@ -368,7 +349,7 @@ func (k *Keeper) answer(sync chan<- error, err error) {
 		return
 	}
 	select {
-	case k.members <- membersChange{synced: sync}:
+	case k.members <- func() { sync <- nil }: // it has room
 	default:
 		sync <- &chat.Error{Code: chat.Unavailable, Op: "cluster.Sync", Msg: "too many changes of members are waiting; try again"}
 	}
@@ -376,14 +357,14 @@ func (k *Keeper) answer(sync chan<- error, err error) {
 
 // recheck compares all sessions with their logs, in the background.
 func (k *Keeper) recheck(ctx context.Context) {
-	if k.rechecked != nil {
+	if k.rechecking {
 		return
 	}
 	k.metrics.rechecks.Inc()
-	done := make(chan error, 1)
-	k.rechecked = done
-	k.wg.Go(func() { // ends with ctx at the latest; Run waits for it
-		_, err := k.o.Sessions.Recheck(ctx)
-		done <- err
+	k.rechecking = true
+	k.background(ctx, k.o.Sessions.Recheck, func(err error) {
+		if k.rechecking, k.recheckDue = false, err != nil; err != nil && ctx.Err() == nil {
+			k.logger.Warn("could not recheck all sessions; trying again", "err", err)
+		}
 	})
 }

@@ -84,13 +84,13 @@ func (s *sessions) ReceiveNotice(_ context.Context, _ string, n chat.Notice) {
 	s.note(func() { s.superseded = append(s.superseded, n.Superseded.ClientID) })
 }
 func (s *sessions) DisconnectAll() { s.note(func() { s.gaveUp++ }) }
-func (s *sessions) Recheck(context.Context) (n int, err error) {
+func (s *sessions) Recheck(context.Context) (err error) {
 	s.note(func() {
 		if s.rechecks++; s.rechecks <= s.fails {
 			err = errors.New("the database is unavailable")
 		}
 	})
-	return 0, err
+	return err
 }
 
 func (s *sessions) MembersChanged(ctx context.Context, _ chat.ID, seq, _ int64) {

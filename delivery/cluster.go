@@ -48,16 +48,14 @@ func (r *Router) HintFollowers(conversation chat.ID, seq int64) {
 
 // Recheck asks how far the logs of all connected users reach, one user after the other,
 // for sessions that may have missed what other nodes have stored. It blocks for a round
-// trip per user and returns how many users it has asked for. It may be repeated after an
-// error; it then starts from the beginning.
-func (r *Router) Recheck(ctx context.Context) (int, error) {
-	users := r.users.ids()
-	for i, user := range users {
+// trip per user. It may be repeated after an error; it then starts from the beginning.
+func (r *Router) Recheck(ctx context.Context) error {
+	for _, user := range r.users.ids() {
 		if err := r.recheck(ctx, user); err != nil {
-			return i, err
+			return err
 		}
 	}
-	return len(users), nil
+	return nil
 }
 
 func (r *Router) recheck(ctx context.Context, user chat.ID) error {

@@ -95,8 +95,8 @@ func TestOtherNodes(t *testing.T) {
 			t.Errorf("the client got %v", got)
 		}
 		log.set(func() { log.convs[convA].last = 9 })
-		if n, err := r.Recheck(t.Context()); n != 1 || err != nil {
-			t.Errorf("looked at %d users: %v", n, err)
+		if err := r.Recheck(t.Context()); err != nil {
+			t.Errorf("Recheck: %v", err)
 		}
 		synctest.Wait()
 		if got := sink.seqs(convA); len(got) != 4 {

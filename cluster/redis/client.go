@@ -86,7 +86,8 @@ func (t *target) connect(ctx context.Context, name string, timeout time.Duration
 		shut(one)
 		return nil, err
 	}
-	if helloField(hello, "mode") != "cluster" {
+	// The reply has names and values in turn.
+	if i := slices.Index(hello, any("mode")) + 1; i == 0 || i == len(hello) || hello[i] != "cluster" {
 		return &client{UniversalClient: one}, nil // also a server before Redis 6, which knows no HELLO
 	}
 	shut(one)
@@ -98,17 +99,6 @@ func newCluster(o *redis.UniversalOptions) *client {
 	c.MaxRetries = 0 // redirects retry
 	c.DisableRoutingPolicies, c.ClusterStateReloadInterval = true, 10*time.Second
 	return &client{UniversalClient: redis.NewClusterClient(c), sharded: true}
-}
-
-// helloField returns a field of HELLO's reply, which has names and values in turn.
-func helloField(reply []any, field string) string {
-	for i := 0; i+1 < len(reply); i += 2 {
-		if reply[i] == field {
-			s, _ := reply[i+1].(string)
-			return s
-		}
-	}
-	return ""
 }
 
 // dial replaces go-redis' own dialer, whose TLS handshake does not end with ctx.
