@@ -12,7 +12,7 @@ func (a *App) sys() []topics.SysValue {
 	c := a.broker.Counts()
 	return []topics.SysValue{
 		{Topic: "version", Value: "parley version " + a.o.Version},
-		{Topic: "clients/connected", Value: n(int64(a.broker.Connections()))},
+		{Topic: "clients/connected", Value: n(c.Connections)},
 		{Topic: "messages/received", Value: n(c.Received)},
 		{Topic: "bytes/received", Value: n(c.BytesReceived)},
 		{Topic: "publish/messages/received", Value: n(c.PublishReceived)},

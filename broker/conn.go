@@ -49,19 +49,19 @@ type Conn struct {
 	grace     time.Duration // one and a half times the client's Keep Alive
 
 	mu               sync.Mutex
-	out              []byte         // mu guards: to be written
-	writing          bool           // mu guards: the writer runs
-	full             bool           // mu guards: a publication was refused for lack of room; writable is due
-	connackQueued    bool           // mu guards: CONNACK is in the buffer, or written
-	disconnectQueued bool           // mu guards: DISCONNECT is in the buffer, or would be in MQTT 5: nothing may follow
-	closing          bool           // mu guards: nothing more is read
-	sentAway         *disconnection // mu guards: what the server says when the publishes under way have been stored; nil: it does not end the connection
-	finishing        bool           // mu guards: finish has begun, nothing more is queued
-	broken           bool           // mu guards: the socket does not take any more
-	holding          bool           // mu guards: the writer holds what it has taken out of the buffer
-	dropHeld         bool           // mu guards: and is not to write it: the connection was ended while the fence was closed
-	written          chan struct{}  // closed when the writer ends after finishing
-	writable         func()         // set with State
+	out              []byte        // mu guards: to be written
+	writing          bool          // mu guards: the writer runs
+	full             bool          // mu guards: a publication was refused for lack of room; writable is due
+	connackQueued    bool          // mu guards: CONNACK is in the buffer, or written
+	disconnectQueued bool          // mu guards: DISCONNECT is in the buffer, or would be in MQTT 5: nothing may follow
+	closing          bool          // mu guards: nothing more is read
+	sentAway         bool          // mu guards: the server ends the connection, when the publishes under way have been stored
+	finishing        bool          // mu guards: finish has begun, nothing more is queued
+	broken           bool          // mu guards: the socket does not take any more
+	holding          bool          // mu guards: the writer holds what it has taken out of the buffer
+	dropHeld         bool          // mu guards: and is not to write it: the connection was ended while the fence was closed
+	written          chan struct{} // closed when the writer ends after finishing
+	writable         func()        // set with State
 }
 
 func newConn(c net.Conn, s *Server, on *Listener) *Conn {
@@ -443,20 +443,16 @@ type disconnection struct {
 }
 
 // sendAway stops reading; Server.serve sends the DISCONNECT when the publishes under way
-// have been stored. The first reason counts.
-func (c *Conn) sendAway(d disconnection) {
+// have been stored.
+func (c *Conn) sendAway() {
 	c.mu.Lock()
-	if c.sentAway == nil {
-		c.sentAway = &d
-	}
+	c.sentAway = true
 	c.mu.Unlock()
 	_ = c.Close()
 }
 
 // SentAway reports whether the server ends the connection, because it drains or stops.
-func (c *Conn) SentAway() bool { return c.sentAwayAs() != nil }
-
-func (c *Conn) sentAwayAs() *disconnection {
+func (c *Conn) SentAway() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.sentAway

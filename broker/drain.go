@@ -6,11 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
-
-	"github.com/mochi-mqtt/server/v2/packets"
 )
-
-var shuttingDown = disconnection{code: packets.ErrServerShuttingDown.Code, reason: "the server is stopping; connect again in a moment"}
 
 // Drain sends every client away, one after the other, spread evenly and in random
 // order over the time given, so that they do not all connect elsewhere at once. Each
@@ -36,13 +32,20 @@ func (s *Server) Drain(ctx context.Context, over time.Duration) {
 		wait.Reset(due - time.Since(begun))
 		select {
 		case <-wait.C:
-			s.sendAway(c)
+			c.drain()
 		case <-ctx.Done():
 			return
 		}
 	}
 	for _, c := range s.open() { // those that were in the middle of CONNECT then
-		s.sendAway(c)
+		c.drain()
+	}
+}
+
+// drain sends a client away, unless it is in the middle of CONNECT: CONNACK says it then.
+func (c *Conn) drain() {
+	if c.connected.Load() {
+		c.sendAway()
 	}
 }
 
@@ -52,24 +55,10 @@ func (s *Server) open() []*Conn {
 	return slices.Collect(maps.Keys(s.conns))
 }
 
-// sendAway sends a client away; in the middle of CONNECT it is answered by CONNACK.
-func (s *Server) sendAway(c *Conn) {
-	if c.connected.Load() {
-		c.sendAway(s.elsewhere())
-	}
-}
-
-func (s *Server) elsewhere() disconnection {
-	if s.reference == "" {
-		return shuttingDown
-	}
-	return disconnection{packets.ErrUseAnotherServer.Code, "the server is stopping; connect to another one", s.reference}
-}
-
 // Leaving reports whether Drain or Shutdown was called, so that CONNECT is refused:
 // CONNACK says 0x9C (3 in MQTT 3.1.1), with the reference to other servers, if there is one.
 func (s *Server) Leaving() (reference string, leaving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.reference, s.leaving || s.closing
+	return s.away.reference, s.leaving || s.closing
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"encoding/asn1"
 	"strings"
-	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/parleymq/parley/chat"
@@ -25,19 +24,8 @@ type Listener struct {
 	NameIsClientID      bool               // the client id is the user name, whatever CONNECT says
 	NoEmptyClientID     bool               // a client that has no client id is refused
 
-	open atomic.Int64 // connections now
+	open int // Server.mu guards: connections now
 }
-
-// enter counts one more connection, if there may be one. leave undoes it.
-func (l *Listener) enter() bool {
-	if n := l.open.Add(1); l.MaxConnections > 0 && n > int64(l.MaxConnections) {
-		l.open.Add(-1)
-		return false
-	}
-	return true
-}
-
-func (l *Listener) leave() { l.open.Add(-1) }
 
 // Listener returns the listener that has accepted the connection.
 func (c *Conn) Listener() *Listener { return c.listener }

@@ -48,7 +48,7 @@ type Server struct {
 	mochi      *mqtt.Server
 	closeMochi func() error // once: a second mochi.Close panics
 	hook       Hook
-	reference  string
+	away       disconnection // for clients that are sent away
 	origins    []string
 	fence      *chat.Fence
 	logger     *slog.Logger
@@ -77,7 +77,7 @@ func New(o Options) (*Server, error) {
 	caps.MinimumProtocolVersion = 4
 	caps.Compatibilities.NoInheritedPropertiesOnAck = true
 	s := &Server{
-		limits: l, hook: o.Hook, reference: o.Reference, origins: o.AllowedOrigins, fence: o.Fence, conns: map[*Conn]struct{}{},
+		limits: l, hook: o.Hook, origins: o.AllowedOrigins, fence: o.Fence, conns: map[*Conn]struct{}{},
 		logger: logger.With("component", "broker"), metrics: newMetrics(o.Registerer),
 	}
 	// mochi's Serve is not called: its loop copies the map of all clients twice a
@@ -90,6 +90,10 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("attach the hook: %w", err)
 	}
 	s.closeMochi = sync.OnceValue(s.mochi.Close)
+	s.away = disconnection{packets.ErrServerShuttingDown.Code, "the server is stopping; connect again in a moment", ""}
+	if o.Reference != "" {
+		s.away = disconnection{packets.ErrUseAnotherServer.Code, "the server is stopping; connect to another one", o.Reference}
+	}
 	return s, nil
 }
 
@@ -138,13 +142,14 @@ func (s *Server) Serve(l net.Listener, on *Listener) error {
 func (s *Server) admit(c net.Conn, on *Listener) *Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing || len(s.conns) >= s.limits.MaxConnections || !on.enter() {
+	if s.closing || len(s.conns) >= s.limits.MaxConnections || on.MaxConnections > 0 && on.open >= on.MaxConnections {
 		s.metrics.turnedAway.Inc()
 		_ = c.Close()
 		return nil
 	}
 	conn := newConn(c, s, on)
 	s.conns[conn] = struct{}{}
+	on.open++
 	s.wg.Add(1)
 	s.metrics.connections.Inc()
 	return conn
@@ -153,41 +158,25 @@ func (s *Server) admit(c net.Conn, on *Listener) *Conn {
 // serve reads the connection until it ends.
 func (s *Server) serve(conn *Conn, listener string) {
 	defer s.wg.Done()
-	err := s.handshake(conn)
-	if err == nil {
-		err = s.establish(conn, listener)
-	}
+	err := s.establish(conn, listener)
 	if cl := conn.Client; cl != nil {
 		s.mochi.Clients.Delete(cl.ID) // mochi forgets to, where CONNACK could not be written
 		if s.Closing() {
-			conn.sendAway(s.elsewhere())
+			conn.sendAway()
 		}
-		if d := conn.sentAwayAs(); d != nil {
+		if conn.SentAway() {
 			conn.intake.drain(s.limits.Drain) // what was accepted is still acknowledged
-			conn.disconnect(*d)
+			conn.disconnect(s.away)
 		}
 		s.hook.Ended(conn, err)
 	}
 	conn.finish()
-	conn.listener.leave()
 	s.mu.Lock()
+	conn.listener.open--
 	delete(s.conns, conn)
 	s.mu.Unlock()
 	s.metrics.connections.Dec()
 	s.logger.Debug("connection ended", "remote", conn.RemoteAddr().String(), "err", err)
-}
-
-// handshake begins TLS, where there is any. Limits.ConnectTimeout covers it.
-func (s *Server) handshake(conn *Conn) error {
-	t := conn.tls()
-	if t == nil {
-		return nil
-	}
-	if err := t.Handshake(); err != nil {
-		s.metrics.handshakeErrors.Inc()
-		return fmt.Errorf("TLS handshake: %w", err)
-	}
-	return nil
 }
 
 // Closing reports whether Shutdown was called.
@@ -197,7 +186,8 @@ func (s *Server) Closing() bool {
 	return s.closing
 }
 
-// establish gives the connection to mochi. A packet that makes mochi or a hook
+// establish begins TLS, where there is any, within Limits.ConnectTimeout, and gives the
+// connection to mochi. A packet that makes mochi or a hook
 // panic ends this connection and no other.
 func (s *Server) establish(conn *Conn, listener string) (err error) {
 	defer func() {
@@ -207,6 +197,12 @@ func (s *Server) establish(conn *Conn, listener string) (err error) {
 			err = packets.ErrMalformedPacket
 		}
 	}()
+	if t := conn.tls(); t != nil {
+		if err := t.Handshake(); err != nil {
+			s.metrics.handshakeErrors.Inc()
+			return fmt.Errorf("TLS handshake: %w", err)
+		}
+	}
 	return s.mochi.EstablishConnection(listener, conn)
 }
 
@@ -219,7 +215,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.closing = true
 	s.mu.Unlock()
 	for _, c := range s.open() {
-		c.sendAway(s.elsewhere()) // nothing more is read; serve does the rest
+		c.sendAway() // nothing more is read; serve does the rest
 	}
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }() // ends with the last connection
@@ -236,24 +232,22 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return errors.Join(fmt.Errorf("%d connections were cut off: %w", len(cut), context.Cause(ctx)), s.closeMochi())
 }
 
-// Counts are what a server has read and written since it started.
+// Counts are the open connections of a server, and what it has read and written since it
+// started.
 type Counts struct {
+	Connections                            int64
 	Received, PublishReceived, PublishSent int64 // packets; Received: of any type
 	BytesReceived                          int64
 }
 
-// Counts returns what has been read and written so far.
+// Counts returns the counts of now.
 func (s *Server) Counts() Counts {
 	i := s.mochi.Info
-	return Counts{
-		Received: atomic.LoadInt64(&i.PacketsReceived), PublishReceived: atomic.LoadInt64(&i.MessagesReceived),
-		PublishSent: s.sent.Load(), BytesReceived: atomic.LoadInt64(&i.BytesReceived),
-	}
-}
-
-// Connections returns how many connections are open.
-func (s *Server) Connections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.conns)
+	return Counts{
+		Connections: int64(len(s.conns)),
+		Received:    atomic.LoadInt64(&i.PacketsReceived), PublishReceived: atomic.LoadInt64(&i.MessagesReceived),
+		PublishSent: s.sent.Load(), BytesReceived: atomic.LoadInt64(&i.BytesReceived),
+	}
 }

@@ -178,8 +178,7 @@ func (r *Router) expire(ctx context.Context) {
 // keyedLock is a lock for each key. Unlike a mutex it may be held across I/O, and waiting
 // for it ends with a context. The zero value is ready.
 type keyedLock struct {
-	mu   sync.Mutex
-	held map[deviceKey]chan struct{} // mu guards; closed when the holder leaves
+	held sync.Map // from deviceKey to chan struct{}, which is closed when the holder leaves
 }
 
 func (k *keyedLock) lock(ctx context.Context, key deviceKey) (unlock func(), err error) {
@@ -204,20 +203,12 @@ func (k *keyedLock) tryLock(key deviceKey) (unlock func(), ok bool) {
 
 // take returns the function that unlocks, or the channel of the holder to wait for.
 func (k *keyedLock) take(key deviceKey) (unlock func(), holder chan struct{}) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if holder := k.held[key]; holder != nil {
-		return nil, holder
-	}
 	mine := make(chan struct{})
-	if k.held == nil {
-		k.held = map[deviceKey]chan struct{}{}
+	if holder, taken := k.held.LoadOrStore(key, mine); taken {
+		return nil, holder.(chan struct{})
 	}
-	k.held[key] = mine
 	return func() {
-		k.mu.Lock()
-		delete(k.held, key)
-		k.mu.Unlock()
+		k.held.Delete(key)
 		close(mine)
 	}, nil
 }
