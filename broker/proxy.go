@@ -122,12 +122,10 @@ type proxiedConn struct {
 // Read implements net.Conn.
 func (c *proxiedConn) Read(p []byte) (int, error) {
 	c.once.Do(c.readHeader)
-	switch {
-	case c.err != nil:
+	if c.err != nil {
 		return 0, c.err
-	case c.buffered == nil:
-		return c.Conn.Read(p)
-	case c.buffered.Buffered() > 0:
+	}
+	if c.buffered != nil && c.buffered.Buffered() > 0 {
 		return c.buffered.Read(p)
 	}
 	c.buffered = nil

@@ -2,6 +2,7 @@ package topics
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/parleymq/parley/chat"
@@ -75,12 +76,10 @@ func (f *feeding) space(ctx context.Context, space chat.ID) error {
 				covered = append(covered, topic)
 			}
 		}
-		for len(covered) > 0 {
-			n := min(messagePage, len(covered))
-			if err := f.topics(ctx, space, covered[:n]); err != nil {
+		for some := range slices.Chunk(covered, messagePage) {
+			if err := f.topics(ctx, space, some); err != nil {
 				return err
 			}
-			covered = covered[n:]
 		}
 		if len(page) < topicsPage {
 			return nil
