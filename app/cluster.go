@@ -96,7 +96,7 @@ func (a *App) deliveryCluster() *delivery.Cluster {
 		return nil
 	}
 	return &delivery.Cluster{
-		Online: o.bus.Here, WantReceipts: o.bus.Hello, ReceiptsWanted: o.bus.Asking,
+		Online: o.bus.SetConnected, WantReceipts: o.bus.Hello, ReceiptsWanted: o.bus.ReceiptsWanted,
 		Superseded: func(node string, n chat.SupersededNotice) { o.bus.NotifyNode(node, chat.Notice{Superseded: &n}) },
 	}
 }
@@ -131,7 +131,7 @@ func (a *App) startNode(ctx context.Context) error {
 	keeper := a.keepLease()
 	a.run("fence", func(ctx context.Context) error { return o.fence.Run(ctx, keeper.Sync) })
 	a.run("bus", func(ctx context.Context) error {
-		return o.bus.Run(ctx, cluster.Receiver{Rules: a.chat, Publication: a.topics.Arrive, Asking: a.router.ReceiptsWanted})
+		return o.bus.Run(ctx, cluster.Receiver{Rules: a.chat, Publication: a.topics.Arrive, ReceiptsWanted: a.router.ReceiptsWanted})
 	})
 	_, err := a.store.ReleaseSessions(ctx, a.o.Node, time.Now())
 	return err

@@ -40,8 +40,8 @@ type Receiver struct {
 	// Publication delivers a publication to a device topic to the sessions here. It does
 	// not block.
 	Publication func(*chat.Publication)
-	// Asking reports whether a session here has asked for delivery receipts.
-	Asking func() bool
+	// ReceiptsWanted reports whether a session here subscribes to delivery receipts.
+	ReceiptsWanted func() bool
 }
 
 // BusOptions configures a Bus.
@@ -81,7 +81,7 @@ type view struct {
 
 type peer struct {
 	Node
-	asks *atomic.Bool // a session there has asked for delivery receipts
+	wantsReceipts *atomic.Bool // a session there subscribes to delivery receipts
 }
 
 // lookup is a frame whose users have to be looked up first.
@@ -138,11 +138,11 @@ func (b *Bus) Run(ctx context.Context, r Receiver) error {
 		case <-b.hello:
 		}
 		v := b.view.Load()
-		b.send(v, appendHello(nil, b.receiver.Asking()), v.all)
+		b.send(v, appendHello(nil, b.receiver.ReceiptsWanted()), v.all)
 	}
 }
 
-// setNodes tells the link which other nodes are alive, by the database.
+// setNodes informs the link which other nodes are alive, by the database.
 func (b *Bus) setNodes(nodes []chat.NodeState) {
 	var alive []Node
 	for _, n := range nodes {
@@ -153,8 +153,8 @@ func (b *Bus) setNodes(nodes []chat.NodeState) {
 	b.link.SetPeers(alive)
 }
 
-// Hello tells the other nodes whether a session here has asked for delivery receipts, which
-// has changed. It does not block.
+// Hello sends the other nodes whether a session here subscribes to delivery receipts, as it
+// does every two seconds; call it when that has changed. It does not block.
 func (b *Bus) Hello() { signal(b.hello) }
 
 // signal puts a value into a channel of one value, unless it holds one.
@@ -172,7 +172,7 @@ func (b *Bus) refresh() {
 	for number, n := range list[:min(len(list), maxPeers)] {
 		p := peer{n, new(atomic.Bool)}
 		if before, ok := old.numbers[n.ID]; ok {
-			p.asks = old.nodes[before].asks
+			p.wantsReceipts = old.nodes[before].wantsReceipts
 		}
 		v.nodes, v.numbers[n.ID] = append(v.nodes, p), number
 		v.all.add(number)
@@ -183,24 +183,24 @@ func (b *Bus) refresh() {
 // Peers returns how many other nodes can be reached.
 func (b *Bus) Peers() int { return len(b.view.Load().nodes) }
 
-// Asking reports whether a session at another node has asked for delivery receipts.
-func (b *Bus) Asking() bool { return !b.view.Load().asking().empty() }
+// ReceiptsWanted reports whether a session at another node subscribes to delivery receipts.
+func (b *Bus) ReceiptsWanted() bool { return !b.view.Load().wantReceipts().empty() }
 
-// asking returns the nodes where a session has asked for delivery receipts.
-func (v *view) asking() (s nodeSet) {
+// wantReceipts returns the nodes where a session subscribes to delivery receipts.
+func (v *view) wantReceipts() (s nodeSet) {
 	for number, p := range v.nodes {
-		if p.asks.Load() {
+		if p.wantsReceipts.Load() {
 			s.add(number)
 		}
 	}
 	return s
 }
 
-// Here tells all nodes, those that will join too, whether a user has a connection at this
-// one. It does not block.
-func (b *Bus) Here(user chat.ID, here bool) {
+// SetConnected says to all nodes, those that will join too, whether a user has a connection
+// at this one. It does not block.
+func (b *Bus) SetConnected(user chat.ID, connected bool) {
 	kind := frameGone
-	if here {
+	if connected {
 		kind = frameHere
 		b.link.Register(user)
 	} else {
@@ -229,7 +229,7 @@ func (b *Bus) Notify(n chat.Notice, users []chat.ID) {
 	v := b.view.Load()
 	among := v.all
 	if n.Received != nil {
-		among = v.asking()
+		among = v.wantReceipts()
 	}
 	if among.empty() {
 		return
@@ -376,7 +376,7 @@ func (b *Bus) receive(from string, raw []byte) {
 	case frameHello:
 		v := b.view.Load()
 		if number, ok := v.numbers[from]; ok {
-			v.nodes[number].asks.Store(f.asks)
+			v.nodes[number].wantsReceipts.Store(f.wantsReceipts)
 		} else {
 			signal(b.newcomer)
 		}

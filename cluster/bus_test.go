@@ -174,7 +174,7 @@ func startBus(t *testing.T, n *network, id string) (*cluster.Bus, *link) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- b.Run(ctx, cluster.Receiver{Rules: rules{}, Publication: func(*chat.Publication) {}, Asking: func() bool { return false }})
+		done <- b.Run(ctx, cluster.Receiver{Rules: rules{}, Publication: func(*chat.Publication) {}, ReceiptsWanted: func() bool { return false }})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -210,7 +210,7 @@ func TestRouting(t *testing.T) {
 	members := make([]chat.ID, 1000)
 	for i := range members {
 		members[i] = chat.NewID()
-		buses[i%2].Here(members[i], true) // nodes 0 and 1
+		buses[i%2].SetConnected(members[i], true) // nodes 0 and 1
 	}
 	e := &chat.Event{ConversationID: chat.NewID(), Seq: 1, Content: "hello"}
 	for range 10 {
@@ -223,10 +223,10 @@ func TestRouting(t *testing.T) {
 		t.Errorf("%d look-ups; %d and %d events to nodes without members", first, links[0].events("2"), links[0].events("3"))
 	}
 	// A member comes to another node: that is known at once, without a look-up.
-	buses[2].Here(members[0], true)
+	buses[2].SetConnected(members[0], true)
 	buses[0].Event(e, 1, members)
 	eventually(t, "node 2 has the event", func() bool { return links[0].events("2") == 1 })
-	buses[2].Here(members[0], false)
+	buses[2].SetConnected(members[0], false)
 	for range 3 {
 		buses[0].Event(e, 1, members)
 	}
@@ -244,13 +244,13 @@ func TestRoutingChanges(t *testing.T) {
 	b, _ := startBus(t, n, "b")
 	eventually(t, "a and b know of each other", func() bool { return a.Peers() == 1 && b.Peers() == 1 })
 	user := chat.NewID()
-	b.Here(user, true)
+	b.SetConnected(user, true)
 	e := &chat.Event{ConversationID: chat.NewID(), Seq: 1}
 	a.Event(e, 1, []chat.ID{user})
 	eventually(t, "b has the event", func() bool { return la.events("b") == 1 })
 	c, _ := startBus(t, n, "c")
 	eventually(t, "all know of c", func() bool { return a.Peers() == 2 && c.Peers() == 2 })
-	c.Here(user, true)
+	c.SetConnected(user, true)
 	a.Event(e, 1, []chat.ID{user})
 	eventually(t, "c has the event", func() bool { return la.events("b") == 2 && la.events("c") == 1 })
 	n.leave("b")

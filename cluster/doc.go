@@ -6,7 +6,7 @@
 // out of order; the outbox makes up for them.
 //
 //   - Keeper owns this node's lease. It sends heartbeats, evicts nodes whose lease has
-//     expired, tells the Bus which nodes there are, and handles the outbox.
+//     expired, gives the Bus the list of nodes, and handles the outbox.
 //   - Bus routes frames: to the nodes where a user concerned is connected, and from other
 //     nodes to a Receiver.
 //   - Link carries the frames, and knows at which nodes users are connected; cluster/redis

@@ -17,7 +17,7 @@ const (
 	frameNotice      frameKind = 2 // a chat.Notice, as JSON
 	frameHere        frameKind = 3 // a user is connected at the sending node
 	frameGone        frameKind = 4 // a user is not connected there any more
-	frameHello       frameKind = 5 // whether a session at the sending node has asked for delivery receipts
+	frameHello       frameKind = 5 // whether a session at the sending node subscribes to delivery receipts
 	framePublication frameKind = 6 // a chat.Publication to a device topic
 )
 
@@ -44,9 +44,9 @@ func appendNotice(b []byte, n *chat.Notice) ([]byte, error) {
 	return append(append(b, byte(frameNotice)), text...), nil
 }
 
-func appendHello(b []byte, asks bool) []byte {
+func appendHello(b []byte, wantsReceipts bool) []byte {
 	flags := byte(0)
-	if asks {
+	if wantsReceipts {
 		flags = 1
 	}
 	return append(b, byte(frameHello), flags)
@@ -60,7 +60,7 @@ type frame struct {
 	notice         chat.Notice
 	publication    *chat.Publication
 	user           chat.ID
-	asks           bool
+	wantsReceipts  bool
 }
 
 var (
@@ -102,7 +102,7 @@ func readFrame(b []byte) (f frame, err error) {
 		if len(body) == 0 {
 			return f, errFrame
 		}
-		f.asks = body[0]&1 != 0
+		f.wantsReceipts = body[0]&1 != 0
 	default:
 		return f, errUnknown
 	}

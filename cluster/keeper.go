@@ -69,7 +69,7 @@ type KeeperOptions struct {
 }
 
 // Keeper keeps a node's lease: it sends heartbeats, evicts nodes whose heartbeats have
-// stopped, tells the Bus which nodes there are, and reads from the outbox what the others
+// stopped, gives the Bus the list of nodes, and reads from the outbox what the others
 // have stored, which makes up for frames that the Bus has lost.
 type Keeper struct {
 	o       KeeperOptions

@@ -122,7 +122,7 @@ func (l *locations) finish(users []chat.ID, found map[chat.ID]nodeSet) {
 
 // update applies the notice of a node that a user is connected there, or not any more.
 // It drops a look-up that is under way, whose answer may be older.
-func (l *locations) update(user chat.ID, node int, here bool) {
+func (l *locations) update(user chat.ID, node int, connected bool) {
 	sh := l.shard(user)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -133,7 +133,7 @@ func (l *locations) update(user chat.ID, node int, here bool) {
 	case known.expires == 0:
 		delete(sh.users, user)
 		return
-	case here:
+	case connected:
 		known.at.add(node)
 	default:
 		known.at.remove(node)

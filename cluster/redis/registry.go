@@ -36,23 +36,23 @@ const (
 
 // registry knows who is connected here, and which entries in Redis may differ from that.
 type registry struct {
-	mu    sync.Mutex
-	here  [buckets]map[chat.ID]struct{} // mu guards; by the last byte of the id
-	due   [buckets]op                   // mu guards; register or renew: the entries of a whole bucket are to be written
-	dirty map[chat.ID]struct{}          // mu guards; users whose entry is to be written or removed
+	mu        sync.Mutex
+	connected [buckets]map[chat.ID]struct{} // mu guards; by the last byte of the id
+	due       [buckets]op                   // mu guards; register or renew: the entries of a whole bucket are to be written
+	dirty     map[chat.ID]struct{}          // mu guards; users whose entry is to be written or removed
 
 	wake chan struct{} // of one value: there may be work for the loop
 }
 
 func (r *registry) init() {
-	for i := range r.here {
-		r.here[i] = map[chat.ID]struct{}{}
+	for i := range r.connected {
+		r.connected[i] = map[chat.ID]struct{}{}
 	}
 	r.dirty = map[chat.ID]struct{}{}
 	r.wake = make(chan struct{}, 1)
 }
 
-func (r *registry) bucket(user chat.ID) map[chat.ID]struct{} { return r.here[user[len(user)-1]] }
+func (r *registry) bucket(user chat.ID) map[chat.ID]struct{} { return r.connected[user[len(user)-1]] }
 
 // Register implements cluster.Link.
 func (l *Link) Register(user chat.ID) { l.reg.set(user, true) }
@@ -60,13 +60,13 @@ func (l *Link) Register(user chat.ID) { l.reg.set(user, true) }
 // Unregister implements cluster.Link.
 func (l *Link) Unregister(user chat.ID) { l.reg.set(user, false) }
 
-func (r *registry) set(user chat.ID, here bool) {
+func (r *registry) set(user chat.ID, connected bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, was := r.bucket(user)[user]; was == here {
+	if _, was := r.bucket(user)[user]; was == connected {
 		return
 	}
-	if here {
+	if connected {
 		r.bucket(user)[user] = struct{}{}
 	} else {
 		delete(r.bucket(user), user)
@@ -77,7 +77,7 @@ func (r *registry) set(user chat.ID, here bool) {
 
 // mark has the entry of a user written or removed; r.mu is held.
 func (r *registry) mark(user chat.ID) {
-	if _, here := r.bucket(user)[user]; here || len(r.dirty) < maxDirty {
+	if _, connected := r.bucket(user)[user]; connected || len(r.dirty) < maxDirty {
 		r.dirty[user] = struct{}{}
 	}
 }
@@ -116,7 +116,7 @@ func (r *registry) take(batch []entry, most int) []entry {
 			return batch
 		}
 		delete(r.dirty, user)
-		if _, here := r.bucket(user)[user]; here {
+		if _, connected := r.bucket(user)[user]; connected {
 			batch = append(batch, entry{user, register})
 		} else {
 			batch = append(batch, entry{user, unregister})
@@ -129,7 +129,7 @@ func (r *registry) take(batch []entry, most int) []entry {
 		if len(batch) >= most {
 			return batch
 		}
-		for user := range r.here[i] {
+		for user := range r.connected[i] {
 			if len(batch) < most {
 				batch = append(batch, entry{user, op})
 			} else {
@@ -148,7 +148,7 @@ func (r *registry) waiting() int {
 	n := len(r.dirty)
 	for i, op := range r.due {
 		if op == register {
-			n += len(r.here[i])
+			n += len(r.connected[i])
 		}
 	}
 	return n

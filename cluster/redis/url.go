@@ -19,7 +19,7 @@ import (
 type kind int
 
 const (
-	kindAuto     kind = iota // one address, of a server or a member of a Cluster; HELLO tells which
+	kindAuto     kind = iota // one address, of a server or a member of a Cluster; HELLO says which
 	kindCluster              // several addresses of a Cluster
 	kindSentinel             // several addresses of Sentinels
 )
