@@ -35,6 +35,10 @@ type CursorState struct {
 	LastSeq        int64 // end of the log when the session was taken over
 }
 
+// MaxHeldPacketIDs is how many ends of connections that were not saved are remembered for
+// the identifiers that a client may hold; at that number it may hold any.
+const MaxHeldPacketIDs = 8
+
 // SessionState is a device's stored session state (MQTT 5.0, 4.1), with cursors into the
 // logs in place of queued messages.
 type SessionState struct {
@@ -47,7 +51,7 @@ type SessionState struct {
 	Cursors       []CursorState   // of all the user's conversations
 	Inflight      []InflightState // in the order they were sent; empty after a crash, when the cursors cover them
 	NextPacketID  uint16
-	HeldPacketIDs []uint16  // QoS 2: the client may hold identifiers near these without having been sent PUBREL: the ends of those connections were not saved
+	HeldPacketIDs []uint16  // QoS 2: the client may hold identifiers near these, or any if there are MaxHeldPacketIDs, without having been sent PUBREL: the ends of those connections were not saved
 	ResendSince   time.Time // a publish that the client resends on this connection was stored after this, if at all; zero: the session is new
 }
 

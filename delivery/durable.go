@@ -151,7 +151,8 @@ func (s *Session) Start() {
 // received one of them at QoS 2 takes whatever comes under it for a repeat until it gets
 // PUBREL; a client that has not answers PUBREL with PUBCOMP all the same (MQTT 5.0, 4.3.3).
 // So PUBREL is sent for every identifier that may be held: a window before the last one
-// saved, and as many after it as may have been used before the next save was due.
+// saved, and as many after it as may have been used before the next save was due. After
+// more crashes than are remembered it is sent for all identifiers there are.
 const (
 	heldBefore = maxWindow
 	heldAfter  = 4096
@@ -162,8 +163,13 @@ func (s *Session) releaseHeld() {
 	if !s.qos2 {
 		return
 	}
-	for _, held := range s.heldIDs {
-		for i := -heldBefore; i < heldAfter; i++ {
+	before, after := heldBefore, heldAfter
+	ids := s.heldIDs
+	if len(ids) >= chat.MaxHeldPacketIDs {
+		ids, before, after = ids[:1], 0, 65535
+	}
+	for _, held := range ids {
+		for i := -before; i < after; i++ {
 			s.lastReleased = uint16((int(held)-1+i+2*65535)%65535) + 1
 			s.sink.Pubrel(s.lastReleased)
 		}

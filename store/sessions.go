@@ -22,7 +22,7 @@ const packetIDAfterCrash = `1 + (next_packet_id + 40501) % 65535`
 
 // heldAfterCrash are the identifiers at which the client may still hold QoS 2 messages then:
 // it has received those that were in flight, and waits for their PUBREL. The last eight
-// crashes are remembered.
+// crashes are remembered (chat.MaxHeldPacketIDs).
 const heldAfterCrash = `(held_packet_ids || next_packet_id)[greatest(1, cardinality(held_packet_ids) - 6):]`
 
 // findSessionSQL locks the device's session, if there is one, before a new one is created:

@@ -576,7 +576,7 @@ func TestHeldPacketIDs(t *testing.T) {
 			}
 		}
 		want = append(want, id)
-		want = want[max(0, len(want)-8):]
+		want = want[max(0, len(want)-chat.MaxHeldPacketIDs):]
 		if st = take(t, s, u[0], "phone"); !slices.Equal(st.HeldPacketIDs, want) {
 			t.Errorf("the client may hold %d, want %d", st.HeldPacketIDs, want)
 		}
