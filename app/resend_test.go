@@ -2,10 +2,14 @@ package app_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
+
+	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/cluster/redistest"
 )
 
 // A lamp that says "on" in packet 1 of every connection said so an hour ago. Now its
@@ -59,5 +63,180 @@ func TestResentPacketIsNotAnOldOne(t *testing.T) {
 			}
 			r.undisturbed(t)
 		})
+	}
+}
+
+// MQTT.js publishes a thousand messages in a loop, and the line is cut. It connects again,
+// and sends what was not acknowledged under the same packet identifiers, without DUP: all of
+// that was stored twice.
+func TestPacketsSentAgainWithoutDup(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	for _, v := range versions {
+		for _, qos := range []byte{1, 2} {
+			t.Run(fmt.Sprintf("%s, QoS %d", versionName(v), qos), func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, a)
+				o := brokertest.Connect{ClientID: "loop", Version: v, Persistent: true}
+				if v == 5 {
+					o.SessionExpiry = 3600
+				}
+				const n = 120
+				send := func(d *apptest.Device, from, to int) {
+					for i := from; i < to; i++ {
+						d.Client.Send(brokertest.Publish(r.conv.Topic("messages"), qos, uint16(i), fmt.Sprintf("message %d", i/2*2)))
+					}
+				}
+				d := a.Device(t, r.eve, o)
+				release := stall(t, a, r.conv)
+				send(d, 1, n)
+				d.Ping()      // all of it has been taken in
+				for range 3 { // the line is cut again and again; the last time it is half open
+					d.Close()
+					d = a.Device(t, r.eve, o)
+					send(d, 1, n/2)
+					d.Ping()
+				}
+				d = a.Device(t, r.eve, o)
+				send(d, 1, n)
+				send(d, n, n+10) // new ones
+				d.Ping()
+				release()
+				for i := 1; i < n+10; i++ {
+					if pk := firstAck(d, qos); int(pk.PacketID) != i || pk.ReasonCode != 0 {
+						t.Fatalf("acknowledgement %d is %s", i, brokertest.Describe(pk))
+					}
+				}
+				var contents []string
+				for _, e := range a.Log(t, r.nan, r.conv, 1) {
+					contents = append(contents, e.Content)
+				}
+				var want []string
+				for i := 1; i < n+10; i++ {
+					want = append(want, fmt.Sprintf("message %d", i/2*2))
+				}
+				if !slices.Equal(contents, want) {
+					t.Errorf("%d messages were stored, want %d", len(contents), len(want))
+				}
+			})
+		}
+	}
+}
+
+// An identifier that was unacknowledged, with other content: the client has given up what
+// it meant, and sends something else.
+func TestAnotherPacketUnderAnUnacknowledgedIdentifier(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	for _, v := range versions {
+		for _, change := range []func(*packets.Packet, *rig){
+			func(pk *packets.Packet, _ *rig) { pk.Payload = []byte("off") },
+			func(pk *packets.Packet, _ *rig) { pk.FixedHeader.Qos = 2 },
+			func(pk *packets.Packet, r *rig) {
+				pk.TopicName = a.Direct(t, r.eve, a.User(t, "ben")).Topic("messages")
+			},
+		} {
+			r := newRig(t, a)
+			o := brokertest.Connect{ClientID: "lamp", Version: v, Persistent: true, SessionExpiry: uint32(v-4) * 3600}
+			d := a.Device(t, r.eve, o)
+			release := stall(t, a, r.conv)
+			pk := brokertest.Publish(r.conv.Topic("messages"), 1, 1, "on")
+			d.Client.Send(pk)
+			d.Ping()
+			d.Close()
+			d = a.Device(t, r.eve, o)
+			change(&pk, r)
+			d.Client.Send(pk)
+			d.Ping()
+			release()
+			if ack := firstAck(d, pk.FixedHeader.Qos); ack.ReasonCode != 0 {
+				t.Errorf("got %s", brokertest.Describe(ack))
+			}
+			r.seq++
+			r.near.ExpectEvent(r.conv, r.seq)
+			if pk.TopicName == r.conv.Topic("messages") {
+				r.seq++
+				if e := r.near.ExpectEvent(r.conv, r.seq); e.Content != string(pk.Payload) {
+					t.Errorf("received %+v", e)
+				}
+			}
+			r.undisturbed(t)
+		}
+	}
+}
+
+// The acknowledgement was written, and has not reached the client when the line is cut:
+// for the client it was never acknowledged.
+func TestAcknowledgementLostOnTheLine(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	for _, v := range versions {
+		for _, qos := range []byte{1, 2} {
+			t.Run(fmt.Sprintf("%s, QoS %d", versionName(v), qos), func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, a)
+				o := brokertest.Connect{ClientID: "phone", Version: v, Persistent: true, SessionExpiry: uint32(v-4) * 3600}
+				d := a.Device(t, r.eve, o)
+				if tcp, ok := d.Conn().(interface{ SetReadBuffer(int) error }); ok {
+					_ = tcp.SetReadBuffer(4 << 10)
+				}
+				d.MustSubscribe(0, "dev/noise")
+				noise := a.Device(t, r.eve, brokertest.Connect{ClientID: "noise"})
+				for range 4 { // more than the client's buffer holds, and it does not read
+					noise.Publish(1, "dev/noise", string(make([]byte, 100<<10)))
+				}
+				pk := brokertest.Publish(r.conv.Topic("messages"), qos, 7, "once")
+				d.Client.Send(pk)
+				r.seq++
+				e := r.near.ExpectEvent(r.conv, r.seq)
+				d.Close()
+				d = a.Device(t, r.eve, o)
+				d.Client.Send(pk)
+				if ack := brokertest.AckOf(d.Await(firstAckType(qos))); v == 5 && (ack.ID != e.ID || ack.Seq != e.Seq) {
+					t.Errorf("acknowledged with %+v, stored as %+v", ack, e)
+				}
+				r.undisturbed(t)
+			})
+		}
+	}
+}
+
+// The same where the device comes back at another node, while the first sending waits at the
+// one before to be stored.
+func TestPacketsSentAgainToAnotherNode(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	nodes := startNodes(t, 2, redis.URL())
+	meet(t, nodes...)
+	for _, v := range versions {
+		for _, qos := range []byte{1, 2} {
+			t.Run(fmt.Sprintf("%s, QoS %d", versionName(v), qos), func(t *testing.T) {
+				t.Parallel()
+				ann, bob := nodes[0].User(t, "ann"), nodes[0].User(t, "bob")
+				conv := nodes[0].Direct(t, ann, bob)
+				o := brokertest.Connect{ClientID: "loop", Version: v, Persistent: true, SessionExpiry: uint32(v-4) * 3600}
+				const n = 100
+				release := stall(t, nodes[0], conv)
+				for _, node := range nodes {
+					d := node.Device(t, ann, o)
+					for i := 1; i <= n; i++ {
+						d.Client.Send(brokertest.Publish(conv.Topic("messages"), qos, uint16(i), "hello"))
+					}
+					d.Ping()
+					if node == nodes[0] {
+						continue
+					}
+					release()
+					for i := 1; i <= n; i++ {
+						if pk := firstAck(d, qos); int(pk.PacketID) != i || pk.ReasonCode != 0 {
+							t.Fatalf("acknowledgement %d is %s", i, brokertest.Describe(pk))
+						}
+					}
+				}
+				if last := nodes[1].LastSeq(t, bob, conv); last != 1+n {
+					t.Errorf("%d messages are stored, want %d", last-1, n)
+				}
+			})
+		}
 	}
 }

@@ -50,6 +50,7 @@ type Conn struct {
 
 	mu               sync.Mutex
 	out              []byte        // mu guards: to be written
+	taken            int64         // mu guards: bytes that the writer has taken out of out
 	writing          bool          // mu guards: the writer runs
 	full             bool          // mu guards: a publication was refused for lack of room; writable is due
 	connackQueued    bool          // mu guards: CONNACK is in the buffer, or written
@@ -58,6 +59,7 @@ type Conn struct {
 	sentAway         bool          // mu guards: the server ends the connection, when the publishes under way have been stored
 	finishing        bool          // mu guards: finish has begun, nothing more is queued
 	broken           bool          // mu guards: the socket does not take any more
+	wrote            atomic.Int64  // bytes that the socket has taken
 	holding          bool          // mu guards: the writer holds what it has taken out of the buffer
 	dropHeld         bool          // mu guards: and is not to write it: the connection was ended while the fence was closed
 	written          chan struct{} // closed when the writer ends after finishing
@@ -250,6 +252,17 @@ func (c *Conn) buffer() []byte {
 	return c.out
 }
 
+// position is the end of what has been queued, in bytes since the connection began. mu is
+// held.
+func (c *Conn) position() int64 { return c.taken + int64(len(c.out)) }
+
+// received returns the position up to which the peer's host has received what was queued,
+// or a lower one: TLS and WebSocket frames count for bytes of ours.
+func (c *Conn) received() int64 {
+	wrote := c.wrote.Load()
+	return wrote - int64(unsent(c.Conn))
+}
+
 // kick starts the writer, and ends a connection whose buffer is over the hard limit.
 func (c *Conn) kick() error {
 	if len(c.out) > c.server.limits.MaxBuffer {
@@ -277,6 +290,7 @@ func (c *Conn) flush() {
 		c.mu.Lock()
 		b := c.out
 		c.out = nil
+		c.taken += int64(len(b))
 		if len(b) == 0 || c.broken {
 			c.writing = false
 			putBuffer(b)
@@ -358,6 +372,7 @@ func (c *Conn) writeAll(b []byte) error {
 		c.mu.Unlock()
 		n, err := c.Conn.Write(b[:min(len(b), writePiece)])
 		b = b[n:]
+		c.wrote.Add(int64(n))
 		if n > 0 {
 			taken = time.Now()
 		}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -22,11 +23,20 @@ type Intake struct {
 	mu      sync.Mutex
 	waiting []*Publish // mu guards: oldest first
 	head    int        // mu guards: waiting[:head] is answered
-	unacked int        // mu guards: those of waiting[head:] at QoS 1 and 2
 	room    chan struct{}
 	closed  bool // mu guards
 
 	releasing map[uint16]bool // QoS 2: PUBREC is out, PUBREL is due; true: of a device topic. Owned by the reader and settle, under mu
+
+	earlier  map[uint16]chat.UnackedPublish // mu guards: of earlier connections of the session, not sent again yet
+	answered []answered                     // mu guards: claimed, and acknowledged lately: see Unacked
+	fresh    bool                           // mu guards: something that is not in earlier was published
+}
+
+// answered is a publish whose acknowledgement is in the connection's buffer, or written.
+type answered struct {
+	chat.UnackedPublish
+	end int64 // of the acknowledgement, see Conn.position
 }
 
 // Publish is one publish between its arrival and its acknowledgement. It is the
@@ -41,8 +51,10 @@ type Publish struct {
 	Code     byte  // of the acknowledgement, if there is no error
 	Err      error // outcome
 
-	intake *Intake
-	done   bool
+	intake  *Intake
+	done    bool
+	claimed chat.UnackedPublish // Intake.mu guards; Key zero: it is not to be recognised in a later connection
+	first   chat.UnackedPublish // what an earlier connection has left under its identifier; Key zero: nothing
 }
 
 // NewIntake returns the window of a connection. refused is called, from any goroutine and
@@ -76,9 +88,11 @@ func (in *Intake) drain(limit time.Duration) {
 
 // Begin adds a publish to the window. While the window is full it
 // blocks, and with it only the connection's reader; false means that the
-// connection has ended. A client that speaks MQTT 5 and has more on its way than
-// it was allowed, at QoS 1 until PUBACK and at QoS 2 until PUBCOMP, is cut off
-// (MQTT 5.0, 3.3.4 and 4.9), as is one that uses a packet identifier twice at
+// connection has ended. So a client that has more on its way than Receive Maximum
+// allows is held back by TCP, in MQTT 5 as in 3.1.1: cutting it off (MQTT 5.0, 4.9
+// lets a server do that) would make it send everything again. Only publishes at
+// QoS 2 for which no PUBREL comes cannot be held back; a client of MQTT 5 that has
+// too many of those is cut off, as is one that uses a packet identifier twice at
 // once. A retransmission of a publish that waits (MQTT 3.1.1 may send one on the
 // same connection) is answered by the first, and one at QoS 2 between PUBREC and
 // PUBREL by another PUBREC: nil, true.
@@ -102,16 +116,18 @@ func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (
 			in.conn.DisconnectCode(packets.ErrProtocolViolation.Code, "packet identifier "+itoa(int(packetID))+" is in use")
 			return nil, false
 		}
-		if qos > 0 && in.conn.version == 5 && in.unacked+len(in.releasing) >= in.limit {
+		if qos == 2 && in.conn.version == 5 && len(in.releasing) >= maxReleasing {
 			in.mu.Unlock()
-			in.conn.DisconnectCode(packets.ErrReceiveMaximum.Code, "more than "+itoa(in.limit)+" publishes on their way")
+			in.conn.DisconnectCode(packets.ErrReceiveMaximum.Code, "more than "+itoa(maxReleasing)+" publishes at QoS 2 wait for PUBREL")
 			return nil, false
 		}
 		if len(in.waiting)-in.head < in.limit {
-			if qos > 0 {
-				in.unacked++
-			}
 			p := &Publish{Topic: topic, PacketID: packetID, QoS: qos, intake: in}
+			if qos > 0 && in.earlier != nil {
+				p.first = in.earlier[packetID]
+				in.fresh = in.fresh || p.first.Key.IsZero()
+				delete(in.earlier, packetID)
+			}
 			p.Done = p
 			in.waiting = append(in.waiting, p)
 			in.mu.Unlock()
@@ -134,14 +150,71 @@ func (in *Intake) inFlight(packetID uint16) bool {
 	return ok
 }
 
-// Restore begins with identifiers that wait for PUBREL since an earlier connection of
-// the session, before anything is read; see Releasing.
-func (in *Intake) Restore(packetIDs []uint16) {
+// Restore begins with what earlier connections of the session have left, before anything
+// is read: identifiers that wait for PUBREL (see Releasing), and what the client may send
+// again (see Unacked).
+func (in *Intake) Restore(releasing []uint16, unacked []chat.UnackedPublish) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for _, id := range packetIDs {
+	for _, id := range releasing {
 		in.await(id, true)
 	}
+	if len(unacked) > 0 {
+		in.earlier = make(map[uint16]chat.UnackedPublish, len(unacked))
+		for _, u := range unacked {
+			in.earlier[u.PacketID] = u
+		}
+	}
+}
+
+// Claim has a publish of Begin recognised if it is sent again in a later connection of the
+// session. digest tells what it says, and key is the one to store it under; Claim returns
+// the one to use, which is that of the first sending if this is the second.
+func (in *Intake) Claim(p *Publish, key chat.ID, digest uint32) chat.ID {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !p.first.Key.IsZero() && p.first.Digest == digest {
+		key = p.first.Key
+	}
+	p.claimed = chat.UnackedPublish{PacketID: p.PacketID, Key: key, Digest: digest}
+	return key
+}
+
+// noteAnswered keeps a publish whose acknowledgement may be lost with the connection: the
+// last ones, as many as a client may have on their way. mu is held.
+func (in *Intake) noteAnswered(p *Publish, end int64) {
+	if len(in.answered) >= 2*in.limit {
+		in.answered = append(in.answered[:0], in.answered[in.limit:]...)
+	}
+	in.answered = append(in.answered, answered{p.claimed, end})
+}
+
+// Unacked returns those claimed publishes of which the client may not know that they are
+// stored: they are not acknowledged, or the acknowledgement has not reached the peer's
+// host, as far as can be seen here (a proxy in between may have it). What earlier
+// connections have left, and was not sent again, is among it until the client publishes
+// something new: it sends again first [MQTT-4.4.0-1]. At most chat.MaxUnackedPublishes.
+func (in *Intake) Unacked() []chat.UnackedPublish {
+	received := in.conn.received()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var list []chat.UnackedPublish
+	for _, a := range in.answered {
+		if a.end > received {
+			list = append(list, a.UnackedPublish)
+		}
+	}
+	for _, p := range in.waiting[in.head:] {
+		if !p.claimed.Key.IsZero() {
+			list = append(list, p.claimed)
+		}
+	}
+	if !in.fresh {
+		for _, e := range in.earlier {
+			list = append(list, e)
+		}
+	}
+	return list[:min(len(list), chat.MaxUnackedPublishes)]
 }
 
 // Releasing returns the identifiers that wait for PUBREL, of publishes to device
@@ -176,6 +249,7 @@ func (in *Intake) Release(packetID uint16) bool {
 	defer in.mu.Unlock()
 	_, ok := in.releasing[packetID]
 	delete(in.releasing, packetID)
+	delete(in.earlier, packetID)
 	return ok
 }
 
@@ -214,15 +288,14 @@ func (p *Publish) Settle(err error) {
 		first := in.waiting[in.head]
 		in.waiting[in.head] = nil
 		in.head++
-		if first.QoS > 0 {
-			in.unacked--
-		}
 		told := in.answer(first)
 		if first.Err == nil {
 			continue
 		}
 		if !told && chat.CodeOf(first.Err) == chat.Unavailable {
 			fatal, in.closed, told = first.Err, true, true
+			in.head-- // it is not acknowledged
+			in.waiting[in.head] = first
 		}
 		refused = append(refused, refusal{first, told})
 	}
@@ -243,9 +316,9 @@ func (p *Publish) Settle(err error) {
 	}
 }
 
-// maxReleasing bounds the identifiers that wait for PUBREL where no Receive Maximum
-// does (MQTT 3.1.1). One beyond it is not remembered: its repeat is looked up in the
-// log like that of any other packet.
+// maxReleasing bounds the identifiers that wait for PUBREL. In MQTT 3.1.1, where a client
+// knows no Receive Maximum, one beyond it is not remembered: its repeat is looked up in
+// the log like that of any other packet.
 const maxReleasing = 1024
 
 // answer writes the acknowledgement of p. It returns false if that does not tell
@@ -266,14 +339,18 @@ func (in *Intake) answer(p *Publish) bool {
 		in.await(p.PacketID, p.Device)
 	}
 	if p.QoS > 0 {
-		in.conn.writeOutcome(kind, p, code)
+		end := in.conn.writeOutcome(kind, p, code)
+		if !p.claimed.Key.IsZero() && p.Err == nil {
+			in.noteAnswered(p, end)
+		}
 	}
 	return p.Err == nil || p.QoS > 0 && in.conn.version == 5
 }
 
 // writeOutcome writes PUBACK or PUBREC: with id, seq and createdAt of what was
-// stored, or with the reason of the refusal.
-func (c *Conn) writeOutcome(kind byte, p *Publish, code byte) {
+// stored, or with the reason of the refusal. It returns where in the connection's output
+// that ends.
+func (c *Conn) writeOutcome(kind byte, p *Publish, code byte) (end int64) {
 	var buf [256]byte
 	props := buf[:0]
 	if c.version == 5 && !c.noInfo { // [MQTT-3.1.2-29]
@@ -294,7 +371,9 @@ func (c *Conn) writeOutcome(kind byte, p *Publish, code byte) {
 	if !c.shut() {
 		c.out = appendAck(c.buffer(), kind, p.PacketID, code, c.version, props)
 		_ = c.kick()
+		return c.position()
 	}
+	return math.MaxInt64 // it is not written
 }
 
 // appendCode appends the user properties code and field of a refusal: several codes

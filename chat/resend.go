@@ -8,11 +8,18 @@ import (
 
 // A client that sets no clientMsgId is protected against storing a resent packet
 // twice through its packet identifier, while its session lives: its messages get a
-// key made of session, packet identifier and time, a UUIDv8 (RFC 9562, 5.8). A
+// key made of session, packet identifier and time, a UUIDv8 (RFC 9562, 5.8).
+//
+// What was unacknowledged when a connection ended is kept with the session
+// (UnackedPublish): one of its identifiers with the same content is the same packet, DUP
+// or not, and takes the key of the first sending. That is stored once wherever, and
+// whenever, the first sending arrives in the log.
+//
+// Otherwise (the server crashed, or the acknowledgement was lost behind a proxy) a
 // PUBLISH marked DUP, in a session that was there before the connection, is looked
-// up by the first two among those stored since shortly before the last connection
-// ended; if the newest of them has the same content, the packet is a repeat of it.
-// An older one is not what the client sends again: its acknowledgement arrived, or
+// up by session and identifier among those stored since shortly before the last
+// connection ended; if the newest of them has the same content, the packet is a repeat of
+// it. An older one is not what the client sends again: its acknowledgement arrived, or
 // the identifier has come round.
 //
 //	bytes 0–5   hash of the session

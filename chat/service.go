@@ -69,12 +69,16 @@ func (s *Service) UsePeers(p Peers, dropSuperseded func(SupersededNotice) bool) 
 // Source says which packet of which session a command arrived in, so that a packet that is
 // sent again is recognised. The zero Source means none (REST, QoS 0).
 type Source struct {
-	Session  uint64 // SessionHash
-	PacketID uint16
-	Resent   bool      // DUP
-	Since    time.Time // SessionState.ResendSince; zero: the session is new, so nothing can have been sent in it before
-	Device   string    // of the session
-	Epoch    int64     // of the connection, see Append.Epoch
+	Key    ID        // of the packet: NewResendKey, or for one that is known to be sent again the key of its first sending
+	Resent bool      // DUP, and Key is not that of the first sending
+	Since  time.Time // SessionState.ResendSince; zero: the session is new, so nothing can have been sent in it before
+	Device string    // of the session
+	Epoch  int64     // of the connection, see Append.Epoch
+}
+
+// NewResendKey is ResendKey for a packet that has arrived now.
+func (s *Service) NewResendKey(session uint64, packetID uint16) ID {
+	return ResendKey(session, packetID, s.clock.Now(), uint8(s.resends.Add(1)))
 }
 
 // Submit checks a command, which is valid (Command.Validate), and queues it for the
@@ -98,8 +102,8 @@ func (s *Service) Submit(ctx context.Context, sender, conversation ID, c *Comman
 		return err
 	}
 	key := c.ClientMsgID
-	if key.IsZero() && src.PacketID != 0 {
-		key = ResendKey(src.Session, src.PacketID, s.clock.Now(), uint8(s.resends.Add(1)))
+	if key.IsZero() && !src.Key.IsZero() {
+		key = src.Key
 		a.Resent, a.Since = src.Resent && !src.Since.IsZero(), src.Since
 		a.Device, a.Epoch = src.Device, src.Epoch
 	}

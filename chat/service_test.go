@@ -98,7 +98,7 @@ func TestSubmit(t *testing.T) {
 		return a, err
 	}
 
-	a, err := submit(chat.Command{Type: chat.EventMessage, Content: "hi", ClientMsgID: key, ReplyTo: question}, chat.Source{Session: 5, PacketID: 6, Resent: true})
+	a, err := submit(chat.Command{Type: chat.EventMessage, Content: "hi", ClientMsgID: key, ReplyTo: question}, chat.Source{Key: chat.ResendPrefix(5, 6), Resent: true})
 	if e := a.Event; err != nil || e.ClientMsgID != key || e.SenderID != ann || e.ConversationID != room || e.Content != "hi" || e.ReplyTo != question || e.ID.IsZero() || e.Type != chat.EventMessage || a.MembersVersion != 1 || a.Resent {
 		t.Errorf("with a key: %+v, %v", a, err)
 	}
@@ -106,8 +106,8 @@ func TestSubmit(t *testing.T) {
 	if err != nil || a.Event.ClientMsgID != a.Event.ID || a.Resent {
 		t.Errorf("without key or packet: %+v, %v", a, err)
 	}
-	a, err = submit(chat.Command{Type: chat.EventMessage, Content: "hi"}, chat.Source{Session: 5, PacketID: 6, Resent: true, Since: time.Unix(1, 0)})
-	b, err2 := submit(chat.Command{Type: chat.EventMessage, Content: "hi"}, chat.Source{Session: 5, PacketID: 6})
+	a, err = submit(chat.Command{Type: chat.EventMessage, Content: "hi"}, chat.Source{Key: s.NewResendKey(5, 6), Resent: true, Since: time.Unix(1, 0)})
+	b, err2 := submit(chat.Command{Type: chat.EventMessage, Content: "hi"}, chat.Source{Key: s.NewResendKey(5, 6)})
 	prefix := chat.ResendPrefix(5, 6)
 	for _, k := range []chat.ID{a.Event.ClientMsgID, b.Event.ClientMsgID} {
 		if k.Compare(prefix) < 0 || k.Compare(chat.ResendLast(prefix)) > 0 {

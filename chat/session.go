@@ -39,6 +39,17 @@ type CursorState struct {
 // the identifiers that a client may hold; at that number it may hold any.
 const MaxHeldPacketIDs = 8
 
+// UnackedPublish is a client's publish to a conversation that the client may not know to
+// be stored, so that it may send it again. It came without a clientMsgId.
+type UnackedPublish struct {
+	PacketID uint16 `json:"packetId"`
+	Key      ID     `json:"key"`    // the ResendKey under which it was stored, or would have been
+	Digest   uint32 `json:"digest"` // of what it said: the same digest in the same packet identifier is the same publish
+}
+
+// MaxUnackedPublishes is how many a session remembers.
+const MaxUnackedPublishes = 2048
+
 // SessionState is a device's stored session state (MQTT 5.0, 4.1), with cursors into the
 // logs in place of queued messages.
 type SessionState struct {
@@ -53,6 +64,8 @@ type SessionState struct {
 	NextPacketID  uint16
 	HeldPacketIDs []uint16  // QoS 2: the client may hold identifiers near these, or any if there are MaxHeldPacketIDs, without having been sent PUBREL: the ends of those connections were not saved
 	ResendSince   time.Time // a publish that the client resends on this connection was stored after this, if at all; zero: the session is new
+
+	UnackedPublishes []UnackedPublish // of the connections before this one; empty after a crash
 }
 
 // SessionTake describes the connection that takes over a session.
@@ -81,6 +94,8 @@ type SessionPart struct {
 	Inflight      []InflightState
 	NextPacketID  uint16
 	HeldPacketIDs []uint16 // those of SessionState that are not released yet
+
+	UnackedPublishes []UnackedPublish // at most MaxUnackedPublishes
 }
 
 // CursorUpdate moves one cursor.

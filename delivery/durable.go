@@ -41,7 +41,7 @@ const resendChunk = 50
 // sending nothing before Start.
 func (r *Router) newSession(o SessionOptions) *Session {
 	s := &Session{
-		Principal: o.Principal, ClientID: o.ClientID, router: r, sink: o.Sink, releasingIDs: o.Releasing,
+		Principal: o.Principal, ClientID: o.ClientID, router: r, sink: o.Sink, releasingIDs: o.Releasing, unackedAtPart: o.UnackedPublishes,
 		tails: map[chat.ID]*tail{}, hints: map[chat.ID]int64{}, loading: 1,
 	}
 	s.window.limit, s.window.next = maxWindow, 1
@@ -70,7 +70,7 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration, queue *Queue
 	if queue != nil {
 		unacked = s.adopt(queue)
 	}
-	s.expiry, s.resendSince, s.heldIDs = expiry, st.ResendSince, st.HeldPacketIDs
+	s.expiry, s.resendSince, s.heldIDs, s.unacked = expiry, st.ResendSince, st.HeldPacketIDs, st.UnackedPublishes
 	s.window.next = st.NextPacketID
 	for _, sub := range st.Subscriptions {
 		have := Subscription{Text: sub.Filter, QoS: sub.QoS, Identifier: sub.Identifier, NoLocal: sub.NoLocal, RetainAsPublished: sub.RetainAsPublished, held: true}
@@ -187,6 +187,12 @@ func (s *Session) list() {
 // ResendSince returns the time after which a publish was stored that the client sends
 // again on this connection; zero if its session is new.
 func (s *Session) ResendSince() time.Time { return s.resendSince }
+
+// Kept reports whether the session may survive its connection.
+func (s *Session) Kept() bool { return s.stored.kept }
+
+// UnackedPublishes returns what the client may send again on this connection.
+func (s *Session) UnackedPublishes() []chat.UnackedPublish { return s.unacked }
 
 // SetExpiry changes how long the session is kept after its connection, as DISCONNECT may
 // (MQTT 5.0, 3.14.2.2.2).
@@ -344,6 +350,9 @@ func (s *Session) part(now time.Time) *chat.SessionPart {
 		return p
 	}
 	p.Expiry, p.NextPacketID, p.HeldPacketIDs = s.expiry, max(1, s.window.next), s.heldIDs
+	if s.unackedAtPart != nil {
+		p.UnackedPublishes = s.unackedAtPart()
+	}
 	seen := map[chat.ID]bool{}
 	for _, t := range slices.Concat(s.saving, s.dirty) {
 		if s.tails[t.conversation] != t || seen[t.conversation] {

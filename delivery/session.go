@@ -37,6 +37,9 @@ type SessionOptions struct {
 	// packet identifiers of the client's QoS 2 publishes to device topics that wait for
 	// PUBREL: those of a session that is kept are passed to its next connection. May be nil.
 	Releasing func() []uint16
+	// UnackedPublishes is called likewise. It returns what the client may send again of its
+	// publishes to conversations. May be nil.
+	UnackedPublishes func() []chat.UnackedPublish
 
 	CleanStart bool          // forget what is kept of the device
 	Expiry     time.Duration // how long the session is kept after the connection; 0: not at all
@@ -49,12 +52,14 @@ type Session struct {
 	Principal chat.Principal
 	ClientID  string
 
-	router       *Router
-	sink         Sink
-	releasingIDs func() []uint16 // SessionOptions.Releasing
+	router        *Router
+	sink          Sink
+	releasingIDs  func() []uint16              // SessionOptions.Releasing
+	unackedAtPart func() []chat.UnackedPublish // SessionOptions.UnackedPublishes
 
 	stored      stored
-	resendSince time.Time // see ResendSince; not changed after load
+	resendSince time.Time             // see ResendSince; not changed after load
+	unacked     []chat.UnackedPublish // see UnackedPublishes; not changed after load
 
 	mu            sync.Mutex
 	subs          subscriptions     // mu guards

@@ -136,7 +136,7 @@ func (h *Hook) takeSession(c *connection, pk *packets.Packet) error {
 	var err error
 	c.session, c.sessionPresent, err = h.o.Router.Take(ctx, delivery.SessionOptions{
 		Principal: c.principal, ClientID: c.clientID, ReceiveMaximum: int(pk.Properties.ReceiveMaximum), Sink: c.Conn,
-		CleanStart: pk.Connect.Clean, Expiry: c.expiry, Releasing: c.intake.Releasing,
+		CleanStart: pk.Connect.Clean, Expiry: c.expiry, Releasing: c.intake.Releasing, UnackedPublishes: c.intake.Unacked,
 	})
 	if err != nil {
 		return err
@@ -145,7 +145,7 @@ func (h *Hook) takeSession(c *connection, pk *packets.Packet) error {
 		h.o.Router.Detach(c.session)
 		return &chat.Error{Code: chat.Unauthenticated, Msg: "the login was revoked"}
 	}
-	c.intake.Restore(c.session.Releasing())
+	c.intake.Restore(c.session.Releasing(), c.session.UnackedPublishes())
 	h.resumeDevices(c)
 	return nil
 }

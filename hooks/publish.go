@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"encoding/json"
+	"hash/crc32"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -125,8 +126,25 @@ func (h *Hook) publishCommand(c *connection, p *broker.Publish, pk *packets.Pack
 		}
 		return err
 	}
-	src := chat.Source{Session: c.sessionHash, PacketID: p.PacketID, Resent: pk.FixedHeader.Dup, Since: c.session.ResendSince(), Device: c.clientID, Epoch: c.session.Epoch()}
+	src := chat.Source{Resent: pk.FixedHeader.Dup, Since: c.session.ResendSince(), Device: c.clientID, Epoch: c.session.Epoch()}
+	if p.QoS > 0 && cmd.ClientMsgID.IsZero() {
+		fresh := h.o.Chat.NewResendKey(c.sessionHash, p.PacketID)
+		if src.Key = fresh; c.session.Kept() {
+			src.Key = c.intake.Claim(p, fresh, digest(pk))
+			src.Resent = src.Resent && src.Key == fresh
+		}
+	}
 	return h.o.Chat.Submit(c.ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
+}
+
+var digests = crc32.MakeTable(crc32.Castagnoli) // computed by the processor's own instruction
+
+// digest tells what a publish says from what others under its packet identifier say. It
+// is stored with sessions.
+func digest(pk *packets.Packet) uint32 {
+	sum := crc32.Update(uint32(pk.FixedHeader.Qos), digests, pk.Payload)
+	sum = crc32.Update(sum, digests, []byte(pk.TopicName))
+	return crc32.Update(sum, digests, []byte(pk.Properties.ContentType))
 }
 
 // publishRead moves how far the client's user has read the conversation. At QoS 1 the

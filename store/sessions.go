@@ -35,20 +35,20 @@ SELECT id, node, coalesce(expires_at <= @now, expiry_seconds = 0), epoch FROM se
 // with expiry 0 ended with its connection, whether or not that was stored.
 const resumeSessionSQL = `
 WITH old AS (
-  SELECT id, node, subscriptions, inflight, coalesce(parted_at, connected_at) AS since,
+  SELECT id, node, subscriptions, inflight, unacked_publishes, coalesce(parted_at, connected_at) AS since,
     CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END AS next_packet_id,
     CASE WHEN expires_at IS NULL THEN ` + heldAfterCrash + ` ELSE held_packet_ids END AS held
   FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL AND expiry_seconds > 0 AND (node = @node OR NOT @await) OR expires_at > @now) FOR UPDATE
 ), resumed AS (
   UPDATE sessions s SET epoch = nextval('session_epochs'), node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
-  inflight = '[]', next_packet_id = old.next_packet_id, held_packet_ids = old.held
+  inflight = '[]', unacked_publishes = '[]', next_packet_id = old.next_packet_id, held_packet_ids = old.held
   FROM old WHERE s.id = old.id
-  RETURNING s.id, s.epoch, old.node AS from_node, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held
+  RETURNING s.id, s.epoch, old.node AS from_node, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held, old.unacked_publishes
 ), outbox AS (
   INSERT INTO journal (node, user_id, client_id, epoch, resumed)
   SELECT @outbox::text, @user_id, @client_id, epoch, true FROM resumed WHERE @outbox <> '' AND from_node <> @node
 )
-SELECT id, epoch, from_node, subscriptions, inflight, next_packet_id, since, held FROM resumed`
+SELECT id, epoch, from_node, subscriptions, inflight, next_packet_id, since, held, unacked_publishes FROM resumed`
 
 const forgetSessionSQL = `DELETE FROM sessions WHERE user_id = @user_id AND client_id = @client_id`
 
@@ -85,7 +85,7 @@ const resendGrace = 10 * time.Minute
 func scanSession(row pgx.CollectableRow) (f chat.SessionState, err error) {
 	var next int32
 	var held []int32
-	err = row.Scan(&f.ID, &f.Epoch, &f.From, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held)
+	err = row.Scan(&f.ID, &f.Epoch, &f.From, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held, &f.UnackedPublishes)
 	f.NextPacketID = uint16(next)
 	for _, id := range held {
 		f.HeldPacketIDs = append(f.HeldPacketIDs, uint16(id))
@@ -323,7 +323,7 @@ func cursorArgs(updates []chat.CursorUpdate) pgx.NamedArgs {
 }
 
 const partSessionSQL = `
-UPDATE sessions SET expiry_seconds = @expiry, expires_at = @expires_at, parted_at = @now, inflight = @inflight, next_packet_id = @next_packet_id, held_packet_ids = @held
+UPDATE sessions SET expiry_seconds = @expiry, expires_at = @expires_at, parted_at = @now, inflight = @inflight, next_packet_id = @next_packet_id, held_packet_ids = @held, unacked_publishes = @unacked
 WHERE id = @id AND epoch = @epoch`
 
 const endSessionSQL = `DELETE FROM sessions WHERE id = @id AND epoch = @epoch`
@@ -334,6 +334,9 @@ func (s *Store) PartSession(ctx context.Context, p chat.SessionPart) error {
 	if p.Inflight == nil {
 		p.Inflight = []chat.InflightState{}
 	}
+	if p.UnackedPublishes == nil {
+		p.UnackedPublishes = []chat.UnackedPublish{}
+	}
 	seconds := int64(p.Expiry / time.Second)
 	held := make([]int32, len(p.HeldPacketIDs))
 	for i, id := range p.HeldPacketIDs {
@@ -341,7 +344,7 @@ func (s *Store) PartSession(ctx context.Context, p chat.SessionPart) error {
 	}
 	args := pgx.NamedArgs{
 		"id": p.ID, "epoch": p.Epoch, "expiry": seconds, "expires_at": p.Now.Add(p.Expiry), "now": p.Now,
-		"inflight": p.Inflight, "next_packet_id": int32(max(1, p.NextPacketID)), "held": held,
+		"inflight": p.Inflight, "next_packet_id": int32(max(1, p.NextPacketID)), "held": held, "unacked": p.UnackedPublishes,
 	}
 	if seconds == 0 {
 		tag, err := s.pool.Exec(ctx, endSessionSQL, args)
