@@ -438,15 +438,11 @@ func (c *codebase) value(name string) (int64, error) {
 								add(set.Rhs[0])
 							}
 						}
-					case *ast.CallExpr: // setDefault(&o.Field, 8), cmp.Or(o.Field, 8)
+					case *ast.CallExpr: // cmp.Or(o.Field, 8)
 						if len(n.Args) != 2 || isName(n.Fun, "min") || isName(n.Fun, "max") {
 							return true
 						}
-						arg := n.Args[0]
-						if ref, ok := arg.(*ast.UnaryExpr); ok && ref.Op == token.AND {
-							arg = ref.X
-						}
-						if isField(arg, parts[2]) {
+						if isField(n.Args[0], parts[2]) {
 							add(n.Args[1])
 						}
 					}

@@ -61,7 +61,7 @@ func (l *listening) name() string {
 
 // listenMQTT binds a Listener; what is empty for one of Options.Listeners.
 func (a *App) listenMQTT(o Listener, what, hint string) error {
-	setDefault(&o.Network, "tcp")
+	o.Network = cmp.Or(o.Network, "tcp")
 	l := &listening{Listener: o, further: what == "", on: &broker.Listener{
 		MaxConnections: o.MaxConnections, AllowedOrigins: o.AllowedOrigins, Topics: o.Topics,
 		NameFromCertificate: o.NameFromCertificate, NameIsClientID: o.NameIsClientID, NoEmptyClientID: o.NoEmptyClientID,

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -71,20 +72,11 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
-	setDefault(&o.Node, "parley")
-	setDefault(&o.MQTTAddr, ":1883")
-	setDefault(&o.HTTPAddr, ":8080")
-	setDefault(&o.Version, "dev")
-	setDefault(&o.StartTimeout, time.Minute)
-	setDefault(&o.StopTimeout, 5*time.Second)
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-}
-
-func setDefault[T comparable](p *T, v T) {
-	var zero T
-	if *p == zero {
-		*p = v
-	}
+	o.Node = cmp.Or(o.Node, "parley")
+	o.MQTTAddr = cmp.Or(o.MQTTAddr, ":1883")
+	o.HTTPAddr = cmp.Or(o.HTTPAddr, ":8080")
+	o.Version = cmp.Or(o.Version, "dev")
+	o.StartTimeout = cmp.Or(o.StartTimeout, time.Minute)
+	o.StopTimeout = cmp.Or(o.StopTimeout, 5*time.Second)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 }

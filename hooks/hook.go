@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"runtime"
@@ -56,9 +57,7 @@ type Hook struct {
 
 // New returns a hook. Serve must be called with the server it is attached to.
 func New(o Options) *Hook {
-	if o.MaxSessionExpiry == 0 {
-		o.MaxSessionExpiry = 90 * 24 * time.Hour
-	}
+	o.MaxSessionExpiry = cmp.Or(o.MaxSessionExpiry, 90*24*time.Hour)
 	return &Hook{
 		o: o, logger: o.Logger.With("component", "hooks"), metrics: newMetrics(o.Registerer),
 		slots: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), refusals: rate.NewLimiter(10, 100),

@@ -94,9 +94,7 @@ func (o *Options) setDefaults() {
 	if o.Clock == nil {
 		o.Clock = chat.SystemClock{}
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.Issuer = cmp.Or(o.Issuer, "parley")
 	o.Audience = cmp.Or(o.Audience, "parley")
 	o.AccessTTL = cmp.Or(o.AccessTTL, 15*time.Minute)

@@ -1,6 +1,7 @@
 package mosquitto
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,9 +23,7 @@ type Rules struct {
 // Open reads the password and ACL files that a configuration names, and adds to its
 // Notes what was found: afterwards Config.Err includes the files that cannot be used.
 func Open(c *Config, logger *slog.Logger) *Rules {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	r := &Rules{config: c, logger: logger.With("component", "mosquitto"), gates: map[*Security]*Gate{}}
 	for _, l := range c.Listeners {
 		if r.gates[l.Security] != nil {

@@ -1,6 +1,7 @@
 package pgchild
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -62,9 +63,7 @@ func New(opts Options) (*Server, error) {
 	if opts.Dir == "" {
 		return nil, errors.New("pgchild options: Dir: required")
 	}
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
+	opts.Logger = cmp.Or(opts.Logger, slog.New(slog.DiscardHandler))
 	var err error
 	if opts.Dir, err = filepath.Abs(opts.Dir); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -98,19 +99,10 @@ func (q *queue[T]) take() []T {
 
 // New returns an Engine that is not running.
 func New(o Options) *Engine {
-	if o.Grace == 0 {
-		o.Grace = 10 * time.Second
-	}
-	if o.Gather == 0 {
-		o.Gather = 50 * time.Millisecond
-	}
-	if o.Heal == 0 {
-		o.Heal = 5 * time.Second
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	o.Logger = o.Logger.With("component", "presence")
+	o.Grace = cmp.Or(o.Grace, 10*time.Second)
+	o.Gather = cmp.Or(o.Gather, 50*time.Millisecond)
+	o.Heal = cmp.Or(o.Heal, 5*time.Second)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "presence")
 	e := &Engine{
 		o: o, node: o.Node, board: newBoard(), here: make(chan struct{}, 1), arrived: make(chan struct{}, 1), reading: make(chan struct{}, 8),
 		carried: map[chat.Device]carried{}, moved: map[chat.ID]time.Time{}, announced: map[chat.ID]time.Time{},

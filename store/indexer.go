@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -29,17 +30,11 @@ type IndexerOptions struct {
 }
 
 func (o *IndexerOptions) setDefaults() {
-	if o.Gather == 0 {
-		o.Gather = 50 * time.Millisecond
-	}
-	if o.LookEvery == 0 {
-		o.LookEvery = 5 * time.Minute
-	}
-	setDefault(&o.MaxQueue, 50_000)
-	setDefault(&o.Busy, 1000*runtime.GOMAXPROCS(0))
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Gather = cmp.Or(o.Gather, 50*time.Millisecond)
+	o.LookEvery = cmp.Or(o.LookEvery, 5*time.Minute)
+	o.MaxQueue = cmp.Or(o.MaxQueue, 50_000)
+	o.Busy = cmp.Or(o.Busy, 1000*runtime.GOMAXPROCS(0))
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 }
 
 const (

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -36,9 +37,7 @@ func SchemaVersion() int64 {
 // a server that is not there.
 func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int64, err error) {
 	const op = "store.Migrate"
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	config, err := poolConfig(dsn)
 	if err != nil {
 		return 0, 0, err

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,11 +77,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		config.MaxConns = int32(max(8, 2*runtime.GOMAXPROCS(0)))
 	}
 	config.MinConns = min(config.MinConns, config.MaxConns)
-	log := o.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	log = log.With("component", "store")
+	log := cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "store")
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, translate(op, err)
@@ -160,9 +157,7 @@ func dsnFault(dsn string, err error) string {
 // waitFor calls connect until it succeeds, fails for good, or wait is over.
 func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect func(context.Context) error) error {
 	const op = "store.Open"
-	if wait == 0 {
-		wait = 30 * time.Second
-	}
+	wait = cmp.Or(wait, 30*time.Second)
 	if wait > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = chat.WithDeadline(ctx, wait, "wait for the database")

@@ -49,23 +49,13 @@ type WriterOptions struct {
 }
 
 func (o *WriterOptions) setDefaults() {
-	setDefault(&o.Shards, 4)
-	setDefault(&o.MaxBatch, 1000)
-	setDefault(&o.MaxBatchBytes, 1<<20)
-	setDefault(&o.QueueLen, 4096)
-	setDefault(&o.QueueBytes, 16<<20)
-	if o.Patience == 0 {
-		o.Patience = 10 * time.Second
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-}
-
-func setDefault(p *int, v int) {
-	if *p == 0 {
-		*p = v
-	}
+	o.Shards = cmp.Or(o.Shards, 4)
+	o.MaxBatch = cmp.Or(o.MaxBatch, 1000)
+	o.MaxBatchBytes = cmp.Or(o.MaxBatchBytes, 1<<20)
+	o.QueueLen = cmp.Or(o.QueueLen, 4096)
+	o.QueueBytes = cmp.Or(o.QueueBytes, 16<<20)
+	o.Patience = cmp.Or(o.Patience, 10*time.Second)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 }
 
 // Writer stores messages by group commit: everything that has gathered while the last
