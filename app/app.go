@@ -43,6 +43,7 @@ type App struct {
 	registry *prometheus.Registry
 
 	dsn      string
+	epoch    chat.LogEpoch
 	lease    *store.NodeLease // nil: Options.ShareDatabase without Redis
 	others   *others          // nil: a node alone
 	store    *store.Store
@@ -142,6 +143,9 @@ func (a *App) openDatabase(ctx context.Context) error {
 		return err
 	}
 	a.onStop("close the database pool", func(context.Context) error { a.store.Close(); return nil })
+	if a.epoch, err = a.store.Epoch(ctx); err != nil {
+		return err
+	}
 	return a.joinNodes(ctx)
 }
 

@@ -55,7 +55,9 @@ func (a *App) joinNodes(ctx context.Context) error {
 
 // openBus makes what the process needs among other nodes of the database.
 func (a *App) openBus(ctx context.Context, id string) error {
-	link, err := redis.New(redis.Options{URL: a.o.RedisURL, Node: cluster.Node{ID: id, Name: a.o.Node}, Logger: a.logger, Registerer: a.registry})
+	link, err := redis.New(redis.Options{
+		URL: a.o.RedisURL, Installation: string(a.epoch), Node: cluster.Node{ID: id, Name: a.o.Node}, Logger: a.logger, Registerer: a.registry,
+	})
 	if err != nil {
 		return err
 	}

@@ -359,7 +359,8 @@ func (b *Bus) locate(ctx context.Context, v *view, users []chat.ID) (found map[c
 }
 
 // receive takes a frame of another node, and keeps it. It does not block: a frame is dropped
-// if its worker's queue is full.
+// if its worker's queue is full. Frames of nodes that the database does not know are not
+// acted on, since they may be about another database.
 func (b *Bus) receive(from string, raw []byte) {
 	f, err := readFrame(raw)
 	if err != nil {
@@ -367,19 +368,20 @@ func (b *Bus) receive(from string, raw []byte) {
 		return
 	}
 	b.metrics.received[f.kind].Inc()
-	switch f.kind {
-	case frameHere, frameGone:
-		v := b.view.Load()
-		if number, ok := v.numbers[from]; ok {
-			v.locations.update(f.user, number, f.kind == frameHere)
-		}
-	case frameHello:
-		v := b.view.Load()
-		if number, ok := v.numbers[from]; ok {
-			v.nodes[number].wantsReceipts.Store(f.wantsReceipts)
-		} else {
+	v := b.view.Load()
+	number, ok := v.numbers[from]
+	if !ok { // not in the database: it has just come, or left, or is of another database
+		b.metrics.strange.Inc()
+		if f.kind == frameHello {
 			signal(b.newcomer)
 		}
+		return
+	}
+	switch f.kind {
+	case frameHere, frameGone:
+		v.locations.update(f.user, number, f.kind == frameHere)
+	case frameHello:
+		v.nodes[number].wantsReceipts.Store(f.wantsReceipts)
 	case frameEvent:
 		b.enqueue(f.event.ConversationID.Shard(busWorkers), received{from, f})
 	case frameNotice:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -272,4 +273,56 @@ func TestRoutingChanges(t *testing.T) {
 		cluster.Receive(a, "c", bad)
 		cluster.Receive(a, "nobody", bad)
 	}
+}
+
+// counted counts what it is given to act on.
+type counted struct {
+	rules
+	events, notices atomic.Int64
+}
+
+func (c *counted) ReceiveEvent(context.Context, *chat.Event, int64)   { c.events.Add(1) }
+func (c *counted) ReceiveNotice(context.Context, string, chat.Notice) { c.notices.Add(1) }
+
+// Frames of a node that the database does not know are not acted on: it may be of a copy of
+// the database, which knows this node from before.
+func TestFramesOfStrangers(t *testing.T) {
+	t.Parallel()
+	n := newNetwork()
+	l := n.join("a")
+	b := cluster.NewBus(cluster.BusOptions{Link: l})
+	var got counted
+	var publications atomic.Int64
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- b.Run(ctx, cluster.Receiver{Rules: &got, Publication: func(*chat.Publication) { publications.Add(1) }, ReceiptsWanted: func() bool { return false }})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	known, _ := startBus(t, n, "known")
+	eventually(t, "both know of each other", func() bool { return b.Peers() == 1 && known.Peers() == 1 })
+	user := chat.NewID()
+	b.SetConnected(user, true)
+	send := func(from string) {
+		for _, frame := range n.framesTo("a") {
+			cluster.Receive(b, from, frame)
+		}
+	}
+	known.Event(&chat.Event{ConversationID: chat.NewID(), Seq: 1}, 1, []chat.ID{user})
+	known.Notify(chat.Notice{Block: &chat.BlockNotice{UserID: user, OtherID: user}}, nil)
+	known.Publication(&chat.Publication{Topic: "dev/x"})
+	eventually(t, "all has come", func() bool { return got.events.Load() == 1 && got.notices.Load() == 1 && publications.Load() == 1 })
+	send("stranger")
+	send("known") // in order with what came before, so that this shows that the stranger's was dropped
+	eventually(t, "the repeat has come", func() bool { return got.events.Load() == 2 && got.notices.Load() == 2 && publications.Load() == 2 })
+}
+
+// framesTo returns all frames that were sent to a node.
+func (n *network) framesTo(id string) (frames [][]byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, l := range n.links {
+		frames = append(frames, l.sent[id]...)
+	}
+	return frames
 }

@@ -27,7 +27,7 @@ type Link interface {
 	// behind it is unavailable. It is called once.
 	//
 	// It calls receive for each frame from another node. from is that node's id, which need
-	// not be among Peers yet. All calls come from one goroutine, and those for one sender in
+	// not be among Peers. All calls come from one goroutine, and those for one sender in
 	// the order of its Sends. The frame may be kept but not changed. receive must not block
 	// for long: nothing else is read meanwhile.
 	Run(ctx context.Context, receive func(from string, frame []byte)) error

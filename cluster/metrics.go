@@ -9,6 +9,7 @@ type metrics struct {
 	sent, received [256]prometheus.Counter // by kind of frame
 	dropped        prometheus.Counter
 	malformed      prometheus.Counter
+	strange        prometheus.Counter
 	lookups        prometheus.Counter
 }
 
@@ -21,6 +22,7 @@ func newMetrics(r prometheus.Registerer, b *Bus) *metrics {
 	m := &metrics{
 		dropped:   f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_frames_dropped_total", Help: "Frames to or from other nodes that were dropped, because a queue was full or a node or Redis unavailable; the outbox makes up for them."}),
 		malformed: f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_frames_malformed_total", Help: "Frames from other nodes that were malformed or of an unknown kind."}),
+		strange:   f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_frames_strange_total", Help: "Frames dropped because the database does not know the node that sent them, or not yet."}),
 		lookups:   f.NewCounter(prometheus.CounterOpts{Name: "parley_cluster_lookups_total", Help: "Users looked up in the registry."}),
 	}
 	frames := f.NewCounterVec(prometheus.CounterOpts{Name: "parley_cluster_frames_total", Help: "Frames to and from other nodes."}, []string{"direction", "kind"})

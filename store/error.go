@@ -16,6 +16,7 @@ import (
 // SQLSTATEs (PostgreSQL's manual, appendix A). Class 08 is a lost connection, 53
 // too little of something (disk, memory, connections), 57P an operator's doing.
 const (
+	stateNotSupported      = "0A000"
 	stateForeignKey        = "23503"
 	stateUnique            = "23505"
 	stateCheck             = "23514"
@@ -28,6 +29,7 @@ const (
 	statePrivilege         = "42501"
 	stateUndefinedTable    = "42P01"
 	stateUndefinedFunction = "42883"
+	stateNotInState        = "55000" // such as: only on a server that is no replica
 	stateLockNotFree       = "55P03"
 	stateQueryCanceled     = "57014"
 	stateIO                = "58030"

@@ -57,11 +57,14 @@ func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int
 		return from, from, newerSchema(op, st, to)
 	case from > to:
 		logger.Info("the schema is newer than this parley, but declares it compatible", "component", "store", "schema", from, "knows", to)
-		return from, from, nil
+		if !st.settled {
+			err = settleOrigin(ctx, conn, logger, settling{})
+		}
+		return from, from, translate(op, err)
 	case from == to && st.settled:
 		return from, to, nil
 	case from == to:
-		return from, to, translate(op, settleOrigin(ctx, conn, logger))
+		return from, to, translate(op, settleOrigin(ctx, conn, logger, settling{}))
 	}
 	logger.Info("migrating the database", "component", "store", "from", from, "to", to)
 	start := time.Now()
@@ -71,7 +74,7 @@ func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int
 	if err := up(ctx, config.ConnConfig); err != nil {
 		return from, from, translate(op, err)
 	}
-	if err := settleOrigin(ctx, conn, logger); err != nil {
+	if err := settleOrigin(ctx, conn, logger, settling{}); err != nil {
 		return from, to, translate(op, err)
 	}
 	logger.Info("migrated the database", "component", "store", "from", from, "to", to, "elapsed_ms", time.Since(start).Milliseconds())
@@ -135,7 +138,7 @@ type schemaState struct {
 	version int64
 	oldest  int64 // the oldest compatible binary, if version is newer than this one's; 0: not known
 	usable  bool  // this binary is not too old
-	settled bool  // the stored transaction ids (xid8) are those of this PostgreSQL cluster
+	settled bool  // its id and transaction ids (sync_origin.go) are those of this database
 }
 
 func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (st schemaState, err error) {
@@ -145,18 +148,15 @@ func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (st schemaState,
 	if st.version, err = schemaVersion(ctx, conn); err != nil || st.version < wanted {
 		return st, err
 	}
-	system, err := systemIdentifier(ctx, conn)
-	if err != nil {
-		return st, err
-	}
-	if st.settled, err = settled(ctx, conn, system); err != nil || st.version == wanted {
+	var foreign bool
+	if st.settled, foreign, err = settled(ctx, conn); err != nil || st.version == wanted {
 		return st, err
 	}
 	// Transaction ids of another cluster are replaced by a binary that knows all columns
 	// with them.
 	var known bool
 	st.oldest, known, err = oldestBinary(ctx, conn, st.version)
-	st.usable = known && st.oldest <= wanted && st.settled
+	st.usable = known && st.oldest <= wanted && !foreign
 	return st, err
 }
 

@@ -3,12 +3,12 @@
 // written again. Which nodes there are it learns from the database (SetPeers); Redis only
 // decides whether they can be reached.
 //
-//	parley:user:{uuid}   sorted set of node ids by the time at which the entry expires (ms); deleted 30 min after its last renewal
-//	parley:node:{id}     channel of one node: sharded in a Cluster, plain elsewhere
-//	parley:nodes         sorted set of "id|name" by the time at which the lease expires (ms); shows whether Redis lost
-//	                     its data, and is how nodes of the release before find this one
+//	parley:INSTALLATION:user:{uuid}   sorted set of node ids by the time at which the entry expires (ms); deleted 30 min after its last renewal
+//	parley:INSTALLATION:node:{id}     channel of one node: sharded in a Cluster, plain elsewhere
+//	parley:INSTALLATION:nodes         sorted set of "id|name" by the time at which the lease expires (ms); shows whether Redis lost
+//	                                  its data, and whether nodes of another database use the same name
 //
-// Times are those of Redis. The braces around uuid and id are in the names: in a Cluster
+// INSTALLATION is Options.Installation. Times are those of Redis. The braces around uuid and id are in the names: in a Cluster
 // they alone decide the slot.
 //
 // Link.Run owns four goroutines:

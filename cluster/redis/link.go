@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/cluster"
 )
 
@@ -26,6 +27,7 @@ type Link struct {
 	beatNow  chan struct{}                // of one value: brings the next heartbeat forward
 	gather   chan struct{}                // of one value: frames wait for send
 	peers    peers
+	foreign  atomic.Int64 // strangers that were logged; set by heartbeat
 	reg      registry
 }
 
@@ -70,7 +72,7 @@ func (l *Link) Check(ctx context.Context) error {
 	if _, err := l.renew(ctx, c); err != nil {
 		return explain("redis.Check", err)
 	}
-	sub := c.subscribe(ctx, channel(l.o.Node.ID))
+	sub := c.subscribe(ctx, l.channel(l.o.Node.ID))
 	defer shut(sub)
 	if _, err := sub.ReceiveTimeout(ctx, l.o.HeartbeatInterval); err != nil {
 		return explain("redis.Check", err)
@@ -98,7 +100,7 @@ func (l *Link) Run(ctx context.Context, receive func(from string, frame []byte))
 	l.receives.Store(false)
 	l.SetPeers(nil)
 	if c != nil {
-		_ = c.ZRem(ctx, nodesKey, l.member()).Err() // it expires otherwise
+		_ = c.ZRem(ctx, l.nodesKey(), l.member()).Err() // it expires otherwise
 		shut(c)
 	}
 	return nil
@@ -124,8 +126,13 @@ func (l *Link) connect(ctx context.Context) (*client, error) {
 	return l.target.connect(ctx, "parley-"+l.o.Node.ID, l.o.HeartbeatInterval)
 }
 
-// channel returns the channel of a node.
-func channel(id string) string { return "parley:node:{" + id + "}" }
+// name returns the name of a key or channel. Names belong to one installation: others may
+// use the same Redis.
+func (l *Link) name(of string) string { return "parley:" + l.o.Installation + ":" + of }
+
+func (l *Link) nodesKey() string            { return l.name("nodes") }
+func (l *Link) channel(node string) string  { return l.name("node:{" + node + "}") }
+func (l *Link) userKey(user chat.ID) string { return l.name("user:{" + user.String() + "}") }
 
 // signal puts a value into a channel of one value, unless it holds one.
 func signal(c chan struct{}) {

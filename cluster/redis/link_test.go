@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -127,7 +128,7 @@ func TestLeaving(t *testing.T) {
 	}
 	a.stop()
 	redistest.Await(t, "the last frames", func() bool { return len(b.received("a")) == 1000 })
-	if entries := s.Do("ZRANGE", "parley:nodes", 0, -1).([]any); len(entries) != 1 {
+	if entries := s.Do("ZRANGE", "parley:i:nodes", 0, -1).([]any); len(entries) != 1 {
 		t.Errorf("leases after a has left: %v, want that of b", entries)
 	}
 	if a.Send("b", nil) || a.Healthy() || len(a.Peers()) != 0 {
@@ -164,13 +165,14 @@ func TestSetPeers(t *testing.T) {
 // New names the field that is wrong, and never a password.
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
-	ok := redis.Options{URL: "redis://u:hunter2@h", Node: cluster.Node{ID: "a", Name: "a"}}
+	ok := redis.Options{URL: "redis://u:hunter2@h", Installation: "i", Node: cluster.Node{ID: "a", Name: "a"}}
 	if _, err := redis.New(ok); err != nil {
 		t.Fatal(err)
 	}
 	for field, change := range map[string]func(*redis.Options){
 		"URL":               func(o *redis.Options) { o.URL = "redis://u:hunter2@h:x" },
 		"tls_ca":            func(o *redis.Options) { o.URL = "rediss://u:hunter2@h?tls_ca=/nowhere" },
+		"Installation":      func(o *redis.Options) { o.Installation = "" },
 		"Node.ID":           func(o *redis.Options) { o.Node.ID = "a b" },
 		"Node.Name":         func(o *redis.Options) { o.Node.Name = "a\n" },
 		"HeartbeatInterval": func(o *redis.Options) { o.HeartbeatInterval = time.Microsecond },
@@ -229,7 +231,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			l, err := redis.New(redis.Options{URL: tt.url, Node: cluster.Node{ID: "a", Name: "a"}})
+			l, err := redis.New(redis.Options{URL: tt.url, Installation: "i", Node: cluster.Node{ID: "a", Name: "a"}})
 			if err == nil {
 				err = l.Check(t.Context())
 			}
@@ -252,7 +254,7 @@ func TestStartStop(t *testing.T) {
 	cl := redistest.StartCluster(t, 3, false)
 	for i := range 20 {
 		for _, url := range []string{s.URL(), gone.URL(), cl.URL()} {
-			l, err := redis.New(redis.Options{URL: url, Node: cluster.Node{ID: "a", Name: "a"}, HeartbeatInterval: 200 * time.Millisecond})
+			l, err := redis.New(redis.Options{URL: url, Installation: "i", Node: cluster.Node{ID: "a", Name: "a"}, HeartbeatInterval: 200 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -263,5 +265,45 @@ func TestStartStop(t *testing.T) {
 			}
 			cancel()
 		}
+	}
+}
+
+// Two installations in one Redis have nothing in common, though their nodes have the same ids
+// and take each other for peers. A node in the name of an installation that its database does
+// not know is logged, once, and counted.
+func TestInstallations(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	other := func(o *redis.Options) { o.Installation = "other" }
+	ours := []*node{start(t, s.URL(), "a"), start(t, s.URL(), "b")}
+	theirs := []*node{start(t, s.URL(), "a", other), start(t, s.URL(), "b", other)}
+	whole(t, ours...)
+	whole(t, theirs...)
+	user := chat.NewID()
+	ours[0].Register(user)
+	redistest.Await(t, "the entry", func() bool { return ours[1].where(t, user) == "a" })
+	reach(t, ours[0], ours[1], "ours")
+	reach(t, theirs[0], theirs[1], "theirs")
+	for _, n := range []*node{ours[1], theirs[1]} {
+		if got := n.received("a"); len(slices.Compact(got)) != 1 {
+			t.Errorf("received %q", got)
+		}
+	}
+	if got := theirs[1].where(t, user); got != "" {
+		t.Errorf("a user of another installation is at %q", got)
+	}
+
+	c := start(t, s.URL(), "c") // of a copy: nobody's database knows it
+	const line = "is not in its database"
+	redistest.Await(t, "the stranger to be logged", func() bool {
+		return ours[0].log.count(line) == 1 && ours[0].value(t, "parley_redis_strangers") == 1
+	})
+	if theirs[0].log.count(line) != 0 {
+		t.Error("logged at another installation")
+	}
+	c.stop()
+	redistest.Await(t, "it to be gone", func() bool { return ours[0].value(t, "parley_redis_strangers") == 0 })
+	if n := ours[0].log.count(line); n != 1 {
+		t.Errorf("logged %d times", n)
 	}
 }

@@ -55,6 +55,7 @@ func newMetrics(r prometheus.Registerer, l *Link) *metrics {
 		return 1
 	})
 	gauge("parley_redis_peers", "Other nodes, as the database knows them.", l.peers.count)
+	gauge("parley_redis_strangers", "Nodes with a lease in Redis that the database does not know: another installation uses the same Redis in the same name.", func() int { return int(l.foreign.Load()) })
 	gauge("parley_redis_queue_bytes", "Bytes of frames that wait to be sent, plus 64 for each frame.", l.peers.queued)
 	gauge("parley_redis_registry_waiting", "Users whose entry in the registry is still to be written or removed.", l.reg.waiting)
 	return &metrics{

@@ -29,6 +29,10 @@ type Options struct {
 	// Parameters: db; tls_ca, tls_cert and tls_key (PEM files), tls_server_name,
 	// tls_skip_verify=true; sentinel_user and sentinel_password, for Sentinels that need them.
 	URL string
+	// Installation is the id of the database that the nodes share, the same at each of them:
+	// required, 1 to 64 of a–z, A–Z, 0–9, "-" and "_". Links of different installations have
+	// nothing in common, even in one Redis.
+	Installation string
 	// Node is this process; required. cluster.Node has the limits. No two processes may have
 	// the same id.
 	Node cluster.Node
@@ -49,6 +53,8 @@ func (o *Options) check() error {
 	o.HeartbeatInterval = cmp.Or(o.HeartbeatInterval, 2*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	switch name := o.Node.Name; {
+	case !validID(o.Installation):
+		return wrong("Installation", "must be 1 to 64 of a-z, A-Z, 0-9, - and _")
 	case !validID(o.Node.ID):
 		return wrong("Node.ID", "must be 1 to 64 of a-z, A-Z, 0-9, - and _")
 	case len(name) == 0 || len(name) > 128 || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):

@@ -15,7 +15,7 @@ import (
 // probe sends a message without frames to this node itself, in the way that other nodes
 // send. The reply is the number of receivers.
 func (l *Link) probe(ctx context.Context, c *client) *redis.IntCmd {
-	return c.publish(ctx, c, channel(l.o.Node.ID), appendHead(nil, l.o.Node.ID, 1))
+	return c.publish(ctx, c, l.channel(l.o.Node.ID), appendHead(nil, l.o.Node.ID, 1))
 }
 
 // probeOrCut sends a probe. If it has no receiver, the subscription is at another server
@@ -84,7 +84,7 @@ func (l *Link) subscription(ctx context.Context, from senders, proven func()) er
 		return err
 	}
 	defer shut(c)
-	sub := c.subscribe(ctx, channel(l.o.Node.ID))
+	sub := c.subscribe(ctx, l.channel(l.o.Node.ID))
 	defer shut(sub)
 	defer context.AfterFunc(ctx, func() { shut(sub) })() // reading does not end with ctx
 	first, err := sub.ReceiveTimeout(ctx, l.o.HeartbeatInterval)

@@ -213,7 +213,7 @@ func (l *Link) write(ctx context.Context, c *client, batch []entry) (missing boo
 	pipe := c.Pipeline()
 	cmds := make([]*redis.IntCmd, len(batch))
 	for i, e := range batch {
-		key := userKey(e.user)
+		key := l.userKey(e.user)
 		if e.op == unregister {
 			cmds[i] = pipe.ZRem(ctx, key, l.o.Node.ID)
 			continue
@@ -240,8 +240,6 @@ func (l *Link) write(ctx context.Context, c *client, batch []entry) (missing boo
 	return missing, err
 }
 
-func userKey(user chat.ID) string { return "parley:user:{" + user.String() + "}" }
-
 // Locate implements cluster.Link. It blocks for a heartbeat interval at most.
 func (l *Link) Locate(ctx context.Context, users []chat.ID) ([][]string, error) {
 	found := make([][]string, len(users))
@@ -262,7 +260,7 @@ func (l *Link) Locate(ctx context.Context, users []chat.ID) ([][]string, error) 
 	cmds := make([]*redis.StringSliceCmd, len(users))
 	from := strconv.FormatInt(c.now(), 10)
 	for i, user := range users {
-		cmds[i] = pipe.ZRangeByScore(ctx, userKey(user), &redis.ZRangeBy{Min: from, Max: "+inf", Count: maxLocations})
+		cmds[i] = pipe.ZRangeByScore(ctx, l.userKey(user), &redis.ZRangeBy{Min: from, Max: "+inf", Count: maxLocations})
 	}
 	if ran, err := exec(ctx, pipe); !ran {
 		return unavailable(explain("redis.Locate", err))

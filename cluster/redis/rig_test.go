@@ -46,7 +46,7 @@ func startWith(t testing.TB, url, id string, receive func(string, []byte), calm 
 	t.Helper()
 	n := &node{id: id, log: &logBook{}, reg: prometheus.NewRegistry(), got: map[string][]string{}}
 	o := redis.Options{
-		URL: url, Node: cluster.Node{ID: id, Name: "node " + id}, HeartbeatInterval: 500 * time.Millisecond,
+		URL: url, Installation: "i", Node: cluster.Node{ID: id, Name: "node " + id}, HeartbeatInterval: 500 * time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registerer: n.reg,
 	}
 	for _, f := range calm {

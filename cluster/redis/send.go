@@ -53,6 +53,13 @@ func (p *peers) count() int {
 	return len(p.nodes)
 }
 
+// has reports whether there is a peer of that id.
+func (p *peers) has(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.byID[id] != nil
+}
+
 // queued returns how many bytes wait for all peers.
 func (p *peers) queued() (n int) {
 	p.mu.Lock()
@@ -111,7 +118,7 @@ func (l *Link) SetPeers(nodes []cluster.Node) {
 	p.nodes, p.byID = nodes, make(map[string]*peer, len(nodes))
 	for _, n := range nodes {
 		if p.byID[n.ID] = before[n.ID]; p.byID[n.ID] == nil {
-			p.byID[n.ID] = &peer{channel: channel(n.ID)}
+			p.byID[n.ID] = &peer{channel: l.channel(n.ID)}
 		}
 		delete(before, n.ID)
 	}

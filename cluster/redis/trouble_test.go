@@ -132,7 +132,7 @@ func TestRightsTaken(t *testing.T) {
 func TestWrongType(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	outage(t, s.URL(), func() { s.Do("SET", "parley:nodes", "x") }, func() { s.Do("DEL", "parley:nodes") })
+	outage(t, s.URL(), func() { s.Do("SET", "parley:i:nodes", "x") }, func() { s.Do("DEL", "parley:i:nodes") })
 }
 
 func TestWholeClusterUnavailable(t *testing.T) {
@@ -244,7 +244,7 @@ func TestFlushedInPart(t *testing.T) {
 		return n
 	}
 	redistest.Await(t, "everybody", func() bool { return missing() == 0 })
-	leases := c.Owner(t, c.Slot("parley:nodes"))
+	leases := c.Owner(t, c.Slot("parley:i:nodes"))
 	c.Masters[(leases+1)%3].Do("FLUSHALL")
 	if got := missing(); got < 1000 {
 		t.Errorf("%d users are missing after a third of the Cluster was emptied, want about 2,000", got)
@@ -376,7 +376,7 @@ func TestClusterFailover(t *testing.T) {
 				users[i] = chat.NewID()
 				all[0].Register(users[i])
 			}
-			i := c.Owner(t, c.Slot("parley:node:{b}"))
+			i := c.Owner(t, c.Slot("parley:i:node:{b}"))
 			begin(c.Masters[i], c.Replicas[i])
 			redistest.Await(t, "the replica to be the master", func() bool {
 				return isMaster(c.Replicas[i])
@@ -407,12 +407,12 @@ func TestSlotsMove(t *testing.T) {
 	t.Parallel()
 	c := redistest.StartCluster(t, 3, false)
 	all := together(t, c.URL(), []string{"a", "b"})
-	for _, key := range []string{"parley:node:{b}", "parley:nodes", "parley:node:{b}"} {
+	for _, key := range []string{"parley:i:node:{b}", "parley:i:nodes", "parley:i:node:{b}"} {
 		slot := c.Slot(key)
 		to := (c.Owner(t, slot) + 1) % 3
 		before := all[1].value(t, "parley_redis_subscriptions_ended_total")
 		c.MoveSlot(t, slot, to)
-		if key != "parley:nodes" {
+		if key != "parley:i:nodes" {
 			redistest.Await(t, "the end of the subscription", func() bool { return all[1].value(t, "parley_redis_subscriptions_ended_total") > before })
 			redistest.Await(t, "the subscription at its new place", func() bool {
 				return subscribed(c.Masters[to], "b")
@@ -446,7 +446,7 @@ func TestLocateInPart(t *testing.T) {
 		return
 	}
 	redistest.Await(t, "everybody", func() bool { n, u, err := registered(); return n+u == 0 && err == nil })
-	leases := c.Owner(t, c.Slot("parley:nodes"))
+	leases := c.Owner(t, c.Slot("parley:i:nodes"))
 	c.Masters[(leases+1)%3].Kill()
 	redistest.Await(t, "some to be unknown, and others known", func() bool {
 		nowhere, unknown, err := registered()
@@ -465,19 +465,19 @@ func TestRubbish(t *testing.T) {
 	a := all[0]
 	later := time.Now().Add(time.Hour).UnixMilli()
 	for _, entry := range []string{"", "|", "x", "x|", "|x", "b b|x", "b|other", "a|me again", strings.Repeat("y", 65) + "|n", "z|" + strings.Repeat("n", 129), "z|\xff", "z|a\nb"} {
-		s.Do("ZADD", "parley:nodes", later, entry)
+		s.Do("ZADD", "parley:i:nodes", later, entry)
 	}
 	u := chat.NewID()
-	s.Do("ZADD", "parley:user:{"+u.String()+"}", later, "bad id", later, "", later, "fine")
+	s.Do("ZADD", "parley:i:user:{"+u.String()+"}", later, "bad id", later, "", later, "fine")
 	for _, m := range []string{"", "\x01", "\x02later version", "\x01\x05wrong", "\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00", "\x01\x01b\x00\x00\x00\x00\x00\x00\x00\x00", "\x01\x01q\x00\x00\x00\x00\x00\x00\x00\x01\xff\xff\xff\xff\x0f", strings.Repeat("\x01", 2<<20)} {
-		s.Do("PUBLISH", "parley:node:{a}", m)
+		s.Do("PUBLISH", "parley:i:node:{a}", m)
 	}
 	redistest.Await(t, "the rubbish to be counted", func() bool {
 		return a.value(t, "parley_redis_messages_ignored_total", "malformed") == 7 && a.value(t, "parley_redis_messages_ignored_total", "version") == 1
 	})
 	// A repeated message is dropped, and a gap is counted.
 	for _, m := range []string{"\x01\x01q\x00\x00\x00\x00\x00\x00\x00\x05\x01x", "\x01\x01q\x00\x00\x00\x00\x00\x00\x00\x05\x01x", "\x01\x01q\x00\x00\x00\x00\x00\x00\x00\x08\x01y"} {
-		s.Do("PUBLISH", "parley:node:{a}", m)
+		s.Do("PUBLISH", "parley:i:node:{a}", m)
 	}
 	redistest.Await(t, "y", func() bool { return a.has("q", "y") })
 	if got := a.received("q"); len(got) != 2 || a.value(t, "parley_redis_messages_ignored_total", "repeated") != 1 || a.value(t, "parley_redis_messages_missed_total") != 2 {
@@ -492,7 +492,7 @@ func TestRubbish(t *testing.T) {
 	}
 	// Thousands of senders that nobody knows are forgotten, not collected.
 	for i := range 5000 {
-		s.Do("PUBLISH", "parley:node:{a}", "\x01\x06"+string([]byte{'x', 'x', byte('a' + i%26), byte('a' + i/26%26), byte('a' + i/676%26), 'x'})+"\x00\x00\x00\x00\x00\x00\x00\x01")
+		s.Do("PUBLISH", "parley:i:node:{a}", "\x01\x06"+string([]byte{'x', 'x', byte('a' + i%26), byte('a' + i/26%26), byte('a' + i/676%26), 'x'})+"\x00\x00\x00\x00\x00\x00\x00\x01")
 	}
 	reach(t, all[1], a, "and still")
 }

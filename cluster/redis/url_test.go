@@ -90,7 +90,7 @@ func TestURLRefused(t *testing.T) {
 			t.Errorf("%.60s: %v, want invalid that says %q", raw, err, want)
 		}
 		node := cluster.Node{ID: "a", Name: "a"}
-		if _, err2 := redis.New(redis.Options{URL: raw, Node: node}); err2 == nil || err2.Error() != err.Error() {
+		if _, err2 := redis.New(redis.Options{URL: raw, Installation: "i", Node: node}); err2 == nil || err2.Error() != err.Error() {
 			t.Errorf("%.60s: New: %v, want %v", raw, err2, err)
 		}
 	}

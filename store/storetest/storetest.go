@@ -11,9 +11,12 @@ package storetest
 import (
 	"context"
 	"errors"
+	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
 	"github.com/parleymq/parley/programtest"
@@ -116,6 +119,19 @@ func Heartbeat(t testing.TB, s *store.Store, node string) {
 	}
 }
 
+// Exec runs a statement behind the back of whoever uses the database at dsn.
+func Exec(t testing.TB, dsn, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err == nil {
+		_, err = conn.Exec(t.Context(), sql)
+		err = errors.Join(err, conn.Close(t.Context()))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Check is the oracle: it reads everything in the database and reports, as an
 // error of the test, whatever contradicts Parley's promises (see store.Verify).
 func Check(t testing.TB, s *store.Store) {
@@ -128,5 +144,27 @@ func Check(t testing.TB, s *store.Store) {
 	}
 	for _, v := range violations {
 		t.Error("the database breaks a promise:", v)
+	}
+}
+
+// Dump writes a dump of the database at dsn to a file and returns its path.
+func Dump(t testing.TB, dsn string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "dump")
+	runProgram(t, "pg_dump", "--format=custom", "--file="+file, "--dbname="+dsn)
+	return file
+}
+
+// Restore restores a dump into the database at dsn, which has no schema yet or whose tables
+// are replaced.
+func Restore(t testing.TB, dsn, file string) {
+	t.Helper()
+	runProgram(t, "pg_restore", "--clean", "--if-exists", "--no-owner", "--single-transaction", "--dbname="+dsn, file)
+}
+
+func runProgram(t testing.TB, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), programtest.Path(t, name), args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
 	}
 }
