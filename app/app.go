@@ -232,12 +232,9 @@ func (a *App) serve(context.Context) error {
 		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, Logins: a.logins,
 		Signups: identity.NewLimiter(a.o.SignupRate, identity.DefaultSignupRate, chat.SystemClock{}),
 	}
-	metrics := promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})
-	if a.admin == nil {
-		o.Metrics = metrics
-	} else {
+	if a.admin != nil {
 		mux := http.NewServeMux()
-		mux.Handle("/metrics", metrics)
+		mux.Handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)

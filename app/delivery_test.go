@@ -363,8 +363,7 @@ func TestSlowReader(t *testing.T) {
 			slow.Ping()
 			r.undisturbed(t)
 			slow.ExpectEvent(r.conv, r.seq)
-			metrics := a.REST(t, apptest.User{}, http.MethodGet, "/metrics", nil)
-			if strings.Contains(string(metrics.Body), "\nparley_delivery_caught_up_events_total 0\n") {
+			if strings.Contains(a.Metrics(t), "\nparley_delivery_caught_up_events_total 0\n") {
 				t.Error("the slow reader was never behind: the test shows nothing")
 			}
 		})

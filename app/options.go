@@ -32,7 +32,7 @@ type Options struct {
 	Node      string // name of this node; "parley"
 	MQTTAddr  string // TCP address for MQTT; ":1883". NoMQTT: only Listeners
 	HTTPAddr  string // TCP address for REST and MQTT over WebSocket (/mqtt); ":8080"
-	AdminAddr string // TCP address for /metrics and /debug/pprof; empty: /metrics on HTTPAddr, for loopback only
+	AdminAddr string // TCP address for /metrics and /debug/pprof; empty: neither is served
 
 	// ProxyFrom are the addresses of load balancers that are believed: they begin each
 	// connection to MQTTAddr with a PROXY header, and may do so at HTTPAddr.

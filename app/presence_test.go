@@ -69,7 +69,7 @@ func settled(t *testing.T, a *apptest.App, users ...apptest.User) {
 		})
 	}
 	apptest.Eventually(t, "everybody was notified", func() bool {
-		return strings.Contains(string(a.REST(t, apptest.User{}, http.MethodGet, "/metrics", nil).Body), "\nparley_presence_queue 0\n")
+		return strings.Contains(a.Metrics(t), "\nparley_presence_queue 0\n")
 	})
 }
 

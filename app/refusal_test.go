@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"log/slog"
-	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -88,8 +88,7 @@ func TestRefusalsAreHeard(t *testing.T) {
 	if lines := logged.lines(t, "publish refused"); len(lines) != 2 || lines[1]["client_id"] != "modern" {
 		t.Errorf("logged %v", lines)
 	}
-	metrics := nodes[0].REST(t, apptest.User{}, http.MethodGet, "/metrics", nil)
-	if want := `parley_mqtt_refused_publishes_total{code="forbidden"} 4` + "\n"; !bytes.Contains(metrics.Body, []byte(want)) {
+	if want := `parley_mqtt_refused_publishes_total{code="forbidden"} 4` + "\n"; !strings.Contains(nodes[0].Metrics(t), want) {
 		t.Errorf("the metrics lack %s", want)
 	}
 }

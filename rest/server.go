@@ -32,8 +32,7 @@ type Options struct {
 	Registerer prometheus.Registerer // nil: metrics are not kept
 	Version    string                // of the server, for the documents
 
-	Ready   func(context.Context) error // asked by /readyz, with a deadline of 2 s
-	Metrics http.Handler                // served at /metrics to loopback only; nil: an admin address has it
+	Ready func(context.Context) error // asked by /readyz, with a deadline of 2 s
 
 	AllowedOrigins []string     // web pages that may call (CORS), such as "https://app.example.org", or "*"; may be empty
 	Signups        chat.Limiter // of POST /api/users
@@ -89,7 +88,7 @@ func New(o Options) http.Handler {
 	s.search()
 	s.reads()
 	s.presence()
-	s.operations(router, o.Metrics)
+	s.operations(router)
 	s.documents(router, o.Version)
 	return router
 }

@@ -63,7 +63,7 @@ func StartOn(t testing.TB, dsn string, options ...Option) *App {
 	t.Helper()
 	a := &App{t: t, DB: storetest.Open(t, dsn)}
 	o := app.Options{
-		DatabaseURL: dsn, ShareDatabase: true, MQTTAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Logger: newLogger(t),
+		DatabaseURL: dsn, ShareDatabase: true, MQTTAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Logger: newLogger(t),
 		Identity:   identity.Options{Passwords: identity.PasswordParams{MemoryKiB: 8, Passes: 1, Threads: 1}},
 		SignupRate: identity.Rate{Every: -1}, LoginRate: identity.Rate{Every: -1},
 	}
@@ -236,6 +236,25 @@ func (a *App) Do(t testing.TB, u User, req *http.Request) *Response {
 
 // httpClient keeps no connection, so that none outlives its test.
 var httpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: brokertest.Patience}
+
+// Metrics returns what the server's admin address has at /metrics.
+func (a *App) Metrics(t testing.TB) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+a.AdminAddr()+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != http.StatusOK {
+		t.Fatalf("GET /metrics: %s, %v", r.Status, err)
+	}
+	return string(text)
+}
 
 // LastSeq returns how far a conversation's log reaches.
 func (a *App) LastSeq(t testing.TB, member User, c Conv) int64 {

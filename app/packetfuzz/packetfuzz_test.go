@@ -4,7 +4,6 @@
 package packetfuzz_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -158,10 +156,10 @@ func (w *world) undisturbed(t testing.TB) {
 // is left of the scripts.
 func (w *world) healthy(t testing.TB) {
 	t.Helper()
-	metrics := w.REST(t, apptest.User{}, http.MethodGet, "/metrics", nil)
-	if !bytes.Contains(metrics.Body, []byte("\nparley_mqtt_panics_total 0\n")) {
-		i := max(0, bytes.Index(metrics.Body, []byte("\nparley_mqtt_panics_total")))
-		t.Errorf("the metrics say %.80s", metrics.Body[i:])
+	metrics := w.Metrics(t)
+	if !strings.Contains(metrics, "\nparley_mqtt_panics_total 0\n") {
+		i := max(0, strings.Index(metrics, "\nparley_mqtt_panics_total"))
+		t.Errorf("the metrics say %.80s", metrics[i:])
 	}
 	apptest.Eventually(t, fmt.Sprintf("there are no more than some %d goroutines and %d files", w.goroutines, w.files), func() bool {
 		return runtime.NumGoroutine() <= w.goroutines+slack && openFiles(t) <= w.files+slack

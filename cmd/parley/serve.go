@@ -35,7 +35,7 @@ type serveCmd struct {
 	TLSCert   string `name:"tls-cert" env:"PARLEY_TLS_CERT" placeholder:"FILE" help:"PEM file with the server's certificate and intermediate certificates. It is read again when it changes."`
 	TLSKey    string `name:"tls-key" env:"PARLEY_TLS_KEY" placeholder:"FILE" help:"PEM file with the certificate's private key."`
 	HTTPAddr  string `name:"http-addr" env:"PARLEY_HTTP_ADDR" default:":8080" help:"Address for REST and for MQTT over WebSocket (/mqtt)."`
-	AdminAddr string `env:"PARLEY_ADMIN_ADDR" placeholder:"ADDR" help:"Address for /metrics and /debug/pprof. Default: /metrics on the HTTP address, for this machine only."`
+	AdminAddr string `env:"PARLEY_ADMIN_ADDR" placeholder:"ADDR" help:"Address for /metrics and /debug/pprof, without authentication: choose one that only you can reach. Default: none."`
 	Redis     string `name:"redis" env:"REDIS_URL" placeholder:"URL" help:"Redis that connects this node with others on the same database: redis://, rediss:// (TLS), several hosts separated by commas for a Cluster, redis+sentinel://. Default: this is the only node."`
 	Node      string `env:"PARLEY_NODE" placeholder:"NAME" help:"Name of this node, in logs and with sessions; unique among the nodes on the database. Default: the host name."`
 	Origins   string `name:"allowed-origins" env:"PARLEY_ALLOWED_ORIGINS" placeholder:"ORIGIN,…" help:"Origins of web pages that may call REST and /mqtt, besides the server's own."`

@@ -24,7 +24,7 @@ func TestServe(t *testing.T) {
 	env := []string{"PARLEY_DATA=" + dataDir(t)}
 	s := serve(t, env)
 	for path, want := range map[string]int{
-		"/healthz": 200, "/readyz": 200, "/metrics": 200, "/openapi.json": 200, "/asyncapi.json": 200, "/docs": 200, "/.well-known/jwks.json": 200, "/nothing": 404,
+		"/healthz": 200, "/readyz": 200, "/metrics": 404, "/openapi.json": 200, "/asyncapi.json": 200, "/docs": 200, "/.well-known/jwks.json": 200, "/nothing": 404,
 	} {
 		s.rest(t, "", http.MethodGet, path, nil, want, nil)
 	}
