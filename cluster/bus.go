@@ -362,8 +362,8 @@ func (b *Bus) locate(ctx context.Context, v *view, users []chat.ID) (found map[c
 // if its worker's queue is full. Frames of nodes that the database does not know are not
 // acted on, since they may be about another database.
 func (b *Bus) receive(from string, raw []byte) {
-	f, err := readFrame(raw)
-	if err != nil {
+	f, ok := readFrame(raw)
+	if !ok {
 		b.metrics.malformed.Inc()
 		return
 	}

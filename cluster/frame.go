@@ -3,7 +3,6 @@ package cluster
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -63,48 +62,32 @@ type frame struct {
 	wantsReceipts  bool
 }
 
-var (
-	errFrame   = errors.New("malformed frame")
-	errUnknown = errors.New("unknown kind of frame")
-)
-
-// readFrame reads a frame. It keeps b.
-func readFrame(b []byte) (f frame, err error) {
+// readFrame reads a frame, which it keeps; false if it is malformed or of an unknown kind.
+func readFrame(b []byte) (f frame, ok bool) {
 	if len(b) == 0 || len(b) > MaxFrame {
-		return f, errFrame
+		return f, false
 	}
 	f.kind = frameKind(b[0])
 	switch body := b[1:]; f.kind {
 	case frameEvent:
-		if len(b) <= eventHeader || b[eventHeader] != '{' {
-			return f, errFrame
+		if ok = len(b) > eventHeader && b[eventHeader] == '{'; ok {
+			f.event = &chat.Event{ConversationID: chat.ID(body[:16]), Seq: int64(binary.BigEndian.Uint64(body[16:])), Encoded: b[eventHeader:]}
+			f.membersVersion = int64(binary.BigEndian.Uint64(body[24:]))
+			ok = f.event.Seq > 0 && f.membersVersion > 0 && !f.event.ConversationID.IsZero()
 		}
-		seq := int64(binary.BigEndian.Uint64(body[16:]))
-		f.membersVersion = int64(binary.BigEndian.Uint64(body[24:]))
-		if seq < 1 || f.membersVersion < 1 || chat.ID(body[:16]).IsZero() {
-			return f, errFrame
-		}
-		f.event = &chat.Event{ConversationID: chat.ID(body[:16]), Seq: seq, Encoded: b[eventHeader:]}
 	case frameNotice:
-		if json.Unmarshal(body, &f.notice) != nil {
-			return f, errFrame
-		}
+		ok = json.Unmarshal(body, &f.notice) == nil
 	case framePublication:
-		if f.publication, err = chat.ParsePublication(body); err != nil {
-			return f, errFrame
-		}
+		var err error
+		f.publication, err = chat.ParsePublication(body)
+		ok = err == nil
 	case frameHere, frameGone:
-		if len(body) != 16 {
-			return f, errFrame
+		if ok = len(body) == 16; ok {
+			f.user = chat.ID(body)
 		}
-		f.user = chat.ID(body)
 	case frameHello:
-		if len(body) == 0 {
-			return f, errFrame
-		}
-		f.wantsReceipts = body[0]&1 != 0
-	default:
-		return f, errUnknown
+		ok = len(body) > 0
+		f.wantsReceipts = ok && body[0]&1 != 0
 	}
-	return f, nil
+	return f, ok
 }

@@ -43,15 +43,15 @@ func TestFrames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, err := readFrame(b)
-		if err != nil || !reflect.DeepEqual(f.notice, n) {
-			t.Errorf("%s was read as %+v: %v", b, f.notice, err)
+		f, ok := readFrame(b)
+		if !ok || !reflect.DeepEqual(f.notice, n) {
+			t.Errorf("%s was read as %+v, %v", b, f.notice, ok)
 		}
 	}
 	e := &chat.Event{ConversationID: chat.NewID(), Seq: 7, Type: chat.EventMessage, ID: chat.NewID(), SenderID: chat.NewID(), Content: "hello"}
-	f, err := readFrame(appendEvent(nil, e, 3))
-	if err != nil || f.event.ConversationID != e.ConversationID || f.event.Seq != 7 || f.membersVersion != 3 || !bytes.Equal(f.event.AppendJSON(nil), e.AppendJSON(nil)) {
-		t.Errorf("got %+v: %v", f, err)
+	f, ok := readFrame(appendEvent(nil, e, 3))
+	if !ok || f.event.ConversationID != e.ConversationID || f.event.Seq != 7 || f.membersVersion != 3 || !bytes.Equal(f.event.AppendJSON(nil), e.AppendJSON(nil)) {
+		t.Errorf("got %+v, %v", f, ok)
 	}
 	for _, bad := range [][]byte{
 		nil,
@@ -65,7 +65,7 @@ func TestFrames(t *testing.T) {
 		{byte(frameHello)},
 		make([]byte, MaxFrame+1),
 	} {
-		if f, err := readFrame(bad); err == nil {
+		if f, ok := readFrame(bad); ok {
 			t.Errorf("%.40q was read as %+v", bad, f)
 		}
 	}
@@ -77,15 +77,15 @@ func FuzzFrame(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := readFrame(b)
-		if err != nil {
+		got, ok := readFrame(b)
+		if !ok {
 			return
 		}
 		subject(&got.notice)
 		if got.event != nil {
-			again, err := readFrame(appendEvent(nil, got.event, got.membersVersion))
-			if err != nil || again.event.Seq != got.event.Seq {
-				t.Errorf("%q is not read again: %v", b, err)
+			again, ok := readFrame(appendEvent(nil, got.event, got.membersVersion))
+			if !ok || again.event.Seq != got.event.Seq {
+				t.Errorf("%q is not read again", b)
 			}
 		}
 	})

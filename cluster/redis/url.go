@@ -215,7 +215,7 @@ func (t *target) loadFiles() error {
 		}
 		t.tls.RootCAs = x509.NewCertPool()
 		if !t.tls.RootCAs.AppendCertsFromPEM(pem) {
-			return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: "URL", Msg: "tls_ca: holds no PEM certificate"}
+			return badURL("tls_ca: holds no PEM certificate")
 		}
 	}
 	if t.cert != "" {
