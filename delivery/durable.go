@@ -27,7 +27,8 @@ type durable struct {
 	saving  []*tail       // whose acked is being saved, which may fail
 	listed  bool          // the session is in Router.dirty
 	removed []chat.Filter // filters whose removal is not saved yet
-	qos2    bool          // it holds a filter at QoS 2, so the next packet identifier is saved too
+	proof   proof
+	qos2    bool // it holds a filter at QoS 2, so the next packet identifier is saved too
 }
 
 // Epoch numbers the session's connection: of two connections of a device the one with the
@@ -318,8 +319,8 @@ func (s *Session) takeDirty() (updates []chat.CursorUpdate, next chat.PacketIDUp
 		if s.tails[t.conversation] != t {
 			continue // dropped since
 		}
-		s.router.noteDelivered(s.Principal.UserID, t.conversation, t.acked)
-		if s.stored.kept {
+		s.router.noteDelivered(s.Principal.UserID, t.conversation, s.delivered(t))
+		if s.stored.kept && t.unproven.save(t.acked) {
 			updates = append(updates, chat.CursorUpdate{SessionID: s.stored.id, Epoch: s.stored.epoch, ConversationID: t.conversation, Acked: t.acked})
 		}
 	}
@@ -338,6 +339,7 @@ func (s *Session) saved(err error) {
 	s.saving = nil
 	for _, t := range saving {
 		if err != nil && !s.closed {
+			t.unproven.unsaved()
 			s.moved(t)
 		}
 	}

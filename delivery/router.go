@@ -256,7 +256,7 @@ func (s *Session) shut() (part *chat.SessionPart, queue *Queue, keep bool) {
 	}
 	for _, t := range slices.Concat(s.saving, s.dirty) {
 		if s.tails[t.conversation] == t {
-			s.router.noteDelivered(s.Principal.UserID, t.conversation, t.acked)
+			s.router.noteDelivered(s.Principal.UserID, t.conversation, s.delivered(t))
 		}
 	}
 	s.closed = true

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/parleymq/parley/chat"
@@ -23,7 +24,8 @@ type tail struct {
 	queued       bool  // it is in Session.behind
 	dirty        bool  // it is in Session.dirty
 
-	early []*Frame // events that have arrived before their predecessor; see keepEarly
+	early    []*Frame  // events that have arrived before their predecessor; see keepEarly
+	unproven *unproven // sent at QoS 0, and perhaps not received; nil: nothing
 }
 
 // SessionOptions describes a connection.
@@ -81,6 +83,8 @@ type Session struct {
 	logNext    bool   // mu guards: the one entry of the window is a log's next, while logs and the queue both wait for it
 
 	durable // mu guards
+
+	toProve atomic.Bool // proof.tails is not empty; written under mu
 }
 
 // Subscriptions returns the number of filters the session holds.
@@ -269,7 +273,11 @@ func (s *Session) send(t *tail, f *Frame) bool {
 	}
 	s.logNext = false
 	t.sent, t.known = f.Seq, max(t.known, f.Seq)
-	if (qos == 0 || outcome == TooLarge) && !s.window.holds(t) { // otherwise those in flight come first
+	switch {
+	case qos > 0 && outcome == Written: // until it is acknowledged
+	case s.stored.kept && qos == 0, t.unproven != nil: // until it is proved
+		s.unproved(t)
+	case !s.window.holds(t): // otherwise those in flight come first
 		t.acked = f.Seq
 		s.moved(t)
 	}

@@ -91,6 +91,7 @@ func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 	if c == nil {
 		return withWill(asBridge(cl, pk)), nil // CONNECT: broker lets nothing else be the first packet
 	}
+	c.session.Heard(pk.FixedHeader.Type == packets.Pingreq, pk.FixedHeader.Type == packets.Disconnect)
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
 		return noop, h.publish(c, &pk)
