@@ -225,8 +225,11 @@ func (a *App) start(ctx context.Context) error {
 	return nil
 }
 
-// serve accepts connections.
-func (a *App) serve(context.Context) error {
+// serve accepts connections, once messages can be stored.
+func (a *App) serve(ctx context.Context) error {
+	if err := a.writer.Await(ctx); err != nil {
+		return err
+	}
 	o := rest.Options{
 		Chat: a.chat, Presence: a.presence, Identity: a.identity, Logger: a.logger, Registerer: a.registry, Version: a.o.Version,
 		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, Logins: a.logins,
@@ -279,10 +282,14 @@ func (a *App) serveHTTP(name string, l net.Listener, h http.Handler, writeTimeou
 	})
 }
 
-// checkReady is the answer of /readyz: started, not stopping, and the database answers.
+// checkReady is the answer of /readyz: started, not stopping, messages can be stored, and the
+// database answers those who read.
 func (a *App) checkReady(ctx context.Context) error {
 	if !a.ready.Load() {
 		return &chat.Error{Code: chat.Unavailable, Msg: "starting or stopping"}
+	}
+	if err := a.writer.Ready(ctx); err != nil {
+		return err
 	}
 	return a.store.Ping(ctx)
 }

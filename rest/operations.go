@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
@@ -46,7 +47,11 @@ func (s *server) readiness(ctx context.Context, _ *struct{}) (*body[Health], err
 	ctx, cancel := chat.WithDeadline(ctx, readyTime, "rest.ready")
 	defer cancel()
 	if err := s.ready(ctx); err != nil {
-		return nil, &chat.Error{Code: chat.Unavailable, Op: "rest.ready", Msg: "not ready", Err: err}
+		msg := "not ready"
+		if known := (*chat.Error)(nil); errors.As(err, &known) && known.Msg != "" {
+			msg += ": " + known.Public()
+		}
+		return nil, &chat.Error{Code: chat.Unavailable, Op: "rest.ready", Msg: msg, Err: err}
 	}
 	return &body[Health]{Health{"ok"}}, nil
 }

@@ -80,10 +80,22 @@ func wantBlocked(t *testing.T, s *store.Store, c chat.ID, version int64, blocked
 }
 
 // Who blocks while the other one begins a conversation: either it is not begun, or it
-// is known as blocked at a version of its own.
+// is known as blocked at a version of its own. In databases with another isolation it was begun,
+// and not known as blocked, each time.
 func TestBlockWhileConversationBegins(t *testing.T) {
 	t.Parallel()
-	s, err := store.Open(t.Context(), store.Options{DSN: storetest.DSN(t), MaxConns: 8})
+	for _, isolation := range []string{"read committed", "repeatable read", "serializable"} {
+		t.Run(isolation, func(t *testing.T) {
+			t.Parallel()
+			dsn := storetest.DSN(t)
+			alter(t, dsn, "default_transaction_isolation", isolation)
+			testBlockWhileConversationBegins(t, dsn)
+		})
+	}
+}
+
+func testBlockWhileConversationBegins(t *testing.T, dsn string) {
+	s, err := store.Open(t.Context(), store.Options{DSN: dsn, MaxConns: 8})
 	if err != nil {
 		t.Fatal(err)
 	}

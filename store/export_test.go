@@ -26,6 +26,21 @@ var (
 	RegisterTypes = registerTypes
 )
 
+// What a server of the tests' own answers to.
+const (
+	SetSessionSQL   = setSessionSQL
+	ReadSettingsSQL = readSettingsSQL
+)
+
+// GoodSettings is how a server answers that meets all demands.
+func GoodSettings() []string {
+	row := []string{""}
+	for _, d := range demands {
+		row = append(row, d.want)
+	}
+	return row
+}
+
 // Statements whose plans are tested.
 const (
 	OlderMessagesSQL  = olderMessagesSQL
@@ -41,6 +56,9 @@ const (
 	MoveDeliveredSQL  = moveDeliveredSQL
 	ReadBySQL         = readBySQL
 )
+
+// LeaseConn is the connection of l.
+func LeaseConn(l *NodeLease) *pgx.Conn { return l.conn }
 
 // LoseConnection takes the connection away from l, as if its line had gone silent.
 func LoseConnection(l *NodeLease) *pgx.Conn {

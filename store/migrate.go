@@ -36,16 +36,28 @@ func SchemaVersion() int64 {
 // Field "database". Errors of the connection are those of Open, but it does not wait for
 // a server that is not there.
 func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int64, err error) {
-	const op = "store.Migrate"
 	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	config, err := poolConfig(dsn)
 	if err != nil {
 		return 0, 0, err
 	}
+	return migrate(ctx, config.ConnConfig, -1, logger.With("component", "store"))
+}
+
+// migrate is Migrate, which waits for a connection like Open.
+func migrate(ctx context.Context, config *pgx.ConnConfig, wait time.Duration, logger *slog.Logger) (from, to int64, err error) {
+	const op = "store.Migrate"
 	to = SchemaVersion()
-	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	var conn *pgx.Conn
+	err = waitFor(ctx, wait, logger, func(ctx context.Context) error {
+		err := refusePooler(ctx, config)
+		if err == nil {
+			conn, err = pgx.ConnectConfig(ctx, config)
+		}
+		return err
+	})
 	if err != nil {
-		return 0, 0, translate(op, err)
+		return 0, 0, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	st, err := stateOf(ctx, conn, to)
@@ -56,7 +68,7 @@ func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int
 	case from > to && !st.usable:
 		return from, from, newerSchema(op, st, to)
 	case from > to:
-		logger.Info("the schema is newer than this parley, but declares it compatible", "component", "store", "schema", from, "knows", to)
+		logger.Info("the schema is newer than this parley, but declares it compatible", "schema", from, "knows", to)
 		if !st.settled {
 			err = settleOrigin(ctx, conn, logger, settling{})
 		}
@@ -66,18 +78,18 @@ func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int
 	case from == to:
 		return from, to, translate(op, settleOrigin(ctx, conn, logger, settling{}))
 	}
-	logger.Info("migrating the database", "component", "store", "from", from, "to", to)
+	logger.Info("migrating the database", "from", from, "to", to)
 	start := time.Now()
 	if err := raiseOldest(ctx, conn, to, oldestOf(ours(), from)); err != nil {
 		return from, from, translate(op, err)
 	}
-	if err := up(ctx, config.ConnConfig); err != nil {
+	if err := up(ctx, config); err != nil {
 		return from, from, translate(op, err)
 	}
 	if err := settleOrigin(ctx, conn, logger, settling{}); err != nil {
 		return from, to, translate(op, err)
 	}
-	logger.Info("migrated the database", "component", "store", "from", from, "to", to, "elapsed_ms", time.Since(start).Milliseconds())
+	logger.Info("migrated the database", "from", from, "to", to, "elapsed_ms", time.Since(start).Milliseconds())
 	return from, to, nil
 }
 
@@ -87,7 +99,7 @@ func OpenMigrated(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := Migrate(ctx, o.DSN, o.Logger); err != nil {
+	if _, _, err := migrate(ctx, s.pool.Config().ConnConfig, o.ConnectWait, s.log); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -142,9 +154,6 @@ type schemaState struct {
 }
 
 func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (st schemaState, err error) {
-	if err := checkServer(conn); err != nil {
-		return st, err
-	}
 	if st.version, err = schemaVersion(ctx, conn); err != nil || st.version < wanted {
 		return st, err
 	}

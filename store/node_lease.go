@@ -51,12 +51,12 @@ type NodeLeaseOptions struct {
 func (s *Store) AcquireNodeLease(ctx context.Context, o NodeLeaseOptions, wait time.Duration) (*NodeLease, error) {
 	const op = "store.AcquireNodeLease"
 	l := &NodeLease{o: o, config: s.pool.Config().ConnConfig.Copy(), application: "parley node " + chat.NewID().String()}
-	l.config.RuntimeParams["application_name"] = l.application
-	for name, value := range map[string]string{"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "3", "tcp_keepalives_count": "3"} {
-		l.config.RuntimeParams[name] = value // no effect on a unix socket
-	}
+	onConnect(l.config, setting{name: "application_name", value: l.application},
+		// no effect on a unix socket
+		setting{name: "tcp_keepalives_idle", value: "5"}, setting{name: "tcp_keepalives_interval", value: "3"}, setting{name: "tcp_keepalives_count", value: "3"})
+	// The pool may have got the last connection there was.
+	err := waitFor(ctx, 0, s.log, func(ctx context.Context) error { return l.dial(ctx, op) })
 	until := time.Now().Add(wait)
-	err := l.connect(ctx, op)
 	for chat.CodeOf(err) == chat.Conflict && time.Now().Before(until) && backoff.Sleep(ctx, 100*time.Millisecond) {
 		err = l.connect(ctx, op)
 	}
@@ -250,16 +250,20 @@ func (l *NodeLease) connect(ctx context.Context, op string) error {
 	if l.conn != nil && !l.conn.IsClosed() {
 		return nil
 	}
+	return translate(op, l.dial(ctx, op))
+}
+
+// dial makes a connection and takes the locks: Conflict if another node holds one.
+func (l *NodeLease) dial(ctx context.Context, op string) error {
 	conn, err := pgx.ConnectConfig(ctx, l.config)
 	if err != nil {
-		return translate(op, err)
+		return err
 	}
 	l.conn, l.cursor = conn, "" // transaction numbers may have been given out again
-	err = l.lock(ctx, op)
-	if err != nil {
+	if err = l.lock(ctx, op); err != nil {
 		l.disconnect()
 	}
-	return translate(op, err)
+	return err
 }
 
 const (

@@ -8,20 +8,15 @@ import (
 	"log/slog"
 	"net/url"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
 )
-
-// OldestServer is the oldest major version of PostgreSQL that Parley runs on.
-const OldestServer = 14
 
 // Options configures a Store. Only DSN is required.
 type Options struct {
@@ -47,23 +42,20 @@ type Options struct {
 // and is safe for concurrent use.
 type Store struct {
 	pool    *pgxpool.Pool
+	log     *slog.Logger
 	flushed *flushed
 	node    atomic.Pointer[string] // under whose id outbox rows are written; nil: there is no outbox
 }
 
-// idleInTx is how long a transaction may wait for its process before PostgreSQL ends it, so
-// that a process that is paused, or a host that is gone, does not keep rows locked. None
-// of our transactions waits between statements.
-const idleInTx = 5 * time.Second
-
 // Open connects to a database and returns when it has answered. It does not
 // migrate: see Migrate.
 //
-// Errors: Invalid with Field "database" for a DSN that cannot be read and for a
-// server older than OldestServer; Unavailable, with what the server said as its
-// message, if it did not accept a connection within Options.ConnectWait or before ctx
-// ended. Faults that waiting does not cure (a wrong password, no such database) fail
-// at once. No error shows a password.
+// Errors: Invalid with Field "database" for a DSN that cannot be read, for a server older
+// than OldestServer, for a pooler that does not keep sessions apart, and for a setting of the
+// server or the database with which an acknowledged message could be lost (the message names
+// it); Unavailable, with what the server said as its message, if it did not accept a
+// connection, or no writes, within Options.ConnectWait or before ctx ended. Faults that waiting
+// does not cure (a wrong password, no such database) fail at once. No error shows a password.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	const op = "store.Open"
 	config, err := poolConfig(o.DSN)
@@ -83,13 +75,21 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, translate(op, err)
 	}
 	err = waitFor(ctx, o.ConnectWait, log, func(ctx context.Context) error {
-		return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return checkServer(c.Conn()) })
+		if err := refusePooler(ctx, config.ConnConfig); err != nil {
+			return err
+		}
+		return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
+			if accepted := acceptedDemands(c.Conn()); accepted != nil {
+				log.Warn("the database is used although it may lose what is stored: its "+acceptSetting+" says so", "accepted", accepted)
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
-	return &Store{pool: pool, flushed: newFlushed()}, nil
+	return &Store{pool: pool, log: log, flushed: newFlushed()}, nil
 }
 
 // Close ends all connections, once the calls under way have returned.
@@ -106,7 +106,7 @@ func (s *Store) Ping(ctx context.Context) error {
 // slower). The caller sets MaxConns.
 func (s *Store) WriterConfig() *pgxpool.Config {
 	config := s.pool.Config()
-	config.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
+	onConnect(config.ConnConfig, setting{name: "plan_cache_mode", value: "force_custom_plan"})
 	return config
 }
 
@@ -122,9 +122,7 @@ func poolConfig(dsn string) (*pgxpool.Config, error) {
 	if config.ConnConfig.ConnectTimeout == 0 || config.ConnConfig.ConnectTimeout > 2*time.Minute {
 		config.ConnConfig.ConnectTimeout = 10 * time.Second // pgx's default of 2 min outlasts every caller's patience
 	}
-	if config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] == "" {
-		config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = strconv.FormatInt(idleInTx.Milliseconds(), 10)
-	}
+	onConnect(config.ConnConfig)
 	config.MaxConnLifetimeJitter = config.MaxConnLifetime / 10
 	config.AfterConnect = registerTypes
 	return config, nil
@@ -171,11 +169,14 @@ func waitFor(ctx context.Context, wait time.Duration, log *slog.Logger, connect 
 			fault = err
 		}
 		var known *chat.Error
+		var demanded *settingError
 		switch {
 		case err == nil:
 			return nil
-		case errors.As(err, &known):
-			return err
+		case errors.As(err, &known) && known.Code != chat.Unavailable:
+			return known
+		case errors.As(err, &demanded) && !demanded.passing:
+			return &chat.Error{Code: chat.Invalid, Op: op, Field: "database", Msg: demanded.Error(), Err: err}
 		case wait < 0 || !isTransient(err):
 			return &chat.Error{Code: chat.Unavailable, Op: op, Field: "database", Msg: "cannot be used: " + reason(err), Err: err}
 		}
@@ -200,26 +201,11 @@ func isTransient(err error) bool {
 // server or the network said.
 func reason(err error) string {
 	text := err.Error()
+	if demanded := (*settingError)(nil); errors.As(err, &demanded) {
+		return demanded.Error()
+	}
 	if pg := pgError(err); pg != nil {
 		return pg.Message + " (SQLSTATE " + pg.Code + ")"
 	}
 	return strings.Join(strings.Fields(text), " ")
-}
-
-// checkServer refuses servers that lack what our statements use. The version
-// came with the connection: no round trip.
-func checkServer(c *pgx.Conn) error {
-	version := c.PgConn().ParameterStatus("server_version")
-	digits := strings.IndexFunc(version, func(r rune) bool { return r < '0' || r > '9' })
-	if digits < 0 {
-		digits = len(version)
-	}
-	major, err := strconv.Atoi(version[:digits])
-	if err != nil || major >= OldestServer { // one that doesn't say is given a try
-		return nil
-	}
-	return &chat.Error{
-		Code: chat.Invalid, Op: "store.Open", Field: "database",
-		Msg: fmt.Sprintf("is PostgreSQL %s; Parley needs %d or newer", version, OldestServer),
-	}
 }

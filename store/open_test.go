@@ -35,9 +35,6 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s = %q, %v, want %q", sql, got, err, want)
 		}
 	}
-	if got := s.WriterConfig().ConnConfig.RuntimeParams["plan_cache_mode"]; got != "force_custom_plan" {
-		t.Errorf("the writer's plan_cache_mode is %q", got)
-	}
 }
 
 // No way of writing a DSN wrongly, and no way for it to fail, shows its password.
@@ -206,9 +203,37 @@ func serveFake(conn net.Conn, version string, refuse bool) {
 	if b.Flush() != nil {
 		return
 	}
+	var sql, session string
 	for {
-		if _, err := b.Receive(); err != nil {
+		m, err := b.Receive()
+		if err != nil {
 			return
+		}
+		switch m := m.(type) {
+		case *pgproto3.Parse:
+			sql = m.Query
+			b.Send(&pgproto3.ParseComplete{})
+		case *pgproto3.Bind:
+			if sql == store.SetSessionSQL {
+				session = string(m.Parameters[0])
+			}
+			b.Send(&pgproto3.BindComplete{})
+		case *pgproto3.Describe:
+			b.Send(&pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("v"), DataTypeOID: 25, DataTypeSize: -1}}})
+		case *pgproto3.Execute:
+			rows := []string{session}
+			if sql == store.ReadSettingsSQL {
+				rows = store.GoodSettings()
+			}
+			for _, v := range rows {
+				b.Send(&pgproto3.DataRow{Values: [][]byte{[]byte(v)}})
+			}
+			b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT")})
+		case *pgproto3.Sync:
+			b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+			if b.Flush() != nil {
+				return
+			}
 		}
 	}
 }

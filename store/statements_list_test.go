@@ -55,6 +55,11 @@ var Statements = []Statement{
 	{"listBlocksSQL", listBlocksSQL, Warm, "all: users; user: blocks", ""},
 	{"listHiddenSQL", listHiddenSQL, Hot, "all: blocks; conversation: participants; user: blocks", bothWays},
 	{"firstBlockedSQL", firstBlockedSQL, Warm, "all: blocks; user: blocks", ""},
+	// connect.go
+	{"setSQL", setSQL, Rare, "", ""},
+	{"readSettingsSQL", readSettingsSQL, Rare, "", ""},
+	{"setSessionSQL", setSessionSQL, Rare, "", ""},
+	{"readSessionSQL", readSessionSQL, Rare, "", ""},
 	// migrate_compatibility.go
 	{"lockCompatibilitySQL", lockCompatibilitySQL, Rare, "", ""},
 	{"createCompatibilitySQL", createCompatibilitySQL, Utility, "", ""},

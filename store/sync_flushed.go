@@ -20,9 +20,8 @@ type flushed struct {
 
 func newFlushed() *flushed { return &flushed{turn: make(chan struct{}, 1)} }
 
-// A logical message that nobody reads is the smallest possible commit. synchronous_commit is
-// set for databases that have it off: what a cursor counts as delivered must not be undone.
-const flushSQL = `SELECT pg_current_xact_id()::text, pg_logical_emit_message(true, 'parley', ''), set_config('synchronous_commit', 'on', true)`
+// A logical message that nobody reads is the smallest possible commit.
+const flushSQL = `SELECT pg_current_xact_id()::text, pg_logical_emit_message(true, 'parley', '')`
 
 // wait returns when no id below xmax can be assigned again. It is free if nothing has been
 // written since the last call, and concurrent callers share a commit.
@@ -40,7 +39,7 @@ func (f *flushed) wait(ctx context.Context, q querier, xmax uint64) error {
 		return nil
 	}
 	var text string
-	if err := q.QueryRow(ctx, flushSQL).Scan(&text, nil, nil); err != nil {
+	if err := q.QueryRow(ctx, flushSQL).Scan(&text, nil); err != nil {
 		return err
 	}
 	xid, ok := parseXID(text)

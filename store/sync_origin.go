@@ -199,7 +199,7 @@ func settleIn(ctx context.Context, tx pgx.Tx, logger *slog.Logger, now binding, 
 	id := chat.NewID()
 	if !was.id.IsZero() {
 		logger.Warn("this database is a copy, or was set back to an earlier moment: clients start over, and what is in Redis is not used",
-			"component", "store", "epoch", chat.EpochOf(id), "former", chat.EpochOf(was.id))
+			"epoch", chat.EpochOf(id), "former", chat.EpochOf(was.id))
 	}
 	if differ(was.at.system, now.system) {
 		if err := renewXIDs(ctx, tx); err != nil {

@@ -71,14 +71,16 @@ type Writer struct {
 	metrics *writerMetrics
 	slots   *commitSlots
 	shards  []*shard
+	ready   readiness
 }
 
 // NewWriter returns a writer that will use connections of its own, one for each
-// shard, made as config says. It starts nothing; Run does.
+// shard and one for Ready, made as config says. It starts nothing; Run does.
 func NewWriter(config *pgxpool.Config, opts WriterOptions) *Writer {
 	opts.setDefaults()
-	config.MaxConns = int32(opts.Shards)
+	config.MaxConns = int32(opts.Shards) + 1
 	w := &Writer{opts: opts, config: config, metrics: newWriterMetrics(opts.Registerer), slots: newCommitSlots(opts.Commits)}
+	w.ready.began, w.ready.turn, w.ready.stmt.node = make(chan struct{}), make(chan struct{}, 1), opts.Node
 	for range opts.Shards {
 		w.shards = append(w.shards, newShard(w))
 	}
@@ -107,6 +109,8 @@ func (w *Writer) Run(ctx context.Context) error {
 		return translate("store.Writer", err)
 	}
 	defer pool.Close()
+	w.ready.use(pool)
+	defer w.ready.use(nil)
 	var wg sync.WaitGroup
 	for _, s := range w.shards {
 		wg.Go(func() { s.publish(context.WithoutCancel(ctx)) })
@@ -207,10 +211,12 @@ func (s *shard) store(ctx context.Context, b *group) {
 	for wait := backoff.New(5*time.Millisecond, time.Second); len(b.pending) > 0; {
 		err := s.round(ctx, b)
 		if err == nil {
+			s.w.ready.note(nil)
 			continue
 		}
 		unavailable := chat.CodeOf(err) == chat.Unavailable
 		if unavailable {
+			s.w.ready.note(err)
 			b.unanswered = true
 			s.stmt.release()
 		}

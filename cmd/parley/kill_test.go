@@ -45,6 +45,10 @@ func TestKill(t *testing.T) {
 	random := seedtest.New(seedtest.Seed(t), 0)
 
 	s := serve(t, env)
+	// With this, what PostgreSQL had committed within the last moments was lost with it.
+	execSQL(t, "host="+filepath.Join(dir, "postgres", "run")+" user=parley dbname=parley", `ALTER DATABASE parley SET synchronous_commit = off`)
+	s.Stop(syscall.SIGTERM)
+	s = serve(t, env)
 	l := &flow{t: t}
 	const pairs = 3
 	var tokens, conversations []string

@@ -61,6 +61,7 @@ func startServer() (*server, error) {
 		}
 		child, err := pgchild.New(pgchild.Options{Dir: dir, Settings: []string{
 			"max_connections=600", "shared_buffers=64MB", "fsync=off", "synchronous_commit=off", "full_page_writes=off",
+			"parley.accept=fsync,full_page_writes", // Parley uses no server that may lose data, unless that says so
 		}})
 		if err == nil {
 			err = child.Start(ctx)
