@@ -128,6 +128,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.logger.Warn("could not give up the node lease; it expires by itself", "err", err)
 		}
 	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()                           // before Run waits
 	k.wg.Go(func() { k.followMembers(ctx) }) // ends with ctx; Run waits for it
 	healthy, newcomer := func() bool { return true }, (<-chan struct{})(nil)
 	if k.o.Bus != nil {

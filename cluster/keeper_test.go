@@ -237,6 +237,20 @@ func TestKeeperIsLost(t *testing.T) {
 	})
 }
 
+// Nobody has to stop a keeper whose lease another node has: it ends, and the process with it.
+func TestKeeperEndsByItself(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, s := &lease{err: &chat.Error{Code: chat.Conflict}}, &sessions{}
+		k := cluster.NewKeeper(cluster.KeeperOptions{Lease: p, Sessions: s, Rules: s})
+		ended := make(chan error, 1)
+		go func() { ended <- k.Run(t.Context()) }()
+		if err := <-ended; chat.CodeOf(err) != chat.Conflict {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
 // Many changes of members, each of which waits for a database that is slow, hold up
 // neither the heartbeat, by which the others know that this node lives, nor what else
 // the outbox says. The campaign over several nodes had messages wait for it.
