@@ -44,8 +44,8 @@ type App struct {
 
 	dsn      string
 	epoch    chat.LogEpoch
-	lease    *store.NodeLease // nil: Options.ShareDatabase without Redis
-	others   *others          // nil: a node alone
+	lease    *store.NodeLease
+	others   *others // nil: a node alone
 	store    *store.Store
 	identity *identity.Service
 	logins   *identity.Limiter // of password checks, for each address, over HTTP and MQTT together

@@ -28,9 +28,6 @@ const leaseWait = 20 * time.Second
 // joinNodes acquires this node's lease on the database: as one of several nodes, with
 // REDIS_URL, and as the only one without.
 func (a *App) joinNodes(ctx context.Context) error {
-	if a.o.RedisURL == "" && a.o.ShareDatabase {
-		return nil
-	}
 	o := store.NodeLeaseOptions{Node: a.o.Node, ID: newNodeID(), Exclusive: a.o.RedisURL == "", Duration: cluster.LeaseDuration}
 	if !o.Exclusive {
 		if err := a.openBus(ctx, o.ID); err != nil {
@@ -123,9 +120,7 @@ func (a *App) startNode(ctx context.Context) error {
 		if err := a.store.ReleaseAllPresences(ctx); err != nil {
 			return err
 		}
-		if a.lease != nil {
-			a.keepLease()
-		}
+		a.keepLease()
 		return nil
 	}
 	o := a.others

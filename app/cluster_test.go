@@ -25,7 +25,7 @@ func startNodes(t *testing.T, n int, redisURL string, options ...apptest.Option)
 	nodes := make([]*apptest.App, n)
 	for i := range nodes {
 		nodes[i] = apptest.StartOn(t, dsn, append(options, func(o *app.Options) {
-			o.ShareDatabase, o.RedisURL, o.Node = false, redisURL, fmt.Sprint("node-", i)
+			o.RedisURL, o.Node = redisURL, fmt.Sprint("node-", i)
 		})...)
 	}
 	return nodes

@@ -20,7 +20,7 @@ func TestInstallationsApart(t *testing.T) {
 	t.Parallel()
 	redis := redistest.Start(t)
 	start := func(dsn, node string) *apptest.App {
-		return apptest.StartOn(t, dsn, func(o *app.Options) { o.ShareDatabase, o.RedisURL, o.Node = false, redis.URL(), node })
+		return apptest.StartOn(t, dsn, func(o *app.Options) { o.RedisURL, o.Node = redis.URL(), node })
 	}
 	dsn := storetest.DSN(t)
 	production := start(dsn, "production")

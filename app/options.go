@@ -21,10 +21,6 @@ type Options struct {
 	// its own, to one system: redis://, rediss://, with several hosts a Cluster, or
 	// redis+sentinel://; see redis.Options. Empty: it is alone.
 	RedisURL string
-	// ShareDatabase lets other processes serve the same database. Without RedisURL they do
-	// not hear of what this one stores, so it is for tests of what the database itself
-	// decides.
-	ShareDatabase bool
 
 	DataDir     string // where the private PostgreSQL keeps its data
 	PostgresBin string // folder of the server binaries for the private one; empty: looked up

@@ -18,9 +18,9 @@ import (
 	"github.com/parleymq/parley/app"
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
+	"github.com/parleymq/parley/cluster/redistest"
 	"github.com/parleymq/parley/identity"
 	"github.com/parleymq/parley/programtest"
-	"github.com/parleymq/parley/store/storetest"
 )
 
 // A balancer is an address of Parley's as clients see it, which passes things on.
@@ -181,14 +181,11 @@ func TestProxyHeadersAreForBalancers(t *testing.T) {
 // or after the balancer's own retries, and hears nothing of it.
 func TestDrainBehindABalancer(t *testing.T) {
 	t.Parallel()
-	dsn := storetest.DSN(t)
-	node := func(name string) *apptest.App {
-		return apptest.StartOn(t, dsn, func(o *app.Options) {
-			o.Node, o.Drain = name, time.Hour
-			o.ProxyFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
-		})
-	}
-	leaves, stays := node("leaves"), node("stays")
+	nodes := startNodes(t, 2, redistest.Start(t).URL(), func(o *app.Options) {
+		o.Drain = time.Hour
+		o.ProxyFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+	})
+	leaves, stays := nodes[0], nodes[1]
 	t.Cleanup(stays.Hurry)
 	b := haproxy(t, leaves, stays)
 	u := leaves.User(t, "u")

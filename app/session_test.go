@@ -202,7 +202,7 @@ func TestSessionAcrossServers(t *testing.T) {
 	}
 	d.Ping()
 
-	// The next server knows nothing of how this one has ended.
+	b.Crash(t)
 	next := apptest.StartOn(t, dsn)
 	fill(t, next, c, peer, 3)
 	d2 := device(t, next, u, kept("d", 5), true)
@@ -527,7 +527,8 @@ func TestQoS0DoesNotOvertake(t *testing.T) {
 	apptest.Eventually(t, "cursors are saved", func() bool {
 		return number(t, a, `SELECT count(*) FROM session_cursors WHERE conversation_id = $1 AND seq = 2`, other.ID()) == 1
 	})
-	b := apptest.StartOn(t, dsn) // the first one has died
+	a.Crash(t)
+	b := apptest.StartOn(t, dsn)
 	d2 := device(t, b, u, kept("d", 5), true)
 	for seq := int64(2); seq <= 5; seq++ {
 		d2.ExpectEvent(c, seq)

@@ -6,7 +6,6 @@ package apptest
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -47,6 +46,8 @@ type App struct {
 	t     testing.TB
 	names atomic.Int64
 
+	crashed bool
+
 	document     sync.Once
 	documentedBy *openapitest.Checker // document guards; nil: nothing is checked
 }
@@ -63,7 +64,7 @@ func StartOn(t testing.TB, dsn string, options ...Option) *App {
 	t.Helper()
 	a := &App{t: t, DB: storetest.Open(t, dsn)}
 	o := app.Options{
-		DatabaseURL: dsn, ShareDatabase: true, MQTTAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Logger: newLogger(t),
+		DatabaseURL: dsn, MQTTAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Logger: newLogger(t),
 		Identity:   identity.Options{Passwords: identity.PasswordParams{MemoryKiB: 8, Passes: 1, Threads: 1}},
 		SignupRate: identity.Rate{Every: -1}, LoginRate: identity.Rate{Every: -1},
 	}
@@ -81,18 +82,29 @@ func StartOn(t testing.TB, dsn string, options ...Option) *App {
 	if err := a.Start(t.Context()); err != nil {
 		t.Fatal("apptest: start:", err)
 	}
-	if o.ShareDatabase && o.RedisURL == "" { // it has no lease, whose heartbeats store.Verify looks for
-		storetest.Heartbeat(t, a.DB, cmp.Or(o.Node, "parley"))
-	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := a.Stop(ctx); err != nil {
+		if err := a.Stop(ctx); err != nil && !a.crashed {
 			t.Error("apptest: stop:", err)
 		}
 		storetest.Check(t, a.DB)
 	})
 	return a
+}
+
+// Crash takes the server's node lease from it. Another server may then be started on its database, and
+// finds what a crash of this one would have left.
+func (a *App) Crash(t testing.TB) {
+	t.Helper()
+	a.crashed = true
+	giveUp := storetest.TakeNodeLease(t, a.DSN())
+	select {
+	case <-a.Failed(): // its next heartbeat finds that it has lost the lease
+	case <-time.After(time.Minute):
+		t.Error("apptest: the server still has its node lease")
+	}
+	giveUp()
 }
 
 // User is somebody who can connect.

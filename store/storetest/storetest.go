@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
+	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store"
 )
@@ -129,6 +130,30 @@ func Exec(t testing.TB, dsn, sql string) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TakeNodeLease takes the lease of the node "parley", which is alone on the database at dsn, from it.
+// giveUp lets others have it.
+func TakeNodeLease(t testing.TB, dsn string) (giveUp func()) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	s := Open(t, dsn)
+	for {
+		// Repeated, because the node may be faster to take it again.
+		Exec(t, dsn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'parley node %' AND datname = current_database()`)
+		lease, err := s.AcquireNodeLease(ctx, store.NodeLeaseOptions{Node: "parley", ID: "test", Exclusive: true, Duration: timeout}, 0)
+		if err == nil {
+			return func() {
+				if err := lease.Close(context.WithoutCancel(ctx)); err != nil {
+					t.Error("give up the lease:", err)
+				}
+			}
+		}
+		if chat.CodeOf(err) != chat.Conflict {
+			t.Fatal("take the lease:", err)
+		}
 	}
 }
 
