@@ -198,6 +198,9 @@ func (p *parser) take(o option, name, raw string) (Verdict, string) {
 		}
 	case word:
 		v.text, err = oneWord(v.text)
+		if len(o.want) > 0 && !slices.Contains(o.want, v.text) {
+			err = cmp.Or(err, fmt.Errorf("is %q: want %s", v.text, strings.Join(o.want, " or ")))
+		}
 	case text:
 		if strings.ContainsFunc(v.text, func(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }) {
 			err = errors.New("the value holds control characters")

@@ -41,9 +41,10 @@ type value struct {
 type option struct {
 	kind     kind
 	scope    scope
-	min, max int  // of a number; max 0: any
-	bridge   bool // it describes a bridge
-	secret   bool // its value is not shown
+	min, max int      // of a number; max 0: any
+	want     []string // the words that there are; none: any
+	bridge   bool     // it describes a bridge
+	secret   bool     // its value is not shown
 	take     func(*parser, value) (Verdict, string)
 }
 
@@ -69,26 +70,18 @@ func flagUnless(odd bool, verdict Verdict, why string) option {
 	}}
 }
 
-// setFlag returns a flag that is stored.
-func setFlag(of scope, set func(*parser, bool)) option {
-	return option{kind: flag, scope: of, take: func(p *parser, v value) (Verdict, string) {
-		set(p, v.flag)
-		return Taken, ""
-	}}
+// taken returns the take of an option that is stored, with a remark or "".
+func taken(remark string, store func(*parser, value)) func(*parser, value) (Verdict, string) {
+	return func(p *parser, v value) (Verdict, string) {
+		store(p, v)
+		return Taken, remark
+	}
 }
 
 // bridged returns an option of a bridge.
 func bridged(secret bool) option {
 	return option{kind: rest, bridge: true, secret: secret, take: func(*parser, value) (Verdict, string) {
 		return Ignored, "of the bridge"
-	}}
-}
-
-// tlsFile returns an option of a listener's TLS that names a file.
-func tlsFile(set func(*TLS, string)) option {
-	return option{kind: text, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
-		set(p.tls(), v.text)
-		return Taken, ""
 	}}
 }
 
@@ -117,48 +110,28 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 	options = map[string]option{
 		// Where to listen.
 		"listener": {kind: rest, take: takeListener},
-		"port": {kind: number, min: 1, max: math.MaxUint16, take: func(p *parser, v value) (Verdict, string) {
+		"port": {kind: number, min: 1, max: math.MaxUint16, take: taken(oldPort, func(p *parser, v value) {
 			p.byDefault.port, p.byDefault.portSaid = v.number, true
-			return Taken, oldPort
-		}},
-		"bind_address": {kind: text, take: func(p *parser, v value) (Verdict, string) {
+		})},
+		"bind_address": {kind: text, take: taken(oldPort, func(p *parser, v value) {
 			p.byDefault.host, p.byDefault.portSaid = v.text, true
-			return Taken, oldPort
-		}},
-		"protocol": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
-			switch v.text {
-			case "mqtt":
-				p.perFile.cur.WebSocket = false
-			case "websockets":
-				p.perFile.cur.WebSocket = true
+		})},
+		"protocol": {kind: word, scope: ofListener, want: []string{"mqtt", "websockets"}, take: func(p *parser, v value) (Verdict, string) {
+			if p.perFile.cur.WebSocket = v.text == "websockets"; p.perFile.cur.WebSocket {
 				return Taken, `at any path, subprotocol "mqtt"`
-			default:
-				return Refused, fmt.Sprintf("is %q: want mqtt or websockets", v.text)
 			}
 			return Taken, ""
 		}},
-		"socket_domain": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
-			switch v.text {
-			case "ipv4":
-				p.perFile.cur.ipVersion = "4"
-			case "ipv6":
-				p.perFile.cur.ipVersion = "6"
-			default:
-				return Refused, fmt.Sprintf("is %q: want ipv4 or ipv6", v.text)
-			}
-			return Taken, ""
-		}},
-		"bind_interface": refused(text, "a listener cannot be bound to an interface; give it an address of that interface instead: listener PORT ADDRESS"),
-		"mount_point":    refused(text, "a listener's topics cannot be put under a prefix, and without one its clients would share topics with all others"),
-		"max_connections": {kind: number, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
-			p.perFile.cur.MaxConnections = max(0, v.number)
-			return Taken, ""
-		}},
-		"http_dir": ignored(text, "Parley serves no files"),
-		"websockets_origin": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
+		"socket_domain": {kind: word, scope: ofListener, want: []string{"ipv4", "ipv6"}, take: taken("", func(p *parser, v value) {
+			p.perFile.cur.ipVersion = strings.TrimPrefix(v.text, "ipv")
+		})},
+		"bind_interface":  refused(text, "a listener cannot be bound to an interface; give it an address of that interface instead: listener PORT ADDRESS"),
+		"mount_point":     refused(text, "a listener's topics cannot be put under a prefix, and without one its clients would share topics with all others"),
+		"max_connections": {kind: number, scope: ofListener, take: taken("", func(p *parser, v value) { p.perFile.cur.MaxConnections = max(0, v.number) })},
+		"http_dir":        ignored(text, "Parley serves no files"),
+		"websockets_origin": {kind: word, scope: ofListener, take: taken("", func(p *parser, v value) {
 			p.perFile.cur.Origins = append(p.perFile.cur.Origins, v.text)
-			return Taken, ""
-		}},
+		})},
 		"websockets_log_level":          ignored(number, logged),
 		"websockets_headers_size":       ignored(number, "headers may have 64 KiB"),
 		"enable_proxy_protocol":         refused(number, "not supported for a listener: its headers would be malformed packets; see --proxy-protocol-from"),
@@ -167,41 +140,31 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 		"include_dir":                   {kind: text, take: func(p *parser, v value) (Verdict, string) { return p.include(v.text) }},
 
 		// Encryption.
-		"certfile": tlsFile(func(t *TLS, f string) { t.CertFile = f }),
-		"keyfile":  tlsFile(func(t *TLS, f string) { t.KeyFile = f }),
-		"cafile":   tlsFile(func(t *TLS, f string) { t.CAFile = f }),
-		"capath":   tlsFile(func(t *TLS, f string) { t.CAPath = f }),
-		"require_certificate": {kind: flag, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
-			if v.flag {
-				p.tls().RequireClient = true
-			} else {
-				p.perFile.cur.tls.RequireClient = false
-			}
-			return Taken, ""
-		}},
-		"use_identity_as_username": {kind: flag, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
-			p.perFile.cur.NameFromCertificate = v.flag
-			if v.flag {
+		"certfile": {kind: text, scope: ofListener, take: taken("", func(p *parser, v value) { p.tls().CertFile = v.text })},
+		"keyfile":  {kind: text, scope: ofListener, take: taken("", func(p *parser, v value) { p.tls().KeyFile = v.text })},
+		"cafile":   {kind: text, scope: ofListener, take: taken("", func(p *parser, v value) { p.tls().CAFile = v.text })},
+		"capath":   {kind: text, scope: ofListener, take: taken("", func(p *parser, v value) { p.tls().CAPath = v.text })},
+		"require_certificate": {kind: flag, scope: ofListener, take: taken("", func(p *parser, v value) {
+			if p.perFile.cur.tls.RequireClient = v.flag; v.flag {
 				p.tls()
 			}
-			return Taken, ""
-		}},
+		})},
+		"use_identity_as_username": {kind: flag, scope: ofListener, take: taken("", func(p *parser, v value) {
+			if p.perFile.cur.NameFromCertificate = v.flag; v.flag {
+				p.tls()
+			}
+		})},
 		"use_subject_as_username": flagUnless(true, Refused, "the subject in OpenSSL's notation is not supported; use_identity_as_username takes its common name"),
-		"tls_version": {kind: word, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
-			t := p.tls()
+		"tls_version": {kind: word, scope: ofListener, want: []string{"tlsv1.3", "tlsv1.2", "tlsv1.1"}, take: func(p *parser, v value) (Verdict, string) {
+			p.tls().MinVersion = tls.VersionTLS12
 			switch v.text {
 			case "tlsv1.3":
-				t.MinVersion = tls.VersionTLS13
+				p.tls().MinVersion = tls.VersionTLS13
+				return Taken, ""
 			case "tlsv1.2":
-				t.MinVersion = tls.VersionTLS12
 				return Taken, "and 1.3"
-			case "tlsv1.1":
-				t.MinVersion = tls.VersionTLS12
-				return Changed, "1.2 is the oldest offered"
-			default:
-				return Refused, fmt.Sprintf("is %q: want tlsv1.3 or tlsv1.2", v.text)
 			}
-			return Taken, ""
+			return Changed, "1.2 is the oldest offered"
 		}},
 		"ciphers": {kind: text, scope: ofListener, take: func(p *parser, v value) (Verdict, string) {
 			var suites []uint16
@@ -250,10 +213,9 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 			p.security().PasswordFile = v.text
 			return Changed, "a client that is not in it, or has another password there, may log in to one of Parley's accounts"
 		}},
-		"acl_file": {kind: text, scope: ofSecurity, take: func(p *parser, v value) (Verdict, string) {
+		"acl_file": {kind: text, scope: ofSecurity, take: taken("for device topics; conv/ and user/ have Parley's rules", func(p *parser, v value) {
 			p.security().ACLFile = v.text
-			return Taken, "for device topics; conv/ and user/ have Parley's rules"
-		}},
+		})},
 		"allow_anonymous": {kind: flag, scope: ofSecurity, take: func(p *parser, v value) (Verdict, string) {
 			p.security().anonymous = &v.flag
 			if v.flag {
@@ -262,10 +224,10 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 			return Taken, ""
 		}},
 		"listener_allow_anonymous":   refused(flag, "use per_listener_settings true, and allow_anonymous for the listener"),
-		"allow_zero_length_clientid": setFlag(ofSecurity, func(p *parser, on bool) { p.security().NoEmptyClientID = !on }),
+		"allow_zero_length_clientid": {kind: flag, scope: ofSecurity, take: taken("", func(p *parser, v value) { p.security().NoEmptyClientID = !v.flag })},
 		"auto_id_prefix":             ignored(text, "assigned client ids are random, without a prefix"),
 		"listener_auto_id_prefix":    ignored(text, "assigned client ids are random, without a prefix"),
-		"use_username_as_clientid":   setFlag(ofListener, func(p *parser, on bool) { p.perFile.cur.NameIsClientID = on }),
+		"use_username_as_clientid":   {kind: flag, scope: ofListener, take: taken("", func(p *parser, v value) { p.perFile.cur.NameIsClientID = v.flag })},
 		"clientid_prefixes":          refused(text, "client ids are not restricted by a prefix; write an ACL pattern with %c"),
 		"check_retain_source": flagUnless(true, Ignored,
 			"a retained message stays when its publisher loses write access; delete it with an empty one"),
@@ -277,10 +239,7 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 		"auth_plugin_deny_special_chars": refused(flag, noPlugin),
 
 		// How much.
-		"max_packet_size": {kind: number, min: 20, max: maxPacketSize, take: func(p *parser, v value) (Verdict, string) {
-			p.config.MaxPacketSize = v.number
-			return Taken, ""
-		}},
+		"max_packet_size": {kind: number, min: 20, max: maxPacketSize, take: taken("", func(p *parser, v value) { p.config.MaxPacketSize = v.number })},
 		"message_size_limit": {kind: number, max: maxPacketSize, take: func(p *parser, v value) (Verdict, string) {
 			if v.number == 0 {
 				return Ignored, "0 means no limit in Mosquitto; Parley's default limit applies: see max_packet_size"
