@@ -217,11 +217,7 @@ func TestDrainBehindABalancer(t *testing.T) {
 // connections is how many MQTT connections a node has.
 func connections(t *testing.T, a *apptest.App) int {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+a.HTTPAddr()+"/metrics", http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(a.Do(t, apptest.User{}, req).Body)) {
+	for line := range strings.Lines(a.Metrics(t)) {
 		var n int
 		if _, err := fmt.Sscanf(line, "parley_mqtt_connections %d", &n); err == nil {
 			return n
