@@ -21,27 +21,20 @@ type tokenCmd struct {
 // Run implements parley token. The token alone goes to standard output, so that
 // it can be captured; what to know about it to standard error.
 func (c *tokenCmd) Run(ctx context.Context, tty terminal) error {
-	db, closeDB, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer closeDB()
-	o := identity.Options{Store: db}
+	var o identity.Options
 	if err := c.apply(&o); err != nil {
 		return err
 	}
-	accounts, err := identity.New(o)
-	if err != nil {
-		return err
-	}
-	token, expires, err := accounts.IssueToken(ctx, c.Username, c.TTL)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return json.NewEncoder(tty.Out).Encode(map[string]string{"accessToken": token, "expiresAt": expires.UTC().Format(chat.TimeFormat)})
-	}
-	fmt.Fprintln(tty.Out, token)
-	fmt.Fprintf(tty.Err, "Good until %s; disabling the user revokes it.\n", expires.Local().Format(time.DateTime))
-	return nil
+	return c.withAccounts(ctx, o, func(accounts *identity.Service) error {
+		token, expires, err := accounts.IssueToken(ctx, c.Username, c.TTL)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return json.NewEncoder(tty.Out).Encode(map[string]string{"accessToken": token, "expiresAt": expires.UTC().Format(chat.TimeFormat)})
+		}
+		fmt.Fprintln(tty.Out, token)
+		fmt.Fprintf(tty.Err, "Good until %s; disabling the user revokes it.\n", expires.Local().Format(time.DateTime))
+		return nil
+	})
 }

@@ -30,13 +30,14 @@ type userCmd struct {
 }
 
 // withAccounts opens the database for do and closes it afterwards.
-func (f databaseFlags) withAccounts(ctx context.Context, do func(*identity.Service) error) error {
+func (f databaseFlags) withAccounts(ctx context.Context, o identity.Options, do func(*identity.Service) error) error {
 	db, closeDB, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer closeDB()
-	accounts, err := identity.New(identity.Options{Store: db})
+	o.Store = db
+	accounts, err := identity.New(o)
 	if err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func (c *userAddCmd) Run(ctx context.Context, tty terminal, root *cli) error {
 	if err := chat.ValidateUsername(c.Username); err != nil {
 		return err // before a password is asked for
 	}
-	return root.User.withAccounts(ctx, func(accounts *identity.Service) error {
+	return root.User.withAccounts(ctx, identity.Options{}, func(accounts *identity.Service) error {
 		password, err := c.read(ctx, tty)
 		if err != nil {
 			return err
@@ -76,7 +77,7 @@ type userListCmd struct{ outputFlags }
 
 // Run implements parley user list.
 func (c *userListCmd) Run(ctx context.Context, tty terminal, root *cli) error {
-	return root.User.withAccounts(ctx, func(accounts *identity.Service) error {
+	return root.User.withAccounts(ctx, identity.Options{}, func(accounts *identity.Service) error {
 		w := tabwriter.NewWriter(tty.Out, 0, 0, 3, ' ', 0)
 		if !c.JSON {
 			fmt.Fprintln(w, "USERNAME\tNAME\tEMAIL\tCREATED\tSTATUS\tID")
@@ -131,7 +132,7 @@ type userPasswdCmd struct {
 
 // Run implements parley user passwd.
 func (c *userPasswdCmd) Run(ctx context.Context, tty terminal, root *cli) error {
-	return root.User.withAccounts(ctx, func(accounts *identity.Service) error {
+	return root.User.withAccounts(ctx, identity.Options{}, func(accounts *identity.Service) error {
 		if _, err := accounts.FindUser(ctx, c.Username); err != nil {
 			return err // before a password is asked for
 		}
@@ -153,7 +154,7 @@ type userDisableCmd struct {
 
 // Run implements parley user disable.
 func (c *userDisableCmd) Run(ctx context.Context, tty terminal, root *cli) error {
-	return setDisabled(ctx, tty, root, c.Username, true)
+	return setDisabled(ctx, tty, root, c.Username, true, "is disabled")
 }
 
 type userEnableCmd struct {
@@ -162,21 +163,16 @@ type userEnableCmd struct {
 
 // Run implements parley user enable.
 func (c *userEnableCmd) Run(ctx context.Context, tty terminal, root *cli) error {
-	return setDisabled(ctx, tty, root, c.Username, false)
+	return setDisabled(ctx, tty, root, c.Username, false, "is enabled and can log in")
 }
 
-func setDisabled(ctx context.Context, tty terminal, root *cli, name string, disable bool) error {
-	return root.User.withAccounts(ctx, func(accounts *identity.Service) error {
+func setDisabled(ctx context.Context, tty terminal, root *cli, name string, disable bool, result string) error {
+	return root.User.withAccounts(ctx, identity.Options{}, func(accounts *identity.Service) error {
 		u, err := accounts.SetDisabled(ctx, name, disable)
-		if err != nil {
-			return err
+		if err == nil {
+			fmt.Fprintf(tty.Out, "%s %s.\n", u.Username, result)
 		}
-		if disable {
-			fmt.Fprintf(tty.Out, "%s is disabled.\n", u.Username)
-		} else {
-			fmt.Fprintf(tty.Out, "%s is enabled and can log in.\n", u.Username)
-		}
-		return nil
+		return err
 	})
 }
 
@@ -219,7 +215,7 @@ func (f passwordFlags) read(ctx context.Context, tty terminal) (string, error) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return "", fmt.Errorf("read the password: %w", err)
 		}
-		password := trimLineEnd(line)
+		password := strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
 		return password, identity.ValidatePassword(password)
 	}
 	in, ok := tty.In.(*os.File)
@@ -272,8 +268,4 @@ func ask(ctx context.Context, tty terminal, in *os.File, prompt string) (string,
 		fmt.Fprintln(tty.Err)
 		return "", errors.Join(errors.New("interrupted"), term.Restore(fd, before))
 	}
-}
-
-func trimLineEnd(s string) string {
-	return strings.TrimSuffix(strings.TrimSuffix(s, "\n"), "\r")
 }
