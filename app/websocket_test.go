@@ -52,6 +52,41 @@ func TestWebSocket(t *testing.T) {
 	r.undisturbed(t)
 }
 
+// A browser was offline for a while, and its MQTT.js sends what it has queued meanwhile as
+// one WebSocket message: 2,000 packets, 640 KB, of which each is small. All of them are
+// served, in their order, also where the message comes in fragments.
+func TestLargeWebSocketMessage(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	r := newRig(t, a)
+	for _, v := range versions {
+		for name, buffer := range map[string]int{"one frame": 1 << 20, "fragments": 1000} {
+			t.Run(versionName(v)+"/"+name, func(t *testing.T) {
+				d := websocket.Dialer{Subprotocols: []string{"mqtt"}, WriteBufferSize: buffer}
+				ws, _, err := d.Dial(a.WebSocketURL(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := brokertest.New(t, brokertest.WebSocketStream(ws))
+				c.MustConnect(r.eve.As(brokertest.Connect{ClientID: "queue", Version: v}))
+				const n = 2000
+				var queue []byte
+				for id := range uint16(n) {
+					queue = append(queue, c.Encode(brokertest.Publish("dev/queue", 1, id+1, strings.Repeat("q", 300)))...)
+				}
+				go func() { _ = ws.WriteMessage(websocket.BinaryMessage, queue) }() // ends when the server has read it
+				for id := range uint16(n) {
+					if ack := c.Expect(packets.Puback); ack.PacketID != id+1 || ack.ReasonCode >= 0x80 {
+						t.Fatalf("got %s, want the PUBACK of %d", brokertest.Describe(ack), id+1)
+					}
+				}
+				c.Close()
+			})
+		}
+	}
+	r.undisturbed(t)
+}
+
 // Whoever does not speak MQTT over WebSocket, or comes from a foreign web page, is
 // turned away before there is a connection.
 func TestBadWebSocketHandshake(t *testing.T) {
@@ -114,9 +149,6 @@ func TestBadWebSocketFrames(t *testing.T) {
 		"text":           func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.TextMessage, []byte("\xc0\x00")) },
 		"empty text":     func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.TextMessage, nil) },
 		"a large packet": func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.BinaryMessage, make([]byte, 1<<20)) },
-		"a large frame": func(ws *websocket.Conn) error { // of packets that are all allowed
-			return ws.WriteMessage(websocket.BinaryMessage, []byte(strings.Repeat("\xc0\x00", 1<<19)))
-		},
 		"unmasked": func(ws *websocket.Conn) error {
 			_, err := ws.NetConn().Write([]byte{0x82, 0x02, 0xc0, 0x00})
 			return err
@@ -154,12 +186,9 @@ func TestBadWebSocketFrames(t *testing.T) {
 					}
 				}
 				_ = send(ws)
-				for n := 0; ; n++ {
+				for {
 					if _, _, err := ws.ReadMessage(); err != nil {
 						break
-					}
-					if n > 600_000 {
-						t.Fatal("the connection goes on")
 					}
 				}
 				r.undisturbed(t)

@@ -42,7 +42,6 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 		if err != nil {
 			return // Upgrade has answered
 		}
-		ws.SetReadLimit(int64(s.limits.MaxPacket) + 64<<10) // packets are bounded by themselves; a frame may hold several
 		if conn := s.admit(&wsConn{Conn: ws.UnderlyingConn(), ws: ws, remote: remoteOf(r)}, on); conn != nil {
 			s.serve(conn, "ws") // in the handler's goroutine
 		}
@@ -59,7 +58,8 @@ func originAllowed(origins []string, r *http.Request) bool {
 }
 
 // wsConn is a WebSocket as a stream of bytes: packets need not be aligned with
-// frames [MQTT-6.0.0-2].
+// frames [MQTT-6.0.0-2]. So a message has no limit of its own, only a packet has: it is
+// passed on as it arrives, and a browser may send all that it has queued as one.
 type wsConn struct {
 	net.Conn
 	ws     *websocket.Conn
