@@ -181,6 +181,10 @@ func (a *App) build(context.Context) (err error) {
 		a.indexer.Note(e.ConversationID, e.Seq)
 		a.chat.Committed(ctx, e, membersVersion)
 	}
+	w.GivenUp = func(conversation chat.ID) {
+		a.indexer.Scan()
+		a.chat.Unconfirmed(conversation)
+	}
 	a.writer = store.NewWriter(a.store.WriterConfig(), w)
 	// A real cycle: chat submits events to the writer and hands committed ones to the
 	// router; both need chat, to check members and to count receipts.

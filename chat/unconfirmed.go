@@ -2,8 +2,6 @@ package chat
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 )
@@ -11,42 +9,72 @@ import (
 const (
 	confirmEvery   = time.Second
 	confirmFor     = 5 * time.Minute // a commit may hang for long, behind a standby
+	confirmPause   = time.Minute     // the longest between two looks at a conversation that is there
 	maxUnconfirmed = 10_000          // members notice others at the next event of the conversation
 )
 
-// unconfirmed are conversations in which something may have been stored that nobody was
+// unconfirmed are conversations in which something may be stored that nobody was
 // notified of: the database's answer was lost, or the members were not known in time.
 type unconfirmed struct {
-	mu    sync.Mutex
-	until map[ID]time.Time // mu guards
+	mu      sync.Mutex
+	entries map[ID]*unconfirmedEntry // mu guards
 }
 
-// add has a conversation looked at until it is there, or long enough.
+type unconfirmedEntry struct {
+	until time.Time     // when it is given up
+	next  time.Time     // when it is looked at
+	pause time.Duration // until the look after that; doubles, as a statement may still wait in the server
+	seen  HintNotice    // what the last look found
+}
+
+// add has a conversation looked at until its members were notified, or long enough.
 func (u *unconfirmed) add(conversation ID) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.until == nil {
-		u.until = map[ID]time.Time{}
+	if u.entries == nil {
+		u.entries = map[ID]*unconfirmedEntry{}
 	}
-	if _, ok := u.until[conversation]; ok || len(u.until) < maxUnconfirmed {
-		u.until[conversation] = time.Now().Add(confirmFor)
+	now := time.Now()
+	if e := u.entries[conversation]; e != nil {
+		e.until, e.next, e.pause = now.Add(confirmFor), now, confirmEvery
+	} else if len(u.entries) < maxUnconfirmed {
+		u.entries[conversation] = &unconfirmedEntry{until: now.Add(confirmFor), next: now, pause: confirmEvery}
 	}
 }
 
-func (u *unconfirmed) list() []ID {
+// due returns the conversations that are to be looked at now.
+func (u *unconfirmed) due() (list []ID) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return slices.Collect(maps.Keys(u.until))
+	for id, e := range u.entries {
+		if !time.Now().Before(e.next) {
+			list = append(list, id)
+		}
+	}
+	return list
 }
 
-// settle forgets a conversation that was found, or looked for long enough.
-func (u *unconfirmed) settle(conversation ID, found bool) {
+// looked notes what a look has found (nil: nothing), and reports whether that is new.
+func (u *unconfirmed) looked(conversation ID, found *HintNotice) (isNew bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if found || time.Now().After(u.until[conversation]) {
-		delete(u.until, conversation)
+	e, now := u.entries[conversation], time.Now()
+	done := now.After(e.until)
+	if found != nil {
+		isNew, done = *found != e.seen, done || e.pause > confirmPause
+		e.seen, e.next = *found, now.Add(e.pause)
+		e.pause *= 2
 	}
+	if done {
+		delete(u.entries, conversation)
+	}
+	return isNew
 }
+
+// Unconfirmed notes that something may be stored in a conversation although it was given
+// up: the database's answer was lost. If it is, the members' sessions read it from the log
+// within a second, or if its commit hangs, within a minute of its end. It does not block.
+func (s *Service) Unconfirmed(conversation ID) { s.unconfirmed.add(conversation) }
 
 // Run looks for unconfirmed changes, until ctx ends: the sessions of a conversation's
 // members read from its log what they lack.
@@ -59,13 +87,16 @@ func (s *Service) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		for _, conversation := range s.unconfirmed.list() {
+		for _, conversation := range s.unconfirmed.due() {
 			r, err := s.awaitRoster(ctx, conversation)
+			var found *HintNotice
 			if err == nil {
-				s.publisher.Hint(conversation, r.LastSeq, r)
-				s.peers.Notify(Notice{Hint: &HintNotice{conversation, r.LastSeq, r.Version}}, r.Members)
+				found = &HintNotice{conversation, r.LastSeq, r.Version}
 			}
-			s.unconfirmed.settle(conversation, err == nil)
+			if s.unconfirmed.looked(conversation, found) {
+				s.publisher.Hint(conversation, r.LastSeq, r)
+				s.peers.Notify(Notice{Hint: found}, r.Members)
+			}
 			if err != nil && CodeOf(err) != NotFound {
 				break // the store is unavailable: the others wait, too
 			}

@@ -12,11 +12,12 @@ import (
 // hints records of which conversations sessions are told.
 type hints struct {
 	fakePublisher
-	of []chat.ID
+	of  []chat.ID
+	seq int64 // of the last
 }
 
-func (h *hints) Hint(conversation chat.ID, _ int64, _ *chat.Roster) {
-	h.of = append(h.of, conversation)
+func (h *hints) Hint(conversation chat.ID, seq int64, _ *chat.Roster) {
+	h.of, h.seq = append(h.of, conversation), seq
 }
 
 // lost is a store whose answer to CreateConversation is lost, and which stores it
@@ -56,6 +57,46 @@ func TestConversationInDoubt(t *testing.T) {
 			}
 			if n := len(p.of); n > 1 {
 				t.Errorf("stored after %v: sessions were told %d times", after, n)
+			}
+			stop()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A statement that nobody waits for any more may be stored long after the conversation
+// was first looked at.
+func TestGivenUpIsStoredLate(t *testing.T) {
+	t.Parallel()
+	for _, after := range []time.Duration{0, 3 * time.Second, 50 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			store, p := newFakeStore(), &hints{}
+			s := chat.NewService(store, chat.SystemClock{}, nil)
+			s.Use(&fakeLog{}, p)
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- s.Run(ctx) }()
+			id := chat.NewID()
+			store.put(id, ann, ben)
+			s.Unconfirmed(id)
+			time.Sleep(after)
+			store.set(func() {
+				r := store.rosters[id]
+				r.LastSeq = 7
+				store.rosters[id] = r
+			})
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if n := len(p.of); n == 0 || p.seq != 7 {
+				t.Errorf("stored after %v: sessions were hinted %d times, the last time at seq %d, want 7", after, n, p.seq)
+			}
+			asked := store.asked[id]
+			time.Sleep(10 * time.Minute)
+			synctest.Wait()
+			if n := store.asked[id] - asked; n > 1 {
+				t.Errorf("stored after %v: looked at %d times more, for ever", after, n)
 			}
 			stop()
 			if err := <-done; err != nil {

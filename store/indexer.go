@@ -69,7 +69,7 @@ type Indexer struct {
 	behind   map[chat.ID]logSpan // mu guards: what is known to be unindexed
 	waiting  int64               // mu guards: events in all of them
 	queue    []chat.ID           // mu guards: the keys of behind, except those of the current step
-	overflow bool                // mu guards: a conversation did not fit into the queue
+	overflow bool                // mu guards: all are to be scanned, as one did not fit into the queue
 	noted    int                 // mu guards: events since rate was computed
 
 	look      chat.ID   // owned by Run: the last conversation scanned
@@ -102,6 +102,13 @@ func (x *Indexer) Note(conversation chat.ID, seq int64) {
 	case x.wake <- struct{}{}:
 	default:
 	}
+}
+
+// Scan has all conversations scanned for missed events. It does not block.
+func (x *Indexer) Scan() {
+	x.mu.Lock()
+	x.overflow = true
+	x.mu.Unlock()
 }
 
 // note is Note without counting the event; the log is indexed up to from at most. x.mu is

@@ -29,10 +29,13 @@ type WriterOptions struct {
 	// Recheck decides again whether an event's sender may write, after the
 	// conversation's members changed; it sets MembersVersion or returns an error.
 	Recheck func(context.Context, *chat.Append) error
-	// Committed is called with each stored event, in seq order for each conversation,
-	// except for those whose commit was not answered: they come late, and perhaps twice.
-	// It runs beside the next commit, and while it blocks, commits wait.
+	// Committed is called with each stored event, in seq order for each conversation. It
+	// runs beside the next commit, and while it blocks, commits wait.
 	Committed func(ctx context.Context, e *chat.Event, membersVersion int64)
+	// GivenUp is called for an event of the conversation that was given up and may be
+	// stored all the same, now or when a statement that still waits in the server ends.
+	// Committed is not called for it. It must not block. nil: it is not called.
+	GivenUp func(conversation chat.ID)
 
 	// Node returns the id of this node, under which commits are written to the outbox.
 	// nil: there is no outbox, as for a lone node.
@@ -56,6 +59,9 @@ func (o *WriterOptions) setDefaults() {
 	o.QueueBytes = cmp.Or(o.QueueBytes, 16<<20)
 	o.Patience = cmp.Or(o.Patience, 10*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	if o.GivenUp == nil {
+		o.GivenUp = func(chat.ID) {}
+	}
 }
 
 // Writer stores messages by group commit: everything that has gathered while the last
@@ -130,9 +136,7 @@ type shard struct {
 	queue  *batch.Queue[*chat.Append]
 	stored chan []stored // full: the next commit waits for publish
 
-	stmt       statement    // owned by run
-	unresolved []unresolved // owned by run
-	resolved   time.Time    // owned by run: when the unresolved were last looked up
+	stmt statement // owned by run
 }
 
 // stored is an event that is in the log now, and the version of the roster it goes to.
@@ -174,7 +178,7 @@ func (s *shard) run(ctx context.Context, pool *pgxpool.Pool) {
 	s.stmt.pool = pool
 	b := newGroup()
 	var next []*chat.Append
-	for a, ok := s.wait(ctx); ok; a, ok = s.wait(ctx) {
+	for a := range s.queue.C() {
 		s.w.slots.take(ctx)
 		b.reset()
 		next = s.queue.Gather(next[:0], a)
@@ -228,11 +232,14 @@ func (s *shard) store(ctx context.Context, b *group) {
 		case !unavailable && len(b.pending) > 1:
 			s.oneByOne(ctx, b)
 		default:
-			if unavailable {
-				s.keepUnresolved(b.pending)
-			}
 			s.w.opts.Logger.Error("events given up", "component", "writer", "events", len(b.pending), "err", err)
-			b.fail(err)
+			for _, a := range b.pending {
+				if unavailable {
+					s.w.opts.GivenUp(a.Event.ConversationID)
+				}
+				b.refuse(a, err)
+			}
+			b.pending = b.pending[:0]
 		}
 	}
 }
@@ -354,16 +361,14 @@ func (s *shard) resolveRepeats(ctx context.Context, b *group) error {
 		return err
 	}
 	before := len(b.pending)
-	keep := b.pending[:0]
-	for _, a := range b.pending {
-		if first, ok := found[keyOf(&a.Event)]; ok {
+	b.pending = slices.DeleteFunc(b.pending, func(a *chat.Append) bool {
+		first, ok := found[keyOf(&a.Event)]
+		if ok {
 			b.settleRepeat(a, &first, s.w.metrics)
-			continue
 		}
-		keep = append(keep, a)
-	}
-	b.pending = keep
-	if len(keep) == before { // the transaction that held the key has rolled back meanwhile
+		return ok
+	})
+	if len(b.pending) == before { // the transaction that held the key has rolled back meanwhile
 		return &chat.Error{Code: chat.Unavailable, Op: "store.resolveRepeats", Msg: "the key was taken and is free again"}
 	}
 	return nil
@@ -386,14 +391,13 @@ func (s *shard) resolveResent(ctx context.Context, b *group) error {
 			first[a] = e
 		}
 	}
-	keep := b.pending[:0]
-	for _, a := range b.pending {
-		if e := first[a]; e != nil {
+	b.pending = slices.DeleteFunc(b.pending, func(a *chat.Append) bool {
+		e := first[a]
+		if e != nil {
 			b.settleRepeat(a, e, s.w.metrics)
-			continue
 		}
-		keep = append(keep, a)
-	}
-	b.pending, b.hasResent = keep, false
+		return e != nil
+	})
+	b.hasResent = false
 	return nil
 }

@@ -189,11 +189,3 @@ func (b *group) refuse(a *chat.Append, err error) {
 		f.Done.Committed(f, err)
 	}
 }
-
-// fail refuses everything that is still pending.
-func (b *group) fail(err error) {
-	for _, a := range b.pending {
-		b.refuse(a, err)
-	}
-	b.pending = b.pending[:0]
-}

@@ -35,6 +35,7 @@ type writerRig struct {
 
 	mu        sync.Mutex
 	published map[chat.ID][]chat.Event // by conversation, in the order of Committed
+	hinted    map[chat.ID]int64        // by conversation: how far Hint said that it reaches
 }
 
 // Publish implements chat.Publisher.
@@ -46,11 +47,11 @@ func (r *writerRig) Publish(e *chat.Event, _ *chat.Roster) {
 
 func newWriterRig(t *testing.T, o store.WriterOptions) *writerRig {
 	t.Helper()
-	r := &writerRig{t: t, s: storetest.New(t), line: &line{}, published: map[chat.ID][]chat.Event{}}
+	r := &writerRig{t: t, s: storetest.New(t), line: &line{}, published: map[chat.ID][]chat.Event{}, hinted: map[chat.ID]int64{}}
 	r.members = users(t, r.s, 3)
 	r.conv = group(t, r.s, now, r.members...).ID
 	r.rules = chat.NewService(r.s, chat.SystemClock{}, nil)
-	o.Recheck, o.Committed = r.rules.Recheck, r.rules.Committed
+	o.Recheck, o.Committed, o.GivenUp = r.rules.Recheck, r.rules.Committed, r.rules.Unconfirmed
 	config := r.s.WriterConfig()
 	dial := config.ConnConfig.DialFunc
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -665,12 +666,15 @@ func TestWriterDatabaseIsAway(t *testing.T) {
 
 // A message was stored and the database's answer lost, for longer than the writer
 // is patient. Its sender sent it again, and was answered; but the members who were
-// connected were not told of it, until the next event of their conversation. The
-// campaign found it.
+// connected were not notified of it, until the next event of their conversation. The
+// campaign found it. Now their sessions read the log.
 func TestWriterTellsWhatItGaveUp(t *testing.T) {
 	t.Parallel()
 	for _, again := range []bool{false, true} {
 		r := newWriterRig(t, store.WriterOptions{Shards: 1, Patience: 300 * time.Millisecond})
+		ctx, cancel := context.WithCancel(t.Context())
+		rules := make(chan error, 1)
+		go func() { rules <- r.rules.Run(ctx) }()
 		first := r.message(r.members[0], chat.ID{}, "before")
 		r.append(first)
 		r.stored(first)
@@ -689,14 +693,18 @@ func TestWriterTellsWhatItGaveUp(t *testing.T) {
 		}
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			r.mu.Lock()
-			events := r.published[r.conv]
+			hinted := r.hinted[r.conv]
 			r.mu.Unlock()
-			if n := len(events); n > 0 && events[n-1].ClientMsgID == lost.Event.ClientMsgID {
+			if n, seq := r.rows(lost.Event.ClientMsgID); n == 1 && hinted >= seq {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("sent again %v: nobody was told of the message that was given up and stored", again)
+				t.Fatalf("sent again %v: nobody was notified of the message that was given up and stored", again)
 			}
+		}
+		cancel()
+		if err := <-rules; err != nil {
+			t.Error(err)
 		}
 		r.finish()
 	}
@@ -821,4 +829,8 @@ func TestWriterClockJumpsBack(t *testing.T) {
 func (r *writerRig) Signal(chat.Topic, []byte, []chat.ID, func(chat.ID) bool) {}
 
 // Hint implements chat.Publisher.
-func (r *writerRig) Hint(chat.ID, int64, *chat.Roster) {}
+func (r *writerRig) Hint(conversation chat.ID, seq int64, _ *chat.Roster) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hinted[conversation] = max(r.hinted[conversation], seq)
+}
