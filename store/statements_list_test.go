@@ -258,6 +258,9 @@ var Statements = []Statement{
 	{"addReactionSQL", addReactionSQL, Hot, "conversation: reactions", ""},
 	{"removeReactionSQL", removeReactionSQL, Hot, "conversation: reactions", ""},
 	// writer_statement.go
+	{"lockedSQL", lockedSQL, Part, "", ""},
+	{"movedSQL", movedSQL, Part, "", ""},
+	{"storedSQL", storedSQL, Part, "", ""},
 	{"appendSQL", appendSQL, Hot, "conversation: conversations, events", ""},
 	{"lookupSQL", lookupSQL, Hot, "conversation: events", ""},
 	{"findResentSQL", findResentSQL, Hot, "conversation: events", ""},

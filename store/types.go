@@ -31,35 +31,33 @@ func registerTypes(_ context.Context, conn *pgx.Conn) error {
 // idCodec is pgx's codec for uuid, extended by chat.ID, whose zero value is NULL.
 type idCodec struct{ pgtype.UUIDCodec }
 
+// encodeFunc and scanFunc are plans of one function.
+type (
+	encodeFunc func(value any, buf []byte) ([]byte, error)
+	scanFunc   func(src []byte, dst any) error
+)
+
+// Encode implements pgtype.EncodePlan.
+func (f encodeFunc) Encode(value any, buf []byte) ([]byte, error) { return f(value, buf) }
+
+// Scan implements pgtype.ScanPlan.
+func (f scanFunc) Scan(src []byte, dst any) error { return f(src, dst) }
+
 // PlanEncode implements pgtype.Codec.
 func (c idCodec) PlanEncode(m *pgtype.Map, oid uint32, format int16, value any) pgtype.EncodePlan {
 	if _, ok := value.(chat.ID); !ok {
 		return c.UUIDCodec.PlanEncode(m, oid, format, value)
 	}
-	if format == pgtype.BinaryFormatCode {
-		return encodeIDBinary{}
-	}
-	return encodeIDText{}
-}
-
-type encodeIDBinary struct{}
-
-func (encodeIDBinary) Encode(value any, buf []byte) ([]byte, error) {
-	id := value.(chat.ID)
-	if id.IsZero() {
-		return nil, nil
-	}
-	return append(buf, id[:]...), nil
-}
-
-type encodeIDText struct{}
-
-func (encodeIDText) Encode(value any, buf []byte) ([]byte, error) {
-	id := value.(chat.ID)
-	if id.IsZero() {
-		return nil, nil
-	}
-	return id.AppendText(buf)
+	return encodeFunc(func(value any, buf []byte) ([]byte, error) {
+		id := value.(chat.ID)
+		switch {
+		case id.IsZero():
+			return nil, nil
+		case format == pgtype.BinaryFormatCode:
+			return append(buf, id[:]...), nil
+		}
+		return id.AppendText(buf)
+	})
 }
 
 // PlanScan implements pgtype.Codec.
@@ -67,117 +65,69 @@ func (c idCodec) PlanScan(m *pgtype.Map, oid uint32, format int16, target any) p
 	if _, ok := target.(*chat.ID); !ok {
 		return c.UUIDCodec.PlanScan(m, oid, format, target)
 	}
-	if format == pgtype.BinaryFormatCode {
-		return scanIDBinary{}
-	}
-	return scanIDText{}
-}
-
-type scanIDBinary struct{}
-
-func (scanIDBinary) Scan(src []byte, dst any) error { return readID(src, dst.(*chat.ID)) }
-
-func readID(src []byte, id *chat.ID) error {
-	switch len(src) {
-	case 0:
-		*id = chat.ID{}
-		return nil
-	case len(id):
+	return scanFunc(func(src []byte, dst any) error {
+		id := dst.(*chat.ID)
+		switch {
+		case src == nil:
+			*id = chat.ID{}
+			return nil
+		case format != pgtype.BinaryFormatCode:
+			return id.UnmarshalText(src)
+		case len(src) != len(id):
+			return fmt.Errorf("uuid of %d bytes", len(src))
+		}
 		*id = chat.ID(src)
 		return nil
-	}
-	return fmt.Errorf("uuid of %d bytes", len(src))
+	})
 }
 
-type scanIDText struct{}
-
-func (scanIDText) Scan(src []byte, dst any) error {
-	if src == nil {
-		*dst.(*chat.ID) = chat.ID{}
-		return nil
-	}
-	return dst.(*chat.ID).UnmarshalText(src)
-}
-
-// idsCodec is pgx's codec for uuid[], with a fast path for []chat.ID in binary format.
+// idsCodec is pgx's codec for uuid[], which encodes []chat.ID in binary format without an
+// allocation for each, and scans it without reflection.
 type idsCodec struct{ pgtype.ArrayCodec }
 
 // PlanEncode implements pgtype.Codec.
 func (c *idsCodec) PlanEncode(m *pgtype.Map, oid uint32, format int16, value any) pgtype.EncodePlan {
-	if _, ok := value.([]chat.ID); ok && format == pgtype.BinaryFormatCode {
-		return encodeIDsBinary{}
+	if _, ok := value.([]chat.ID); !ok || format != pgtype.BinaryFormatCode {
+		return c.ArrayCodec.PlanEncode(m, oid, format, value)
 	}
-	return c.ArrayCodec.PlanEncode(m, oid, format, value)
-}
-
-// The binary form of an array of one dimension: dimensions, whether it has NULLs,
-// the type of its elements, their number, the lower bound; then each element
-// with its length, or -1 for NULL (array_send in PostgreSQL's arrayfuncs.c).
-const arrayHeader = 5 * 4
-
-type encodeIDsBinary struct{}
-
-func (encodeIDsBinary) Encode(value any, buf []byte) ([]byte, error) {
-	ids := value.([]chat.ID) // not nil: pgx makes that NULL itself
-	for _, v := range []uint32{1, 1, pgtype.UUIDOID, uint32(len(ids)), 1} {
-		buf = binary.BigEndian.AppendUint32(buf, v)
-	}
-	for i := range ids {
-		if ids[i].IsZero() {
-			buf = binary.BigEndian.AppendUint32(buf, 0xffffffff)
-			continue
+	return encodeFunc(func(value any, buf []byte) ([]byte, error) {
+		ids := value.([]chat.ID) // not nil: pgx makes that NULL itself
+		buf = appendArrayHeader(buf, pgtype.UUIDOID, len(ids))
+		for i := range ids {
+			if ids[i].IsZero() {
+				buf = appendLength(buf, -1)
+				continue
+			}
+			buf = append(appendLength(buf, len(ids[i])), ids[i][:]...)
 		}
-		buf = binary.BigEndian.AppendUint32(buf, uint32(len(ids[i])))
-		buf = append(buf, ids[i][:]...)
-	}
-	return buf, nil
+		return buf, nil
+	})
 }
 
 // PlanScan implements pgtype.Codec.
 func (c *idsCodec) PlanScan(m *pgtype.Map, oid uint32, format int16, target any) pgtype.ScanPlan {
-	if _, ok := target.(*[]chat.ID); ok && format == pgtype.BinaryFormatCode {
-		return scanIDsBinary{}
+	ids, ok := target.(*[]chat.ID)
+	if !ok {
+		return c.ArrayCodec.PlanScan(m, oid, format, target)
 	}
-	return c.ArrayCodec.PlanScan(m, oid, format, target)
+	plan := c.ArrayCodec.PlanScan(m, oid, format, (*pgtype.FlatArray[chat.ID])(ids))
+	return scanFunc(func(src []byte, dst any) error {
+		return plan.Scan(src, (*pgtype.FlatArray[chat.ID])(dst.(*[]chat.ID)))
+	})
 }
 
-type scanIDsBinary struct{}
-
-func (scanIDsBinary) Scan(src []byte, dst any) error {
-	out := dst.(*[]chat.ID)
-	*out = nil
-	if src == nil || len(src) >= 4 && binary.BigEndian.Uint32(src) == 0 { // NULL, or no dimension: empty
-		return nil
+// appendArrayHeader begins the binary form of an array of n elements (array_recv in
+// PostgreSQL's arrayfuncs.c): dimensions, whether it has NULLs, the type of its elements,
+// their number, the lower bound. Each element follows its length.
+func appendArrayHeader(b []byte, elem uint32, n int) []byte {
+	for _, v := range [5]uint32{1, 1, elem, uint32(n), 1} {
+		b = binary.BigEndian.AppendUint32(b, v)
 	}
-	if len(src) < arrayHeader || binary.BigEndian.Uint32(src) != 1 {
-		return fmt.Errorf("not an array of one dimension")
-	}
-	n := int(binary.BigEndian.Uint32(src[12:]))
-	src = src[arrayHeader:]
-	if n > len(src)/4 { // each element has a length
-		return fmt.Errorf("array of %d elements in %d bytes", n, len(src))
-	}
-	ids := make([]chat.ID, n)
-	for i := range ids {
-		if len(src) < 4 {
-			return fmt.Errorf("array is cut off")
-		}
-		length := int(int32(binary.BigEndian.Uint32(src)))
-		src = src[4:]
-		if length < 0 {
-			continue
-		}
-		if length > len(src) {
-			return fmt.Errorf("array is cut off")
-		}
-		if err := readID(src[:length], &ids[i]); err != nil {
-			return err
-		}
-		src = src[length:]
-	}
-	*out = ids
-	return nil
+	return b
 }
+
+// appendLength appends the length of an element; -1: it is NULL, and nothing follows.
+func appendLength(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
 
 // nullTime is a time as a parameter or column value; the zero time is NULL.
 type nullTime = zeronull.Timestamptz

@@ -58,9 +58,6 @@ WHERE c.last_event_at <> e.created_at`},
 SELECT c.id, format('last_xid is %s, and event %s is of %s', c.last_xid, e.seq, e.xid)
 FROM conversations c JOIN events e ON e.conversation_id = c.id AND e.seq = c.last_seq
 WHERE c.last_xid <> e.xid`},
-	{"departure", `
-SELECT d.conversation_id, format('user %s has left it and takes part', d.user_id)
-FROM departures d JOIN participants p ON p.conversation_id = d.conversation_id AND p.user_id = d.user_id`},
 	{"stamp", `
 SELECT w.conversation_id, format('%s of it is stamped %s, and that transaction is still to come', w.what, w.xid)
 FROM (

@@ -298,7 +298,7 @@ func (s *shard) insert(ctx context.Context, b *group) error {
 			continue
 		}
 		base, ok := bases[a.Event.ConversationID]
-		if !ok || !b.ranked[i] {
+		if !ok || b.ranks[i] == 0 {
 			stale = append(stale, a)
 			continue
 		}

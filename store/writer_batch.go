@@ -15,8 +15,8 @@ type group struct {
 	unanswered bool // an attempt was not answered: some may be stored
 
 	// The statement's view of pending, made by rank.
-	ranks   []int32            // position among the pending events of its conversation, from 1
-	ranked  []bool             // false: checked against another roster than the first of its conversation, or decided
+	ranks   []int32            // position among the pending events of its conversation, from 1; 0: checked against another roster than the first of them, or decided
+	rows    int                // how many have a rank
 	index   map[chat.ID]int    // conversation → index in convs
 	convs   []conversationPart // in order of first appearance
 	leaders map[eventKey]*chat.Append
@@ -82,10 +82,10 @@ func (b *group) firstSending(e *chat.Event) *chat.Append {
 // rank numbers the pending events within their conversations.
 func (b *group) rank() {
 	clear(b.index)
-	b.convs, b.ranks, b.ranked = b.convs[:0], b.ranks[:0], b.ranked[:0]
+	b.convs, b.ranks, b.rows = b.convs[:0], b.ranks[:0], 0
 	for _, a := range b.pending {
 		if _, decided := b.decided[a]; decided {
-			b.ranks, b.ranked = append(b.ranks, 0), append(b.ranked, false)
+			b.ranks = append(b.ranks, 0)
 			continue
 		}
 		i, ok := b.index[a.Event.ConversationID]
@@ -95,12 +95,13 @@ func (b *group) rank() {
 			b.convs = append(b.convs, conversationPart{id: a.Event.ConversationID, membersVersion: a.MembersVersion})
 		}
 		c := &b.convs[i]
-		same := c.membersVersion == a.MembersVersion
-		if same {
-			c.events++
+		if c.membersVersion != a.MembersVersion {
+			b.ranks = append(b.ranks, 0)
+			continue
 		}
+		c.events++
 		b.ranks = append(b.ranks, c.events)
-		b.ranked = append(b.ranked, same)
+		b.rows++
 	}
 }
 

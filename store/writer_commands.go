@@ -51,7 +51,7 @@ func (s *statement) insertCommands(ctx context.Context, b *group, now time.Time)
 		}
 		var effects pgx.Batch
 		for i, a := range b.pending {
-			if base, ok := bases[a.Event.ConversationID]; ok && b.ranked[i] {
+			if base, ok := bases[a.Event.ConversationID]; ok && b.ranks[i] > 0 {
 				targets.queueEffects(&effects, &a.Event, base.at)
 			}
 		}

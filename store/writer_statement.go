@@ -1,13 +1,13 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,17 +24,37 @@ import (
 //
 // There is no ON CONFLICT here: it would burn numbers. A repeated key fails the
 // statement with 23505, counters included; see resolveRepeats.
-//
-// appendSharedSQL does the same for a node that shares its database with others.
-const appendSQL = `
+const appendSQL = lockedSQL + movedSQL + `
+  RETURNING c.id, c.last_seq - n.events AS base, c.last_event_at
+)` + storedSQL
+
+// appendSharedSQL does the same for a node that shares its database with others, with an
+// outbox row of node $13. It stores nothing if a newer connection of the same device has
+// superseded one of the connections that the batch came over (users $14, devices $15,
+// epochs $16): those are the rows with a negative base, which counts them from -1.
+const appendSharedSQL = lockedSQL + `, superseded AS MATERIALIZED (
+  SELECT f.user_id, f.rank FROM unnest($14::uuid[], $15::text[], $16::int8[]) WITH ORDINALITY AS f (user_id, client_id, epoch, rank)
+  JOIN sessions s ON s.user_id = f.user_id AND s.client_id = f.client_id AND s.epoch > f.epoch
+)` + movedSQL + ` AND NOT EXISTS (SELECT FROM superseded)
+  RETURNING c.id, c.last_seq - n.events AS base, c.last_event_at, c.last_seq, c.members_version
+), outbox AS (
+  INSERT INTO journal (node, conversations, seqs, versions)
+  SELECT $13, array_agg(m.id), array_agg(m.last_seq), array_agg(m.members_version) FROM moved m HAVING count(*) > 0
+)` + storedSQL + `
+UNION ALL SELECT user_id, -rank, '-infinity' FROM superseded`
+
+const (
+	lockedSQL = `
 WITH locked AS MATERIALIZED (
   SELECT c.id FROM conversations c WHERE c.id = ANY($1::uuid[]) ORDER BY c.id FOR UPDATE
-), moved AS (
+)`
+
+	movedSQL = `, moved AS (
   UPDATE conversations c SET last_seq = c.last_seq + n.events, last_event_at = greatest(c.last_event_at, $4::timestamptz), last_xid = pg_current_xact_id()
   FROM unnest($1::uuid[], $2::int4[], $3::int8[]) AS n(id, events, members_version), (SELECT count(*) FROM locked) l
-  WHERE c.id = n.id AND c.members_version = n.members_version
-  RETURNING c.id, c.last_seq - n.events AS base, c.last_event_at
-), stored AS (
+  WHERE c.id = n.id AND c.members_version = n.members_version`
+
+	storedSQL = `, stored AS (
   INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content, detail)
   SELECT m.id, m.base + e.rank, e.id, e.sender_id, e.client_msg_id, m.last_event_at, e.type, e.content, e.detail
   FROM unnest($5::uuid[], $6::int4[], $7::uuid[], $8::uuid[], $9::uuid[], $10::text[], $11::jsonb[], $12::text[])
@@ -42,34 +62,7 @@ WITH locked AS MATERIALIZED (
   JOIN moved m ON m.id = e.conversation_id
 )
 SELECT id, base, last_event_at FROM moved`
-
-// appendSharedSQL is appendSQL with an outbox row of node $13. It stores nothing if a
-// newer connection of the same device has superseded one of the connections that the
-// batch came over (users $14, devices $15, epochs $16): those are the rows with a negative
-// base, which counts them from -1.
-const appendSharedSQL = `
-WITH locked AS MATERIALIZED (
-  SELECT c.id FROM conversations c WHERE c.id = ANY($1::uuid[]) ORDER BY c.id FOR UPDATE
-), superseded AS MATERIALIZED (
-  SELECT f.user_id, f.rank FROM unnest($14::uuid[], $15::text[], $16::int8[]) WITH ORDINALITY AS f (user_id, client_id, epoch, rank)
-  JOIN sessions s ON s.user_id = f.user_id AND s.client_id = f.client_id AND s.epoch > f.epoch
-), moved AS (
-  UPDATE conversations c SET last_seq = c.last_seq + n.events, last_event_at = greatest(c.last_event_at, $4::timestamptz), last_xid = pg_current_xact_id()
-  FROM unnest($1::uuid[], $2::int4[], $3::int8[]) AS n(id, events, members_version), (SELECT count(*) FROM locked) l
-  WHERE c.id = n.id AND c.members_version = n.members_version AND NOT EXISTS (SELECT FROM superseded)
-  RETURNING c.id, c.last_seq - n.events AS base, c.last_event_at, c.last_seq, c.members_version
-), outbox AS (
-  INSERT INTO journal (node, conversations, seqs, versions)
-  SELECT $13, array_agg(m.id), array_agg(m.last_seq), array_agg(m.members_version) FROM moved m HAVING count(*) > 0
-), stored AS (
-  INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content, detail)
-  SELECT m.id, m.base + e.rank, e.id, e.sender_id, e.client_msg_id, m.last_event_at, e.type, e.content, e.detail
-  FROM unnest($5::uuid[], $6::int4[], $7::uuid[], $8::uuid[], $9::uuid[], $10::text[], $11::jsonb[], $12::text[])
-    AS e(conversation_id, rank, id, sender_id, client_msg_id, content, detail, type)
-  JOIN moved m ON m.id = e.conversation_id
 )
-SELECT id, base, last_event_at FROM moved
-UNION ALL SELECT user_id, -rank, '-infinity' FROM superseded`
 
 const lookupSQL = `
 SELECT e.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS k (conversation_id, sender_id, client_msg_id)
@@ -101,7 +94,8 @@ type statement struct {
 	node func() string // nil: there is no outbox
 
 	buf    []byte // the parameters of one call, one after the other
-	ends   [sharedParams]int
+	starts [sharedParams + 1]int
+	begun  int // how many of them
 	values [sharedParams][]byte
 	bases  map[chat.ID]logBase
 	fenced []*chat.Append // those of the batch with a Device, where there is an outbox
@@ -252,153 +246,108 @@ var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // encode writes the parameters in binary format.
 func (s *statement) encode(b *group, now time.Time) error {
-	s.buf = s.buf[:0]
-	rows := 0
-	for _, ok := range b.ranked {
-		if ok {
-			rows++
-		}
-	}
-	p := 0
-	done := func() { s.ends[p] = len(s.buf); p++ }
-
+	s.buf, s.begun = s.buf[:0], 0
 	s.array(pgtype.UUIDOID, len(b.convs))
 	for i := range b.convs {
 		s.uuid(b.convs[i].id)
 	}
-	done()
 	s.array(pgtype.Int4OID, len(b.convs))
 	for i := range b.convs {
 		s.int4(b.convs[i].events)
 	}
-	done()
 	s.array(pgtype.Int8OID, len(b.convs))
 	for i := range b.convs {
-		s.length(8)
-		s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(b.convs[i].membersVersion))
+		s.int8(b.convs[i].membersVersion)
 	}
-	done()
+	s.begin()
 	s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(now.Sub(postgresEpoch).Microseconds()))
-	done()
-	s.uuids(b, rows, func(e *chat.Event) chat.ID { return e.ConversationID })
-	done()
-	s.array(pgtype.Int4OID, rows)
-	for i, ok := range b.ranked {
-		if ok {
-			s.int4(b.ranks[i])
-		}
-	}
-	done()
-	s.uuids(b, rows, func(e *chat.Event) chat.ID { return e.ID })
-	done()
-	s.uuids(b, rows, func(e *chat.Event) chat.ID { return e.SenderID })
-	done()
-	s.uuids(b, rows, func(e *chat.Event) chat.ID { return e.ClientMsgID })
-	done()
-	s.texts(b, rows, func(e *chat.Event) string { return e.Content })
-	done()
-	s.array(pgtype.JSONBOID, rows)
-	for i, ok := range b.ranked {
-		if ok {
-			if err := s.detail(&b.pending[i].Event.EventDetail); err != nil {
-				return err
-			}
-		}
-	}
-	done()
-	s.texts(b, rows, func(e *chat.Event) string { return string(e.Type) })
-	done()
+	var err error
+	s.events(b, pgtype.UUIDOID, func(e *chat.Event, _ int32) { s.uuid(e.ConversationID) })
+	s.events(b, pgtype.Int4OID, func(_ *chat.Event, rank int32) { s.int4(rank) })
+	s.events(b, pgtype.UUIDOID, func(e *chat.Event, _ int32) { s.uuid(e.ID) })
+	s.events(b, pgtype.UUIDOID, func(e *chat.Event, _ int32) { s.uuid(e.SenderID) })
+	s.events(b, pgtype.UUIDOID, func(e *chat.Event, _ int32) { s.uuid(e.ClientMsgID) })
+	s.events(b, pgtype.TextOID, func(e *chat.Event, _ int32) { s.text(e.Content) })
+	s.events(b, pgtype.JSONBOID, func(e *chat.Event, _ int32) { err = cmp.Or(err, s.detail(&e.EventDetail)) })
+	s.events(b, pgtype.TextOID, func(e *chat.Event, _ int32) { s.text(string(e.Type)) })
 	if s.node != nil {
-		s.encodeShared(b, done)
+		s.encodeShared(b)
 	}
-	start := 0
-	for i, end := range s.ends[:s.params()] {
-		s.values[i] = s.buf[start:end]
-		start = end
+	s.starts[s.begun] = len(s.buf)
+	for i := range s.begun {
+		s.values[i] = s.buf[s.starts[i]:s.starts[i+1]]
 	}
-	return nil
+	return err
 }
 
 // encodeShared writes the parameters that only appendSharedSQL has.
-func (s *statement) encodeShared(b *group, done func()) {
+func (s *statement) encodeShared(b *group) {
 	s.fenced = s.fenced[:0]
-	for i, ok := range b.ranked {
-		if ok && b.pending[i].Device != "" {
+	for i, rank := range b.ranks {
+		if rank > 0 && b.pending[i].Device != "" {
 			s.fenced = append(s.fenced, b.pending[i])
 		}
 	}
+	s.begin()
 	s.buf = append(s.buf, s.node()...)
-	done()
 	s.array(pgtype.UUIDOID, len(s.fenced))
 	for _, a := range s.fenced {
 		s.uuid(a.Event.SenderID)
 	}
-	done()
 	s.array(pgtype.TextOID, len(s.fenced))
 	for _, a := range s.fenced {
-		s.length(len(a.Device))
-		s.buf = append(s.buf, a.Device...)
+		s.text(a.Device)
 	}
-	done()
 	s.array(pgtype.Int8OID, len(s.fenced))
 	for _, a := range s.fenced {
-		s.length(8)
-		s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(a.Epoch))
+		s.int8(a.Epoch)
 	}
-	done()
 }
 
-// array begins a one-dimensional array of n elements (array_recv in the
-// server's arrayfuncs.c): dimensions, has-null flag, element type, length, lower bound.
+// events writes an array with an element for each ranked event.
+func (s *statement) events(b *group, elem uint32, write func(e *chat.Event, rank int32)) {
+	s.array(elem, b.rows)
+	for i, rank := range b.ranks {
+		if rank > 0 {
+			write(&b.pending[i].Event, rank)
+		}
+	}
+}
+
+// begin begins the next parameter.
+func (s *statement) begin() {
+	s.starts[s.begun] = len(s.buf)
+	s.begun++
+}
+
+// array begins a parameter that is an array of n elements, which follow.
 func (s *statement) array(elem uint32, n int) {
-	for _, v := range [5]uint32{1, 1, elem, uint32(n), 1} {
-		s.buf = binary.BigEndian.AppendUint32(s.buf, v)
-	}
+	s.begin()
+	s.buf = appendArrayHeader(s.buf, elem, n)
 }
 
-func (s *statement) length(n int) { s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(n)) }
-
-func (s *statement) uuid(id chat.ID) {
-	s.length(16)
-	s.buf = append(s.buf, id[:]...)
-}
+func (s *statement) uuid(id chat.ID) { s.buf = append(appendLength(s.buf, 16), id[:]...) }
 
 func (s *statement) int4(v int32) {
-	s.length(4)
-	s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(v))
+	s.buf = binary.BigEndian.AppendUint32(appendLength(s.buf, 4), uint32(v))
 }
 
-func (s *statement) uuids(b *group, rows int, of func(*chat.Event) chat.ID) {
-	s.array(pgtype.UUIDOID, rows)
-	for i, ok := range b.ranked {
-		if ok {
-			s.uuid(of(&b.pending[i].Event))
-		}
-	}
+func (s *statement) int8(v int64) {
+	s.buf = binary.BigEndian.AppendUint64(appendLength(s.buf, 8), uint64(v))
 }
 
-func (s *statement) texts(b *group, rows int, of func(*chat.Event) string) {
-	s.array(pgtype.TextOID, rows)
-	for i, ok := range b.ranked {
-		if ok {
-			text := of(&b.pending[i].Event)
-			s.length(len(text))
-			s.buf = append(s.buf, text...)
-		}
-	}
-}
+func (s *statement) text(v string) { s.buf = append(appendLength(s.buf, len(v)), v...) }
 
 func (s *statement) detail(d *chat.EventDetail) error {
 	if d.IsZero() {
-		s.buf = binary.BigEndian.AppendUint32(s.buf, 0xffffffff) // NULL
+		s.buf = appendLength(s.buf, -1) // NULL
 		return nil
 	}
 	text, err := json.Marshal(d)
 	if err != nil {
 		return &chat.Error{Code: chat.Internal, Op: "store.encode", Err: err}
 	}
-	s.length(1 + len(text))
-	s.buf = append(append(s.buf, 1), text...) // jsonb_recv: version 1, then the text
+	s.buf = append(append(appendLength(s.buf, 1+len(text)), 1), text...) // jsonb_recv: version 1, then the text
 	return nil
 }
 
@@ -434,12 +383,9 @@ func (s *statement) findResent(ctx context.Context, e *chat.Event, since time.Ti
 		return nil, translate("store.findResent", err)
 	}
 	first, last := chat.ResendFrom(e.ClientMsgID, since), chat.ResendLast(e.ClientMsgID)
-	m, err := collectOne(ctx, s.conn, scanEvent, findResentSQL, e.ConversationID, e.SenderID, first, last)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil, nil
-	case err != nil:
+	found, err := collect(ctx, s.conn, scanEvent, findResentSQL, e.ConversationID, e.SenderID, first, last)
+	if err != nil || len(found) == 0 {
 		return nil, translate("store.findResent", err)
 	}
-	return &m, nil
+	return &found[0], nil
 }
