@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -301,7 +302,7 @@ func TestWireLimits(t *testing.T) {
 func TestWireExamples(t *testing.T) {
 	t.Parallel()
 	w := httptest.NewRecorder()
-	rest.New(rest.Options{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/openapi.json", nil))
+	rest.New(rest.Options{Logger: slog.New(slog.DiscardHandler)}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/openapi.json", nil))
 	openapi, err := io.ReadAll(w.Result().Body)
 	if err != nil {
 		t.Fatal(err)
