@@ -2,7 +2,6 @@ package chat
 
 import (
 	"context"
-	"slices"
 	"time"
 )
 
@@ -72,10 +71,7 @@ type Roster struct {
 }
 
 // Has reports whether the user is a member. O(log members).
-func (r *Roster) Has(user ID) bool {
-	_, ok := slices.BinarySearchFunc(r.Members, user, ID.Compare)
-	return ok
-}
+func (r *Roster) Has(user ID) bool { return hasID(r.Members, user) }
 
 // Position is how far a conversation's log reaches.
 type Position struct {

@@ -130,15 +130,10 @@ func (s *Service) ReadsWaiting() int { return s.reads.pending() }
 func (s *Service) announceReads(ctx context.Context, places []ReadPlace) {
 	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.announceReads")
 	defer cancel()
-	for i := range places {
-		p := &places[i]
-		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
-			n := &ReceiptNotice{p.ConversationID, p.UserID, p.ReadSeq, p.At, p.MembersVersion}
-			to := audience(r, p.UserID, true)
-			s.signalReceipt(TopicReads, n, to)
-			if len(to) > 0 {
-				s.peers.Notify(Notice{Read: n}, to)
-			}
+	for _, p := range places {
+		n := &ReceiptNotice{p.ConversationID, p.UserID, p.ReadSeq, p.At, p.MembersVersion}
+		if to := s.signalReceipt(ctx, TopicReads, n); len(to) > 0 {
+			s.peers.Notify(Notice{Read: n}, to)
 		}
 	}
 }
@@ -157,22 +152,6 @@ func (s *Service) rosterAt(ctx context.Context, conversation ID, version int64) 
 		return nil
 	}
 	return r
-}
-
-// audience returns who is notified of what a member has read or was delivered: all members
-// of a conversation that makes them contacts, the member's own devices included. In a
-// larger one, and where one of two has blocked the other: with own, the member's own
-// devices, else nobody.
-func audience(r *Roster, user ID, own bool) []ID {
-	switch {
-	case !r.Has(user):
-		return nil
-	case len(r.Members) <= MaxContactMembers && !r.Blocked:
-		return r.Members
-	case own:
-		return []ID{user}
-	}
-	return nil
 }
 
 // DeliveredMove is how far a user's devices have acknowledged a conversation's log.
@@ -208,28 +187,37 @@ func (s *Service) NotifyDelivered(ctx context.Context, places []DeliveredPlace) 
 	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.NotifyDelivered")
 	defer cancel()
 	at := Timestamp(s.clock.Now())
-	for i := range places {
-		p := &places[i]
-		if r := s.rosterAt(ctx, p.ConversationID, p.MembersVersion); r != nil {
-			n := &ReceiptNotice{p.ConversationID, p.UserID, p.UpTo, at, p.MembersVersion}
-			to := audience(r, p.UserID, false)
-			s.signalReceipt(TopicDelivered, n, to)
-			if len(to) > 0 {
-				s.peers.Notify(Notice{Received: n}, to)
-			}
+	for _, p := range places {
+		n := &ReceiptNotice{p.ConversationID, p.UserID, p.UpTo, at, p.MembersVersion}
+		if to := s.signalReceipt(ctx, TopicDelivered, n); len(to) > 0 {
+			s.peers.Notify(Notice{Received: n}, to)
 		}
 	}
 }
 
-func (s *Service) signalReceipt(kind TopicKind, n *ReceiptNotice, to []ID) {
+// signalReceipt notifies members at this node of a receipt, and returns whom it concerns:
+// all members of a conversation that makes them contacts, the one who has read or received
+// included. In a larger one, and where one of two has blocked the other, only the reader's
+// own devices are notified of reading, and nobody of a delivery.
+func (s *Service) signalReceipt(ctx context.Context, kind TopicKind, n *ReceiptNotice) (to []ID) {
+	r := s.rosterAt(ctx, n.ConversationID, n.MembersVersion)
+	switch {
+	case r == nil || !r.Has(n.UserID):
+		return nil
+	case len(r.Members) <= MaxContactMembers && !r.Blocked:
+		to = r.Members
+	case kind == TopicReads:
+		to = []ID{n.UserID}
+	default:
+		return nil
+	}
 	s.publisher.Signal(Topic{Kind: kind, ID: n.ConversationID}, readPayload(n.ConversationID, n.UserID, n.UpTo, n.At), to, nil)
+	return to
 }
 
 // receiptArrived is announceReads and NotifyDelivered for what another node has stored.
 func (s *Service) receiptArrived(ctx context.Context, kind TopicKind, n *ReceiptNotice) {
 	ctx, cancel := WithDeadline(ctx, signalPatience, "chat.receiptArrived")
 	defer cancel()
-	if r := s.rosterAt(ctx, n.ConversationID, n.MembersVersion); r != nil {
-		s.signalReceipt(kind, n, audience(r, n.UserID, kind == TopicReads))
-	}
+	s.signalReceipt(ctx, kind, n)
 }

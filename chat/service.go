@@ -142,8 +142,8 @@ func (s *Service) Send(ctx context.Context, sender, conversation ID, c *Command)
 	if err := c.Validate(); err != nil {
 		return nil, false, err
 	}
-	w := make(waitChan, 1)
-	a := &Append{Done: w}
+	w := make(chan error, 1)
+	a := &Append{Done: waiterFunc(func(err error) { w <- err })}
 	if err := s.Submit(ctx, sender, conversation, c, Source{}, a); err != nil {
 		return nil, false, err
 	}
@@ -157,10 +157,6 @@ func (s *Service) Send(ctx context.Context, sender, conversation ID, c *Command)
 		return nil, false, &Error{Code: Unavailable, Op: "chat.Send", Msg: "not confirmed in time; send it again with the same clientMsgId", Err: context.Cause(ctx)}
 	}
 }
-
-type waitChan chan error
-
-func (w waitChan) Committed(_ *Append, err error) { w <- err }
 
 // Recheck checks again whether a's sender is a member and may write, after the log has
 // refused to store it at its MembersVersion. It sets the new version, or returns Forbidden.

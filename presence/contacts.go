@@ -42,11 +42,9 @@ func (e *Engine) queueContacts(c contactChange) {
 
 // anyHere reports whether any of the users has a device here.
 func (e *Engine) anyHere(users []chat.ID) bool {
-	return slices.ContainsFunc(users, func(id chat.ID) bool {
-		sh := e.shard(id)
-		sh.mu.Lock()
-		defer sh.mu.Unlock()
-		return sh.users[id] != nil
+	return slices.ContainsFunc(users, func(id chat.ID) (here bool) {
+		e.locked(id, func(u *user) { here = u != nil })
+		return here
 	})
 }
 
@@ -105,12 +103,11 @@ func (e *Engine) introduce(ctx context.Context, a, b []chat.ID) {
 	}
 	// From here on a Feed that is reading contacts looks again.
 	for _, id := range both {
-		sh := e.shard(id)
-		sh.mu.Lock()
-		if u := sh.users[id]; u != nil {
-			u.contacts++
-		}
-		sh.mu.Unlock()
+		e.locked(id, func(u *user) {
+			if u != nil {
+				u.contacts++
+			}
+		})
 	}
 	if !acquainted {
 		return // nor were they: to notify them would tell strangers of each other

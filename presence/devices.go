@@ -81,6 +81,14 @@ type carried struct {
 
 func (e *Engine) shard(user chat.ID) *shard { return &e.shards[user.Shard(shardCount)] }
 
+// locked calls f with a user, nil if they are not here, under the lock of the user's shard.
+func (e *Engine) locked(id chat.ID, f func(*user)) {
+	sh := e.shard(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f(sh.users[id])
+}
+
 // find returns a user's device, if conn is its newest connection. sh.mu is held.
 func (sh *shard) find(d chat.Device, conn Connection) (*user, *device) {
 	if u := sh.users[d.UserID]; u != nil {
@@ -118,9 +126,12 @@ func (e *Engine) Connected(d chat.Device) Connection {
 	if dev.willed || dev.moved { // it was not only cut off
 		dev.status = chat.Online
 	}
-	if status, ok := e.takeCarried(d); ok {
-		dev.status = status
+	e.mu.Lock()
+	if c, ok := e.carried[d]; ok {
+		dev.status = c.status
+		delete(e.carried, d)
 	}
+	e.mu.Unlock()
 	*dev = device{conn: conn, status: dev.status}
 	e.queue(u)
 	return conn
@@ -265,14 +276,6 @@ func (e *Engine) carry(n *chat.DeviceNotice) {
 		dev.status = n.Status
 		e.queue(u)
 	}
-}
-
-func (e *Engine) takeCarried(d chat.Device) (chat.Status, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	c, ok := e.carried[d]
-	delete(e.carried, d)
-	return c.status, ok
 }
 
 // say notes whether the user is invisible. The shard is locked.

@@ -138,13 +138,20 @@ func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	s.Queued = e.working + len(e.changed) + len(e.contacts.items)
 	e.mu.Unlock()
+	e.each(func(*user) { s.Users++ })
+	return s
+}
+
+// each calls f with every user, under the lock of the user's shard.
+func (e *Engine) each(f func(*user)) {
 	for i := range e.shards {
 		sh := &e.shards[i]
 		sh.mu.Lock()
-		s.Users += len(sh.users)
+		for _, u := range sh.users {
+			f(u)
+		}
 		sh.mu.Unlock()
 	}
-	return s
 }
 
 // Run stores what changes here and notifies contacts, here and at other nodes, until ctx
@@ -275,30 +282,25 @@ func (e *Engine) forget(u *user, now time.Time) {
 	}
 }
 
-// stop stores what was not stored yet. At one of several
-// nodes those who have a device here keep their NodePresence: they come back to another node,
-// or it is released like that of a dead node. At a lone node everybody is gone.
+// stop stores what was not stored yet. At one of several nodes those who have a device here
+// keep their NodePresence: they come back to another node, or it is released like that of a
+// dead node. At a lone node everybody is gone.
 func (e *Engine) stop(ctx context.Context) {
 	e.closed.Store(true)
 	ctx, cancel := chat.WithDeadline(context.WithoutCancel(ctx), stopWait, "presence.stop")
 	defer cancel()
 	var users []*user
-	for i := range e.shards {
-		sh := &e.shards[i]
-		sh.mu.Lock()
-		for _, u := range sh.users {
-			u.touch()
-			for id, dev := range u.devices {
-				if dev.timer != nil {
-					dev.timer.Stop()
-				}
-				if e.alone() {
-					delete(u.devices, id)
-				}
+	e.each(func(u *user) {
+		u.touch()
+		for id, dev := range u.devices {
+			if dev.timer != nil {
+				dev.timer.Stop()
 			}
-			users = append(users, u)
+			if e.alone() {
+				delete(u.devices, id)
+			}
 		}
-		sh.mu.Unlock()
-	}
+		users = append(users, u)
+	})
 	e.share(ctx, users)
 }

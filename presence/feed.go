@@ -90,14 +90,13 @@ func (e *Engine) feedSelf(user chat.ID, send func(chat.Presence) bool) bool {
 }
 
 // contactsVersion rises when the contacts of a user who is here have changed.
-func (e *Engine) contactsVersion(user chat.ID) uint64 {
-	sh := e.shard(user)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if u := sh.users[user]; u != nil {
-		return u.contacts
-	}
-	return 0
+func (e *Engine) contactsVersion(id chat.ID) (version uint64) {
+	e.locked(id, func(u *user) {
+		if u != nil {
+			version = u.contacts
+		}
+	})
+	return version
 }
 
 // read reads a page of contacts. It waits while too many are being read.

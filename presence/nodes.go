@@ -42,15 +42,10 @@ func (e *Engine) Rejoined(id string) {
 	e.mu.Lock()
 	e.node.ID = id
 	e.mu.Unlock()
-	for i := range e.shards {
-		sh := &e.shards[i]
-		sh.mu.Lock()
-		for _, u := range sh.users {
-			u.again = true
-			e.queue(u)
-		}
-		sh.mu.Unlock()
-	}
+	e.each(func(u *user) {
+		u.again = true
+		e.queue(u)
+	})
 }
 
 // ReleaseNode releases the users of a dead node once the grace has passed since its last

@@ -27,10 +27,7 @@ type news struct {
 func (e *Engine) share(ctx context.Context, users []*user) {
 	for chunk := range slices.Chunk(users, batch) {
 		for _, u := range chunk {
-			sh := e.shard(u.id)
-			sh.mu.Lock()
-			u.queued = false // what changes from here on is looked at again
-			sh.mu.Unlock()
+			e.locked(u.id, func(*user) { u.queued = false }) // what changes from here on is looked at again
 		}
 		if list, ok := e.put(ctx, chunk); !ok || !e.announce(ctx, list) {
 			return
@@ -82,7 +79,9 @@ func (e *Engine) put(ctx context.Context, users []*user) (changed []news, ok boo
 		reading.Go(func() { contacts = e.readAhead(ctx, differ) })
 		outcomes, err = e.o.Store.PutNodePresences(ctx, e.self(), list)
 		if reading.Wait(); err != nil {
-			e.putAgain(of) // it may have been stored
+			for _, u := range of {
+				e.locked(u.id, func(*user) { u.again = true }) // it may have been stored
+			}
 		}
 		return err
 	}) {
@@ -140,16 +139,6 @@ func (e *Engine) readAhead(ctx context.Context, users []chat.ID) map[chat.ID][]c
 	return contacts
 }
 
-// putAgain has users stored the next time whether or not they have changed.
-func (e *Engine) putAgain(users []*user) {
-	for _, u := range users {
-		sh := e.shard(u.id)
-		sh.mu.Lock()
-		u.again = true
-		sh.mu.Unlock()
-	}
-}
-
 // adopt notes how a user is by all nodes, and notifies their own devices if that is not what
 // they know, which it reports. The shard is locked.
 func (e *Engine) adopt(u *user, st State) bool {
@@ -179,12 +168,11 @@ func (e *Engine) announce(ctx context.Context, list []news) bool {
 		var ids []chat.ID
 		for i := range chunk {
 			n := &chunk[i]
-			sh := e.shard(n.UserID)
-			sh.mu.Lock()
-			if u := sh.users[n.UserID]; u != nil {
-				e.adopt(u, n.State)
-			}
-			sh.mu.Unlock()
+			e.locked(n.UserID, func(u *user) {
+				if u != nil {
+					e.adopt(u, n.State)
+				}
+			})
 			if _, moved := e.moved[n.UserID]; moved {
 				n.known = false // its sender may not have known that somebody is no contact any more
 			}

@@ -167,7 +167,7 @@ func (s *Store) CreateConversation(ctx context.Context, n chat.NewConversation, 
 	}
 	e := &chat.Event{
 		ConversationID: n.ID, Seq: 1, Type: chat.EventConversation, ID: chat.NewID(), SenderID: n.Creator, CreatedAt: now,
-		EventDetail: chat.EventDetail{Op: "created", Kind: n.Kind, Title: n.Title, UserIDs: users[:min(len(users), chat.MaxEventUsers)]},
+		EventDetail: chat.EventDetail{Op: chat.OpCreated, Kind: n.Kind, Title: n.Title, UserIDs: users[:min(len(users), chat.MaxEventUsers)]},
 	}
 	var c *chat.Conversation
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {

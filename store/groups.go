@@ -145,11 +145,11 @@ func (s *Store) UpdateConversation(ctx context.Context, u chat.ConversationUpdat
 		}
 		if u.Title != nil && *u.Title != g.title {
 			g.title = *u.Title
-			g.event(chat.EventDetail{Op: "renamed", Title: g.title})
+			g.event(chat.EventDetail{Op: chat.OpRenamed, Title: g.title})
 		}
 		if u.History != nil && *u.History != g.history {
 			g.history = *u.History
-			g.event(chat.EventDetail{Op: "history", History: g.history})
+			g.event(chat.EventDetail{Op: chat.OpHistory, History: g.history})
 		}
 		return nil
 	})
@@ -210,7 +210,7 @@ func (s *Store) AddParticipants(ctx context.Context, n chat.NewParticipants, now
 				return err
 			}
 		}
-		d := chat.EventDetail{Op: "joined", UserIDs: added}
+		d := chat.EventDetail{Op: chat.OpJoined, UserIDs: added}
 		if n.Role != chat.GroupMember {
 			d.Role = n.Role
 		}
@@ -255,7 +255,7 @@ func (s *Store) RemoveParticipant(ctx context.Context, c chat.ParticipantChange,
 				return err
 			}
 		}
-		g.event(chat.EventDetail{Op: "left", UserIDs: []chat.ID{c.UserID}})
+		g.event(chat.EventDetail{Op: chat.OpLeft, UserIDs: []chat.ID{c.UserID}})
 		g.membersChanged()
 		g.change.Left = []chat.ID{c.UserID}
 		if role != chat.Owner {
@@ -306,7 +306,7 @@ func (g *groupTx) roleOf(ctx context.Context, user chat.ID) (chat.Role, error) {
 // setRole changes a participant's role and adds the event.
 func (g *groupTx) setRole(ctx context.Context, user chat.ID, role chat.Role) error {
 	_, err := g.tx.Exec(ctx, setRoleSQL, pgx.NamedArgs{"id": g.id, "user_id": user, "role": role})
-	g.event(chat.EventDetail{Op: "role", UserIDs: []chat.ID{user}, Role: role})
+	g.event(chat.EventDetail{Op: chat.OpRole, UserIDs: []chat.ID{user}, Role: role})
 	return err
 }
 
