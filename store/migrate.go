@@ -106,37 +106,6 @@ func OpenMigrated(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-// Version returns the version of the database's schema, 0 for an empty database.
-// Internal errors aside it fails only as Ping does.
-func (s *Store) Version(ctx context.Context) (int64, error) {
-	v, err := schemaVersion(ctx, s.pool)
-	return v, translate("store.Version", err)
-}
-
-// CheckVersion reports whether this binary works on the schema: it is the one it was
-// built for, or a newer one that says so. Otherwise Invalid, with both versions.
-func (s *Store) CheckVersion(ctx context.Context) error {
-	const op = "store.CheckVersion"
-	have, err := s.Version(ctx)
-	want := SchemaVersion()
-	switch {
-	case err != nil:
-		return err
-	case have > want:
-		oldest, known, err := oldestBinary(ctx, s.pool, have)
-		if err != nil || known && oldest <= want {
-			return translate(op, err)
-		}
-		return newerSchema(op, schemaState{version: have, oldest: oldest}, want)
-	case have < want:
-		return &chat.Error{
-			Code: chat.Invalid, Op: op, Field: "database",
-			Msg: fmt.Sprintf("has schema version %d and this parley needs %d; run parley migrate", have, want),
-		}
-	}
-	return nil
-}
-
 func newerSchema(op string, have schemaState, want int64) error {
 	msg := fmt.Sprintf("has schema version %d, made by a newer parley; this one supports versions up to %d: start the newer one", have.version, want)
 	if have.oldest > want {
@@ -163,9 +132,8 @@ func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (st schemaState,
 	}
 	// Transaction ids of another cluster are replaced by a binary that knows all columns
 	// with them.
-	var known bool
-	st.oldest, known, err = oldestBinary(ctx, conn, st.version)
-	st.usable = known && st.oldest <= wanted && !foreign
+	st.oldest, err = oldestBinary(ctx, conn, st.version)
+	st.usable = st.oldest > 0 && st.oldest <= wanted && !foreign
 	return st, err
 }
 

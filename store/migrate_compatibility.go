@@ -123,13 +123,12 @@ func raiseOldest(ctx context.Context, conn *pgx.Conn, version, oldest int64) err
 	})
 }
 
-// oldestBinary returns the stored oldest binary for that version of the schema; known is
-// false if there is none.
-func oldestBinary(ctx context.Context, q querier, version int64) (oldest int64, known bool, err error) {
+// oldestBinary returns the stored oldest binary for that version of the schema; 0 if there
+// is none.
+func oldestBinary(ctx context.Context, q querier, version int64) (oldest int64, err error) {
 	err = q.QueryRow(ctx, oldestSQL, pgx.NamedArgs{"version": version}).Scan(&oldest)
-	switch {
-	case sqlState(err) == stateUndefinedTable, errors.Is(err, pgx.ErrNoRows):
-		return 0, false, nil
+	if sqlState(err) == stateUndefinedTable || errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
 	}
-	return oldest, err == nil, err
+	return oldest, err
 }
