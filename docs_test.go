@@ -241,6 +241,9 @@ func TestNamedMetrics(t *testing.T) {
 	}
 	eachMatch(t, `\b(parley_[a-z][a-z_]*[a-z])\b`, func(at string, groups []string) {
 		name := groups[1]
+		if name == "parley_schema_version" {
+			return // a table
+		}
 		if file, _, _ := strings.Cut(at, ":"); file == "docs/operations.md" || file == "docs/redis.md" {
 			named[name] = true
 		}

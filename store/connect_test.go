@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,7 +132,7 @@ func TestDemands(t *testing.T) {
 				t.Skip("the server of", storetest.EnvServer, "may be durable")
 			}
 			dsn := storetest.DSN(t)
-			w := runWriter(t, storetest.Open(t, dsn))
+			w := runWriter(t, storetest.Open(t, dsn), nil)
 			if err := w.Await(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -285,7 +286,7 @@ func TestPgBouncer(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer lease.Close(t.Context())
-			w := runWriter(t, s)
+			w := runWriter(t, s, nil)
 			if err := w.Await(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -303,9 +304,9 @@ func TestPgBouncer(t *testing.T) {
 }
 
 // runWriter returns a writer that runs until the test ends.
-func runWriter(t *testing.T, s *store.Store) *store.Writer {
+func runWriter(t *testing.T, s *store.Store, logger *slog.Logger) *store.Writer {
 	t.Helper()
-	w := store.NewWriter(s.WriterConfig(), store.WriterOptions{})
+	w := store.NewWriter(s.WriterConfig(), store.WriterOptions{Logger: logger})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()

@@ -26,6 +26,7 @@ const (
 	stateIdleInTx          = "25P03"
 	stateSerialization     = "40001"
 	stateDeadlock          = "40P01"
+	stateNoSchema          = "3F000" // the search_path names none that exists
 	statePrivilege         = "42501"
 	stateUndefinedTable    = "42P01"
 	stateUndefinedFunction = "42883"

@@ -47,7 +47,6 @@ func Migrate(ctx context.Context, dsn string, logger *slog.Logger) (from, to int
 // migrate is Migrate, which waits for a connection like Open.
 func migrate(ctx context.Context, config *pgx.ConnConfig, wait time.Duration, logger *slog.Logger) (from, to int64, err error) {
 	const op = "store.Migrate"
-	to = SchemaVersion()
 	var conn *pgx.Conn
 	err = waitFor(ctx, wait, logger, func(ctx context.Context) error {
 		err := refusePooler(ctx, config)
@@ -60,34 +59,47 @@ func migrate(ctx context.Context, config *pgx.ConnConfig, wait time.Duration, lo
 		return 0, 0, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	from, to, err = migrateOn(ctx, conn, config, logger)
+	return from, to, translate(op, explainRight(ctx, conn, err))
+}
+
+func migrateOn(ctx context.Context, conn *pgx.Conn, config *pgx.ConnConfig, logger *slog.Logger) (from, to int64, err error) {
+	to = SchemaVersion()
+	if err := renameVersions(ctx, conn); err != nil {
+		return 0, 0, err
+	}
 	st, err := stateOf(ctx, conn, to)
 	from = st.version
 	switch {
 	case err != nil:
-		return 0, 0, translate(op, err)
+		return 0, 0, err
 	case from > to && !st.usable:
-		return from, from, newerSchema(op, st, to)
+		return from, from, newerSchema("store.Migrate", st, to)
 	case from > to:
 		logger.Info("the schema is newer than this parley, but declares it compatible", "schema", from, "knows", to)
 		if !st.settled {
 			err = settleOrigin(ctx, conn, logger, settling{})
 		}
-		return from, from, translate(op, err)
+		return from, from, err
 	case from == to && st.settled:
 		return from, to, nil
 	case from == to:
-		return from, to, translate(op, settleOrigin(ctx, conn, logger, settling{}))
+		return from, to, settleOrigin(ctx, conn, logger, settling{})
+	case from == 0:
+		if err := refuseForeign(ctx, conn); err != nil {
+			return 0, 0, err
+		}
 	}
 	logger.Info("migrating the database", "from", from, "to", to)
 	start := time.Now()
 	if err := raiseOldest(ctx, conn, to, oldestOf(ours(), from)); err != nil {
-		return from, from, translate(op, err)
+		return from, from, err
 	}
 	if err := up(ctx, config); err != nil {
-		return from, from, translate(op, err)
+		return from, from, err
 	}
 	if err := settleOrigin(ctx, conn, logger, settling{}); err != nil {
-		return from, to, translate(op, err)
+		return from, to, err
 	}
 	logger.Info("migrated the database", "from", from, "to", to, "elapsed_ms", time.Since(start).Milliseconds())
 	return from, to, nil
@@ -137,18 +149,6 @@ func stateOf(ctx context.Context, conn *pgx.Conn, wanted int64) (st schemaState,
 	return st, err
 }
 
-// goose keeps one row for each step that is applied, and a row 0.
-const schemaVersionSQL = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
-
-func schemaVersion(ctx context.Context, q querier) (int64, error) {
-	var v int64
-	err := q.QueryRow(ctx, schemaVersionSQL).Scan(&v)
-	if sqlState(err) == stateUndefinedTable {
-		return 0, nil
-	}
-	return v, err
-}
-
 // migrationWait is how long one node waits, in seconds, while another migrates.
 const migrationWait = 300
 
@@ -160,7 +160,7 @@ func up(ctx context.Context, config *pgx.ConnConfig) error {
 	if err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS, goose.WithSessionLocker(locker), goose.WithVerbose(false))
+	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS, goose.WithTableName(versionTable), goose.WithSessionLocker(locker), goose.WithVerbose(false))
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func TestMigrateRefusesNewer(t *testing.T) {
 	t.Parallel()
 	dsn := storetest.DSN(t)
 	s := storetest.Open(t, dsn)
-	exec(t, s, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (4711, true)`)
+	exec(t, s, `INSERT INTO parley_schema_version (version_id, is_applied) VALUES (4711, true)`)
 	_, _, err := store.Migrate(t.Context(), dsn, nil)
 	e := wantError(t, err, chat.Invalid, "database")
 	if !strings.Contains(e.Msg, "4711") || !strings.Contains(e.Msg, "versions up to") {
@@ -72,7 +72,7 @@ func TestMigrateAcceptsNewerThatSaysSo(t *testing.T) {
 		dsn := storetest.DSN(t)
 		s := storetest.Open(t, dsn)
 		// As the newer one would have done it.
-		exec(t, s, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, want+1)
+		exec(t, s, `INSERT INTO parley_schema_version (version_id, is_applied) VALUES ($1, true)`, want+1)
 		exec(t, s, `UPDATE schema_compatibility SET version = $1, oldest = $2`, want+1, tt.oldest)
 		from, to, err := store.Migrate(t.Context(), dsn, nil)
 		if tt.good {
@@ -89,7 +89,7 @@ func TestMigrateAcceptsNewerThatSaysSo(t *testing.T) {
 	// A dump restored elsewhere: its stamps are for whoever knows all of them to renew.
 	dsn := storetest.DSN(t)
 	s := storetest.Open(t, dsn)
-	exec(t, s, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, want+1)
+	exec(t, s, `INSERT INTO parley_schema_version (version_id, is_applied) VALUES ($1, true)`, want+1)
 	exec(t, s, `UPDATE schema_compatibility SET version = $1, oldest = 1`, want+1)
 	exec(t, s, `UPDATE sync_origin SET system_identifier = 4711`)
 	_, _, err := store.Migrate(t.Context(), dsn, nil)

@@ -60,6 +60,12 @@ var Statements = []Statement{
 	{"readSettingsSQL", readSettingsSQL, Rare, "", ""},
 	{"setSessionSQL", setSessionSQL, Rare, "", ""},
 	{"readSessionSQL", readSessionSQL, Rare, "", ""},
+	// migrate_versions.go
+	{"formerVersionsSQL", formerVersionsSQL, Rare, "", ""},
+	{"renameVersionsSQL", renameVersionsSQL, Utility, "", ""},
+	{"formerViewSQL", formerViewSQL, Utility, "", ""},
+	{"takenNamesSQL", takenNamesSQL, Rare, "", ""},
+	{"whereSQL", whereSQL, Rare, "", ""},
 	// migrate_compatibility.go
 	{"lockCompatibilitySQL", lockCompatibilitySQL, Rare, "", ""},
 	{"createCompatibilitySQL", createCompatibilitySQL, Utility, "", ""},

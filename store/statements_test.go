@@ -40,13 +40,13 @@ var distribution = map[string]struct{ column, of string }{
 	"retained_messages":    {"space", "user"},
 	"refresh_tokens":       {"login_id", "login"},
 
-	"signing_keys":         {},
-	"sync_origin":          {},
-	"nodes":                {},
-	"journal":              {}, // of each database its own, of what was committed there; nodes read all of them
-	"contact_changes":      {}, // likewise
-	"goose_db_version":     {},
-	"schema_compatibility": {},
+	"signing_keys":          {},
+	"sync_origin":           {},
+	"nodes":                 {},
+	"journal":               {}, // of each database its own, of what was committed there; nodes read all of them
+	"contact_changes":       {}, // likewise
+	"parley_schema_version": {},
+	"schema_compatibility":  {},
 }
 
 // Whatever a statement on the way of a message, of a delivery, or of a connection does

@@ -128,7 +128,7 @@ func TestServeRefused(t *testing.T) {
 	}
 	newer := func(t *testing.T) []string {
 		dsn := storetest.DSN(t)
-		execSQL(t, dsn, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`)
+		execSQL(t, dsn, `INSERT INTO parley_schema_version (version_id, is_applied) VALUES (99999, true)`)
 		return []string{"DATABASE_URL=" + dsn}
 	}
 	url := func(url string) func(*testing.T) []string {
