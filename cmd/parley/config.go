@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/parleymq/parley/app"
 	"github.com/parleymq/parley/identity"
@@ -49,6 +51,11 @@ type tokenFlags struct {
 
 // apply sets what the flags say in o.
 func (f tokenFlags) apply(o *identity.Options) error {
+	for flag, value := range map[string]string{"token-issuer": f.TokenIssuer, "token-audience": f.TokenAudience} {
+		if value == "" || !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl) {
+			return fmt.Errorf("--%s: %q is empty, or has control characters", flag, value)
+		}
+	}
 	o.Issuer, o.Audience = f.TokenIssuer, f.TokenAudience
 	if f.SigningKey == "" {
 		return nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -65,9 +66,12 @@ func run(ctx context.Context, tty terminal, args []string) int {
 		fmt.Fprintln(tty.Err, "parley:", err)
 		return exitFailed
 	}
-	command, err := parser.Parse(args)
+	command, err := parser.Parse(withCommands(args))
 	if exited != nil {
 		return *exited
+	}
+	if err == nil {
+		err = checkEnvironment(parser.Model.Node, os.Environ())
 	}
 	if err != nil {
 		fmt.Fprintf(tty.Err, "parley: %v (see parley --help)\n", err)
@@ -78,6 +82,17 @@ func run(ctx context.Context, tty terminal, args []string) int {
 		return exitFailed
 	}
 	return exitOK
+}
+
+// withCommands lets help and version be commands, as they are with many programs.
+func withCommands(args []string) []string {
+	switch {
+	case len(args) > 0 && args[0] == "help":
+		return append(slices.Clone(args[1:]), "--help")
+	case len(args) == 1 && args[0] == "version":
+		return []string{"--version"}
+	}
+	return args
 }
 
 // explain returns an error for an operator: its public message where it has one, and

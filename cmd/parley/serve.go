@@ -118,7 +118,6 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 		RedisURL: c.Redis, Node: c.node(), MQTTAddr: c.MQTTAddr, HTTPAddr: c.HTTPAddr, AdminAddr: c.AdminAddr,
 		AllowedOrigins: splitList(c.Origins), Version: version(), Logger: logger,
 	}
-	o.Limits.MaxConnections = c.MaxConnections
 	if c.NoRateLimits {
 		o.SignupRate = identity.Rate{Every: -1}
 		o.LoginRate = o.SignupRate
@@ -127,14 +126,34 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 		logger.Warn("device topics are open to everybody, even without an account (--open-topics): for test benches only")
 		o.TopicAccess = topics.Open{}
 	}
-	var faults [6]error
+	var faults [8]error
 	o.Drain, faults[0] = c.drain()
 	o.ServerReference, faults[1] = c.serverReference()
 	o.ProxyFrom, faults[2] = prefixes("proxy-protocol-from", c.ProxyFrom)
 	o.ForwardedFrom, faults[3] = prefixes("forwarded-from", c.ForwardedFrom)
 	faults[4] = c.secure(&o)
 	faults[5] = c.apply(&o.Identity)
+	o.Limits.MaxConnections, faults[6] = c.maxConnections()
+	faults[7] = checkNode(o.Node)
 	return o, errors.Join(faults[:]...)
+}
+
+func (c *serveCmd) maxConnections() (int, error) {
+	if c.MaxConnections < 1 {
+		return 0, fmt.Errorf("--max-connections: %d is not 1 or more", c.MaxConnections)
+	}
+	return c.MaxConnections, nil
+}
+
+const maxNodeName = 128 // as cluster.Node has it
+
+// checkNode refuses what cannot be the name of a node. It is in lines of the log, in rows, and
+// in Redis.
+func checkNode(name string) error {
+	if len(name) > maxNodeName || !utf8.ValidString(name) || strings.TrimSpace(name) != name || strings.ContainsFunc(name, unicode.IsControl) {
+		return fmt.Errorf("--node: %q is not a name of at most %d bytes, without control characters or spaces around it", name, maxNodeName)
+	}
+	return nil
 }
 
 // maxDrain bounds a drain: whatever waits for the process to end will not wait for ever.

@@ -163,6 +163,24 @@ func TestServeRefused(t *testing.T) {
 		{"no network", url("x"), []string{"--proxy-protocol-from=10.0.0.1,10.0.0.0/33"}, 1, []string{"--proxy-protocol-from", `"10.0.0.0/33"`}},
 		{"drain", url("x"), []string{"--drain=2h"}, 1, []string{"--drain", "1h"}},
 		{"server reference", url("x"), []string{"--server-reference=" + strings.Repeat("b", 300)}, 1, []string{"--server-reference", "256 bytes"}},
+		{"variable", func(*testing.T) []string { return []string{"PARLEY_HTP_ADDR=:80"} }, nil, 2, []string{"unknown environment variable PARLEY_HTP_ADDR, did you mean PARLEY_HTTP_ADDR?"}},
+		{"variable in lower case", func(*testing.T) []string { return []string{"parley_node=a"} }, nil, 2, []string{"parley_node, did you mean PARLEY_NODE?"}},
+		{"variable of the database", func(*testing.T) []string { return []string{"PARLEY_DATABASE_URL=x"} }, nil, 2, []string{"did you mean DATABASE_URL?"}},
+		{"variable like nothing", func(*testing.T) []string { return []string{"PARLEY_MQTT_PORT=1883"} }, nil, 2, []string{"PARLEY_MQTT_PORT"}},
+		{"variables of others", func(*testing.T) []string {
+			return []string{
+				"DATABASE_URL=x", "PARLEY_SERVICE_HOST=10.0.0.1", "PARLEY_SERVICE_PORT=1883", "PARLEY_SERVICE_PORT_MQTT=1883", "PARLEY_PORT=tcp://10.0.0.1:1883",
+				"PARLEY_PORT_1883_TCP=tcp://10.0.0.1:1883", "PARLEY_PORT_1883_TCP_PROTO=tcp", "PARLEY_PORT_1883_TCP_PORT=1883", "PARLEY_PORT_1883_TCP_ADDR=10.0.0.1",
+				"PARLEY_WEB_SERVICE_HOST=10.0.0.2", "PARLEY_WEB_PORT=tcp://10.0.0.2:80", "PARLEY_WEB_PORT_80_TCP=tcp://10.0.0.2:80", "PARLEY_TEST_SEED=1", "PARLEY_URL=http://localhost:8080",
+			}
+		}, []string{"--drain=2h"}, 1, []string{"--drain"}},
+		{"connections", url("x"), []string{"--max-connections=-1"}, 1, []string{"--max-connections: -1 is not 1 or more"}},
+		{"no connections", func(*testing.T) []string { return []string{"DATABASE_URL=x", "PARLEY_MAX_CONNECTIONS=0"} }, nil, 1, []string{"--max-connections"}},
+		{"node", func(*testing.T) []string { return []string{"DATABASE_URL=x", "PARLEY_NODE=a\nb"} }, nil, 1, []string{"--node", `"a\nb"`}},
+		{"long node", url("x"), []string{"--node=" + strings.Repeat("n", 129)}, 1, []string{"--node", "128 bytes"}},
+		{"issuer", url("x"), []string{"--token-issuer="}, 1, []string{"--token-issuer"}},
+		{"audience", url("x"), []string{"--token-audience=a\x07"}, 1, []string{"--token-audience"}},
+		{"yes or no", func(*testing.T) []string { return []string{"DATABASE_URL=x", "PARLEY_NO_RATE_LIMITS=perhaps"} }, nil, 2, []string{"perhaps"}},
 		{"flag", url("x"), []string{"--no-such-flag"}, 2, []string{"--no-such-flag", "parley --help"}},
 		{"level", url("x"), []string{"--log-level=loud"}, 2, []string{"--log-level"}},
 	} {
@@ -184,6 +202,18 @@ func TestServeRefused(t *testing.T) {
 				t.Errorf("the password is shown:\n%s%s", stdout, stderr)
 			}
 		})
+	}
+}
+
+// What other programs have as commands, works as such.
+func TestHelpAndVersion(t *testing.T) {
+	t.Parallel()
+	for _, pair := range [][2]string{{"help", "--help"}, {"version", "--version"}, {"help serve", "serve --help"}, {"help user add", "user add --help"}} {
+		out, stderr, code := run(t, []string{"PARLEY_HTP_ADDR=x"}, "", strings.Fields(pair[0])...)
+		want, _, _ := run(t, nil, "", strings.Fields(pair[1])...)
+		if code != 0 || out != want || out == "" {
+			t.Errorf("parley %s exited with %d: %s%s", pair[0], code, out, stderr)
+		}
 	}
 }
 
