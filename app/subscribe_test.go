@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -248,6 +249,56 @@ func TestForbiddenPackets(t *testing.T) {
 				d.ExpectDisconnect(c.code)
 				r.undisturbed(t)
 			})
+		}
+	}
+}
+
+// A client that answers a publication with a packet that is not due has lost count: it is
+// disconnected, and gets the publication again. So it is with device topics.
+func TestWrongAcknowledgements(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	r := newRig(t, a)
+	const ack, rec, comp = packets.Puback << 4, packets.Pubrec << 4, packets.Pubcomp << 4
+	for _, c := range []struct {
+		name string
+		qos  byte
+		send []byte // types of packets, of which the last is wrong
+	}{
+		{"PUBREC at QoS 1", 1, []byte{rec}},
+		{"PUBCOMP at QoS 1", 1, []byte{comp}},
+		{"PUBACK at QoS 2", 2, []byte{ack}},
+		{"PUBCOMP before PUBREC", 2, []byte{comp}},
+		{"PUBACK after PUBREC", 2, []byte{rec, ack}},
+	} {
+		for _, v := range versions {
+			for _, topic := range []string{r.conv.Topic("messages"), "dev/lamp"} {
+				t.Run(c.name+"/"+versionName(v)+"/"+topic[:3], func(t *testing.T) {
+					as := brokertest.Connect{ClientID: fmt.Sprint(c.name, v, topic), Version: v, Persistent: true, SessionExpiry: 600}
+					d := a.Device(t, r.eve, as)
+					d.AutoAck = false
+					d.MustSubscribe(c.qos, topic)
+					a.Device(t, r.eve, brokertest.Connect{ClientID: "publisher"}).Publish(c.qos, topic, "1")
+					pk := d.Expect(packets.Publish)
+					for _, kind := range c.send {
+						d.SendBytes([]byte{kind, 2, byte(pk.PacketID >> 8), byte(pk.PacketID)})
+						if kind == rec && len(c.send) > 1 {
+							d.Expect(packets.Pubrel)
+						}
+					}
+					d.ExpectDisconnect(0x82)
+					d = a.Device(t, r.eve, as)
+					d.AutoAck = false
+					if c.send[0] == rec && len(c.send) > 1 {
+						if again := d.Expect(packets.Pubrel); again.PacketID != pk.PacketID {
+							t.Errorf("the client has got %s", brokertest.Describe(again))
+						}
+					} else if again := d.Expect(packets.Publish); string(again.Payload) != string(pk.Payload) || !again.FixedHeader.Dup {
+						t.Errorf("the client has got %s again", brokertest.Describe(again))
+					}
+					d.Disconnect()
+				})
+			}
 		}
 	}
 }

@@ -243,15 +243,24 @@ func (in *Intake) await(packetID uint16, device bool) {
 	in.releasing[packetID] = device
 }
 
-// Release answers PUBREL: it reports whether the identifier was waiting for it.
-func (in *Intake) Release(packetID uint16) bool {
+// Release answers PUBREL: it reports whether the identifier was waiting for it. The error
+// is ErrEarlyPubrel.
+func (in *Intake) Release(packetID uint16) (waited bool, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	_, ok := in.releasing[packetID]
+	_, waited = in.releasing[packetID]
+	if !waited && in.inFlight(packetID) {
+		return false, ErrEarlyPubrel
+	}
 	delete(in.releasing, packetID)
 	delete(in.earlier, packetID)
-	return ok
+	return waited, nil
 }
+
+// ErrEarlyPubrel is the reason for ending the connection of a client that sends PUBREL for
+// a publish of which it has neither PUBREC nor PUBACK yet: a protocol error (MQTT 5.0, 4.3.3
+// and 4.13).
+var ErrEarlyPubrel = &chat.Error{Code: chat.Invalid, Op: "broker.Intake", Msg: "PUBREL for a publish that is not acknowledged by PUBREC"}
 
 // Close ends the window: a reader that waits in Begin returns, and outcomes that
 // come later are not written.

@@ -156,7 +156,7 @@ func TestRefusals(t *testing.T) {
 		w.begin(1, 1).Settle(forbidden)
 		w.begin(2, 2).Settle(forbidden)
 		w.begin(0, 0).Settle(forbidden)
-		if w.Release(2) {
+		if waited, err := w.Release(2); waited || err != nil {
 			t.Error("an exchange that was refused waits for PUBREL")
 		}
 		w.begin(2, 1).Settle(nil) // the identifier is free
@@ -171,11 +171,31 @@ func TestRefusals(t *testing.T) {
 		w.begin(2, 2).Settle(forbidden)
 		w.begin(0, 0).Settle(forbidden)
 		w.want("Puback 1", "Pubrec 2")
-		if !w.Release(2) || w.Release(2) {
-			t.Error("PUBREL, and again: want known, unknown")
+		for _, want := range []bool{true, false} { // the second is another's, or of an earlier connection
+			if waited, err := w.Release(2); waited != want || err != nil {
+				t.Errorf("PUBREL: %v, %v, want %v", waited, err, want)
+			}
 		}
 		if len(w.refused) != 3 || w.refused[0].PacketID != 1 || w.refused[1].PacketID != 2 {
 			t.Errorf("told otherwise: %v, want all three", w.refused)
+		}
+	})
+}
+
+// PUBREL answers PUBREC: before that it is a protocol error, at whatever QoS.
+func TestPubrelBeforePubrec(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(t, 5, 8, nil)
+		for qos := byte(1); qos <= 2; qos++ {
+			p := w.begin(uint16(qos), qos)
+			if waited, err := w.Release(p.PacketID); waited || err != broker.ErrEarlyPubrel {
+				t.Errorf("PUBREL before the acknowledgement at QoS %d: %v, %v", qos, waited, err)
+			}
+			p.Settle(nil)
+			if waited, err := w.Release(p.PacketID); waited != (qos == 2) || err != nil {
+				t.Errorf("PUBREL after the acknowledgement at QoS %d: %v, %v", qos, waited, err)
+			}
 		}
 	})
 }
@@ -225,7 +245,7 @@ func TestTooManyPublishesWithoutPubrel(t *testing.T) {
 		for id := uint16(1); id <= most; id++ {
 			w.begin(id, 2).Settle(nil)
 		}
-		if !w.Release(2) {
+		if waited, err := w.Release(2); !waited || err != nil {
 			t.Error("PUBREL of 2 is unknown")
 		}
 		w.begin(most+1, 2).Settle(nil)

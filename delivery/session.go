@@ -284,46 +284,74 @@ func (s *Session) send(t *tail, f *Frame) bool {
 	return true
 }
 
-// Puback settles a QoS 1 publication. An identifier that is not in flight is ignored.
-func (s *Session) Puback(packetID uint16) {
+// Puback settles a QoS 1 publication. An identifier that is not in flight is ignored: a
+// client may acknowledge what it has received in an earlier connection. The error is
+// ErrWrongAck.
+func (s *Session) Puback(packetID uint16) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.window.find(packetID); e != nil && e.qos == 1 && e.state == sent {
+	e := s.window.inFlight(packetID)
+	switch {
+	case e == nil:
+	case e.qos != 1:
+		return s.wrongAck()
+	default:
 		s.settle(e)
 	}
+	return nil
 }
 
 // Pubrec handles PUBREC, the first half of a QoS 2 acknowledgement; refused is set for a
 // reason code that ends the exchange, otherwise PUBREL is sent (again, if PUBREC is
-// repeated). It reports whether the packet identifier is in flight.
-func (s *Session) Pubrec(packetID uint16, refused bool) (known bool) {
+// repeated). It reports whether the packet identifier is in flight. The error is
+// ErrWrongAck.
+func (s *Session) Pubrec(packetID uint16, refused bool) (known bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.window.find(packetID)
-	if e == nil || e.qos != 2 || e.state == settled {
-		return false
-	}
-	if refused {
+	e := s.window.inFlight(packetID)
+	switch {
+	case e == nil:
+		return false, nil
+	case e.qos != 2:
+		return false, s.wrongAck()
+	case refused:
 		s.settle(e)
-		return true
+		return true, nil
 	}
 	e.state = received
 	s.window.wake(e)
 	s.sink.Pubrel(packetID)
-	return true
+	return true, nil
 }
 
-// Pubcomp settles a QoS 2 publication.
-func (s *Session) Pubcomp(packetID uint16) {
+// Pubcomp settles a QoS 2 publication. An identifier that is not in flight is ignored. The
+// error is ErrWrongAck.
+func (s *Session) Pubcomp(packetID uint16) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.heldIDs) > 0 && packetID == s.lastReleased {
 		s.heldIDs, s.released = nil, true
 		s.list()
 	}
-	if e := s.window.find(packetID); e != nil && e.qos == 2 && e.state == received {
+	e := s.window.inFlight(packetID)
+	switch {
+	case e == nil:
+	case e.state != received:
+		return s.wrongAck()
+	default:
 		s.settle(e)
 	}
+	return nil
+}
+
+// wrongAck returns ErrWrongAck, unless the client may mean something else: after a crash,
+// what it has of earlier connections may have the identifier of a new publication; and it
+// answers the PUBRELs of releaseHeld, in whatever order. mu is held.
+func (s *Session) wrongAck() error {
+	if len(s.heldIDs) > 0 || s.released {
+		return nil
+	}
+	return ErrWrongAck
 }
 
 // settle notes that a publication is acknowledged. mu is held.

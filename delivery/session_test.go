@@ -88,8 +88,6 @@ func TestFullWindowWaitsForHalfOfItToBeAcknowledged(t *testing.T) {
 		u.s.Puback(3)
 		u.s.Puback(9999) // not on its way
 		u.s.Puback(0)
-		u.s.Pubrec(2, false) // QoS 2's answer to a QoS 1 publication
-		u.s.Pubcomp(2)
 		synctest.Wait()
 		u.wantSeqs(convA, 1, 6)
 		u.s.Puback(2)
@@ -236,11 +234,10 @@ func TestQoS2(t *testing.T) {
 		u.post(convA, 6)
 		synctest.Wait()
 		u.wantSeqs(convA, 1, 2)
-		u.s.Puback(1)  // not an answer to QoS 2
-		u.s.Pubcomp(1) // before PUBREC
-		first, again, unknown := u.s.Pubrec(1, false), u.s.Pubrec(1, false), u.s.Pubrec(77, false)
-		if !first || !again || unknown {
-			t.Errorf("PUBREC, again, and of an unknown packet: %v, %v, %v, want true, true, false", first, again, unknown)
+		for i, id := range []uint16{1, 1, 77} {
+			if known, err := u.s.Pubrec(id, false); known != (i < 2) || err != nil {
+				t.Errorf("PUBREC of packet %d: %v, %v", id, known, err)
+			}
 		}
 		if !slices.Equal(u.sink.pubrels, []uint16{1, 1}) {
 			t.Errorf("PUBREL was sent for %v, want 1 and 1", u.sink.pubrels)
@@ -251,18 +248,59 @@ func TestQoS2(t *testing.T) {
 		u.s.Pubcomp(1)
 		synctest.Wait()
 		u.wantSeqs(convA, 1, 3)
-		if !u.s.Pubrec(2, true) { // refused: the exchange ends there
-			t.Error("PUBREC that refuses packet 2: want true")
+		if known, err := u.s.Pubrec(2, true); !known || err != nil { // refused: the exchange ends there
+			t.Errorf("PUBREC that refuses packet 2: %v, %v, want true", known, err)
 		}
 		if len(u.sink.pubrels) != 2 {
 			t.Error("PUBREL was sent after a refusal")
 		}
 		synctest.Wait()
 		u.wantSeqs(convA, 1, 4)
-		if u.s.Pubrec(2, false) {
-			t.Error("PUBREC of a packet that is settled: want false")
+		if known, err := u.s.Pubrec(2, false); known || err != nil {
+			t.Errorf("PUBREC of a packet that is settled: %v, %v, want false", known, err)
 		}
 	})
+}
+
+// An acknowledgement of the wrong kind changes nothing, and is an error; one of what is
+// settled, or was never in flight, may be of an earlier connection.
+func TestWrongAcknowledgements(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		qos  byte
+		do   func(s *delivery.Session) error
+		want error
+	}{
+		{"PUBREC at QoS 1", 1, func(s *delivery.Session) error { _, err := s.Pubrec(2, false); return err }, delivery.ErrWrongAck},
+		{"PUBREC that refuses, at QoS 1", 1, func(s *delivery.Session) error { _, err := s.Pubrec(2, true); return err }, delivery.ErrWrongAck},
+		{"PUBCOMP at QoS 1", 1, func(s *delivery.Session) error { return s.Pubcomp(2) }, delivery.ErrWrongAck},
+		{"PUBACK at QoS 2", 2, func(s *delivery.Session) error { return s.Puback(2) }, delivery.ErrWrongAck},
+		{"PUBCOMP before PUBREC", 2, func(s *delivery.Session) error { return s.Pubcomp(2) }, delivery.ErrWrongAck},
+		{"PUBACK after PUBREC", 2, func(s *delivery.Session) error { _, err := s.Pubrec(2, false); return errors.Join(err, s.Puback(2)) }, delivery.ErrWrongAck},
+		{"PUBACK again", 1, func(s *delivery.Session) error { return errors.Join(s.Puback(2), s.Puback(2)) }, nil},
+		{"PUBREC of what is settled", 1, func(s *delivery.Session) error {
+			err := s.Puback(2)
+			_, again := s.Pubrec(2, false)
+			return errors.Join(err, again, s.Pubcomp(2))
+		}, nil},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			u := newSetup(t, 3)
+			u.log.add(convA, 0)
+			u.subscribe(everything, tt.qos)
+			u.post(convA, 6)
+			synctest.Wait()
+			u.wantSeqs(convA, 1, 3)
+			if err := tt.do(u.s); !errors.Is(err, tt.want) || tt.want == nil && err != nil {
+				t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+			}
+			if tt.want != nil {
+				synctest.Wait()
+				u.wantSeqs(convA, 1, 3)
+			}
+		})
+	}
 }
 
 // Packet identifiers go round: 65,535 is followed by 1, and 0 is never used.
@@ -751,8 +789,8 @@ func TestAfterTheEnd(t *testing.T) {
 		u.post(convA, 3)
 		u.router.Detach(u.s)
 		u.s.Puback(1)
-		if u.s.Pubrec(1, false) {
-			t.Error("a closed session knows a packet")
+		if known, err := u.s.Pubrec(1, false); known || err != nil {
+			t.Errorf("a closed session knows a packet: %v, %v", known, err)
 		}
 		u.s.Pubcomp(1)
 		u.s.Writable()

@@ -39,6 +39,11 @@ type Packet struct {
 // ErrTakenOver is the reason for ending a connection whose device has connected again.
 var ErrTakenOver = &chat.Error{Code: chat.Conflict, Op: "delivery.TakeOver", Msg: "the same device has connected again"}
 
+// ErrWrongAck is the reason for ending the connection of a client that answers what is in
+// flight with a packet that is not due: PUBREC at QoS 1, PUBACK at QoS 2, or PUBCOMP before
+// PUBREC. It is a protocol error (MQTT 5.0, 4.3 and 4.13).
+var ErrWrongAck = &chat.Error{Code: chat.Invalid, Op: "delivery.Session", Msg: "an acknowledgement that is not due for its packet identifier"}
+
 // ErrNodeEvicted is the reason for ending the connections of a node that the others have
 // evicted: its sessions may have moved.
 var ErrNodeEvicted = &chat.Error{Code: chat.Unavailable, Op: "delivery.DisconnectAll", Msg: "this node was cut off from the others; connect again"}

@@ -120,6 +120,14 @@ func (w *window) find(id uint16) *inflight {
 	return w.at(i)
 }
 
+// inFlight is find for what is not settled.
+func (w *window) inFlight(id uint16) *inflight {
+	if e := w.find(id); e != nil && e.state != settled {
+		return e
+	}
+	return nil
+}
+
 // holds reports whether a publication of the tail is in the window.
 func (w *window) holds(t *tail) bool {
 	for i := range w.n {

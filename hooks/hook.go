@@ -96,13 +96,13 @@ func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 	case packets.Publish:
 		return noop, h.publish(c, &pk)
 	case packets.Puback:
-		c.session.Puback(pk.PacketID)
+		return noop, c.acknowledged(c.session.Puback(pk.PacketID))
 	case packets.Pubrec:
-		h.pubrec(c, &pk)
+		return noop, c.pubrec(&pk)
 	case packets.Pubrel:
-		h.pubrel(c, &pk)
+		return noop, c.pubrel(&pk)
 	case packets.Pubcomp:
-		c.session.Pubcomp(pk.PacketID)
+		return noop, c.acknowledged(c.session.Pubcomp(pk.PacketID))
 	case packets.Subscribe:
 		return noop, h.subscribe(c, &pk)
 	case packets.Unsubscribe:
