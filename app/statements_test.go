@@ -49,7 +49,7 @@ func TestReasonsFitTheMaximumPacketSize(t *testing.T) {
 	malformed.ExpectClosed()
 
 	d := a.Device(t, r.eve, small)
-	d.Client.Send(brokertest.Publish(r.conv.Topic("messages"), 1, 1, "{"))
+	d.Client.Send(brokertest.Publish(r.conv.Topic("messages"), 1, 1, "{}"))
 	plain("a refused publish", d.Expect(packets.Puback), packets.ErrPayloadFormatInvalid.Code)
 	d.Client.Send(brokertest.Publish(r.conv.Topic("messages"), 2, 2, "hello"))
 	plain("a publish", d.Expect(packets.Pubrec), 0)
@@ -154,7 +154,7 @@ func TestNothingAfterARefusedConnect(t *testing.T) {
 	for _, v := range versions {
 		c := a.Dial(t)
 		c.Version = v
-		o := r.eve.As(brokertest.Connect{Version: v, ClientID: "eve", WillTopic: r.conv.Topic("messages"), WillPayload: "{"})
+		o := r.eve.As(brokertest.Connect{Version: v, ClientID: "eve", WillTopic: r.conv.Topic("messages"), WillPayload: "{}"})
 		c.SendBytes(append(c.Encode(o.Packet()), c.Encode(brokertest.Publish(r.conv.Topic("messages"), 1, 1, "hello"))...))
 		if v == 5 {
 			if ack := c.Expect(packets.Connack); ack.ReasonCode != packets.ErrPayloadFormatInvalid.Code {
@@ -173,7 +173,7 @@ func TestIdentifierIsFreeAfterARefusal(t *testing.T) {
 	r := newRig(t, a)
 	d := a.Device(t, r.eve, brokertest.Connect{ClientID: "eve"})
 	for _, qos := range []byte{1, 2} {
-		d.Client.Send(brokertest.Publish(r.conv.Topic("messages"), qos, 7, "{"))
+		d.Client.Send(brokertest.Publish(r.conv.Topic("messages"), qos, 7, "{}"))
 		if ack := d.Expect(map[byte]byte{1: packets.Puback, 2: packets.Pubrec}[qos]); ack.ReasonCode != packets.ErrPayloadFormatInvalid.Code {
 			t.Errorf("QoS %d: got %s", qos, brokertest.Describe(ack))
 		}
