@@ -34,7 +34,7 @@ func TestIDsInUpperCase(t *testing.T) {
 		seq++
 		phone.ExpectEvent(conv, seq)
 		phone.Publish(1, upper.Topic("reads"), `{"messageIds":["`+strings.ToUpper(e.ID)+`"]}`)
-		page := a.REST(t, ann, http.MethodGet, "/api/conversations/"+string(upper)+"/messages?limit=1", nil)
+		page := a.REST(t, ann, http.MethodGet, "/api/messages?conversationId="+string(upper)+"&limit=1", nil)
 		if page.Status != http.StatusOK || !strings.Contains(string(page.Body), `"conversationId":"`+string(conv)) {
 			t.Errorf("GET: %s", page)
 		}
@@ -80,8 +80,8 @@ func TestTextInBraces(t *testing.T) {
 	}
 	for body, want := range map[string]int{
 		"\xef\xbb\xbf" + `{"conversationId":"` + string(conv) + `","content":"a"}`: http.StatusCreated,
-		`{"conversationId":"` + string(conv) + `","content":"a","content":"b"}`:    http.StatusUnprocessableEntity,
-		`{"conversationId":"` + string(conv) + `","content":"\udc00"}`:             http.StatusUnprocessableEntity,
+		`{"conversationId":"` + string(conv) + `","content":"a","content":"b"}`:    http.StatusBadRequest,
+		`{"conversationId":"` + string(conv) + `","content":"\udc00"}`:             http.StatusBadRequest,
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+a.HTTPAddr()+"/api/messages", strings.NewReader(body))
 		if err != nil {
@@ -92,4 +92,40 @@ func TestTextInBraces(t *testing.T) {
 			t.Errorf("%q: %s", body, r)
 		}
 	}
+}
+
+// ❤ of one keyboard and ❤️ of another are one reaction, and either takes it back.
+func TestHeartsAreOneReaction(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	ann, bob := a.User(t, "ann"), a.User(t, "bob")
+	conv := a.Direct(t, ann, bob)
+	d := a.Device(t, ann, brokertest.Connect{ClientID: "d", Version: 5})
+	d.MustSubscribe(1, "conv/+/messages")
+	id := d.Send(conv, "hello").ID
+	d.Event()
+	react := func(op, emoji string) {
+		d.Publish(1, conv.Topic("messages"), `{"type":"reaction","messageId":"`+id+`","emoji":"`+emoji+`","op":"`+op+`"}`)
+		if e := d.Event(); e.Emoji != "\u2764\ufe0f" || e.Op != op {
+			t.Errorf("%s %+q: received %+v", op, emoji, e)
+		}
+	}
+	reactions := func(want string) {
+		t.Helper()
+		r := a.REST(t, bob, http.MethodGet, "/api/messages/"+id, nil)
+		if r.Status != http.StatusOK || strings.Contains(string(r.Body), `"reactions"`) != (want != "") || !strings.Contains(string(r.Body), want) {
+			t.Errorf("%s, want %s", r, want)
+		}
+	}
+	react("add", `\u2764`)
+	if r := a.REST(t, bob, http.MethodPut, "/api/messages/"+id+"/reactions/%E2%9D%A4%EF%B8%8F", nil); r.Status != http.StatusNoContent {
+		t.Errorf("PUT: %s", r)
+	}
+	d.Event()
+	reactions(`"reactions":[{"emoji":"` + "\u2764\ufe0f" + `","count":2,"mine":true}]`)
+	react("remove", `\u2764\ufe0f`)
+	if r := a.REST(t, bob, http.MethodDelete, "/api/messages/"+id+"/reactions/%E2%9D%A4", nil); r.Status != http.StatusNoContent {
+		t.Errorf("DELETE: %s", r)
+	}
+	reactions("")
 }

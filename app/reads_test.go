@@ -219,9 +219,9 @@ func TestBadReads(t *testing.T) {
 	for _, tt := range []struct{ payload, field, says string }{
 		{``, "payload", "JSON object"},
 		{`[1]`, "payload", "JSON object"},
-		{`{}`, "upTo", "messageIds instead"},
+		{`{}`, "upTo", "exactly one of upTo and messageIds"},
 		{`{"upTo":null}`, "upTo", "is required"},
-		{`{"upTo":1,"messageIds":["` + uuid(1) + `"]}`, "upTo", "not both"},
+		{`{"upTo":1,"messageIds":["` + uuid(1) + `"]}`, "upTo", "exactly one"},
 		{`{"upTo":0}`, "upTo", "1 or more"},
 		{`{"upTo":-5}`, "upTo", "1 or more"},
 		{`{"upTo":1.5}`, "upTo", "number 1.5"},
@@ -241,13 +241,13 @@ func TestBadReads(t *testing.T) {
 		if ack.Code != packets.ErrPayloadFormatInvalid.Code || !strings.HasPrefix(ack.Reason, want) || !strings.Contains(ack.Reason, tt.says) {
 			t.Errorf("%.60s was answered %+v, want %s%s", tt.payload, ack, want, tt.says)
 		}
-		eve.Client.Send(brokertest.Publish(r.conv.Topic("reads"), 0, 0, tt.payload))
-		for _, d := range []*apptest.Device{eve, old} {
-			if d == old {
-				d.Client.Send(brokertest.Publish(r.conv.Topic("reads"), 0, 0, tt.payload))
-			}
-			if p := expectProblem(t, d); p.Code != "invalid" || !strings.HasPrefix(p.Detail, want) || !strings.Contains(p.Detail, tt.says) || p.Topic != r.conv.Topic("reads") {
-				t.Errorf("%.60s at QoS 0: %+v, want %s%s", tt.payload, p, want, tt.says)
+		for clientID, from := range map[string]*apptest.Device{"eve": eve, "old": old} {
+			from.Client.Send(brokertest.Publish(r.conv.Topic("reads"), 0, 0, tt.payload))
+			for _, d := range []*apptest.Device{eve, old} { // both are told
+				p := expectProblem(t, d)
+				if p.Code != "invalid" || !strings.HasPrefix(p.Detail, want) || !strings.Contains(p.Detail, tt.says) || p.Topic != r.conv.Topic("reads") || p.ClientID != clientID {
+					t.Errorf("%.60s at QoS 0: %+v, want %s%s", tt.payload, p, want, tt.says)
+				}
 			}
 		}
 	}

@@ -85,9 +85,10 @@ func TestRefusalsAreHeard(t *testing.T) {
 	for _, d := range owners {
 		d.Ping()
 	}
-	if lines := logged.lines(t, "publish refused"); len(lines) != 2 || lines[1]["client_id"] != "modern" {
-		t.Errorf("logged %v", lines)
-	}
+	apptest.Eventually(t, "the refusal that was acknowledged is logged", func() bool {
+		lines := logged.lines(t, "publish refused")
+		return len(lines) == 2 && lines[1]["client_id"] == "modern"
+	})
 	if want := `parley_mqtt_refused_publishes_total{code="forbidden"} 4` + "\n"; !strings.Contains(nodes[0].Metrics(t), want) {
 		t.Errorf("the metrics lack %s", want)
 	}

@@ -137,8 +137,8 @@ func want(field string) string {
 }
 
 // Validate returns the first thing wrong with the command, as Invalid (TooLarge for its
-// content) with the field and its limit, or nil. It does not depend on who sends it, or
-// where.
+// content) with the field and its limit, or nil. It gives Emoji its one form. It does not
+// depend on who sends it, or where.
 func (c *Command) Validate() error {
 	if len(c.Content) > MaxContentBytes {
 		return &Error{Code: TooLarge, Field: "content", Msg: "has " + itoa(len(c.Content)) + " bytes, limit " + itoa(MaxContentBytes)}

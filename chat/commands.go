@@ -29,6 +29,8 @@ func validateMessage(c *Command) error {
 	switch {
 	case c.Content == "" && len(c.Attachments) == 0:
 		return invalid("content", "must not be empty")
+	case c.Content != "" && !hasInk(c.Content):
+		return invalid("content", invisible)
 	case len(c.Attachments) > MaxAttachments:
 		return invalid("attachments", "has "+itoa(len(c.Attachments))+" ids, limit "+itoa(MaxAttachments))
 	}
@@ -51,6 +53,9 @@ func validateEdit(c *Command) error {
 	if c.Content == "" {
 		return invalid("content", "must not be empty; to take a message back, delete it")
 	}
+	if !hasInk(c.Content) {
+		return invalid("content", invisible+"; to take a message back, delete it")
+	}
 	return nil
 }
 
@@ -69,7 +74,8 @@ func validateReaction(c *Command) error {
 	if c.Op != OpAdd && c.Op != OpRemove {
 		return invalid("op", `must be "add" or "remove"`)
 	}
-	if !isEmoji(c.Emoji) {
+	var ok bool
+	if c.Emoji, ok = parseEmoji(c.Emoji); !ok {
 		return invalid("emoji", "must be one emoji, of at most "+itoa(MaxEmojiBytes)+" bytes")
 	}
 	return nil

@@ -22,26 +22,44 @@ const (
 	cancelTag         = 0xe007f
 )
 
-// isEmoji reports whether s is exactly one emoji by the grammar of UTS #51, 1.4.9: elements
+// parseEmoji returns the one text of an emoji: fully qualified (UTS #51, 1.4.4), so that an
+// emoji is the same whether or not its sender's keyboard adds U+FE0F. ok is false if s is not
+// exactly one emoji by the grammar of UTS #51, 1.4.9, of at most MaxEmojiBytes: elements
 // joined by ZWJ, each a character with the property Emoji, optionally with a presentation
-// selector or a skin tone; a flag of two regional indicators; a keycap; or a flag with
-// tags. It does not matter whether any font shows it.
-func isEmoji(s string) bool {
+// selector or a skin tone; a flag of two regional indicators; a keycap; or a flag with tags.
+// It does not matter whether any font shows it.
+func parseEmoji(s string) (qualified string, ok bool) {
 	if s == "" || len(s) > MaxEmojiBytes {
-		return false
+		return "", false
 	}
+	var b []byte
 	for {
 		rest, ok := cutEmojiElement(s)
 		if !ok {
-			return false
+			return "", false
 		}
+		b = appendQualified(b, s[:len(s)-len(rest)])
 		if rest == "" {
-			return true
+			return string(b), len(b) <= MaxEmojiBytes
 		}
 		if s, ok = cutRune(rest, zeroWidthJoiner); !ok || s == "" {
-			return false
+			return "", false
 		}
+		b = utf8.AppendRune(b, zeroWidthJoiner)
 	}
+}
+
+// appendQualified appends an element with U+FE0F where its first character would be shown
+// as text without it, and nowhere else.
+func appendQualified(b []byte, element string) []byte {
+	first, n := utf8.DecodeRuneInString(element)
+	b = utf8.AppendRune(b, first)
+	element, _ = cutRune(element[n:], emojiPresentation)
+	next, _ := utf8.DecodeRuneInString(element)
+	if next == enclosingKeycap || unicode.Is(textByDefault(), first) && !isSkinTone(next) {
+		b = utf8.AppendRune(b, emojiPresentation)
+	}
+	return append(b, element...)
 }
 
 // cutEmojiElement takes one element off the front of s.
@@ -100,10 +118,18 @@ func isSkinTone(r rune) bool { return r >= 0x1f3fb && r <= 0x1f3ff }
 //go:embed emoji.txt
 var emojiData string
 
-// emoji holds the code points of emoji.txt.
-var emoji = sync.OnceValue(func() *unicode.RangeTable {
+//go:embed emoji_text.txt
+var emojiTextData string
+
+var (
+	emoji         = sync.OnceValue(func() *unicode.RangeTable { return parseRanges(emojiData) })
+	textByDefault = sync.OnceValue(func() *unicode.RangeTable { return parseRanges(emojiTextData) })
+)
+
+// parseRanges parses lines of code points, or of the first and the last of a range.
+func parseRanges(data string) *unicode.RangeTable {
 	t := &unicode.RangeTable{}
-	for line := range strings.Lines(emojiData) {
+	for line := range strings.Lines(data) {
 		if strings.HasPrefix(line, "#") {
 			continue
 		}
@@ -118,4 +144,4 @@ var emoji = sync.OnceValue(func() *unicode.RangeTable {
 		}
 	}
 	return t
-})
+}

@@ -23,8 +23,8 @@ func TypingKept(s *Service) (typists, devices int) {
 	return typists, devices
 }
 
-// IsEmoji is isEmoji.
-func IsEmoji(s string) bool { return isEmoji(s) }
+// ParseEmoji is parseEmoji.
+func ParseEmoji(s string) (string, bool) { return parseEmoji(s) }
 
 // MentionCandidates is mentionCandidates.
 func MentionCandidates(text string) [][]string { return mentionCandidates(text) }

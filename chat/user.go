@@ -4,9 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"regexp"
-	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 // User is a person or bot.
@@ -64,18 +62,8 @@ func ValidateUsername(s string) error {
 
 // ValidateDisplayName returns Invalid for a display name that is not allowed.
 func ValidateDisplayName(s string) error {
-	return validateText("displayName", s, MaxDisplayRunes)
+	return validateName("displayName", s, MaxDisplayRunes)
 }
 
 // ValidateTitle returns Invalid for a conversation title that is not allowed.
-func ValidateTitle(s string) error { return validateText("title", s, MaxTitleRunes) }
-
-func validateText(field, s string, maxRunes int) error {
-	switch {
-	case !utf8.ValidString(s) || strings.ContainsRune(s, 0):
-		return invalid(field, "must be valid UTF-8 without NUL")
-	case utf8.RuneCountInString(s) > maxRunes:
-		return invalid(field, "is too long: "+itoa(utf8.RuneCountInString(s))+" characters, limit "+itoa(maxRunes))
-	}
-	return nil
-}
+func ValidateTitle(s string) error { return validateName("title", s, MaxTitleRunes) }

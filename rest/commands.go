@@ -91,7 +91,7 @@ var editList = list[chat.MessageText, int64, MessageText]{
 }
 
 func (s *server) listEdits(ctx context.Context, in *messageList) (*body[Page[MessageText]], error) {
-	return editList.page(ctx, &in.Paging, string(in.ID), func(ctx context.Context, me chat.ID, after int64, limit int) ([]chat.MessageText, error) {
+	return editList.page(ctx, &in.Paging, in.ID.chatID().String(), func(ctx context.Context, me chat.ID, after int64, limit int) ([]chat.MessageText, error) {
 		return s.chat.ListEdits(ctx, me, in.ID.chatID(), after, limit)
 	})
 }
@@ -104,7 +104,7 @@ var reactionList = list[chat.Reaction, chat.Reaction, Reaction]{
 }
 
 func (s *server) listReactions(ctx context.Context, in *messageList) (*body[Page[Reaction]], error) {
-	return reactionList.page(ctx, &in.Paging, string(in.ID), func(ctx context.Context, me chat.ID, after chat.Reaction, limit int) ([]chat.Reaction, error) {
+	return reactionList.page(ctx, &in.Paging, in.ID.chatID().String(), func(ctx context.Context, me chat.ID, after chat.Reaction, limit int) ([]chat.Reaction, error) {
 		return s.chat.ListReactions(ctx, me, in.ID.chatID(), after, limit)
 	})
 }

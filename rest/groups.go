@@ -65,7 +65,7 @@ func (s *server) listParticipants(ctx context.Context, in *struct {
 	Paging
 },
 ) (*body[Page[Participant]], error) {
-	return participantList.page(ctx, &in.Paging, string(in.ID), func(ctx context.Context, me, after chat.ID, limit int) ([]chat.Participant, error) {
+	return participantList.page(ctx, &in.Paging, in.ID.chatID().String(), func(ctx context.Context, me, after chat.ID, limit int) ([]chat.Participant, error) {
 		return s.chat.ListParticipants(ctx, me, in.ID.chatID(), after, limit)
 	})
 }

@@ -112,9 +112,10 @@ func (o *operation) matches(topic string) bool {
 // check tries the messages that the payload may be: of those of its type if it names
 // one, so that what is wrong is said about the right one.
 func (o *operation) check(contentType string, payload []byte) error {
-	trimmed := bytes.TrimLeft(payload, " \t\r\n")
-	text := strings.HasPrefix(contentType, "text/plain") || len(trimmed) == 0 || trimmed[0] != '{'
 	var value any = string(payload)
+	payload = bytes.TrimPrefix(payload, []byte("\ufeff"))
+	trimmed := bytes.TrimLeft(payload, " \t\r\n")
+	text := strings.HasPrefix(contentType, "text/plain") || !bytes.HasPrefix(trimmed, []byte("{")) || !json.Valid(payload)
 	if !text || !o.hasText() {
 		var err error
 		if value, err = jsonschema.UnmarshalJSON(bytes.NewReader(payload)); err != nil {
