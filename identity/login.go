@@ -1,7 +1,9 @@
 package identity
 
 import (
+	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -18,6 +20,10 @@ const (
 	refreshBytes  = 32
 )
 
+// RefreshGrace is how long after its first use a refresh token may be repeated. It is
+// answered with the successor that it had the first time.
+const RefreshGrace = 30 * time.Second
+
 // LoginRequest asks for a new login.
 type LoginRequest struct {
 	Login    string // user name or email address
@@ -29,7 +35,7 @@ type LoginRequest struct {
 type Session struct {
 	AccessToken  string
 	ExpiresIn    time.Duration // of the access token
-	RefreshToken string        // works once; its successor comes with the next Session
+	RefreshToken string        // see Refresh; its successor comes with the next Session
 	Login        Login
 	User         chat.User
 }
@@ -47,28 +53,38 @@ func (s *Service) LogIn(ctx context.Context, r LoginRequest) (*Session, error) {
 	}
 	now := s.now()
 	l := Login{ID: chat.NewID(), UserID: a.ID, Device: r.Device, CreatedAt: now, LastUsedAt: now, ExpiresAt: now.Add(s.loginTTL)}
-	refresh, hash := newRefreshToken()
-	switch err := s.store.CreateLogin(ctx, l, hash, a.CredentialsAt); {
+	refresh := randomBytes(refreshBytes)
+	switch err := s.store.CreateLogin(ctx, l, hashOf(refresh), a.CredentialsAt); {
 	case chat.CodeOf(err) == chat.NotFound:
 		return nil, badLogin(errors.New("user disabled or password changed during the login"))
 	case err != nil:
 		return nil, fmt.Errorf("create login: %w", err)
 	}
 	s.metrics.logins.WithLabelValues("password", "ok").Inc()
-	return s.session(ctx, &a.User, &l, refresh)
+	return s.session(ctx, &a.User, &l, encodeRefreshToken(refresh))
 }
 
-// Refresh exchanges a refresh token for a new session of the same login. Each token
-// works once: using one again revokes its login, because one of the two who used it
-// has stolen it. Unauthenticated.
+// Refresh exchanges a refresh token for a new session of the same login. Each token works
+// once, and for RefreshGrace longer for those who have not got the answer, or have the token
+// in two places: they get the same successor, so that nobody is left with a token that is no
+// longer good. Using a token after that revokes its login, because one of the two who used
+// it has stolen it. Unauthenticated.
 func (s *Service) Refresh(ctx context.Context, token string) (*Session, error) {
-	hash, ok := hashRefreshToken(token)
+	raw, ok := decodeRefreshToken(token)
 	if !ok {
 		return nil, badRefresh(errors.New("malformed"))
 	}
-	now := s.now()
-	next, nextHash := newRefreshToken()
-	l, a, reused, err := s.store.RotateRefresh(ctx, hash, nextHash, now, now.Add(s.loginTTL))
+	now, salt := s.now(), randomBytes(refreshBytes)
+	next := successorOf(raw, salt)
+	newest := raw
+	l, a, reused, err := s.store.RotateRefresh(ctx, Rotation{
+		Hash: hashOf(raw), Salt: salt, Successor: hashOf(next), Now: now, Expires: now.Add(s.loginTTL), Grace: RefreshGrace,
+		Follow: func(salt []byte) []byte {
+			newest = successorOf(newest, salt)
+			return hashOf(newest)
+		},
+	})
+	result := "ok"
 	switch {
 	case reused:
 		s.metrics.logins.WithLabelValues("refresh", "reused").Inc()
@@ -82,9 +98,11 @@ func (s *Service) Refresh(ctx context.Context, token string) (*Session, error) {
 		return nil, badRefresh(err)
 	case err != nil:
 		return nil, err
+	case !bytes.Equal(newest, raw):
+		next, result = newest, "repeated"
 	}
-	s.metrics.logins.WithLabelValues("refresh", "ok").Inc()
-	return s.session(ctx, &a.User, l, next)
+	s.metrics.logins.WithLabelValues("refresh", result).Inc()
+	return s.session(ctx, &a.User, l, encodeRefreshToken(next))
 }
 
 func (s *Service) session(ctx context.Context, u *chat.User, l *Login, refresh string) (*Session, error) {
@@ -112,23 +130,30 @@ func (s *Service) RevokeLogin(ctx context.Context, user, login chat.ID) error {
 	return nil
 }
 
-func newRefreshToken() (token string, hash []byte) {
-	raw := randomBytes(refreshBytes)
-	sum := sha256.Sum256(raw)
-	return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw), sum[:]
+// successorOf returns the refresh token that follows one. It takes both to make it: the token,
+// which only the client has, and the salt, which only the database has.
+func successorOf(raw, salt []byte) []byte {
+	mac := hmac.New(sha256.New, raw)
+	mac.Write(salt)
+	return mac.Sum(nil)
 }
 
-func hashRefreshToken(token string) ([]byte, bool) {
+func hashOf(raw []byte) []byte {
+	sum := sha256.Sum256(raw)
+	return sum[:]
+}
+
+func encodeRefreshToken(raw []byte) string {
+	return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw)
+}
+
+func decodeRefreshToken(token string) (raw []byte, ok bool) {
 	text, ok := strings.CutPrefix(token, refreshPrefix)
 	if !ok || len(text) != base64.RawURLEncoding.EncodedLen(refreshBytes) {
 		return nil, false
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(raw) != refreshBytes {
-		return nil, false
-	}
-	sum := sha256.Sum256(raw)
-	return sum[:], true
+	return raw, err == nil && len(raw) == refreshBytes
 }
 
 // badLogin is the answer to every failed login; the reason is for the log only.

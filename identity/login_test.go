@@ -79,11 +79,18 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
-// Somebody who shows a refresh token that was used before has stolen it, or been
-// stolen from: the login ends for both.
+// graceOver makes all refresh tokens as old as if they had been used a grace earlier.
+func graceOver(t *testing.T, dsn string) {
+	t.Helper()
+	storetest.Exec(t, dsn, fmt.Sprintf("UPDATE refresh_tokens SET used_at = used_at - interval '%d seconds'", int(identity.RefreshGrace.Seconds())))
+}
+
+// Somebody who shows a refresh token that was used before, and not just now, has stolen it,
+// or been stolen from: the login ends for both.
 func TestReusedRefreshTokenEndsTheLogin(t *testing.T) {
 	t.Parallel()
-	db, c := storetest.New(t), newClock()
+	dsn, c := storetest.DSN(t), newClock()
+	db := storetest.Open(t, dsn)
 	s, other := node(t, db, c), node(t, db, c)
 	register(t, s, "alice")
 	first, bystander := logIn(t, s, "alice"), logIn(t, s, "alice")
@@ -91,6 +98,7 @@ func TestReusedRefreshTokenEndsTheLogin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	graceOver(t, dsn)
 	good(t, other, second.AccessToken, "before the reuse")
 	var told []identity.Revocation
 	s.OnRevoked(func(r identity.Revocation) { told = append(told, r) })
@@ -112,29 +120,70 @@ func TestReusedRefreshTokenEndsTheLogin(t *testing.T) {
 	good(t, s, bystander.AccessToken, "another login of the same user")
 }
 
-func TestOneOfTwoRefreshesWins(t *testing.T) {
+// The answer to a refresh is lost, and the client asks again, of another node, whose clock is
+// a minute ahead. It was once logged out for that.
+func TestRefreshWhoseAnswerIsLost(t *testing.T) {
 	t.Parallel()
-	s := node(t, storetest.New(t), newClock())
-	register(t, s, "alice")
-	session := logIn(t, s, "alice")
-	won := make(chan bool, 8)
-	var wg sync.WaitGroup
-	for range cap(won) {
-		wg.Go(func() {
-			_, err := s.Refresh(t.Context(), session.RefreshToken)
-			won <- err == nil
-		})
+	dsn, c := storetest.DSN(t), newClock()
+	db := storetest.Open(t, dsn)
+	ahead := newClock()
+	ahead.advance(time.Minute)
+	here, there := node(t, db, c), node(t, db, ahead)
+	register(t, here, "alice")
+	session := logIn(t, here, "alice")
+	lost, err := here.Refresh(t.Context(), session.RefreshToken)
+	if err != nil {
+		t.Fatal(err)
 	}
-	wg.Wait()
-	close(won)
-	n := 0
-	for ok := range won {
-		if ok {
-			n++
+	again, err := there.Refresh(t.Context(), session.RefreshToken)
+	if err != nil || again.RefreshToken != lost.RefreshToken || again.Login.ID != session.Login.ID {
+		t.Fatalf("Refresh again = %+v, %v, want the same refresh token as %+v", again, err, lost)
+	}
+	good(t, there, again.AccessToken, "of the second answer")
+	// Later there is one token that is good, and theft of the old one is noticed.
+	graceOver(t, dsn)
+	next, err := here.Refresh(t.Context(), again.RefreshToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = there.Refresh(t.Context(), session.RefreshToken)
+	wantCode(t, "Refresh with the token of before", err, chat.Unauthenticated)
+	_, err = here.Refresh(t.Context(), next.RefreshToken)
+	wantCode(t, "Refresh after the theft", err, chat.Unauthenticated)
+}
+
+// Eight tabs refresh at once, and all of them stay logged in: at once, and when they refresh the
+// next time. Once the winner was logged out, too.
+func TestTabsRefreshAtOnce(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.DSN(t)
+	db, c := storetest.Open(t, dsn), newClock()
+	nodes := []*identity.Service{node(t, db, c), node(t, db, c)}
+	register(t, nodes[0], "alice")
+	token := logIn(t, nodes[0], "alice").RefreshToken
+	for range 2 {
+		sessions := make([]*identity.Session, 8)
+		var wg sync.WaitGroup
+		for i := range sessions {
+			wg.Go(func() {
+				var err error
+				if sessions[i], err = nodes[i%2].Refresh(t.Context(), token); err != nil {
+					t.Errorf("tab %d: %v", i, err)
+				}
+			})
 		}
-	}
-	if n != 1 {
-		t.Errorf("%d refreshes with one token, want 1", n)
+		wg.Wait()
+		if t.Failed() {
+			return
+		}
+		for i, s := range sessions {
+			if s.RefreshToken != sessions[0].RefreshToken {
+				t.Errorf("tab %d has another refresh token", i)
+			}
+			good(t, nodes[0], s.AccessToken, fmt.Sprint("tab ", i))
+		}
+		token = sessions[0].RefreshToken
+		graceOver(t, dsn)
 	}
 }
 

@@ -9,7 +9,7 @@ type metrics struct {
 	running, waiting prometheus.Gauge
 	rejected         prometheus.Counter
 	seconds          prometheus.Histogram
-	logins           *prometheus.CounterVec // kind: password, refresh; result: ok, refused, reused
+	logins           *prometheus.CounterVec // kind: password, refresh; result: ok, repeated, refused, reused
 	pollFailures     prometheus.Counter
 	revocations      prometheus.Gauge
 }

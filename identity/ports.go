@@ -18,6 +18,25 @@ type Login struct {
 	RevokedAt  time.Time // zero: valid
 }
 
+// Rotation is the use of a refresh token. The Store sees hashes only; a successor is made
+// from its predecessor and a salt, which the Store keeps with the predecessor.
+//
+// A token that was used less than Grace ago is not reused but repeated: an answer was lost,
+// or two tabs refresh at once. Then the Store changes nothing and calls Follow with the
+// salt of this token, of its successor, and so on, until it has found one that is not used:
+// Follow has made the token to answer with. After Grace the token is reused, and its login
+// is revoked; so it is where that search does not end within a few steps, and where a token
+// has no salt, since a binary of before has rotated it.
+type Rotation struct {
+	Hash      []byte // of the token; SHA-256
+	Salt      []byte // of its successor
+	Successor []byte // the successor's hash
+	Follow    func(salt []byte) (hash []byte)
+
+	Now, Expires time.Time     // of the login: when it is used, and until when it is valid then
+	Grace        time.Duration // by the clock of the database
+}
+
 // SigningKey signs access tokens, or has signed some.
 type SigningKey struct {
 	KID       string
@@ -77,12 +96,12 @@ type Store interface {
 	// RevokeUser does the same to all valid logins of the user but except (zero: all),
 	// and returns which these were.
 	RevokeUser(ctx context.Context, user, except chat.ID, now time.Time) ([]chat.ID, error)
-	// RotateRefresh replaces a refresh token by its successor, in one transaction:
-	// of two callers with the same token one wins. Unauthenticated if the token is
-	// not known, its login expired or revoked, or its user disabled. If the token was
-	// used before, its login is revoked, the transaction committed, and the answer is
-	// Unauthenticated with reused true.
-	RotateRefresh(ctx context.Context, hash, successor []byte, now, expires time.Time) (l *Login, a *Account, reused bool, err error)
+	// RotateRefresh replaces a refresh token by its successor, in one transaction: of two
+	// callers with the same token one is the first. Unauthenticated if the token is not
+	// known, its login expired or revoked, or its user disabled. What a token that was used
+	// before comes to, see Rotation: if that is its login's end, the transaction is
+	// committed, and the answer is Unauthenticated with reused true.
+	RotateRefresh(ctx context.Context, r Rotation) (l *Login, a *Account, reused bool, err error)
 	// ListRevocations returns logins revoked and users disabled at or after since, and
 	// users whose password was changed at or after credentialsSince.
 	ListRevocations(ctx context.Context, since, credentialsSince time.Time) ([]Revocation, error)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store/storetest"
 )
 
 func TestUsers(t *testing.T) {
@@ -87,6 +88,12 @@ func TestSessions(t *testing.T) {
 		t.Errorf("refresh: %s", fresh.raw)
 	}
 	s.want(200, "GET", "/api/users/me", fresh.text("accessToken"), nil)
+	// Its answer may have been lost.
+	again := s.want(200, "POST", "/api/sessions/refresh", "", map[string]string{"refreshToken": phone.refresh})
+	if again.text("refreshToken") != fresh.text("refreshToken") {
+		t.Errorf("refresh again: %s, want the refresh token of %s", again.raw, fresh.raw)
+	}
+	storetest.Exec(t, s.dsn, `UPDATE refresh_tokens SET used_at = used_at - interval '1 minute'`)
 	s.problem(401, chat.Unauthenticated, "", "POST", "/api/sessions/refresh", "", map[string]string{"refreshToken": phone.refresh})
 	r := s.problem(401, chat.Unauthenticated, "", "GET", "/api/users/me", fresh.text("accessToken"), nil) // the reuse ended it
 	if got := r.header.Get("WWW-Authenticate"); got != `Bearer realm="parley", error="invalid_token"` {

@@ -37,6 +37,7 @@ var unlimited = identity.Rate{Every: -1}
 type server struct {
 	t        *testing.T
 	url      string
+	dsn      string
 	store    *store.Store
 	chat     *chat.Service
 	identity *identity.Service
@@ -52,7 +53,8 @@ func (silent) Signal(chat.Topic, []byte, []chat.ID, func(chat.ID) bool) {}
 
 func newServer(t *testing.T, change ...func(*rest.Options)) *server {
 	t.Helper()
-	db := storetest.New(t)
+	dsn := storetest.DSN(t)
+	db := storetest.Open(t, dsn)
 	accounts, err := identity.New(identity.Options{Store: db, Passwords: identity.PasswordParams{MemoryKiB: 8, Passes: 1, Threads: 1}})
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +72,7 @@ func newServer(t *testing.T, change ...func(*rest.Options)) *server {
 		}
 		storetest.Check(t, db)
 	})
-	s := &server{t: t, store: db, chat: service, identity: accounts, metrics: prometheus.NewRegistry()}
+	s := &server{t: t, dsn: dsn, store: db, chat: service, identity: accounts, metrics: prometheus.NewRegistry()}
 	o := rest.Options{
 		Chat: service, Identity: accounts, Registerer: s.metrics, Version: "dev",
 		Logger: slog.New(slog.DiscardHandler), Ready: func(context.Context) error { return nil },

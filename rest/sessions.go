@@ -34,7 +34,7 @@ type RefreshRequest struct {
 type Tokens struct {
 	AccessToken  string `json:"accessToken" doc:"For Authorization: Bearer, and as MQTT password." example:"eyJ…"`
 	ExpiresIn    int    `json:"expiresIn" doc:"For how many seconds the access token is valid." example:"900"`
-	RefreshToken string `json:"refreshToken" doc:"Can be used once, for POST /api/sessions/refresh." example:"plr_…"`
+	RefreshToken string `json:"refreshToken" doc:"For POST /api/sessions/refresh, which answers with its successor." example:"plr_…"`
 	SessionID    ID     `json:"sessionId" doc:"For DELETE /api/sessions/{id}."`
 	User         Me     `json:"user"`
 }
@@ -55,7 +55,8 @@ func (s *server) sessions(login chat.Limiter) {
 	logIn.Middlewares = huma.Middlewares{s.limited(login)}
 	register(s, logIn, s.logIn, chat.Unauthenticated, chat.Quota)
 	register(s, op(tag, "POST /api/sessions/refresh", "refresh", "Exchange a refresh token for new tokens",
-		"A refresh token can be used once; using it again ends its session."), s.refresh, chat.Unauthenticated)
+		"A refresh token can be used once. If the answer is lost, or another tab was faster, ask again within 30 seconds: "+
+			"the answer has the same new refresh token. Using it again later ends its session."), s.refresh, chat.Unauthenticated)
 	register(s, s.secured(op(tag, "GET /api/sessions", "listSessions", "List your sessions, newest first", "")), s.listSessions)
 	register(s, s.secured(op(tag, "DELETE /api/sessions/{id}", "endSession", "End a session",
 		"Within a second its tokens are refused and its device's MQTT connection is closed. May be repeated.")), s.endSession, chat.NotFound)

@@ -97,45 +97,54 @@ const (
 SELECT ` + loginColumns + ` FROM logins
 WHERE id = (SELECT login_id FROM refresh_tokens WHERE hash = @hash)
 FOR UPDATE`
-	tokenUsedSQL   = `SELECT used_at IS NOT NULL FROM refresh_tokens WHERE hash = @hash`
+	// By the clock of the database: those of the nodes may differ.
+	getTokenSQL = `
+SELECT used_at IS NOT NULL, coalesce(used_at > clock_timestamp() - @grace::interval AND salt IS NOT NULL, false), salt
+FROM refresh_tokens WHERE hash = @hash`
 	reusedSQL      = `UPDATE logins SET revoked_at = coalesce(revoked_at, @now) WHERE id = @id RETURNING ` + loginColumns
-	useTokenSQL    = `UPDATE refresh_tokens SET used_at = @now WHERE hash = @hash`
+	useTokenSQL    = `UPDATE refresh_tokens SET used_at = clock_timestamp(), salt = @salt WHERE hash = @hash`
 	createTokenSQL = `INSERT INTO refresh_tokens (hash, login_id, created_at) VALUES (@hash, @login_id, @now)`
 	useLoginSQL    = `UPDATE logins SET last_used_at = @now, expires_at = @expires WHERE id = @id RETURNING ` + loginColumns
 )
 
-// RotateRefresh implements identity.Store. It locks the login first, so that of
-// several callers with one token the first wins and each of the others finds the
-// token used. Used tokens are kept as long as their login, and so is the memory of
-// reuse. After Unavailable the rotation may have happened: a repeat with the same
-// token then counts as reuse.
-func (s *Store) RotateRefresh(ctx context.Context, hash, successor []byte, now, expires time.Time) (l *identity.Login, a *identity.Account, reused bool, err error) {
+// maxFollowed is how many successors of a repeated token are looked at to find the newest.
+const maxFollowed = 10
+
+// RotateRefresh implements identity.Store. It locks the login first, so that of several
+// callers with one token the first rotates it and the others find it used. Used tokens are
+// kept as long as their login, and so is the memory of reuse. After Unavailable the rotation
+// may have happened: a repeat with the same token is answered as any other within the grace.
+func (s *Store) RotateRefresh(ctx context.Context, r identity.Rotation) (l *identity.Login, a *identity.Account, reused bool, err error) {
 	const op = "store.RotateRefresh"
 	var refused error // the answer, with a transaction that is committed all the same
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		login, err := collectOne(ctx, tx, scanLogin, lockLoginSQL, pgx.NamedArgs{"hash": hash})
+		login, err := collectOne(ctx, tx, scanLogin, lockLoginSQL, pgx.NamedArgs{"hash": r.Hash})
 		if err != nil {
 			return err
 		}
-		// A statement of its own, that sees what was committed while we waited for the lock.
-		used, err := collectOne(ctx, tx, pgx.RowTo[bool], tokenUsedSQL, pgx.NamedArgs{"hash": hash})
+		// Statements of their own, that see what was committed while we waited for the lock.
+		newest, followed, err := newestToken(ctx, tx, &r)
 		if err != nil {
 			return err
 		}
-		if used {
+		if newest.used {
 			reused = true
 			refused = badRefresh(op, "this refresh token was used before; its session is ended")
-			login, err = collectOne(ctx, tx, scanLogin, reusedSQL, pgx.NamedArgs{"id": login.ID, "now": now})
+			login, err = collectOne(ctx, tx, scanLogin, reusedSQL, pgx.NamedArgs{"id": login.ID, "now": r.Now})
 			l = &login
 			return err
 		}
 		if a, err = getUser(ctx, tx, op, login.UserID); err != nil {
 			return err
 		}
-		if !login.RevokedAt.IsZero() || !login.ExpiresAt.After(now) || !a.DisabledAt.IsZero() {
+		if !login.RevokedAt.IsZero() || !login.ExpiresAt.After(r.Now) || !a.DisabledAt.IsZero() {
 			return badRefresh(op, "this session has ended; log in again")
 		}
-		l, err = rotate(ctx, tx, login.ID, hash, successor, now, expires)
+		if followed {
+			l = &login
+			return nil
+		}
+		l, err = rotate(ctx, tx, login.ID, &r)
 		return err
 	})
 	switch {
@@ -149,14 +158,35 @@ func (s *Store) RotateRefresh(ctx context.Context, hash, successor []byte, now, 
 	return l, a, false, nil
 }
 
-func rotate(ctx context.Context, tx pgx.Tx, login chat.ID, hash, successor []byte, now, expires time.Time) (*identity.Login, error) {
-	if _, err := tx.Exec(ctx, useTokenSQL, pgx.NamedArgs{"hash": hash, "now": now}); err != nil {
+type refreshToken struct {
+	used     bool
+	repeated bool // used, but its successor may be had once more
+	salt     []byte
+}
+
+var scanToken = fields(func(t *refreshToken) []any { return []any{&t.used, &t.repeated, &t.salt} })
+
+// newestToken returns the token that is shown, or while that is repeated its newest
+// successor, as far as one may follow.
+func newestToken(ctx context.Context, tx pgx.Tx, r *identity.Rotation) (t refreshToken, followed bool, err error) {
+	hash := r.Hash
+	for i := 0; ; i++ {
+		t, err = collectOne(ctx, tx, scanToken, getTokenSQL, pgx.NamedArgs{"hash": hash, "grace": r.Grace})
+		if err != nil || !t.repeated || i == maxFollowed {
+			return t, i > 0, err
+		}
+		hash = r.Follow(t.salt)
+	}
+}
+
+func rotate(ctx context.Context, tx pgx.Tx, login chat.ID, r *identity.Rotation) (*identity.Login, error) {
+	if _, err := tx.Exec(ctx, useTokenSQL, pgx.NamedArgs{"hash": r.Hash, "salt": r.Salt}); err != nil {
 		return nil, err
 	}
-	if _, err := tx.Exec(ctx, createTokenSQL, pgx.NamedArgs{"hash": successor, "login_id": login, "now": now}); err != nil {
+	if _, err := tx.Exec(ctx, createTokenSQL, pgx.NamedArgs{"hash": r.Successor, "login_id": login, "now": r.Now}); err != nil {
 		return nil, err
 	}
-	l, err := collectOne(ctx, tx, scanLogin, useLoginSQL, pgx.NamedArgs{"id": login, "now": now, "expires": expires})
+	l, err := collectOne(ctx, tx, scanLogin, useLoginSQL, pgx.NamedArgs{"id": login, "now": r.Now, "expires": r.Expires})
 	return &l, err
 }
 

@@ -133,10 +133,26 @@ func TestDeleteExpired(t *testing.T) {
 	if _, err := s.GetLogin(t.Context(), good.ID); err != nil {
 		t.Error(err)
 	}
-	_, _, reused, err := s.RotateRefresh(t.Context(), hash("1"), hash("x"), now, now)
+	_, _, reused, err := s.RotateRefresh(t.Context(), rotation("1", "x", now, now))
 	wantError(t, err, chat.Unauthenticated, "refreshToken")
 	if reused {
 		t.Error("a forgotten token counts as reused")
+	}
+}
+
+// rotation is that of a token whose successor has the salt as its name.
+func rotation(token, successor string, at, expires time.Time) identity.Rotation {
+	return identity.Rotation{
+		Hash: hash(token), Salt: []byte(successor), Successor: hash(successor), Now: at, Expires: expires, Grace: 30 * time.Second,
+		Follow: func(salt []byte) []byte { return hash(string(salt)) },
+	}
+}
+
+// age makes tokens as old as if they had been used 31 s earlier.
+func age(t *testing.T, s *store.Store, tokens ...string) {
+	t.Helper()
+	for _, token := range tokens {
+		exec(t, s, `UPDATE refresh_tokens SET used_at = used_at - interval '31 seconds' WHERE hash = $1`, hash(token))
 	}
 }
 
@@ -147,17 +163,19 @@ func TestRotateRefresh(t *testing.T) {
 	later, expires := now.Add(time.Hour), now.Add(48*time.Hour)
 	refused := func(t *testing.T, token string, wantReused bool) {
 		t.Helper()
-		_, _, reused, err := s.RotateRefresh(t.Context(), hash(token), hash(token+"'s successor"), later, expires)
+		_, _, reused, err := s.RotateRefresh(t.Context(), rotation(token, token+"'s successor", later, expires))
 		wantError(t, err, chat.Unauthenticated, "refreshToken")
 		if reused != wantReused {
 			t.Errorf("reused = %v, want %v", reused, wantReused)
 		}
 	}
-	t.Run("one after the other", func(t *testing.T) {
-		want := login(t, s, ann.ID, "a0", now)
+	// chain makes a login and rotates its token n times: name0, name1 …
+	chain := func(t *testing.T, name string, n int) identity.Login {
+		t.Helper()
+		want := login(t, s, ann.ID, name+"0", now)
 		want.LastUsedAt, want.ExpiresAt = later, expires
-		for i := range 3 {
-			l, a, reused, err := s.RotateRefresh(t.Context(), hash(fmt.Sprint("a", i)), hash(fmt.Sprint("a", i+1)), later, expires)
+		for i := range n {
+			l, a, reused, err := s.RotateRefresh(t.Context(), rotation(fmt.Sprint(name, i), fmt.Sprint(name, i+1), later, expires))
 			if err != nil || reused {
 				t.Fatalf("reused %v, error %v", reused, err)
 			}
@@ -165,46 +183,91 @@ func TestRotateRefresh(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		}
-		refused(t, "a1", true)
-		refused(t, "a3", false) // the newest went with its login
+		return want
+	}
+	// repeated shows a token again, and wants the same as the first time.
+	repeated := func(t *testing.T, token, newest string, login identity.Login) {
+		t.Helper()
+		r := rotation(token, token+"'s successor", later.Add(time.Hour), expires.Add(time.Hour))
+		var got string
+		r.Follow = func(salt []byte) []byte { got = string(salt); return hash(got) }
+		l, a, reused, err := s.RotateRefresh(t.Context(), r)
+		if err != nil || reused || got != newest {
+			t.Errorf("repeated %s: %s, reused %v, error %v, want %s", token, got, reused, err, newest)
+		}
+		if diff := cmp.Diff(&login, l) + cmp.Diff(&ann, a); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+	t.Run("repeated within the grace", func(t *testing.T) {
+		want := chain(t, "a", 3)
+		for range 2 {
+			repeated(t, "a2", "a3", want)
+			repeated(t, "a0", "a3", want) // its successors were used within the grace, too
+		}
+		if _, _, _, err := s.RotateRefresh(t.Context(), rotation("a3", "a4", later, expires)); err != nil {
+			t.Errorf("the successor: %v", err)
+		}
+	})
+	t.Run("reused after the grace", func(t *testing.T) {
+		want := chain(t, "b", 3)
+		age(t, s, "b0", "b1")
+		repeated(t, "b2", "b3", want)
+		refused(t, "b1", true)
+		refused(t, "b3", false) // the newest went with its login
+		refused(t, "b2", false) // so did the grace
 		l, err := s.GetLogin(t.Context(), want.ID)
 		if err != nil || !l.RevokedAt.Equal(later) {
 			t.Errorf("login %+v, %v, want it revoked", l, err)
 		}
 	})
+	t.Run("too many successors within the grace", func(t *testing.T) {
+		want := chain(t, "c", 11)
+		repeated(t, "c1", "c11", want)
+		refused(t, "c0", true)
+	})
+	t.Run("used by a binary that keeps no salt", func(t *testing.T) {
+		chain(t, "d", 1)
+		exec(t, s, `UPDATE refresh_tokens SET salt = NULL WHERE hash = $1`, hash("d0"))
+		refused(t, "d0", true)
+	})
 	t.Run("not known", func(t *testing.T) { refused(t, "nothing", false) })
 	t.Run("expired", func(t *testing.T) {
-		login(t, s, ann.ID, "b", later.Add(-24*time.Hour))
-		refused(t, "b", false)
+		login(t, s, ann.ID, "expired", later.Add(-24*time.Hour))
+		refused(t, "expired", false)
 	})
 	t.Run("revoked", func(t *testing.T) {
-		l := login(t, s, ann.ID, "c", now)
+		l := chain(t, "e", 1)
 		if err := s.RevokeLogin(t.Context(), ann.ID, l.ID, now); err != nil {
 			t.Fatal(err)
 		}
-		refused(t, "c", false)
+		refused(t, "e0", false)
+		refused(t, "e1", false)
 	})
 	t.Run("user disabled", func(t *testing.T) {
 		bob := user(t, s, "bob").ID
-		login(t, s, bob, "d", now)
+		login(t, s, bob, "bobs0", now)
+		if _, _, _, err := s.RotateRefresh(t.Context(), rotation("bobs0", "bobs1", later, expires)); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := s.UpdateUser(t.Context(), bob, identity.UserUpdate{DisabledAt: &now}); err != nil {
 			t.Fatal(err)
 		}
-		refused(t, "d", false)
+		refused(t, "bobs0", false)
+		refused(t, "bobs1", false)
 	})
 	t.Run("successor in use", func(t *testing.T) {
-		login(t, s, ann.ID, "e", now)
 		login(t, s, ann.ID, "f", now)
-		_, _, _, err := s.RotateRefresh(t.Context(), hash("e"), hash("f"), later, expires)
+		login(t, s, ann.ID, "g", now)
+		_, _, _, err := s.RotateRefresh(t.Context(), rotation("f", "g", later, expires))
 		wantError(t, err, chat.Conflict, "")
-		if _, _, _, err := s.RotateRefresh(t.Context(), hash("e"), hash("g"), later, expires); err != nil {
+		if _, _, _, err := s.RotateRefresh(t.Context(), rotation("f", "h", later, expires)); err != nil {
 			t.Errorf("the token was used up by a rotation that failed: %v", err)
 		}
 	})
 }
 
-// Twenty callers with one token: one wins, the others are told that it was used,
-// and then the login is at an end, the winner's new token included.
+// Twenty callers with one token: one rotates it, and the others get the same successor.
 func TestRotateRefreshRace(t *testing.T) {
 	t.Parallel()
 	dsn := storetest.DSN(t)
@@ -214,34 +277,30 @@ func TestRotateRefreshRace(t *testing.T) {
 	}
 	t.Cleanup(s.Close)
 	ann := user(t, s, "ann").ID
-	l := login(t, s, ann, "token", now)
+	login(t, s, ann, "token", now)
 	var mu sync.Mutex
-	var winners []int
+	got := map[string]bool{}
+	var first int
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
-			_, _, reused, err := s.RotateRefresh(t.Context(), hash("token"), hash(fmt.Sprint("successor ", i)), now, now.Add(time.Hour))
+			newest := fmt.Sprint("successor ", i)
+			r := rotation("token", newest, now, now.Add(time.Hour))
+			followed := false
+			r.Follow = func(salt []byte) []byte { newest, followed = string(salt), true; return hash(newest) }
+			_, _, reused, err := s.RotateRefresh(t.Context(), r)
+			if err != nil || reused {
+				t.Errorf("caller %d: reused %v, error %v", i, reused, err)
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			switch {
-			case err == nil:
-				winners = append(winners, i)
-			case chat.CodeOf(err) != chat.Unauthenticated || !reused:
-				t.Errorf("caller %d: reused %v, error %v", i, reused, err)
+			if got[newest] = true; !followed {
+				first++
 			}
 		})
 	}
 	wg.Wait()
-	if len(winners) != 1 {
-		t.Fatalf("winners: %v", winners)
-	}
-	got, err := s.GetLogin(t.Context(), l.ID)
-	if err != nil || got.RevokedAt.IsZero() {
-		t.Errorf("login %+v, %v, want it revoked", got, err)
-	}
-	_, _, reused, err := s.RotateRefresh(t.Context(), hash(fmt.Sprint("successor ", winners[0])), hash("last"), now, now.Add(time.Hour))
-	wantError(t, err, chat.Unauthenticated, "refreshToken")
-	if reused {
-		t.Error("the winner's token counts as reused")
+	if len(got) != 1 || first != 1 {
+		t.Errorf("the callers got %v, %d by rotation; want all the same, one by rotation", got, first)
 	}
 }

@@ -127,7 +127,7 @@ var Statements = []Statement{
 	{"revokeLoginSQL", revokeLoginSQL, Warm, "login: refresh_tokens; user: logins", ""},
 	{"revokeUserSQL", revokeUserSQL, Warm, "all: refresh_tokens; user: logins", ""},
 	{"lockLoginSQL", lockLoginSQL, Warm, "all: logins, refresh_tokens", ""},
-	{"tokenUsedSQL", tokenUsedSQL, Warm, "all: refresh_tokens", ""},
+	{"getTokenSQL", getTokenSQL, Warm, "all: refresh_tokens", ""},
 	{"reusedSQL", reusedSQL, Warm, "all: logins", ""},
 	{"useTokenSQL", useTokenSQL, Warm, "all: refresh_tokens", ""},
 	{"createTokenSQL", createTokenSQL, Warm, "login: refresh_tokens", ""},
