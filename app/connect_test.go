@@ -76,8 +76,8 @@ func TestBadConnect(t *testing.T) {
 		{name: "session without a client id", o: connect{Persistent: true, Password: tokens.user.Token}, v4: 2, only: 4},
 
 		{name: "authentication method", o: connect{Password: tokens.user.Token, AuthMethod: "SCRAM-SHA-256"}, v5: 0x8c, only: 5},
-		{name: "MQTT 3.1", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) {
-			pk.ProtocolVersion, pk.Connect.ProtocolName = 3, []byte("MQIsdp")
+		{name: "MQTT 3.0", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) {
+			pk.ProtocolVersion, pk.Connect.ProtocolName = 2, []byte("MQIsdp")
 		}}, v4: 1, only: 4},
 		{name: "version 3 of MQTT", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) { pk.ProtocolVersion = 3 }}, v4: 1, only: 4},
 		{name: "version 6", o: connect{ClientID: "a", Password: tokens.user.Token, Change: func(pk *packets.Packet) { pk.ProtocolVersion = 6 }}, v5: 0x84, only: 5},

@@ -105,7 +105,7 @@ func TestBadWebSocketHandshake(t *testing.T) {
 		{"among others", []string{"chat", "mqtt"}, "", 101},
 		{"no subprotocol", nil, "", 400},
 		{"another subprotocol", []string{"chat"}, "", 400},
-		{"subprotocol of MQTT 3.1", []string{"mqttv3.1"}, "", 400},
+		{"subprotocol of MQTT 3.1", []string{"mqttv3.1"}, "", 101},
 		{"foreign origin", []string{"mqtt"}, "https://evil.example.com", 403},
 		{"allowed host over http", []string{"mqtt"}, "http://chat.example.com", 403},
 		{"allowed origin as a prefix", []string{"mqtt"}, "https://chat.example.com.evil.example", 403},
@@ -128,7 +128,7 @@ func TestBadWebSocketHandshake(t *testing.T) {
 				t.Errorf("got %s, want %d", resp.Status, c.status)
 			}
 			if err == nil {
-				if ws.Subprotocol() != "mqtt" {
+				if ws.Subprotocol() != c.subprotocol[len(c.subprotocol)-1] {
 					t.Errorf("the server chose the subprotocol %q", ws.Subprotocol())
 				}
 				_ = ws.Close()

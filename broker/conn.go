@@ -100,7 +100,7 @@ func (c *Conn) Rejected() {
 	c.Client, c.State, c.intake = nil, nil, nil
 }
 
-// Version returns the MQTT protocol version: 4 is 3.1.1, 5 is 5.0.
+// Version returns the MQTT protocol version: 3 is 3.1, 4 is 3.1.1, 5 is 5.0.
 func (c *Conn) Version() byte { return c.version }
 
 // DisconnectReceived returns the reason code of the client's DISCONNECT, for the reader

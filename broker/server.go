@@ -74,7 +74,7 @@ func New(o Options) (*Server, error) {
 	caps.ReceiveMaximum = uint16(min(l.ReceiveMaximum, 65535))
 	caps.MaximumMessageExpiryInterval = 0 // or every PUBLISH would carry one
 	caps.TopicAliasMaximum = 0            // the hook resolves aliases itself
-	caps.MinimumProtocolVersion = 4
+	caps.MinimumProtocolVersion = 3
 	caps.Compatibilities.NoInheritedPropertiesOnAck = true
 	s := &Server{
 		limits: l, hook: o.Hook, origins: o.AllowedOrigins, fence: o.Fence, conns: map[*Conn]struct{}{},

@@ -291,7 +291,7 @@ func TestWebSocket(t *testing.T) {
 		{ts.URL, "mqtt", http.StatusSwitchingProtocols},
 		{"https://evil.example", "mqtt", http.StatusForbidden},
 		{"null", "mqtt", http.StatusForbidden},
-		{"", "mqttv3.1", http.StatusBadRequest},
+		{"", "mqttv3.1", http.StatusSwitchingProtocols},
 		{"", "", http.StatusBadRequest},
 	} {
 		d := websocket.Dialer{HandshakeTimeout: brokertest.Patience}

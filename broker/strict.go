@@ -13,6 +13,9 @@ import (
 // properties twice or out of range, reserved bits. Whether the strings of packets other
 // than CONNECT are UTF-8 is left to mochi, and what a packet means to the hooks. It is
 // owned by the connection's reader.
+//
+// It changes one thing: flags of the fixed header that MQTT 3.1 does not use, or sets on a
+// repeat (DUP of SUBSCRIBE, UNSUBSCRIBE and PUBREL), are given the values of 3.1.1.
 type strict struct {
 	maxFirst int // bytes of the first packet, CONNECT
 	max      int // bytes of any other
@@ -35,6 +38,9 @@ func (s *strict) whole(b []byte) (n int, err error) {
 		s.seen = true
 		if err := s.packet(b[n], b[n+header:n+size]); err != nil {
 			return n, err
+		}
+		if s.version == 3 {
+			b[n] ^= wrongFlags(b[n])
 		}
 		n += size
 	}
@@ -76,8 +82,7 @@ func (s *strict) frame(b []byte) (header, size int, err error) {
 
 // typeAndFlags checks the first byte of a packet.
 func (s *strict) typeAndFlags(b byte) error {
-	kind, flags := b>>4, b&0xf
-	switch kind {
+	switch flags := b & 0xf; b >> 4 {
 	case packets.Reserved:
 		return errType
 	case packets.Publish:
@@ -99,13 +104,22 @@ func (s *strict) typeAndFlags(b byte) error {
 		if s.seen {
 			return errConnectAgain
 		}
-	case packets.Pubrel, packets.Subscribe, packets.Unsubscribe:
-		flags ^= 2
 	}
-	if flags != 0 {
+	if s.version != 3 && wrongFlags(b) != 0 {
 		return errFlags
 	}
 	return nil
+}
+
+// wrongFlags returns those flags of a first byte that are not what they must be [MQTT-2.1.3-1].
+func wrongFlags(b byte) byte {
+	switch b >> 4 {
+	case packets.Publish:
+		return 0
+	case packets.Pubrel, packets.Subscribe, packets.Unsubscribe:
+		return b&0xf ^ 2
+	}
+	return b & 0xf
 }
 
 // packet checks a packet after its fixed header.
@@ -173,16 +187,13 @@ func (s *strict) connect(f *fields) {
 	}
 }
 
-// protocol reports whether the protocol's name and version are MQTT 3.1.1 or 5.0. Where
-// they are not, s.version says in which version the answer can be read. Mosquitto's
+// protocol reports whether the protocol's name and version are MQTT 3.1, 3.1.1 or 5.0.
+// Where they are not, s.version says in which version the answer can be read. Mosquitto's
 // bridges set the highest bit, which hooks take for what it says.
 func (s *strict) protocol(name string, version byte) bool {
-	switch {
-	case name == "MQTT" && (version == 4 || version == 5):
-		s.version = version
-		return true
-	case name == "MQTT" && version == 4|1<<7:
-		s.version = 4
+	switch plain := version &^ (1 << 7); {
+	case name == "MQTT" && (plain == 4 || version == 5), name == "MQIsdp" && plain == 3:
+		s.version = plain
 		return true
 	case name == "MQTT" && version&0x7f < 5, name == "MQIsdp":
 		s.version = 4

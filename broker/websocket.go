@@ -15,7 +15,7 @@ import (
 )
 
 // WebSocket returns the handler for MQTT over WebSocket (MQTT 5.0, 6): binary
-// frames, subprotocol "mqtt". A browser must come from the server's own origin or
+// frames, subprotocol "mqtt", or "mqttv3.1" as clients of MQTT 3.1 ask for. A browser must come from the server's own origin or
 // an allowed one; clients that send no Origin are not browsers and may connect. on
 // is as for Serve, but that TLS is the HTTP server's affair.
 func (s *Server) WebSocket(on *Listener) http.Handler {
@@ -27,14 +27,15 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 		origins = on.AllowedOrigins
 	}
 	up := websocket.Upgrader{
-		Subprotocols: []string{"mqtt"}, CheckOrigin: func(r *http.Request) bool { return originAllowed(origins, r) }, HandshakeTimeout: 10 * time.Second,
+		Subprotocols: []string{"mqtt", "mqttv3.1"}, CheckOrigin: func(r *http.Request) bool { return originAllowed(origins, r) }, HandshakeTimeout: 10 * time.Second,
 		ReadBufferSize: 2048, WriteBufferSize: 2048,
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			http.Error(w, reason.Error(), status)
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if websocket.IsWebSocketUpgrade(r) && !slices.Contains(websocket.Subprotocols(r), "mqtt") {
+		asked := websocket.Subprotocols(r)
+		if websocket.IsWebSocketUpgrade(r) && !slices.Contains(asked, "mqtt") && !slices.Contains(asked, "mqttv3.1") {
 			http.Error(w, `this is MQTT over WebSocket: ask for the subprotocol "mqtt"`, http.StatusBadRequest)
 			return
 		}

@@ -30,16 +30,16 @@ var (
 	errAuthMethod = &chat.Error{Code: chat.Unsupported, Op: "hooks.OnConnect", Msg: "enhanced authentication is not offered"}
 )
 
-// bridgeBit in the protocol version of a CONNECT of MQTT 3.1.1 says that the client is a
+// bridgeBit in the protocol version of a CONNECT before MQTT 5 says that the client is a
 // bridge: Mosquitto's extension, which its bridges try first (try_private). A server that
 // understands it gives all of the bridge's subscriptions what MQTT 5 has options for:
 // No Local, so that nothing goes round, and Retain As Published.
 const bridgeBit = 0x80
 
-// asBridge notes that a CONNECT is a bridge's, and has mochi take it for MQTT 3.1.1.
+// asBridge notes that a CONNECT is a bridge's, and has mochi take it for a plain one.
 func asBridge(cl *mqtt.Client, pk packets.Packet) packets.Packet {
-	if pk.ProtocolVersion == 4|bridgeBit {
-		pk.ProtocolVersion, connOf(cl).Bridge = 4, true
+	if pk.ProtocolVersion&bridgeBit != 0 {
+		pk.ProtocolVersion, connOf(cl).Bridge = pk.ProtocolVersion&^bridgeBit, true
 	}
 	return pk
 }
@@ -98,7 +98,7 @@ func (h *Hook) connect(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, 
 	case listener.NameIsClientID:
 		cl.ID = p.Username
 		cl.Properties.Props.AssignedClientID = ""
-	case listener.NoEmptyClientID && cl.Properties.Props.AssignedClientID != "":
+	case (listener.NoEmptyClientID || pk.ProtocolVersion == 3) && cl.Properties.Props.AssignedClientID != "": // MQTT 3.1, 3.1
 		return nil, &chat.Error{Code: chat.Invalid, Field: "client id", Msg: "must not be empty here"}
 	}
 	p = p.OnDevice(cl.ID)
@@ -245,7 +245,7 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 	if pk.ReasonCode != 0 || c == nil {
 		return pk
 	}
-	pk.SessionPresent = c.sessionPresent
+	pk.SessionPresent = c.sessionPresent && c.Version() > 3 // MQTT 3.1 has no such flag
 	if c.Version() != 5 {
 		return pk
 	}

@@ -136,7 +136,7 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 		"websockets_headers_size":       ignored(number, "headers may have 64 KiB"),
 		"enable_proxy_protocol":         refused(number, "not supported for a listener: its headers would be malformed packets; see --proxy-protocol-from"),
 		"proxy_protocol_v2_require_tls": refused(flag, "the PROXY protocol is not supported for a listener"),
-		"accept_protocol_versions":      refused(text, "every listener accepts both MQTT 5.0 and 3.1.1"),
+		"accept_protocol_versions":      refused(text, "every listener accepts MQTT 5.0, 3.1.1 and 3.1"),
 		"include_dir":                   {kind: text, take: func(p *parser, v value) (Verdict, string) { return p.include(v.text) }},
 
 		// Encryption.

@@ -152,7 +152,7 @@ func (c *Client) Close() { _ = c.conn.Close() }
 // Connect is what a CONNECT says; the zero value is MQTT 5 with clean start, a
 // keepalive of a minute, and neither client id nor password.
 type Connect struct {
-	Version           byte // 4 or 5; 0: 5
+	Version           byte // 3, 4 or 5; 0: 5
 	ClientID          string
 	Username          string // empty: no user name
 	Password          string // empty: no password
@@ -179,6 +179,9 @@ func (o Connect) Packet() packets.Packet {
 		ProtocolName: []byte("MQTT"), ClientIdentifier: o.ClientID, Clean: !o.Persistent, Keepalive: o.KeepAlive,
 		Username: []byte(o.Username), UsernameFlag: o.Username != "", Password: []byte(o.Password), PasswordFlag: o.Password != "",
 		WillTopic: o.WillTopic, WillPayload: []byte(o.WillPayload), WillFlag: o.WillTopic != "", WillQos: o.WillQoS,
+	}
+	if o.Version == 3 {
+		pk.Connect.ProtocolName = []byte("MQIsdp")
 	}
 	if o.KeepAlive == 0 {
 		pk.Connect.Keepalive = 60
