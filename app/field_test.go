@@ -3,6 +3,7 @@ package app_test
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -128,4 +129,20 @@ func TestHeartsAreOneReaction(t *testing.T) {
 		t.Errorf("DELETE: %s", r)
 	}
 	reactions("")
+}
+
+// What was typed on one keyboard is found from another.
+func TestSearchFromAnotherKeyboard(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	ann, bob := a.User(t, "ann"), a.User(t, "bob")
+	conv := a.Direct(t, ann, bob)
+	d := a.Device(t, ann, brokertest.Connect{ClientID: "d", Version: 5})
+	for text, query := range map[string]string{"كتاب عربي": "کتاب", "پارسی": "پارسي", "سنة ۱۴۰۵": "1405", "カメラ": "かめら"} {
+		id := d.Send(conv, text).ID
+		apptest.Eventually(t, "the message is found", func() bool {
+			r := a.REST(t, bob, http.MethodGet, "/api/messages/search?q="+url.QueryEscape(query), nil)
+			return r.Status == http.StatusOK && strings.Contains(string(r.Body), id)
+		})
+	}
 }

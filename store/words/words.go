@@ -6,14 +6,19 @@
 // between spaces. It is looked for without accents and case: compatibility forms are
 // decomposed (NFKD), the marks that one leaves out when in a hurry are dropped, and a
 // few letters that do not decompose (ø, ß, æ …) are spelled as they are typed without
-// them. Scripts that put no spaces between words (Chinese, Japanese, Thai and the
+// them. Letters that differ by keyboard or place only are one (the ک of Persian and the ك
+// of Arabic, か and カ, the כ and ך of Hebrew), and digits of all scripts are those of
+// ASCII. Scripts that put no spaces between words (Chinese, Japanese, Thai and the
 // like) give one word for each character, and a run of them in a query is looked for
 // as it stands; so every piece of such a text can be found, without a dictionary. An
 // emoji is a word too, whatever its colour.
 package words
 
 import (
+	_ "embed"
 	"iter"
+	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -199,6 +204,15 @@ func appendFolded(b []byte, r rune) []byte {
 		}
 		return append(b, byte(r))
 	}
+	if r == 0x345 { // the iota below a Greek vowel, whose capital is a letter
+		return b
+	}
+	if unicode.Is(unicode.Nd, r) {
+		return append(b, digit(r))
+	}
+	if r >= 0x3041 && r <= 0x3096 || r == 0x309d || r == 0x309e { // hiragana, of which katakana is a copy
+		r += 0x60
+	}
 	r = unicode.ToLower(unicode.ToUpper(r)) // both: σ and ς, s and ſ, i and ı have one capital
 	if s, ok := spelled[r]; ok {
 		return append(b, s...)
@@ -206,8 +220,39 @@ func appendFolded(b []byte, r rune) []byte {
 	if isLeftOut(r) || !unicode.In(r, unicode.L, unicode.N, unicode.M) {
 		return b
 	}
+	if same, ok := alike()[r]; ok {
+		r = same
+	}
 	return utf8.AppendRune(b, r)
 }
+
+// digit returns the ASCII digit of the value of r, which is in Nd: its ranges are runs of ten.
+func digit(r rune) byte {
+	zero := r
+	for zero > 0 && unicode.Is(unicode.Nd, zero-1) {
+		zero--
+	}
+	return '0' + byte((r-zero)%10)
+}
+
+//go:embed alike.txt
+var alikeData string
+
+// alike holds, for letters of alike.txt, the first of their line.
+var alike = sync.OnceValue(func() map[rune]rune {
+	m := map[rune]rune{}
+	for line := range strings.Lines(alikeData) {
+		line = strings.TrimSpace(line)
+		first, _ := utf8.DecodeRuneInString(line)
+		if first == '#' {
+			continue
+		}
+		for _, r := range line {
+			m[r] = first
+		}
+	}
+	return m
+})
 
 // spelled are letters that do not decompose, as one types them without their keys.
 var spelled = map[rune]string{
@@ -216,12 +261,12 @@ var spelled = map[rune]string{
 }
 
 // isLeftOut reports whether a mark is one that is often not typed: accents, the points
-// of Hebrew and Arabic. The vowel signs of other scripts are letters to those who read
+// of Hebrew and Arabic, the nukta of Indian scripts. The vowel signs of other scripts are letters to those who read
 // them, and stay.
 func isLeftOut(r rune) bool {
 	switch {
 	case 0x300 <= r && r <= 0x36f, 0x483 <= r && r <= 0x487, 0x591 <= r && r <= 0x5c7, 0x610 <= r && r <= 0x61a, 0x64b <= r && r <= 0x65f,
-		r == 0x670, 0x6d6 <= r && r <= 0x6ed, 0x1ab0 <= r && r <= 0x1aff, 0x1dc0 <= r && r <= 0x1dff, 0x20d0 <= r && r <= 0x20ff,
+		r == 0x670, r == 0x93c, r == 0x9bc, r == 0xa3c, r == 0xabc, r == 0xb3c, 0x6d6 <= r && r <= 0x6ed, 0x1ab0 <= r && r <= 0x1aff, 0x1dc0 <= r && r <= 0x1dff, 0x20d0 <= r && r <= 0x20ff,
 		0xfe00 <= r && r <= 0xfe0f, 0xfe20 <= r && r <= 0xfe2f, 0xe0100 <= r && r <= 0xe01ef:
 		return unicode.IsMark(r)
 	}
