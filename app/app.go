@@ -60,6 +60,8 @@ type App struct {
 
 	http      net.Listener
 	admin     net.Listener
+	httpRoom  *room
+	adminRoom *room
 	listeners []*listening // for MQTT: Options.MQTTAddr and Options.Listeners
 
 	hurried context.Context // ended by Hurry
@@ -186,6 +188,9 @@ func (a *App) build(context.Context) (err error) {
 		a.chat.Unconfirmed(conversation)
 	}
 	a.writer = store.NewWriter(a.store.WriterConfig(), w)
+	if err := a.divideDescriptors(); err != nil {
+		return err
+	}
 	// A real cycle: chat submits events to the writer and hands committed ones to the
 	// router; both need chat, to check members and to count receipts.
 	a.chat.Use(a.writer, a.router)
@@ -246,13 +251,13 @@ func (a *App) serve(ctx context.Context) error {
 		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		a.serveHTTP("admin", a.admin, mux, 0) // a profile takes as long as it is asked to
+		a.serveHTTP("admin", a.admin, a.adminRoom, mux, 0) // a profile takes as long as it is asked to
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/mqtt", a.broker.WebSocket(nil))
 	mux.Handle("/", rest.New(o))
 	proxies := broker.NewProxies(broker.ProxyOptions{From: a.o.ProxyFrom, Logger: a.logger, Registerer: a.registry})
-	a.serveHTTP("HTTP", proxies.Listen(a.http, true), rest.Forwarded(slices.Concat(a.o.ProxyFrom, a.o.ForwardedFrom), mux), time.Minute)
+	a.serveHTTP("HTTP", proxies.Listen(a.http, true), a.httpRoom, rest.Forwarded(slices.Concat(a.o.ProxyFrom, a.o.ForwardedFrom), mux), time.Minute)
 	a.steps = append(a.steps, step{"send MQTT clients away", a.drain, a.o.Drain + a.o.StopTimeout})
 	for _, l := range a.listeners {
 		a.serveMQTT(l, proxies)
@@ -263,10 +268,10 @@ func (a *App) serve(ctx context.Context) error {
 }
 
 // serveHTTP answers requests on a listener. At stop it finishes those that are running.
-func (a *App) serveHTTP(name string, l net.Listener, h http.Handler, writeTimeout time.Duration) {
+func (a *App) serveHTTP(name string, l net.Listener, r *room, h http.Handler, writeTimeout time.Duration) {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: writeTimeout,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ConnState: r.state, ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
 	}
 	a.run(name+" server", func(ctx context.Context) error {
 		finished := make(chan error, 1)

@@ -123,7 +123,7 @@ func (a *App) serveMQTT(l *listening, proxies *broker.Proxies) {
 		if l.on.TLS != nil {
 			ln = tls.NewListener(ln, l.on.TLS)
 		}
-		a.serveHTTP(l.name(), ln, a.broker.WebSocket(l.on), time.Minute)
+		a.serveHTTP(l.name(), ln, a.httpRoom, a.broker.WebSocket(l.on), time.Minute)
 		return
 	}
 	a.run("listener "+l.name(), func(ctx context.Context) error {

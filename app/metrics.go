@@ -45,3 +45,9 @@ func registerPresence(r prometheus.Registerer, e *presence.Engine) {
 	counter("parley_presence_dropped_total", "Changes of contacts that nobody was notified of, because too many came at once.", func(s presence.Stats) int64 { return s.Dropped })
 	counter("parley_presence_failures_total", "Statements about presence that failed; they are tried again.", func(s presence.Stats) int64 { return s.Failures })
 }
+
+func newHTTPTurnedAway(r prometheus.Registerer) prometheus.Counter {
+	return promauto.With(r).NewCounter(prometheus.CounterOpts{
+		Name: "parley_http_turned_away_total", Help: "HTTP connections closed at once, because too many were open.",
+	})
+}

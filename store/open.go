@@ -95,6 +95,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // Close ends all connections, once the calls under way have returned.
 func (s *Store) Close() { s.pool.Close() }
 
+// Connections returns how many connections to the database there may be at once, those of its
+// NodeLease and of a start included, but not those of a Writer.
+func (s *Store) Connections() int { return int(s.pool.Config().MaxConns) + 3 }
+
 // Ping makes a round trip to the database, or returns Unavailable.
 func (s *Store) Ping(ctx context.Context) error {
 	return translate("store.Ping", s.pool.Ping(ctx))

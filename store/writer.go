@@ -95,6 +95,9 @@ func NewWriter(config *pgxpool.Config, opts WriterOptions) *Writer {
 
 var _ chat.Log = (*Writer)(nil)
 
+// Connections returns how many connections the writer may have at once.
+func (w *Writer) Connections() int { return int(w.config.MaxConns) }
+
 // Append implements chat.Log.
 func (w *Writer) Append(ctx context.Context, a *chat.Append) error {
 	err := w.shards[a.Event.ConversationID.Shard(len(w.shards))].queue.Put(ctx, a)

@@ -120,8 +120,20 @@ func (w *Writer) tryCommit(ctx context.Context) error {
 	s := &w.ready.stmt
 	err := w.opts.Fence.Wait(ctx)
 	if err == nil {
-		err = s.acquire(ctx)
+		used := s.conn != nil
+		if err = s.try(ctx); err != nil && used { // a connection that was lost since says nothing of the next one
+			err = s.try(ctx)
+		}
 	}
+	if demanded := (*settingError)(nil); errors.As(err, &demanded) {
+		return &chat.Error{Code: chat.Unavailable, Op: op, Field: "database", Msg: demanded.Error(), Err: err}
+	}
+	return translate(op, err)
+}
+
+// try is one try of tryCommit. A connection that fails is given up.
+func (s *statement) try(ctx context.Context) error {
+	err := s.acquire(ctx)
 	if err == nil {
 		err = readDemands(ctx, s.conn.Conn().PgConn(), &pgconn.Batch{})
 	}
@@ -131,12 +143,8 @@ func (w *Writer) tryCommit(ctx context.Context) error {
 	if err == nil {
 		_, err = s.conn.Exec(ctx, flushSQL)
 	}
-	if err == nil {
-		return nil
+	if err != nil {
+		s.release()
 	}
-	s.release()
-	if demanded := (*settingError)(nil); errors.As(err, &demanded) {
-		return &chat.Error{Code: chat.Unavailable, Op: op, Field: "database", Msg: demanded.Error(), Err: err}
-	}
-	return translate(op, err)
+	return err
 }

@@ -1,9 +1,14 @@
 package main_test
 
 import (
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,4 +72,77 @@ func TestReady(t *testing.T) {
 	await(503, "not ready: database: has default_transaction_read_only = on")
 	execSQL(t, writable, `ALTER DATABASE `+config.Database+` RESET default_transaction_read_only`)
 	await(200, "ok")
+}
+
+// limited is this commit's binary with a limit of open files.
+func limited(t *testing.T, files int) string {
+	t.Helper()
+	path, err := parley()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(t.TempDir(), "parley")
+	if err := os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nulimit -n %d && exec %s \"$@\"\n", files, path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return script
+}
+
+// Sockets of strangers that say nothing do not take the descriptors that the database needs.
+func TestDescriptors(t *testing.T) {
+	t.Parallel()
+	dsn := storetest.DSN(t)
+	env := []string{"DATABASE_URL=" + dsn}
+	s := serveBinary(t, limited(t, 128), env, "--max-connections=1000")
+	if log := s.Log(); !strings.Contains(log, `"level":"WARN","msg":"the limit of open files (ulimit -n) allows fewer MQTT connections than --max-connections"`) {
+		t.Errorf("nothing is said of the limit:\n%s", log)
+	}
+	strangers := func(addr string) {
+		for range 150 {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+		}
+	}
+	strangers(s.MQTT)
+	ann, bob := s.user(t, "ann"), s.user(t, "bob")
+	conv := s.direct(t, ann, bob)
+	send := func() {
+		t.Helper()
+		var all sync.WaitGroup
+		for range 8 { // at once, so that the pool of connections to the database grows
+			all.Go(func() {
+				s.rest(t, ann.Token, http.MethodPost, "/api/messages", map[string]string{"conversationId": conv, "content": "hello"}, 201, nil)
+			})
+		}
+		all.Wait()
+	}
+	send()
+	strangers(s.HTTP)
+	execSQL(t, dsn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) { // until strangers have been closed
+		r, err := http.Get("http://" + s.HTTP + "/readyz")
+		if err == nil {
+			_ = r.Body.Close()
+			if r.StatusCode == 200 {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it is not ready again:", err)
+		}
+	}
+	send()
+	if strings.Contains(s.Log(), "too many open files") {
+		t.Errorf("there were no descriptors left:\n%s", s.Log())
+	}
+
+	cmd := command(t, []string{"DATABASE_URL=" + storetest.DSN(t)}, "serve", "--mqtt-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0")
+	cmd.Path = limited(t, 64)
+	out, _ := cmd.CombinedOutput()
+	if why := lastLine(string(out)); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(why, "may open 64 files") || !strings.Contains(why, "ulimit -n") {
+		t.Errorf("with too few it exited with %d: %s", cmd.ProcessState.ExitCode(), why)
+	}
 }
