@@ -111,7 +111,7 @@ func Heartbeat(t testing.TB, s *store.Store, node string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	lease, err := s.AcquireNodeLease(ctx, store.NodeLeaseOptions{Node: node, ID: "test", Duration: time.Minute}, 0)
+	lease, err := s.AcquireNodeLease(ctx, store.NodeLeaseOptions{Node: node, ID: "test", Duration: time.Minute}, time.Minute) // the server may not have ended the last one's connection yet
 	if err == nil {
 		err = lease.Close(ctx)
 	}
