@@ -44,6 +44,7 @@ type App struct {
 
 	dsn      string
 	epoch    chat.LogEpoch
+	witness  store.Witness
 	lease    *store.NodeLease
 	others   *others // nil: a node alone
 	store    *store.Store
@@ -169,7 +170,7 @@ func (a *App) build(context.Context) (err error) {
 		Logger: a.logger, Registerer: a.registry,
 	})
 	a.router = delivery.NewRouter(delivery.Options{
-		Log: a.store, Sessions: a.store, Receipts: a.chat, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions,
+		Log: a.store, Sessions: a.store, Receipts: a.chat, Epoch: a.epoch, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions,
 		Ended: func(q *delivery.Queue) { a.topics.End(q) }, Logger: a.logger, Registerer: a.registry,
 		Cluster: a.deliveryCluster(),
 	})
@@ -180,6 +181,7 @@ func (a *App) build(context.Context) (err error) {
 		w.Node, w.Commits = a.store.OutboxNode, a.commits
 	}
 	w.Committed = func(ctx context.Context, e *chat.Event, membersVersion int64) {
+		a.witness.Note(e)
 		a.indexer.Note(e.ConversationID, e.Seq)
 		a.chat.Committed(ctx, e, membersVersion)
 	}
@@ -197,7 +199,7 @@ func (a *App) build(context.Context) (err error) {
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
 	a.hook = hooks.New(hooks.Options{
-		Chat: a.chat, Presence: a.presence, Authenticator: a.identity, Logins: a.logins, Router: a.router, Fence: a.fence(),
+		Chat: a.chat, Presence: a.presence, Authenticator: a.identity, Logins: a.logins, Router: a.router, Epoch: a.epoch, Fence: a.fence(),
 		Topics: a.topics, Anonymous: open, MaxSessionExpiry: a.o.MaxSessionExpiry, Logger: a.logger, Registerer: a.registry,
 	})
 	a.identity.OnRevoked(func(r identity.Revocation) { a.hook.Revoke(r.UserID, r.Concerns) })
@@ -240,7 +242,7 @@ func (a *App) serve(ctx context.Context) error {
 		return err
 	}
 	o := rest.Options{
-		Chat: a.chat, Presence: a.presence, Identity: a.identity, Logger: a.logger, Registerer: a.registry, Version: a.o.Version,
+		Chat: a.chat, Presence: a.presence, Identity: a.identity, Epoch: a.epoch, Logger: a.logger, Registerer: a.registry, Version: a.o.Version,
 		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, Logins: a.logins,
 		Signups: identity.NewLimiter(a.o.SignupRate, identity.DefaultSignupRate, chat.SystemClock{}),
 	}

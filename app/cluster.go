@@ -28,7 +28,10 @@ const leaseWait = 20 * time.Second
 // joinNodes acquires this node's lease on the database: as one of several nodes, with
 // REDIS_URL, and as the only one without.
 func (a *App) joinNodes(ctx context.Context) error {
-	o := store.NodeLeaseOptions{Node: a.o.Node, ID: newNodeID(), Exclusive: a.o.RedisURL == "", Duration: cluster.LeaseDuration}
+	o := store.NodeLeaseOptions{
+		Node: a.o.Node, ID: newNodeID(), Exclusive: a.o.RedisURL == "", Duration: cluster.LeaseDuration,
+		Epoch: a.epoch, Witness: &a.witness,
+	}
 	if !o.Exclusive {
 		if err := a.openBus(ctx, o.ID); err != nil {
 			return err

@@ -155,7 +155,7 @@ const uuid = "0198c0de-0000-7000-8000-000000000001"
 func TestChecker(t *testing.T) {
 	t.Parallel()
 	c := checker(t)
-	const head = `"conversationId":"` + uuid + `","seq":7,"senderId":"` + uuid + `","createdAt":"2026-02-03T04:05:06.789Z"`
+	const head = `"conversationId":"` + uuid + `","seq":7,"senderId":"` + uuid + `","createdAt":"2026-02-03T04:05:06.789Z","epoch":"k3v9x2ab"`
 	message := `{"type":"message",` + head + `,"id":"` + uuid + `","clientMsgId":"` + uuid + `","content":"x"`
 	topic := "conv/" + uuid + "/messages"
 	for _, ok := range []string{message + `}`, message + `,"later":1}`, `{"type":"delete",` + head + `,"messageId":"` + uuid + `"}`} {

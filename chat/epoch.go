@@ -1,6 +1,14 @@
 package chat
 
-import "encoding/base32"
+import (
+	"encoding/base32"
+	"errors"
+)
+
+// ErrSetBack is the cause of an error where the database was set back to an earlier moment,
+// or replaced, under a running node: nothing that the node holds in memory is true any more,
+// and it has to start again.
+var ErrSetBack = errors.New("the database was set back to an earlier moment, or replaced")
 
 // LogEpoch names a numbering of the logs: a seq means the same event only within one epoch.
 // It changes when the database was set back to an earlier moment, after which numbers are

@@ -37,7 +37,7 @@ type Event struct {
 	DeletedAt      time.Time // EventMessage: a tombstone; EventEdit: its message is one. Content is empty
 	EventDetail
 
-	Encoded []byte // what AppendJSON appends, of an event of which nothing is known beside that and its place in the log
+	Encoded []byte // what AppendJSON appends without an epoch, of an event of which nothing is known beside that and its place in the log
 }
 
 // EventDetail holds the parts of an event that most messages lack. It is stored
@@ -85,11 +85,21 @@ func (d *EventDetail) Equal(o *EventDetail) bool {
 }
 
 // AppendJSON appends the event as subscribers of conv/{id}/messages receive it
-// (contract, 2). It is written by hand because it runs once per message.
-func (e *Event) AppendJSON(b []byte) []byte {
+// (contract, 2), in the epoch of the log; "": without one. It is written by hand because it
+// runs once per message.
+func (e *Event) AppendJSON(b []byte, epoch LogEpoch) []byte {
 	if e.Encoded != nil {
-		return append(b, e.Encoded...)
+		b = append(b, e.Encoded...)
+	} else {
+		b = e.appendJSON(b)
 	}
+	if epoch != "" {
+		b = append(append(append(b[:len(b)-1], `,"epoch":"`...), epoch...), `"}`...)
+	}
+	return b
+}
+
+func (e *Event) appendJSON(b []byte) []byte {
 	b = append(b, `{"type":"`...)
 	b = append(b, e.Type...)
 	b = append(b, `","conversationId":"`...)

@@ -35,7 +35,7 @@ func ptr[T comparable](v T) *T {
 
 func checkJSON(t *testing.T, e *chat.Event) {
 	t.Helper()
-	b := e.AppendJSON([]byte("prefix"))
+	b := e.AppendJSON([]byte("prefix"), "")
 	b = b[len("prefix"):]
 	if !json.Valid(b) || !utf8.Valid(b) {
 		t.Fatalf("not JSON: %q", b)
@@ -105,7 +105,7 @@ func TestEventJSON(t *testing.T) {
 		Type: chat.EventMessage, Seq: 7, Content: "hi", CreatedAt: time.Date(2026, 3, 4, 6, 6, 7, 89_999_999, time.FixedZone("", 3600)),
 	}
 	const want = `{"type":"message","conversationId":"0198c0de-0000-7000-8000-000000000001","seq":7,"senderId":"0198c0de-0000-7000-8000-000000000002","createdAt":"2026-03-04T05:06:07.089Z","id":"0198c0de-0000-7000-8000-000000000003","clientMsgId":"0198c0de-0000-7000-8000-000000000004","content":"hi"}`
-	if got := string(e.AppendJSON(nil)); got != want {
+	if got := string(e.AppendJSON(nil, "")); got != want {
 		t.Errorf("AppendJSON =\n%s, want\n%s", got, want)
 	}
 	for _, s := range texts {

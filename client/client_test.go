@@ -366,27 +366,27 @@ func TestHandlerFails(t *testing.T) {
 			t.Errorf("%q came, want %q", e.Content, text)
 		}
 	}
-	apptest.Eventually(t, "the position is saved", func() bool { seq, _ := kept.Load(t.Context(), conv); return seq == 3 })
+	apptest.Eventually(t, "the position is saved", func() bool { at, _ := kept.Load(t.Context(), conv); return at.Seq == 3 && at.Epoch != "" })
 }
 
 type positions struct {
-	mu  sync.Mutex
-	seq map[client.ID]int64
+	mu sync.Mutex
+	at map[client.ID]client.Position
 }
 
-func (p *positions) Load(_ context.Context, id client.ID) (int64, error) {
+func (p *positions) Load(_ context.Context, id client.ID) (client.Position, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.seq[id], nil
+	return p.at[id], nil
 }
 
-func (p *positions) Save(_ context.Context, id client.ID, seq int64) error {
+func (p *positions) Save(_ context.Context, id client.ID, at client.Position) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.seq == nil {
-		p.seq = map[client.ID]int64{}
+	if p.at == nil {
+		p.at = map[client.ID]client.Position{}
 	}
-	p.seq[id] = seq
+	p.at[id] = at
 	return nil
 }
 

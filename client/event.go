@@ -23,6 +23,7 @@ type Event struct {
 	Type           EventType `json:"type"`
 	ConversationID ID        `json:"conversationId"`
 	Seq            int64     `json:"seq"`
+	Epoch          string    `json:"epoch"`    // within which Seq counts: another one after the server's database was set back to an earlier moment; then forget every seq
 	SenderID       ID        `json:"senderId"` // who did it
 	CreatedAt      time.Time `json:"createdAt"`
 

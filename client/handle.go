@@ -33,31 +33,36 @@ const maxPositions = 100_000
 
 // handle hands events to the program, one after the other, until the client closes.
 func (c *Client) handle() {
-	last := map[ID]int64{}
+	last := map[ID]Position{}
 	for {
 		a := c.inbox.take(c.handling)
 		if a == nil {
 			return
 		}
 		e := a.event
-		seq, known := last[e.ConversationID]
+		p, known := last[e.ConversationID]
 		for n := 0; ; n++ {
 			var err error
 			if !known && c.o.Positions != nil {
-				if seq, err = c.o.Positions.Load(c.ctx, e.ConversationID); err == nil {
+				if p, err = c.o.Positions.Load(c.ctx, e.ConversationID); err == nil {
 					known = true
 				}
 			}
-			if err == nil && e.Seq > seq {
+			isNew := p.Epoch != e.Epoch || e.Seq > p.Seq
+			if err == nil && isNew {
 				err = c.o.OnEvent(c.ctx, e)
 				if c.ctx.Err() != nil {
 					return // ignore the result: the handler may just have been interrupted
 				}
 			}
-			if err == nil && e.Seq > seq && c.o.Positions != nil {
-				err = c.o.Positions.Save(c.ctx, e.ConversationID, e.Seq)
+			at := Position{e.Epoch, e.Seq}
+			if err == nil && isNew && c.o.Positions != nil {
+				err = c.o.Positions.Save(c.ctx, e.ConversationID, at)
 			}
 			if err == nil {
+				if isNew {
+					p = at
+				}
 				break
 			}
 			if c.handling.Err() != nil {
@@ -75,7 +80,7 @@ func (c *Client) handle() {
 				break
 			}
 		}
-		last[e.ConversationID] = max(seq, e.Seq)
+		last[e.ConversationID] = p
 		c.session.acknowledge(c.inbox.done(a))
 	}
 }

@@ -14,6 +14,7 @@ const maxInbox = 4 * receiveMaximum
 
 // place is an event's place in the logs.
 type place struct {
+	epoch        string
 	conversation ID
 	seq          int64
 }
@@ -50,7 +51,7 @@ func notify(c chan struct{}) {
 // put appends an event. While the inbox is full it blocks, and with it all reading from
 // the connection, until that ends.
 func (b *inbox) put(e *Event, life context.Context, packetID uint16) {
-	at := place{e.ConversationID, e.Seq}
+	at := place{e.Epoch, e.ConversationID, e.Seq}
 	for {
 		b.mu.Lock()
 		a, again := b.waiting[at]
@@ -99,7 +100,7 @@ func (b *inbox) take(ctx context.Context) *arrival {
 // done forgets an event that has been taken, and returns where to acknowledge it.
 func (b *inbox) done(a *arrival) (life context.Context, packetID uint16) {
 	b.mu.Lock()
-	delete(b.waiting, place{a.event.ConversationID, a.event.Seq})
+	delete(b.waiting, place{a.event.Epoch, a.event.ConversationID, a.event.Seq})
 	life, packetID = a.life, a.packetID
 	b.mu.Unlock()
 	notify(b.room)

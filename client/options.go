@@ -99,16 +99,24 @@ type Connection struct {
 	Reconnect bool
 }
 
-// Positions keeps the seq of the last event that was handled, for each conversation,
+// Position is how far a conversation's events have been handled. Seq counts within Epoch
+// (see Event.Epoch): in another one it means nothing.
+type Position struct {
+	Epoch string
+	Seq   int64
+}
+
+// Positions keeps the position of the last event that was handled, for each conversation,
 // where the program keeps the rest of its state. It is called by one goroutine.
 type Positions interface {
-	// Load returns the seq of the last event handled of a conversation, or 0. It is
-	// called when the conversation's first event comes.
-	Load(ctx context.Context, conversation ID) (int64, error)
+	// Load returns the position of the last event handled of a conversation, or the zero
+	// one. It is called when the conversation's first event comes. The client ignores a
+	// position of another epoch than the event's.
+	Load(ctx context.Context, conversation ID) (Position, error)
 	// Save is called when OnEvent has returned nil, before the event is acknowledged.
 	// If OnEvent saves it itself, with the effects of the event in one transaction, then
 	// each event has its effects once, and Save has nothing to do.
-	Save(ctx context.Context, conversation ID, seq int64) error
+	Save(ctx context.Context, conversation ID, p Position) error
 }
 
 const (

@@ -28,7 +28,7 @@ func appendEvent(b []byte, e *chat.Event, membersVersion int64) []byte {
 	b = append(b, e.ConversationID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(e.Seq))
 	b = binary.BigEndian.AppendUint64(b, uint64(membersVersion))
-	return e.AppendJSON(b)
+	return e.AppendJSON(b, "")
 }
 
 func appendUser(b []byte, kind frameKind, user chat.ID) []byte {

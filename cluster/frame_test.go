@@ -50,7 +50,7 @@ func TestFrames(t *testing.T) {
 	}
 	e := &chat.Event{ConversationID: chat.NewID(), Seq: 7, Type: chat.EventMessage, ID: chat.NewID(), SenderID: chat.NewID(), Content: "hello"}
 	f, ok := readFrame(appendEvent(nil, e, 3))
-	if !ok || f.event.ConversationID != e.ConversationID || f.event.Seq != 7 || f.membersVersion != 3 || !bytes.Equal(f.event.AppendJSON(nil), e.AppendJSON(nil)) {
+	if !ok || f.event.ConversationID != e.ConversationID || f.event.Seq != 7 || f.membersVersion != 3 || !bytes.Equal(f.event.AppendJSON(nil, ""), e.AppendJSON(nil, "")) {
 		t.Errorf("got %+v, %v", f, ok)
 	}
 	for _, bad := range [][]byte{

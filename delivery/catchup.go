@@ -227,7 +227,7 @@ func (s *Session) sendPage(w work, page []chat.Event, err error) {
 			t.acked, t.joining = e.Seq-1, false
 		}
 		t.sent = e.Seq - 1
-		if !s.send(t, NewEventFrame(e)) {
+		if !s.send(t, NewEventFrame(e, s.router.epoch)) {
 			break
 		}
 		s.router.metrics.caughtUp.Inc()

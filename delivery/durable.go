@@ -275,7 +275,7 @@ func (s *Session) sendAgain(ctx context.Context, list []resend) error {
 			p.Retain, p.Subscriptions = again.device.RetainFlag, again.device.Subscriptions
 			outcome = s.sink.Deliver(again.device.Publication, p)
 		} else {
-			f := NewEventFrame(event)
+			f := NewEventFrame(event, s.router.epoch)
 			_, p.Subscriptions, _ = s.subs.match(f.Topic)
 			outcome = s.sink.Publish(f, p)
 		}

@@ -13,6 +13,7 @@ type Frame struct {
 	Seq   int64 // of the event; 0 for a signal
 
 	event   *chat.Event // nil once payload is set from the start
+	epoch   chat.LogEpoch
 	payload atomic.Pointer[[]byte]
 
 	// Wire holds the sinks' encodings of this frame, in slots that the sink's package
@@ -20,10 +21,10 @@ type Frame struct {
 	Wire [4]atomic.Pointer[[]byte]
 }
 
-// NewEventFrame returns the frame of an event on conv/{id}/messages. e must not change any
-// more.
-func NewEventFrame(e *chat.Event) *Frame {
-	return &Frame{Topic: chat.Topic{Kind: chat.TopicMessages, ID: e.ConversationID}, Seq: e.Seq, event: e}
+// NewEventFrame returns the frame of an event on conv/{id}/messages, in the epoch of the
+// log. e must not change any more.
+func NewEventFrame(e *chat.Event, epoch chat.LogEpoch) *Frame {
+	return &Frame{Topic: chat.Topic{Kind: chat.TopicMessages, ID: e.ConversationID}, Seq: e.Seq, event: e, epoch: epoch}
 }
 
 // NewSignalFrame returns the frame of something that is not stored.
@@ -38,7 +39,7 @@ func (f *Frame) Payload() []byte {
 	if p := f.payload.Load(); p != nil {
 		return *p
 	}
-	b := f.event.AppendJSON(make([]byte, 0, 416+len(f.event.Content)+len(f.event.Content)/8))
+	b := f.event.AppendJSON(make([]byte, 0, 440+len(f.event.Content)+len(f.event.Content)/8), f.epoch)
 	f.payload.Store(&b)
 	return b
 }

@@ -28,6 +28,7 @@ type Options struct {
 	Log         Log
 	Sessions    chat.SessionStore
 	Receipts    Receipts      // stores how far users have received logs; nil: nobody does
+	Epoch       chat.LogEpoch // of the log: part of every event
 	Node        string        // the name under which sessions are taken over
 	SaveEvery   time.Duration // how often cursors that moved are saved, and so how much a crash sends again; 0: 1 s
 	MaxSessions int           // connected sessions of one user, beyond which Take refuses; 0: chat.MaxUserSessions
@@ -47,6 +48,7 @@ type Router struct {
 	log       Log
 	sessions  chat.SessionStore
 	receipts  Receipts
+	epoch     chat.LogEpoch
 	node      string
 	every     time.Duration
 	most      int // connected sessions of one user
@@ -92,7 +94,7 @@ func NewRouter(o Options) *Router {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.SaveEvery = cmp.Or(o.SaveEvery, time.Second)
 	r := &Router{
-		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, node: o.Node, ended: o.Ended, every: o.SaveEvery, most: o.MaxSessions,
+		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, epoch: o.Epoch, node: o.Node, ended: o.Ended, every: o.SaveEvery, most: o.MaxSessions,
 		logger: o.Logger.With("component", "delivery"), readers: make(chan struct{}, o.Readers),
 		parts: map[deviceKey]chat.SessionPart{}, delivered: map[deliveredKey]int64{}, queues: map[deviceKey]*Queue{},
 	}
@@ -275,7 +277,7 @@ func (r *Router) Publish(e *chat.Event, roster *chat.Roster) {
 	for _, user := range roster.Members {
 		for _, s := range r.Sessions(user) {
 			if f == nil {
-				f = NewEventFrame(e)
+				f = NewEventFrame(e, r.epoch)
 			}
 			s.offer(f)
 		}

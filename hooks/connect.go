@@ -251,6 +251,7 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 	}
 	pk.Properties.MaximumPacketSize = uint32(h.server.Limits().MaxPacket)
 	pk.Properties.TopicAliasMaximum = maxAliases
+	pk.Properties.User = append(pk.Properties.User, packets.UserProperty{Key: "epoch", Val: string(h.o.Epoch)})
 	if c.requestedExpiry != c.expiry {
 		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = uint32(c.expiry/time.Second), true // [MQTT-3.2.2.3.2]
 	}

@@ -33,6 +33,7 @@ type Options struct {
 	Authenticator chat.Authenticator
 	Logins        chat.Limiter // limits password checks, not tokens; nil: no limit
 	Router        *delivery.Router
+	Epoch         chat.LogEpoch  // of the log, for CONNACK
 	Fence         *chat.Fence    // every PUBLISH waits for it; nil: none
 	Topics        *topics.Engine // for device topics
 	Anonymous     bool           // clients without a password connect without an account, and have device topics only

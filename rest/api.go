@@ -142,7 +142,20 @@ func register[I, O any](s *server, op huma.Operation, do func(context.Context, *
 		}
 		return out, nil
 	})
+	for status, res := range op.Responses { // huma has added the successful one
+		if strings.HasPrefix(status, "2") {
+			if res.Headers == nil {
+				res.Headers = map[string]*huma.Param{}
+			}
+			res.Headers[epochHeader] = &huma.Param{Description: epochDoc, Schema: &huma.Schema{Type: huma.TypeString}}
+		}
+	}
 }
+
+const (
+	epochHeader = "Parley-Epoch"
+	epochDoc    = "Within which each seq counts. Another one: the database was set back to an earlier moment, or replaced; forget every seq."
+)
 
 // op describes an operation; the route is its method and path, such as "GET /api/users".
 func op(tag, route, id, summary, description string) huma.Operation {

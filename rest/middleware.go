@@ -76,9 +76,10 @@ func (s *server) recovered(w middleware.WrapResponseWriter, r *http.Request, v a
 }
 
 // guard sets the headers that every answer has.
-func guard(next http.Handler) http.Handler {
+func (s *server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
+		h.Set(epochHeader, string(s.epoch))
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
@@ -114,7 +115,7 @@ func (s *server) cors(next http.Handler) http.Handler {
 			return
 		}
 		h.Set("Access-Control-Allow-Origin", origin)
-		h.Set("Access-Control-Expose-Headers", "Location, Retry-After, WWW-Authenticate")
+		h.Set("Access-Control-Expose-Headers", "Location, Parley-Epoch, Retry-After, WWW-Authenticate")
 		if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
 			next.ServeHTTP(w, r)
 			return

@@ -74,7 +74,8 @@ func newServer(t *testing.T, change ...func(*rest.Options)) *server {
 	})
 	s := &server{t: t, dsn: dsn, store: db, chat: service, identity: accounts, metrics: prometheus.NewRegistry()}
 	o := rest.Options{
-		Chat: service, Identity: accounts, Registerer: s.metrics, Version: "dev",
+		Epoch: "k3v9x2ab",
+		Chat:  service, Identity: accounts, Registerer: s.metrics, Version: "dev",
 		Logger: slog.New(slog.DiscardHandler), Ready: func(context.Context) error { return nil },
 		Signups: identity.NewLimiter(unlimited, unlimited, nil), Logins: identity.NewLimiter(unlimited, unlimited, nil),
 	}

@@ -28,6 +28,7 @@ type Options struct {
 	Identity *identity.Service
 	Presence PresenceLister
 
+	Epoch      chat.LogEpoch // of the log, for the header Parley-Epoch
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: metrics are not kept
 	Version    string                // of the server, for the documents
@@ -53,6 +54,7 @@ type server struct {
 	chat      *chat.Service
 	identity  *identity.Service
 	presences PresenceLister
+	epoch     chat.LogEpoch
 	logger    *slog.Logger
 	metrics   *metrics
 	origins   []string
@@ -66,11 +68,11 @@ type server struct {
 // is 404. It starts nothing. The package comment says what it expects of the http.Server.
 func New(o Options) http.Handler {
 	s := &server{
-		chat: o.Chat, identity: o.Identity, presences: o.Presence, logger: o.Logger.With("component", "rest"), metrics: newMetrics(o.Registerer),
+		chat: o.Chat, identity: o.Identity, presences: o.Presence, epoch: o.Epoch, logger: o.Logger.With("component", "rest"), metrics: newMetrics(o.Registerer),
 		origins: o.AllowedOrigins, ready: o.Ready,
 	}
 	router := chi.NewMux()
-	router.Use(s.observe, guard, s.cors, query, middleware.GetHead)
+	router.Use(s.observe, s.guard, s.cors, query, middleware.GetHead)
 	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		newProblem(chat.NotFound, "there is nothing at this path").write(w)
 	})

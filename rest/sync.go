@@ -35,10 +35,13 @@ type SyncItem struct {
 }
 
 // syncEvent is an event in the JSON that MQTT has for it.
-type syncEvent struct{ e *chat.Event }
+type syncEvent struct {
+	e     *chat.Event
+	epoch chat.LogEpoch
+}
 
 // MarshalJSON implements json.Marshaler.
-func (e syncEvent) MarshalJSON() ([]byte, error) { return e.e.AppendJSON(nil), nil }
+func (e syncEvent) MarshalJSON() ([]byte, error) { return e.e.AppendJSON(nil, e.epoch), nil }
 
 // Schema implements huma.SchemaProvider. It says what all events have; the rest
 // depends on their type.
@@ -49,11 +52,12 @@ func (syncEvent) Schema(r huma.Registry) *huma.Schema {
 		types = append(types, t)
 	}
 	return &huma.Schema{
-		Type: huma.TypeObject, Required: []string{"type", "conversationId", "seq", "senderId", "createdAt"}, AdditionalProperties: true,
+		Type: huma.TypeObject, Required: []string{"type", "conversationId", "seq", "senderId", "createdAt", "epoch"}, AdditionalProperties: true,
 		Properties: map[string]*huma.Schema{
 			"type":           {Type: huma.TypeString, Enum: types},
 			"conversationId": id, "senderId": id, "createdAt": at,
-			"seq": {Type: huma.TypeInteger, Format: "int64", Examples: []any{42}},
+			"epoch": {Type: huma.TypeString, Examples: []any{"k3v9x2ab"}, Description: epochDoc},
+			"seq":   {Type: huma.TypeInteger, Format: "int64", Examples: []any{42}},
 		},
 	}
 }
@@ -64,7 +68,7 @@ func (s *server) sync() {
 			"Nothing is left out, whatever is committed meanwhile, and each event comes once, in the order of its log; other items give the current state of something, and may come again.\n\n"+
 			"What has changed up to one moment comes in this order, in one page or several: profiles; conversations you have left; conversations you have joined, or in which your role has changed; "+
 			"events; read positions of members (of others in conversations of up to 500). Edits, deletions, reactions and changes of a group are events.\n\n"+
-			"A cursor that is refused (`invalid`, field `cursor`) belongs to another user, or to a database that was replaced: start again without one.",
+			"A cursor that is refused (`invalid`, field `cursor`) belongs to another user, or to another epoch of the log, since the database was replaced or set back: start again without one.",
 	)), s.readSync)
 }
 
@@ -80,11 +84,11 @@ func (s *server) readSync(ctx context.Context, in *syncQuery) (*body[SyncPage], 
 		return nil, err
 	}
 	return &body[SyncPage]{SyncPage{
-		Data: mapped(page.Items, syncItemOf), HasMore: page.More, NextCursor: encodeCursor(syncCursor, me, "", page.Next),
+		Data: mapped(page.Items, s.syncItemOf), HasMore: page.More, NextCursor: encodeCursor(syncCursor, me, "", page.Next),
 	}}, nil
 }
 
-func syncItemOf(i *chat.SyncItem) SyncItem {
+func (s *server) syncItemOf(i *chat.SyncItem) SyncItem {
 	out := SyncItem{Type: i.Type, JoinedSeq: i.JoinedSeq, ConversationID: idOf(i.ConversationID), UserID: idOf(i.UserID), UpTo: i.UpTo, At: timeOf(i.At)}
 	if i.User != nil {
 		u := userOf(i.User)
@@ -95,7 +99,7 @@ func syncItemOf(i *chat.SyncItem) SyncItem {
 		out.Conversation = &c
 	}
 	if i.Event != nil {
-		out.Event = &syncEvent{i.Event}
+		out.Event = &syncEvent{i.Event, s.epoch}
 	}
 	return out
 }

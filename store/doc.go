@@ -23,7 +23,7 @@
 //	log          writer*, messages, reactions, events, log, outbox
 //	membership   conversations, groups, blocks, contacts, rosters, reads (read and delivery positions)
 //	sessions     sessions, retained
-//	sync         sync, sync_cursor, sync_origin, sync_flushed; SYNC.md has the argument
+//	sync         sync, sync_cursor, sync_origin (also the epoch of the log), witness, sync_flushed; SYNC.md has the argument
 //	search       indexer, search, search_terms, and package words
 //	presence     presence, presence_changes, presence_nodes
 //	nodes        node_lease

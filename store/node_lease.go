@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -31,6 +33,8 @@ type NodeLease struct {
 	application string    // names its connections at the database, and those of no other node
 	conn        *pgx.Conn // nil: none
 	formerly    time.Time
+	logger      *slog.Logger
+	table       int64 // oid of sync_origin
 
 	cursor string    // snapshot of the last reading of the outbox; "": none, or not to be trusted
 	read   time.Time // when that was
@@ -42,6 +46,13 @@ type NodeLeaseOptions struct {
 	ID        string        // of the process
 	Exclusive bool          // there may be no other node: this one would not hear of it
 	Duration  time.Duration // how long the node counts as running after a heartbeat
+
+	// Epoch is that of the log when the node has started. Where the database has another one,
+	// the node's methods fail with Conflict and chat.ErrSetBack. "": not compared.
+	Epoch chat.LogEpoch
+	// Witness are events that must be there when the connection was lost and there is another:
+	// where one is not, the database was set back meanwhile, and Epoch ends. nil: none.
+	Witness *Witness
 }
 
 // AcquireNodeLease acquires the lease of a node. If another node has its name, or excludes
@@ -50,7 +61,7 @@ type NodeLeaseOptions struct {
 // about 15 s. Quota: there are MaxNodes already.
 func (s *Store) AcquireNodeLease(ctx context.Context, o NodeLeaseOptions, wait time.Duration) (*NodeLease, error) {
 	const op = "store.AcquireNodeLease"
-	l := &NodeLease{o: o, config: s.pool.Config().ConnConfig.Copy(), application: "parley node " + chat.NewID().String()}
+	l := &NodeLease{o: o, config: s.pool.Config().ConnConfig.Copy(), application: "parley node " + chat.NewID().String(), logger: s.log}
 	onConnect(l.config, setting{name: "application_name", value: l.application},
 		// no effect on a unix socket
 		setting{name: "tcp_keepalives_idle", value: "5"}, setting{name: "tcp_keepalives_interval", value: "3"}, setting{name: "tcp_keepalives_count", value: "3"})
@@ -107,6 +118,9 @@ FROM nodes WHERE name <> @node AND (id IS NOT NULL OR NOT released)`
 // again if the connection was lost: Conflict if another node was faster.
 func (l *NodeLease) Heartbeat(ctx context.Context) (found chat.Heartbeat, err error) {
 	err = l.do(ctx, "store.Heartbeat", func(ctx context.Context, conn *pgx.Conn) error {
+		if err := l.checkEpoch(ctx, conn); err != nil {
+			return err
+		}
 		tag, err := conn.Exec(ctx, heartbeatSQL, l.args())
 		if err != nil {
 			return err
@@ -260,10 +274,68 @@ func (l *NodeLease) dial(ctx context.Context, op string) error {
 		return err
 	}
 	l.conn, l.cursor = conn, "" // transaction numbers may have been given out again
-	if err = l.lock(ctx, op); err != nil {
+	err = l.checkWitness(ctx, conn)
+	if err == nil {
+		err = l.lock(ctx, op)
+	}
+	if err != nil {
 		l.disconnect()
 	}
 	return err
+}
+
+// A dump that is restored brings the id of its time along, in another table.
+const epochSQL = `SELECT id, tableoid::bigint FROM sync_origin`
+
+// checkEpoch fails if the database has another epoch than the node.
+func (l *NodeLease) checkEpoch(ctx context.Context, conn *pgx.Conn) error {
+	if l.o.Epoch == "" {
+		return nil
+	}
+	var id chat.ID
+	var table int64
+	err := conn.QueryRow(ctx, epochSQL).Scan(&id, &table)
+	if l.table == 0 {
+		l.table = table
+	}
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+	case err != nil:
+		return err
+	case table != l.table:
+		if err := l.settle(ctx, conn, false); err != nil {
+			return err
+		}
+	case chat.EpochOf(id) == l.o.Epoch:
+		return nil
+	}
+	return &chat.Error{Code: chat.Conflict, Op: "store.NodeLease", Msg: chat.ErrSetBack.Error(), Err: chat.ErrSetBack}
+}
+
+// checkWitness looks for what this node has stored, on a new connection: it may lead to a
+// server that has taken over without all of it, or to one that was restored.
+func (l *NodeLease) checkWitness(ctx context.Context, conn *pgx.Conn) error {
+	if l.o.Witness == nil {
+		return nil
+	}
+	missing, err := l.o.Witness.missing(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if err := l.settle(ctx, conn, missing); err != nil {
+		return err
+	}
+	return l.checkEpoch(ctx, conn)
+}
+
+// setBackTimeout is how long ending an epoch may take: longer than a heartbeat.
+const setBackTimeout = time.Minute
+
+// settle ends the epoch if the database was set back, or is another one than before.
+func (l *NodeLease) settle(ctx context.Context, conn *pgx.Conn, setBack bool) error {
+	ctx, cancel := chat.WithDeadline(context.WithoutCancel(ctx), setBackTimeout, "store.NodeLease.settle")
+	defer cancel()
+	return settleOrigin(ctx, conn, l.logger, settling{setBack: setBack, sameTimeline: true})
 }
 
 const (

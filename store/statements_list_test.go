@@ -240,6 +240,8 @@ var Statements = []Statement{
 	{"renewSessionsSQL", renewSessionsSQL, Rare, "all: sessions; conversation: conversations", ""},
 	{"limitCursorsSQL", limitCursorsSQL, Rare, "all: conversations, session_cursors, sessions", ""},
 	{"limitDeliveredSQL", limitDeliveredSQL, Rare, "all: conversations, participants, sessions", ""},
+	// witness.go
+	{"witnessSQL", witnessSQL, Rare, "conversation: events", ""},
 	// users.go
 	{"createUserSQL", createUserSQL, Warm, "user: users", ""},
 	{"getUserSQL", getUserSQL, Hot, "user: users", ""},
@@ -278,6 +280,7 @@ var Statements = []Statement{
 	{"appendSharedSQL", appendSharedSQL, Hot, "conversation: conversations, events; user: sessions", newestOnly},
 	// node_lease.go
 	{"joinNodesSQL", joinNodesSQL, Rare, "", ""},
+	{"epochSQL", epochSQL, Rare, "", ""},
 	{"heartbeatSQL", heartbeatSQL, Rare, "", ""},
 	{"listNodesSQL", listNodesSQL, Rare, "", ""},
 	{"evictNodeSQL", evictNodeSQL, Rare, "", ""},

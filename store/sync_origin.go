@@ -221,8 +221,11 @@ func (s *Store) Epoch(ctx context.Context) (chat.LogEpoch, error) {
 }
 
 // SetBack says that the database was set back to an earlier moment, and begins a new epoch
-// of the log. Nodes that run notice at their next heartbeat (chat.ErrSetBack).
+// of the log; a nil logger logs nothing. Nodes that run notice at their next heartbeat (chat.ErrSetBack).
 func (s *Store) SetBack(ctx context.Context, logger *slog.Logger) error {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
 	return translate("store.SetBack", s.pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
 		return settleOrigin(ctx, c.Conn(), logger, settling{setBack: true})
 	}))

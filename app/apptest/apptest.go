@@ -368,6 +368,7 @@ type Event struct {
 	Emoji          string
 	Op             string
 	UserIDs        []string
+	Epoch          string
 
 	Packet packets.Packet
 }

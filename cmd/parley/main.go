@@ -21,12 +21,13 @@ import (
 
 // cli is every command with its flags; each flag with an env may be set there instead.
 type cli struct {
-	Serve   serveCmd         `cmd:"" help:"Run the server: MQTT, REST and, unless DATABASE_URL is set, a private PostgreSQL."`
-	Migrate migrateCmd       `cmd:"" help:"Migrate the database's schema to this version and exit; serve does that too."`
-	Verify  verifyCmd        `cmd:"" help:"Read the whole database and check that every promise about it holds."`
-	User    userCmd          `cmd:"" help:"Add, list, enable and disable users; set passwords."`
-	Token   tokenCmd         `cmd:"" help:"Issue an access token for a user, without their password."`
-	Version kong.VersionFlag `help:"Print the version and exit."`
+	Serve    serveCmd         `cmd:"" help:"Run the server: MQTT, REST and, unless DATABASE_URL is set, a private PostgreSQL."`
+	Migrate  migrateCmd       `cmd:"" help:"Migrate the database's schema to this version and exit; serve does that too."`
+	Verify   verifyCmd        `cmd:"" help:"Read the whole database and check that every promise about it holds."`
+	Restored restoredCmd      `cmd:"" help:"Say that the database was restored to an earlier moment, where Parley cannot notice, so that clients start over."`
+	User     userCmd          `cmd:"" help:"Add, list, enable and disable users; set passwords."`
+	Token    tokenCmd         `cmd:"" help:"Issue an access token for a user, without their password."`
+	Version  kong.VersionFlag `help:"Print the version and exit."`
 }
 
 // Exit codes.

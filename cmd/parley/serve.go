@@ -20,6 +20,7 @@ import (
 
 	"github.com/parleymq/parley/app"
 	"github.com/parleymq/parley/broker"
+	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
 	mosquitto "github.com/parleymq/parley/mosquitto-compat"
 	"github.com/parleymq/parley/topics"
@@ -70,6 +71,18 @@ func (c *serveCmd) Run(ctx context.Context, tty terminal) error {
 			return err
 		}
 	}
+	for first := true; ; first = false {
+		err := c.serve(ctx, tty, o, rules, first)
+		if !errors.Is(err, chat.ErrSetBack) || ctx.Err() != nil {
+			return err
+		}
+		logger.Warn("starting again: nothing that is in memory is true any more", "err", err)
+	}
+}
+
+// serve runs one server to its end. The first one says on the terminal where everything is.
+func (c *serveCmd) serve(ctx context.Context, tty terminal, o app.Options, rules *mosquitto.Rules, first bool) (err error) {
+	logger := o.Logger
 	a := app.New(o)
 	if err := a.Start(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -77,7 +90,9 @@ func (c *serveCmd) Run(ctx context.Context, tty terminal) error {
 		}
 		return err
 	}
-	banner(tty.Out, a)
+	if first {
+		banner(tty.Out, a)
+	}
 	reload := make(chan os.Signal, 1)
 	if rules != nil { // without rules, SIGHUP ends the process, as when its terminal is closed
 		signal.Notify(reload, syscall.SIGHUP)
@@ -92,6 +107,9 @@ func (c *serveCmd) Run(ctx context.Context, tty terminal) error {
 			logger.Info("stopping")
 		case err = <-a.Failed():
 			logger.Error("stopping", "err", err)
+			if errors.Is(err, chat.ErrSetBack) {
+				a.Hurry()
+			}
 		}
 		running = false
 	}
