@@ -53,31 +53,49 @@ func (s *Server) initdb(ctx context.Context, root *os.Root, side string) error {
 		return err
 	}
 	defer folder.Close()
-	cmd := s.command("initdb")
-	cmd.Args = append(cmd.Args, "-D", s.lend(cmd, folder, filepath.Join(s.opts.Dir, side)),
-		"--username="+superuser, "--encoding=UTF8", "--no-locale", "--data-checksums",
-		"--auth-local=trust", "--auth-host=reject", "--no-instructions")
-	if slices.Contains(s.opts.Settings, "fsync=off") {
-		cmd.Args = append(cmd.Args, "--no-sync")
+	cmd := func() *exec.Cmd {
+		cmd := s.command("initdb")
+		cmd.Args = append(cmd.Args, "-D", s.lend(cmd, folder, filepath.Join(s.opts.Dir, side)),
+			"--username="+superuser, "--encoding=UTF8", "--no-locale", "--data-checksums",
+			"--auth-local=trust", "--auth-host=reject", "--no-instructions")
+		if slices.Contains(s.opts.Settings, "fsync=off") {
+			cmd.Args = append(cmd.Args, "--no-sync")
+		}
+		return cmd
 	}
+	out, err := s.runInitdb(ctx, cmd())
+	if err != nil && nameless(out) {
+		named := cmd()
+		remove, nameErr := lendName(named, root, s.opts.Dir)
+		if nameErr != nil {
+			return nameErr
+		}
+		defer remove()
+		out, err = s.runInitdb(ctx, named)
+	}
+	if err != nil {
+		return fmt.Errorf("initdb: %w\n%s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// runInitdb runs initdb to its end and returns what it printed.
+func (s *Server) runInitdb(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second // for a pipe held open by a killed program's children
 	c, err := spawn(cmd, s.who.credential(), syscall.SIGKILL)
 	if err != nil {
-		return fmt.Errorf("initdb: %w", err)
+		return nil, err
 	}
 	select {
 	case <-c.exited:
+		return out.Bytes(), c.err
 	case <-ctx.Done():
 		_ = syscall.Kill(-c.pid(), syscall.SIGKILL) // it and the servers it runs
 		<-c.exited
-		return fmt.Errorf("initdb: %w", context.Cause(ctx))
+		return nil, context.Cause(ctx)
 	}
-	if c.err != nil {
-		return fmt.Errorf("initdb: %w\n%s", c.err, bytes.TrimSpace(out.Bytes()))
-	}
-	return nil
 }
 
 // removeSideFolders clears what an interrupted makeCluster left. It only saves space, so errors do not

@@ -1,19 +1,23 @@
 package main_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -144,5 +148,53 @@ func TestDescriptors(t *testing.T) {
 	out, _ := cmd.CombinedOutput()
 	if why := lastLine(string(out)); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(why, "may open 64 files") || !strings.Contains(why, "ulimit -n") {
 		t.Errorf("with too few it exited with %d: %s", cmd.ProcessState.ExitCode(), why)
+	}
+}
+
+// A container may run with any uid, which has no line in /etc/passwd. initdb insists on one.
+func TestServeWithoutName(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("only root may start a process with another uid")
+	}
+	dataDir(t) // skips where there is no PostgreSQL
+	if found, _ := filepath.Glob("/usr/lib*/libnss_wrapper.so"); len(found) == 0 {
+		if found, _ = filepath.Glob("/usr/lib/*/libnss_wrapper.so"); len(found) == 0 {
+			programtest.Missing(t, "libnss-wrapper", "there is no libnss_wrapper.so here")
+		}
+	}
+	path, err := parley()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "parley-uid-") // unlike t.TempDir, in a folder that others can walk to
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	binary, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(dir, "parley")
+	if err := errors.Join(os.WriteFile(own, binary, 0o755), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	const uid = 12345
+	start := func() *exec.Cmd {
+		cmd := command(t, []string{"PARLEY_DATA=" + filepath.Join(dir, "data")}, "migrate")
+		cmd.Path = own
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		return cmd
+	}
+	for _, want := range []string{"The schema went from version 0", "The schema is up to date"} { // made, and opened again
+		out, err := start().CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Fatalf("parley migrate: %v\n%s", err, out)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "data", "postgres", "data.new-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
