@@ -493,8 +493,7 @@ func TestBadWill(t *testing.T) {
 			c := a.Dial(t)
 			c.Version = v
 			c.Send(r.eve.As(brokertest.Connect{ClientID: "w", Version: v, WillTopic: topic, WillPayload: "I am a will", WillQoS: 1}).Packet())
-			ack := c.Expect(packets.Connack) // it may be accepted, as long as nothing comes of it
-			if ack.ReasonCode == 0 {
+			if ack, err := c.Recv(brokertest.Patience); err == nil && ack.ReasonCode == 0 { // it may be accepted, as long as nothing comes of it
 				c.Ping()
 			}
 			c.Close()

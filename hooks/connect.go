@@ -53,13 +53,16 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		cancel()
 		h.metrics.connects.WithLabelValues(string(chat.CodeOf(err))).Inc()
 		code := broker.ConnackReason(err, pk.ProtocolVersion)
+		var will *badWill
 		switch {
 		case errors.Is(err, errAuthMethod):
 			code = packets.ErrBadAuthenticationMethod
 		case errors.Is(err, errLeaving) && pk.ProtocolVersion == 5:
 			code.Code = packets.ErrUseAnotherServer.Code
-		case errors.As(err, new(*badWill)):
-			code.Code = packets.ErrPayloadFormatInvalid.Code
+		case errors.As(err, &will):
+			if pk.ProtocolVersion == 5 || will.err.Code == chat.Invalid { // for which MQTT 3.1.1 has no code, see refusalV3
+				code.Code = will.code
+			}
 		}
 		if chat.CodeOf(err) == chat.Internal {
 			h.logger.Error("connect failed", "client_id", cl.ID, "err", err)

@@ -53,7 +53,7 @@ type Hook struct {
 	// slots holds a value for each session being taken, two for each CPU: other CONNECTs
 	// wait, so that a storm of them leaves the database to the rest.
 	slots    chan struct{}
-	refusals *rate.Limiter // of log lines about refused publishes, beside that of each connection
+	refusals *rate.Limiter // of log lines about refused publishes and wills, beside that of each connection
 }
 
 // New returns a hook. Serve must be called with the server it is attached to.

@@ -43,9 +43,9 @@ func (h *Hook) publish(c *connection, pk *packets.Packet) error {
 	case chat.CodeOf(err) == chat.NotFound:
 		p.Name = pk.TopicName
 		err = h.publishDevice(c, p, pk)
-	default: // a topic in conv/ or user/ that does not exist: nobody may write there (0x87)
+	default:
 		p.Name = pk.TopicName
-		err = &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: strings.TrimPrefix(chat.PublicMessage(err), "topic: "), Err: err}
+		err = errNoSuchTopic(err)
 	}
 	if err != nil {
 		p.Settle(err)
@@ -71,6 +71,17 @@ func (c *connection) resolveAlias(pk *packets.Packet) error {
 	}
 	return nil
 }
+
+// errNoSuchTopic refuses a topic in conv/ or user/ that does not exist: nobody may write
+// there (0x87).
+func errNoSuchTopic(err error) error {
+	return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: strings.TrimPrefix(chat.PublicMessage(err), "topic: "), Err: err}
+}
+
+var (
+	errOthersPresence = &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "only your own presence"}
+	errNoPublishing   = &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
+)
 
 // errNoAccount refuses a client without an account what belongs to accounts.
 func errNoAccount(field string) error {
@@ -102,7 +113,7 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 		}
 	case chat.TopicPresence:
 		if p.Topic.ID != c.principal.UserID {
-			return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "only your own presence"}
+			return errOthersPresence
 		}
 		status, err := chat.ParseStatus(pk.Payload)
 		if err != nil {
@@ -110,7 +121,7 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 		}
 		h.o.Presence.SetStatus(c.device(), c.stay, status)
 	default:
-		return &chat.Error{Code: chat.Forbidden, Field: "topic", Msg: "nothing may be published here"}
+		return errNoPublishing
 	}
 	p.Settle(nil)
 	return nil

@@ -3,73 +3,118 @@ package hooks
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/parleymq/parley/broker"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/presence"
+	"github.com/parleymq/parley/topics"
 )
 
-// badWill is a will that could never be published. CONNACK has a code for that in MQTT
-// 5 (0x99); in 3.1.1 the connection is closed.
-type badWill struct{ err error }
+// badWill is a will that would be refused if it were published now, with the reason code
+// of that.
+type badWill struct {
+	err  *chat.Error
+	code byte
+}
 
 func (e *badWill) Error() string { return e.err.Error() }
 func (e *badWill) Unwrap() error { return e.err }
 
-func errWill(msg string, err error) error {
-	return &badWill{&chat.Error{Code: chat.Invalid, Field: "will", Msg: msg, Err: err}}
+// refuseWill returns why a CONNECT is refused for its will, and logs it, since MQTT 3.1.1
+// can say little: err is what a PUBLISH would be refused with.
+func (h *Hook) refuseWill(c *connection, pk *packets.Packet, err error) error {
+	code, refused := broker.PubackReason(err)
+	if !refused { // it could not be found out
+		return err
+	}
+	if h.refusals.Allow() {
+		h.logger.Warn("connect refused for its will", "user", c.principal.UserID, "client_id", c.clientID, "topic", clip(pk.Connect.WillTopic, 200), "code", chat.CodeOf(err), "err", err)
+	}
+	return &badWill{&chat.Error{Code: chat.CodeOf(err), Field: "will", Msg: chat.PublicMessage(err), Err: err}, code}
 }
 
-// readWill reads the will of a CONNECT. One on a topic that no will acts on, or where the
-// client may not publish, is ignored; whether the user may write to a conversation is
-// decided when the will is due.
+// readWill reads the will of a CONNECT. One that would be refused if it were published now
+// refuses the CONNECT: nobody would hear of it when it is due. Two things are decided only
+// then, because they change: whether a block lets the user write, and what the rules of a
+// listener allow. A will on typing or reads has no effect.
 func (h *Hook) readWill(c *connection, pk *packets.Packet) error {
 	if !pk.Connect.WillFlag {
-		return nil
-	}
-	topic, err := chat.ParseTopic(pk.Connect.WillTopic)
-	onDevices := chat.CodeOf(err) == chat.NotFound
-	if onDevices {
-		err = h.o.Topics.MayPublish(c.topicUser, pk.Connect.WillTopic)
-	}
-	if err != nil || !onDevices && !c.principal.HasAccount() {
 		return nil
 	}
 	payload := pk.Connect.WillPayload
 	if pk.Origin == emptyWill {
 		payload = nil
 	}
-	if len(payload) > chat.MaxWillBytes {
-		return errWill("has "+strconv.Itoa(len(payload))+" bytes, limit "+strconv.Itoa(chat.MaxWillBytes), nil)
+	topic, err := chat.ParseTopic(pk.Connect.WillTopic)
+	onDevices := chat.CodeOf(err) == chat.NotFound
+	switch {
+	case strings.ContainsAny(pk.Connect.WillTopic, "+#"):
+		err = topics.CheckName(pk.Connect.WillTopic)
+	case onDevices:
+		err = h.o.Topics.MayPublish(c.topicUser, pk.Connect.WillTopic)
+		if chat.CodeOf(err) == chat.Forbidden && c.topicUser.Access != nil {
+			err = topics.CheckName(pk.Connect.WillTopic)
+		}
+	case err != nil:
+		err = errNoSuchTopic(err)
+	default:
+		err = h.mayLeave(c, topic)
+	}
+	if err == nil && len(payload) > chat.MaxWillBytes {
+		err = &chat.Error{Code: chat.Invalid, Msg: "has " + strconv.Itoa(len(payload)) + " bytes, limit " + strconv.Itoa(chat.MaxWillBytes)}
+	}
+	if err != nil {
+		return h.refuseWill(c, pk, err)
 	}
 	props := &pk.Connect.WillProperties
 	delay := time.Duration(props.WillDelayInterval) * time.Second
 	switch {
 	case onDevices:
 		c.will = h.deviceWill(c, pk, payload, delay)
-	case topic.Kind == chat.TopicPresence && topic.ID != c.principal.UserID:
-		return &chat.Error{Code: chat.Forbidden, Field: "will", Msg: "only your own presence"}
 	case topic.Kind == chat.TopicPresence:
-		status, err := chat.ParseStatus(payload)
+		var status chat.Status
+		status, err = chat.ParseStatus(payload)
 		if err == nil && status == chat.Online {
 			err = &chat.Error{Code: chat.Invalid, Field: "status", Msg: `must be "away", "invisible" or "offline" in a will: whoever is cut off is not online`}
 		}
-		if err != nil {
-			return errWill(chat.PublicMessage(err), err)
-		}
 		c.presenceWill = presence.End{Will: status, Delay: delay}
+	case topic.Kind == chat.TopicTyping:
+		_, err = chat.ParseTyping(payload)
+	case topic.Kind == chat.TopicReads:
+		_, err = chat.ParseRead(payload)
 	case topic.Kind == chat.TopicMessages:
-		cmd, err := chat.ParseCommand(payload, props.ContentType)
-		if err != nil {
-			return errWill(chat.PublicMessage(err), err)
-		}
+		var cmd chat.Command
+		cmd, err = chat.ParseCommand(payload, props.ContentType)
 		c.will = &chat.Will{Delay: delay, Size: len(cmd.Content), Publish: func(ctx context.Context, done func(error)) {
 			h.o.Chat.PublishWill(ctx, c.principal.UserID, topic.ID, &cmd, done)
 		}}
 	}
+	if err != nil {
+		return h.refuseWill(c, pk, err)
+	}
 	return nil
+}
+
+// mayLeave decides whether the client may have a will on one of Parley's own topics.
+func (h *Hook) mayLeave(c *connection, topic chat.Topic) error {
+	switch {
+	case !c.principal.HasAccount():
+		return errNoAccount("topic")
+	case topic.Kind == chat.TopicPresence && topic.ID == c.principal.UserID:
+		return nil
+	case topic.Kind == chat.TopicPresence:
+		return errOthersPresence
+	case topic.Kind&(chat.TopicMessages|chat.TopicTyping|chat.TopicReads) == 0:
+		return errNoPublishing
+	}
+	ctx, cancel := chat.WithDeadline(c.ctx, authTimeout, "hooks.mayLeave")
+	defer cancel()
+	_, err := h.o.Chat.Rosters.Require(ctx, topic.ID, c.principal.UserID)
+	return err
 }
 
 // deviceWill is the will of a CONNECT on a device topic. Its message expiry interval
