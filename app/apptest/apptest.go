@@ -256,7 +256,7 @@ func (a *App) Metrics(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := http.DefaultClient.Do(req)
+	r, err := httpClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
