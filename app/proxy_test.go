@@ -50,7 +50,7 @@ func TestLimitsSeeThroughBalancers(t *testing.T) {
 			for i, address := range []string{"127.0.0.8", "127.0.0.9"} {
 				doors := b.doors(t, address, u)
 				for name, door := range doors {
-					if got := door(); got != "in" {
+					if got := door(); got != "wrong" {
 						t.Fatalf("%s, the first time by %s: %s", address, name, got)
 					}
 				}
@@ -67,7 +67,7 @@ func TestLimitsSeeThroughBalancers(t *testing.T) {
 	}
 }
 
-// doors are the ways to show a password from an address.
+// doors are the ways to show a wrong password from an address.
 func (b balancer) doors(t *testing.T, address string, u apptest.User) map[string]func() string {
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}, Timeout: brokertest.Patience}
 	probe, err := dialer.Dial("tcp", b.mqtt)
@@ -76,11 +76,11 @@ func (b balancer) doors(t *testing.T, address string, u apptest.User) map[string
 	}
 	_ = probe.Close()
 	connect := func(c *brokertest.Client) string {
-		ack := c.Connect(brokertest.Connect{ClientID: address, Username: u.Username, Password: apptest.Password})
+		ack := c.Connect(brokertest.Connect{ClientID: address, Username: u.Username, Password: "a guess of eve's"})
 		c.Close()
 		switch ack.ReasonCode {
-		case 0:
-			return "in"
+		case 0x86:
+			return "wrong"
 		case 0x97:
 			return "limited"
 		}
@@ -96,7 +96,7 @@ func (b balancer) doors(t *testing.T, address string, u apptest.User) map[string
 		},
 		"WebSocket": func() string { return connect(brokertest.DialWebSocketBy(t, dialer, "ws://"+b.http+"/mqtt")) },
 		"REST": func() string {
-			body, _ := json.Marshal(map[string]string{"username": u.Username, "password": apptest.Password})
+			body, _ := json.Marshal(map[string]string{"username": u.Username, "password": "a guess of eve's"})
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+b.http+"/api/sessions", bytes.NewReader(body))
 			if err != nil {
 				return err.Error()
@@ -110,8 +110,8 @@ func (b balancer) doors(t *testing.T, address string, u apptest.User) map[string
 			}
 			_ = resp.Body.Close()
 			switch resp.StatusCode {
-			case http.StatusCreated:
-				return "in"
+			case http.StatusUnauthorized:
+				return "wrong"
 			case http.StatusTooManyRequests:
 				return "limited"
 			}

@@ -43,11 +43,15 @@ type Authenticator interface {
 	Revoked(p Principal) bool
 }
 
-// Limiter limits how often one address may do something, such as try a password. MQTT and
-// REST share one.
+// Limiter limits how often one address may do something, such as show a wrong password.
+// MQTT and REST share one.
 type Limiter interface {
-	// Allow counts one more use, or returns Quota with RetryAfter. It does not block.
-	Allow(from netip.Addr) error
+	// Reserve lets one more caller try, who calls decide once, with whether that counts
+	// against the limit: a right password does not. Until then it counts, so that tries at
+	// the same time are bounded, too. Where the limit is reached only by tries that are not
+	// decided, Reserve waits for them. Quota with RetryAfter: the limit is reached, too many
+	// wait, or ctx has ended.
+	Reserve(ctx context.Context, from netip.Addr) (decide func(counts bool), err error)
 }
 
 var usernamePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)

@@ -204,13 +204,25 @@ func (h *Hook) authenticate(ctx context.Context, conn *broker.Conn, cl *mqtt.Cli
 			return p, err
 		}
 	}
-	if h.o.Logins != nil { // before the hash: guesses must not fill the queue for it
-		remote, _ := netip.ParseAddrPort(cl.Net.Remote) // what has no address shares one limit with its kind
-		if err := h.o.Logins.Allow(remote.Addr()); err != nil {
-			return chat.Principal{}, err
-		}
+	return h.verifyPassword(ctx, cl, auth, username, password)
+}
+
+// verifyPassword returns whose password it is, if the client's address is within the limit.
+func (h *Hook) verifyPassword(ctx context.Context, cl *mqtt.Client, auth chat.Authenticator, username, password string) (chat.Principal, error) {
+	if h.o.Logins == nil {
+		return auth.VerifyPassword(ctx, username, password)
 	}
-	return auth.VerifyPassword(ctx, username, password)
+	remote, _ := netip.ParseAddrPort(cl.Net.Remote)       // what has no address shares one limit with its kind
+	decide, err := h.o.Logins.Reserve(ctx, remote.Addr()) // before the hash: guesses must not fill the queue for it
+	if err != nil {
+		return chat.Principal{}, err
+	}
+	wrong := false
+	defer func() { decide(wrong) }()
+	p, err := auth.VerifyPassword(ctx, username, password)
+	// Who is let in without an account, where none is needed, has guessed wrong, too.
+	wrong = chat.CodeOf(err) == chat.Unauthenticated || err == nil && !p.HasAccount()
+	return p, err
 }
 
 func unauthenticated(msg string) error { return &chat.Error{Code: chat.Unauthenticated, Msg: msg} }

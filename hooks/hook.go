@@ -31,7 +31,7 @@ type Options struct {
 	Chat          *chat.Service
 	Presence      *presence.Engine
 	Authenticator chat.Authenticator
-	Logins        chat.Limiter // limits password checks, not tokens; nil: no limit
+	Logins        chat.Limiter // limits wrong passwords, not tokens; nil: no limit
 	Router        *delivery.Router
 	Epoch         chat.LogEpoch  // of the log, for CONNACK
 	Fence         *chat.Fence    // every PUBLISH waits for it; nil: none

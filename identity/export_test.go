@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"crypto/ed25519"
+	"net/netip"
 )
 
 // OnHash has f called inside each password hash, once it has its slot.
@@ -31,7 +32,17 @@ func (s *Service) Round(ctx context.Context) error { return s.round(ctx) }
 
 var KeyID = keyID
 
-const MaxAddresses = maxAddresses
+const (
+	MaxAddresses = maxAddresses
+	MaxUndecided = maxUndecided
+)
+
+// WaitingFrom is how many wait in Reserve for one address.
+func (l *Limiter) WaitingFrom(a netip.Addr) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.find(a).waiting
+}
 
 // Len is how many addresses the limiter remembers.
 func (l *Limiter) Len() int { return len(l.table) }

@@ -153,17 +153,31 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	next(huma.WithValue(ctx, principalKey{}, p))
 }
 
-// limited admits requests while their address is within the limit.
-func (s *server) limited(l chat.Limiter) func(huma.Context, func(huma.Context)) {
-	return func(ctx huma.Context, next func(huma.Context)) {
-		r, _ := humachi.Unwrap(ctx)
-		if err := l.Allow(remoteAddr(r)); err != nil {
-			s.metrics.limited.WithLabelValues(ctx.Operation().Path).Inc()
-			s.refuse(ctx, problemOf(err))
-			return
-		}
-		next(ctx)
+type callerKey struct{}
+
+// caller is who is limited.
+type caller struct {
+	addr  netip.Addr
+	route string
+}
+
+// byAddress lets limited know who calls.
+func byAddress(ctx huma.Context, next func(huma.Context)) {
+	r, _ := humachi.Unwrap(ctx)
+	next(huma.WithValue(ctx, callerKey{}, caller{remoteAddr(r), ctx.Operation().Path}))
+}
+
+// limited does something if the caller's address is within the limit. counts says by the
+// result whether it counts against it. Only behind byAddress.
+func limited[T any](ctx context.Context, s *server, l chat.Limiter, counts func(error) bool, do func() (T, error)) (result T, err error) {
+	c := ctx.Value(callerKey{}).(caller)
+	decide, err := l.Reserve(ctx, c.addr)
+	if err != nil {
+		s.metrics.limited.WithLabelValues(c.route).Inc()
+		return result, err
 	}
+	defer func() { decide(counts(err)) }()
+	return do()
 }
 
 func (s *server) refuse(ctx huma.Context, p *Problem) {

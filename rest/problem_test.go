@@ -254,8 +254,11 @@ func TestRateLimits(t *testing.T) {
 	if r := logIn(); r.status != 401 {
 		t.Errorf("from another /64: %v", r)
 	}
+	for range 3 { // what is invalid does not count, since nothing was looked up or hashed
+		s.problem(400, chat.Invalid, "password", "POST", "/api/users", "", `{"username":"alice","email":"a@example.org","password":"short"}`)
+	}
 	s.want(201, "POST", "/api/users", "", `{"username":"alice","email":"a@example.org","password":"correct horse"}`)
-	s.problem(429, chat.Quota, "", "POST", "/api/users", "", `{`) // before the body is read
+	s.problem(429, chat.Quota, "", "POST", "/api/users", "", `{"username":"bob","email":"b@example.org","password":"correct horse"}`)
 }
 
 type clock struct {

@@ -37,7 +37,7 @@ type Options struct {
 
 	AllowedOrigins []string     // web pages that may call (CORS), such as "https://app.example.org", or "*"; may be empty
 	Signups        chat.Limiter // of POST /api/users
-	Logins         chat.Limiter // of POST /api/sessions, shared with MQTT
+	Logins         chat.Limiter // of wrong passwords, shared with MQTT
 }
 
 const (
@@ -59,6 +59,8 @@ type server struct {
 	metrics   *metrics
 	origins   []string
 	ready     func(context.Context) error
+	signups   chat.Limiter
+	logins    chat.Limiter
 	api       huma.API
 	openAPI   func() *huma.OpenAPI // api's document, with examples
 }
@@ -69,7 +71,7 @@ type server struct {
 func New(o Options) http.Handler {
 	s := &server{
 		chat: o.Chat, identity: o.Identity, presences: o.Presence, epoch: o.Epoch, logger: o.Logger.With("component", "rest"), metrics: newMetrics(o.Registerer),
-		origins: o.AllowedOrigins, ready: o.Ready,
+		origins: o.AllowedOrigins, ready: o.Ready, signups: o.Signups, logins: o.Logins,
 	}
 	router := chi.NewMux()
 	router.Use(s.observe, s.guard, s.cors, query, middleware.GetHead)
@@ -79,8 +81,8 @@ func New(o Options) http.Handler {
 	router.MethodNotAllowed(methodNotAllowed(router))
 
 	s.api = humachi.New(router, apiConfig(o.Version))
-	s.users(o.Signups)
-	s.sessions(o.Logins)
+	s.users()
+	s.sessions()
 	s.conversations()
 	s.groups()
 	s.blocks()

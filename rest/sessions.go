@@ -49,10 +49,10 @@ type Session struct {
 	ExpiresAt  Time   `json:"expiresAt" doc:"Unless it is refreshed before then."`
 }
 
-func (s *server) sessions(login chat.Limiter) {
+func (s *server) sessions() {
 	const tag = "sessions"
 	logIn := created(op(tag, "POST /api/sessions", "logIn", "Log in", ""))
-	logIn.Middlewares = huma.Middlewares{s.limited(login)}
+	logIn.Middlewares = huma.Middlewares{byAddress}
 	register(s, logIn, s.logIn, chat.Unauthenticated, chat.Quota)
 	register(s, op(tag, "POST /api/sessions/refresh", "refresh", "Exchange a refresh token for new tokens",
 		"A refresh token can be used once. If the answer is lost, or another tab was faster, ask again within 30 seconds: "+
@@ -67,7 +67,10 @@ func (s *server) logIn(ctx context.Context, in *with[NewSession]) (*body[Tokens]
 	if (b.Username == "") == (b.Email == "") {
 		return nil, &chat.Error{Code: chat.Invalid, Field: "username", Msg: "is required, or email instead, but not both"}
 	}
-	return reply(tokensOf)(s.identity.LogIn(ctx, identity.LoginRequest{Login: b.Username + b.Email, Password: b.Password, Device: b.Device}))
+	wrong := func(err error) bool { return chat.CodeOf(err) == chat.Unauthenticated }
+	return reply(tokensOf)(limited(ctx, s, s.logins, wrong, func() (*identity.Session, error) {
+		return s.identity.LogIn(ctx, identity.LoginRequest{Login: b.Username + b.Email, Password: b.Password, Device: b.Device})
+	}))
 }
 
 func (s *server) refresh(ctx context.Context, in *with[RefreshRequest]) (*body[Tokens], error) {

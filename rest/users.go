@@ -34,22 +34,27 @@ type userSearch struct {
 	Paging
 }
 
-func (s *server) users(signup chat.Limiter) {
+func (s *server) users() {
 	const tag = "users"
 	signUp := created(op(tag, "POST /api/users", "createUser", "Register", ""))
-	signUp.Middlewares = huma.Middlewares{s.limited(signup)}
+	signUp.Middlewares = huma.Middlewares{byAddress}
 	register(s, signUp, s.createUser, chat.Conflict, chat.Quota)
 	register(s, s.secured(op(tag, "GET /api/users", "searchUsers", "Find users by the beginning of their user name", "")), s.searchUsers)
 	register(s, s.secured(op(tag, "GET /api/users/me", "getMe", "Read your account", "")), s.getMe)
-	register(s, s.secured(op(tag, "PATCH /api/users/me", "updateMe", "Change your account", "")), s.updateMe, chat.Forbidden, chat.Conflict, chat.Quota)
+	updateMe := s.secured(op(tag, "PATCH /api/users/me", "updateMe", "Change your account", ""))
+	updateMe.Middlewares = append(updateMe.Middlewares, byAddress)
+	register(s, updateMe, s.updateMe, chat.Forbidden, chat.Conflict, chat.Quota)
 }
 
 func (s *server) createUser(ctx context.Context, in *with[NewUser]) (*body[User], error) {
 	if err := identity.ValidateEmail(in.Body.Email); err != nil {
 		return nil, err // accounts made here need an address; operators may create others
 	}
-	return reply(userOf)(s.identity.Register(ctx, identity.NewUser{
-		Username: in.Body.Username, Email: in.Body.Email, Password: in.Body.Password, DisplayName: in.Body.DisplayName,
+	valid := func(err error) bool { return chat.CodeOf(err) != chat.Invalid } // a name that is taken counts: it could be looked for
+	return reply(userOf)(limited(ctx, s, s.signups, valid, func() (*chat.User, error) {
+		return s.identity.Register(ctx, identity.NewUser{
+			Username: in.Body.Username, Email: in.Body.Email, Password: in.Body.Password, DisplayName: in.Body.DisplayName,
+		})
 	}))
 }
 
@@ -72,7 +77,15 @@ func (s *server) getMe(ctx context.Context, _ *struct{}) (*body[Me], error) {
 }
 
 func (s *server) updateMe(ctx context.Context, in *with[ProfileUpdate]) (*body[Me], error) {
-	return reply(meOf)(s.identity.UpdateProfile(ctx, principal(ctx), identity.ProfileUpdate{
-		DisplayName: in.Body.DisplayName, Email: in.Body.Email, Password: in.Body.Password, CurrentPassword: in.Body.CurrentPassword,
-	}))
+	b := &in.Body
+	update := func() (*chat.User, error) {
+		return s.identity.UpdateProfile(ctx, principal(ctx), identity.ProfileUpdate{
+			DisplayName: b.DisplayName, Email: b.Email, Password: b.Password, CurrentPassword: b.CurrentPassword,
+		})
+	}
+	if b.Email == nil && b.Password == nil {
+		return reply(meOf)(update())
+	}
+	wrong := func(err error) bool { return chat.CodeOf(err) == chat.Forbidden }
+	return reply(meOf)(limited(ctx, s, s.logins, wrong, update))
 }
