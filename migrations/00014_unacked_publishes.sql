@@ -1,5 +1,5 @@
 -- What a client had published, and may not know to be stored, when its last connection ended.
--- oldest binary: 13
+-- oldest binary: 11
 
 -- +goose Up
 

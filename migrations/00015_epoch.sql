@@ -1,6 +1,7 @@
 -- What sync_origin.id is bound to, beside the cluster: whatever changes when a dump is
 -- restored, a database is copied, or a cluster goes back to an earlier moment. Where one
 -- of them has changed, a start draws a new id (store/sync_origin.go). 0: not known.
+-- oldest binary: 11
 
 -- +goose Up
 ALTER TABLE sync_origin
