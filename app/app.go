@@ -146,6 +146,9 @@ func (a *App) openDatabase(ctx context.Context) error {
 		return err
 	}
 	a.onStop("close the database pool", func(context.Context) error { a.store.Close(); return nil })
+	if err = a.checkWitness(ctx); err != nil {
+		return err
+	}
 	if a.epoch, err = a.store.Epoch(ctx); err != nil {
 		return err
 	}
@@ -222,6 +225,7 @@ func (a *App) start(ctx context.Context) error {
 	a.run("device topics", a.topics.Run)
 	a.onStop("end catch-ups", func(context.Context) error { a.router.Close(); return nil })
 	a.run("search index", a.indexer.Run)
+	a.run("witness", a.keepWitness)
 	a.run("writer", a.writer.Run)
 	a.run("unconfirmed changes", a.chat.Run)
 	a.run("read receipts", a.chat.RunReads)

@@ -2,10 +2,15 @@ package main_test
 
 import (
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/parleymq/parley/app/apptest"
+	"github.com/parleymq/parley/programtest"
 	"github.com/parleymq/parley/store/storetest"
 )
 
@@ -23,7 +28,7 @@ func (s *server) epoch() string {
 func serveOn(t *testing.T, env []string) *server {
 	t.Helper()
 	s := serve(t, env)
-	s.Stop(15)
+	s.Stop(syscall.SIGTERM)
 	return serve(t, env, "--mqtt-addr="+s.MQTT, "--http-addr="+s.HTTP)
 }
 
@@ -60,7 +65,7 @@ func TestRestoredCommand(t *testing.T) {
 		t.Errorf("parley restored says %q, and the server %q", out, now)
 	}
 	s.rest(t, ann.Token, http.MethodPost, "/api/messages", map[string]string{"conversationId": conv, "content": "after"}, http.StatusCreated, nil)
-	s.Stop(15)
+	s.Stop(syscall.SIGTERM)
 	out = restored()
 	s = serve(t, env)
 	if later := s.epoch(); later == now || !strings.Contains(out, later) {
@@ -94,4 +99,44 @@ func TestRestoredWhileRunning(t *testing.T) {
 	storetest.Restore(t, dsn, dump)
 	awaitEpoch(t, s, before)
 	say("new three", 3)
+}
+
+// The data of the private PostgreSQL are replaced by an older copy while nothing runs: the
+// next start notices. It notices nothing where they are the newest.
+func TestRestoredDataDirectory(t *testing.T) {
+	t.Parallel()
+	dir := dataDir(t)
+	env := []string{"PARLEY_DATA=" + dir}
+	data, backup := filepath.Join(dir, "postgres", "data"), filepath.Join(dir, "backup")
+	s := serve(t, env)
+	ann, bob := s.user(t, "ann"), s.user(t, "bob")
+	conv := s.direct(t, ann, bob)
+	s.Stop(syscall.SIGTERM)
+	cp := func(from, to string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), programtest.Path(t, "cp"), "-a", from, to).CombinedOutput(); err != nil {
+			t.Fatalf("cp: %v\n%s", err, out)
+		}
+	}
+	cp(data, backup)
+	s = serve(t, env)
+	before := s.epoch()
+	s.rest(t, ann.Token, http.MethodPost, "/api/messages", map[string]string{"conversationId": conv, "content": "old"}, http.StatusCreated, nil)
+	s.Stop(syscall.SIGTERM)
+	s = serve(t, env)
+	if now := s.epoch(); now != before {
+		t.Errorf("after an ordinary restart the epoch is %s, want %s", now, before)
+	}
+	s.Stop(syscall.SIGTERM)
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	cp(backup, data)
+	s = serve(t, env)
+	if now := s.epoch(); now == before {
+		t.Errorf("the epoch is still %s", now)
+	}
+	if h := s.history(t, ann.Token, conv); len(h) != 0 {
+		t.Errorf("the history is %v", h)
+	}
 }
