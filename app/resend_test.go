@@ -123,6 +123,43 @@ func TestPacketsSentAgainWithoutDup(t *testing.T) {
 	}
 }
 
+// A message is stored, and the server crashes. The client sends it again twice, and the
+// line is cut before the first of these is answered: what that connection leaves is not the
+// key under which the message is stored.
+func TestPacketSentAgainAfterACrashAndALostLine(t *testing.T) {
+	t.Parallel()
+	for _, v := range versions {
+		t.Run(versionName(v), func(t *testing.T) {
+			t.Parallel()
+			a := apptest.Start(t)
+			r := newRig(t, a)
+			o := brokertest.Connect{ClientID: "phone", Version: v, Persistent: true, SessionExpiry: uint32(v-4) * 3600}
+			pk := brokertest.Publish(r.conv.Topic("messages"), 1, 1, "hello")
+			a.Device(t, r.eve, o).Client.Send(pk)
+			r.seq++
+			r.near.ExpectEvent(r.conv, r.seq)
+			a.Crash(t)
+			b := apptest.StartOn(t, a.DSN())
+			pk.FixedHeader.Dup = true
+			d := b.Device(t, r.eve, o)
+			release := stall(t, b, r.conv)
+			d.Client.Send(pk)
+			d.Ping()
+			d.Close()
+			d = b.Device(t, r.eve, o)
+			d.Client.Send(pk)
+			d.Ping()
+			release()
+			if ack := firstAck(d, 1); ack.ReasonCode != 0 {
+				t.Errorf("got %s", brokertest.Describe(ack))
+			}
+			if log := b.Log(t, r.nan, r.conv, r.seq-1); len(log) != 1 || log[0].Content != "hello" {
+				t.Errorf("the log has %+v", log)
+			}
+		})
+	}
+}
+
 // An identifier that was unacknowledged, with other content: the client has given up what
 // it meant, and sends something else.
 func TestAnotherPacketUnderAnUnacknowledgedIdentifier(t *testing.T) {

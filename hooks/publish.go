@@ -142,7 +142,7 @@ func (h *Hook) publishCommand(c *connection, p *broker.Publish, pk *packets.Pack
 		fresh := h.o.Chat.NewResendKey(c.sessionHash, p.PacketID)
 		if src.Key = fresh; c.session.Kept() {
 			src.Key = c.intake.Claim(p, fresh, digest(pk))
-			src.Resent = src.Resent && src.Key == fresh
+			src.Resent = src.Resent || src.Key != fresh // its first sending may have been a repeat itself, of one before a crash
 		}
 	}
 	return h.o.Chat.Submit(c.ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
