@@ -169,12 +169,12 @@ func (a *App) build(context.Context) (err error) {
 	registerPresence(a.registry, a.presence)
 	_, open := a.o.TopicAccess.(topics.Open)
 	a.topics = topics.New(topics.Options{
-		Access: a.o.TopicAccess, OneSpace: open || a.o.OneTopicSpace, Store: a.store, Forward: a.forward(), Sys: a.sys,
+		Access: a.o.TopicAccess, OneSpace: open || a.o.OneTopicSpace, MaxPublication: a.o.Limits.MaxPacket, Store: a.store, Forward: a.forward(), Sys: a.sys,
 		Logger: a.logger, Registerer: a.registry,
 	})
 	a.router = delivery.NewRouter(delivery.Options{
 		Log: a.store, Sessions: a.store, Receipts: a.chat, Epoch: a.epoch, Node: a.o.Node, MaxSessions: a.o.MaxUserSessions,
-		Ended: func(q *delivery.Queue) { a.topics.End(q) }, Logger: a.logger, Registerer: a.registry,
+		QueueBytes: a.queueBytes(), Ended: func(q *delivery.Queue) { a.topics.End(q) }, Logger: a.logger, Registerer: a.registry,
 		Cluster: a.deliveryCluster(),
 	})
 	a.indexer = store.NewIndexer(a.store, store.IndexerOptions{Logger: a.logger, Registerer: a.registry})
@@ -215,6 +215,9 @@ func (a *App) build(context.Context) (err error) {
 	a.hook.Serve(a.broker) // the other cycle: mochi calls the hook, and the hook finds connections
 	return nil
 }
+
+// queueBytes is how much may wait for one session: four packets of the largest size, at least.
+func (a *App) queueBytes() int { return max(chat.MaxQueuedBytes, 4*a.o.Limits.MaxPacket) }
 
 // start runs what runs by itself, in the order in which it is needed: stopping goes the
 // other way round.

@@ -56,7 +56,7 @@ func (a *App) joinNodes(ctx context.Context) error {
 // openBus makes what the process needs among other nodes of the database.
 func (a *App) openBus(ctx context.Context, id string) error {
 	link, err := redis.New(redis.Options{
-		URL: a.o.RedisURL, Installation: string(a.epoch), Node: cluster.Node{ID: id, Name: a.o.Node}, Logger: a.logger, Registerer: a.registry,
+		URL: a.o.RedisURL, Installation: string(a.epoch), Node: cluster.Node{ID: id, Name: a.o.Node}, MaxQueued: 4 * a.queueBytes(), Logger: a.logger, Registerer: a.registry,
 	})
 	if err != nil {
 		return err

@@ -160,12 +160,13 @@ func (c *Conn) hold(buffer, b []byte) {
 	}
 }
 
-// readRest reads the rest of a packet, for which the client has PacketTimeout. Only the time
-// spent waiting for it counts: the reader may have been busy.
+// readRest reads the rest of a packet, for which the client has PacketTimeout, and as much
+// again for each 256 KiB that have come. Only the time spent waiting for it counts: the
+// reader may have been busy.
 func (c *Conn) readRest(p []byte) (int, error) {
 	start := time.Now()
 	if c.connected.Load() {
-		c.setReadDeadline(start.Add(c.server.limits.PacketTimeout - c.waited))
+		c.setReadDeadline(start.Add(c.server.limits.PacketTimeout*time.Duration(1+len(c.held)>>18) - c.waited))
 	}
 	n, err := c.Conn.Read(p)
 	c.waited += time.Since(start)

@@ -116,9 +116,9 @@ func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (
 			in.conn.DisconnectCode(packets.ErrProtocolViolation.Code, "packet identifier "+itoa(int(packetID))+" is in use")
 			return nil, false
 		}
-		if qos == 2 && in.conn.version == 5 && len(in.releasing) >= maxReleasing {
+		if qos == 2 && in.conn.version == 5 && len(in.releasing) >= in.mostReleasing() {
 			in.mu.Unlock()
-			in.conn.DisconnectCode(packets.ErrReceiveMaximum.Code, "more than "+itoa(maxReleasing)+" publishes at QoS 2 wait for PUBREL")
+			in.conn.DisconnectCode(packets.ErrReceiveMaximum.Code, "more than "+itoa(in.mostReleasing())+" publishes at QoS 2 wait for PUBREL")
 			return nil, false
 		}
 		if len(in.waiting)-in.head < in.limit {
@@ -219,7 +219,7 @@ func (in *Intake) Unacked() []chat.UnackedPublish {
 
 // Releasing returns the identifiers that wait for PUBREL, of publishes to device
 // topics: those are not stored, so only the identifier shows that one is sent again. At
-// most 1,024.
+// most 1,024, or the Receive Maximum.
 func (in *Intake) Releasing() []uint16 {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -234,7 +234,7 @@ func (in *Intake) Releasing() []uint16 {
 
 // await notes that an identifier waits for PUBREL. mu is held.
 func (in *Intake) await(packetID uint16, device bool) {
-	if len(in.releasing) >= maxReleasing {
+	if len(in.releasing) >= in.mostReleasing() {
 		return
 	}
 	if in.releasing == nil {
@@ -329,6 +329,10 @@ func (p *Publish) Settle(err error) {
 // knows no Receive Maximum, one beyond it is not remembered: its repeat is looked up in
 // the log like that of any other packet.
 const maxReleasing = 1024
+
+// mostReleasing is maxReleasing, or the Receive Maximum if that is higher: a client may use
+// all of it.
+func (in *Intake) mostReleasing() int { return max(maxReleasing, in.limit) }
 
 // answer writes the acknowledgement of p. It returns false if that does not tell
 // the client the whole outcome. mu is held, so that acknowledgements keep their order.

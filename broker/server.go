@@ -68,6 +68,9 @@ func New(o Options) (*Server, error) {
 	logger := o.Logger
 	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	l := o.Limits.WithDefaults()
+	if l.MaxPacket > chat.MaxPacketBytes {
+		return nil, &chat.Error{Code: chat.Invalid, Op: "broker.New", Field: "MaxPacket", Msg: "is " + itoa(l.MaxPacket) + ", limit " + itoa(chat.MaxPacketBytes)}
+	}
 	caps := mqtt.NewDefaultServerCapabilities()
 	caps.MaximumClientWritesPending = 16 // for mochi's own fan-out, which is not used
 	caps.MaximumPacketSize = uint32(max(l.MaxPacket, l.MaxConnectPacket))

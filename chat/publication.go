@@ -7,14 +7,18 @@ import (
 	"unicode/utf8"
 )
 
+// MaxPacketBytes is the largest value that the limit of a packet may be set to: everything
+// on the way has room for such a packet.
+const MaxPacketBytes = 16 << 20
+
 // Limits of device topics.
 const (
-	MaxTopicBytes         = 1024    // of a name or a filter, without $share/{name}/
-	MaxTopicLevels        = 32      // of either
-	MaxPublicationBytes   = 1 << 20 // of an encoded Publication, whatever the limit of a packet
-	MaxRetainedByUser     = 10_000  // retained messages published by one user
-	MaxQueuedPublications = 1000    // in a session queue
-	MaxQueuedBytes        = 1 << 20 // likewise
+	MaxTopicBytes         = 1024                   // of a name or a filter, without $share/{name}/
+	MaxTopicLevels        = 32                     // of either
+	MaxPublicationBytes   = MaxPacketBytes + 2<<10 // of an encoded Publication, whose topic the packet may have as an alias
+	MaxRetainedByUser     = 10_000                 // retained messages published by one user
+	MaxQueuedPublications = 1000                   // in a session queue
+	MaxQueuedBytes        = 1 << 20                // likewise, where a packet has the default limit
 )
 
 // Publication is a PUBLISH to a device topic on its way to its receivers. They share it:

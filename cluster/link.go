@@ -16,8 +16,9 @@ type Node struct {
 	Name string
 }
 
-// MaxFrame is the largest frame that Link.Send takes, in bytes.
-const MaxFrame = 1 << 20
+// MaxFrame is the largest frame that Link.Send takes, in bytes: that of the largest
+// publication, and its kind.
+const MaxFrame = chat.MaxPublicationBytes + 1
 
 // Link carries frames between nodes and knows at which nodes users are connected. Only Run
 // and Locate block. All methods are safe for concurrent use. Before and after Run nothing is

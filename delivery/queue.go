@@ -17,7 +17,7 @@ const (
 // Queue is a session's queue of publications to device topics: those that wait for room in
 // the window, for room in the connection or, if the session is kept, for the device to
 // come back. It outlives connections, not the process. At most chat.MaxQueuedPublications
-// and chat.MaxQueuedBytes wait; beyond that, publications at QoS 0 are dropped first,
+// and Options.QueueBytes wait; beyond that, publications at QoS 0 are dropped first,
 // oldest first, and then what arrives.
 //
 // To the broker for device topics it stands for the session: it implements
@@ -84,7 +84,7 @@ func (s *Session) receive(q *Queue, c chat.PublicationCopy) bool {
 // none, and Room then holds a value when there may be.
 func (q *Queue) Offer(c chat.PublicationCopy) bool {
 	q.mu.Lock()
-	q.wantRoom = len(q.reliable)+len(q.qos0) >= offerLimit || q.bytes >= chat.MaxQueuedBytes/2
+	q.wantRoom = len(q.reliable)+len(q.qos0) >= offerLimit || q.bytes >= q.router.queueBytes/2
 	full := q.wantRoom
 	q.mu.Unlock()
 	if !full {
@@ -110,7 +110,7 @@ func (q *Queue) put(c chat.PublicationCopy) {
 		return
 	}
 	cost := c.Cost()
-	for len(q.reliable)+len(q.qos0) >= chat.MaxQueuedPublications || q.bytes+cost > chat.MaxQueuedBytes {
+	for len(q.reliable)+len(q.qos0) >= chat.MaxQueuedPublications || q.bytes+cost > q.router.queueBytes {
 		q.router.metrics.deviceDropped.Inc()
 		if len(q.qos0) == 0 {
 			return

@@ -34,6 +34,7 @@ type Options struct {
 	MaxSessions int           // connected sessions of one user, beyond which Take refuses; 0: chat.MaxUserSessions
 	Cluster     *Cluster      // nil: a lone node
 	Readers     int           // pages read from the log at once, over all sessions; 0: 8
+	QueueBytes  int           // of publications to device topics that wait for one session; 0: chat.MaxQueuedBytes
 	// Ended is called with each Queue whose session has ended: its filters on device
 	// topics are to be removed. It must not block. May be nil.
 	Ended      func(*Queue)
@@ -72,6 +73,7 @@ type Router struct {
 	queues      map[deviceKey]*Queue // queuesMu guards: of sessions that are kept, and whose devices are away
 	queuesMu    sync.Mutex
 	queuedBytes atomic.Int64 // over all queues
+	queueBytes  int          // Options.QueueBytes
 
 	wantReceipts atomic.Int64 // connected sessions that subscribe to delivery receipts
 
@@ -93,9 +95,11 @@ func NewRouter(o Options) *Router {
 	o.MaxSessions = cmp.Or(o.MaxSessions, chat.MaxUserSessions)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.SaveEvery = cmp.Or(o.SaveEvery, time.Second)
+	o.QueueBytes = cmp.Or(o.QueueBytes, chat.MaxQueuedBytes)
 	r := &Router{
 		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, epoch: o.Epoch, node: o.Node, ended: o.Ended, every: o.SaveEvery, most: o.MaxSessions,
-		logger: o.Logger.With("component", "delivery"), readers: make(chan struct{}, o.Readers),
+		queueBytes: o.QueueBytes,
+		logger:     o.Logger.With("component", "delivery"), readers: make(chan struct{}, o.Readers),
 		parts: map[deviceKey]chat.SessionPart{}, delivered: map[deliveredKey]int64{}, queues: map[deviceKey]*Queue{},
 	}
 	if o.Cluster != nil {

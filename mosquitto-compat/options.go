@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/parleymq/parley/chat"
 )
 
 // kind is the form of an option's value.
@@ -239,16 +241,15 @@ func init() { //nolint:gochecknoinits // the table refers to the parser, which r
 		"auth_plugin_deny_special_chars": refused(flag, noPlugin),
 
 		// How much.
-		"max_packet_size": {kind: number, min: 20, max: maxPacketSize, take: taken("", func(p *parser, v value) { p.config.MaxPacketSize = v.number })},
-		"message_size_limit": {kind: number, max: maxPacketSize, take: func(p *parser, v value) (Verdict, string) {
+		"max_packet_size": {kind: number, min: 20, max: chat.MaxPacketBytes, take: taken("", func(p *parser, v value) { p.config.MaxPacketSize = v.number })},
+		"message_size_limit": {kind: number, max: chat.MaxPacketBytes - besides, take: func(p *parser, v value) (Verdict, string) {
 			if v.number == 0 {
 				return Ignored, "0 means no limit in Mosquitto; Parley's default limit applies: see max_packet_size"
 			}
-			const besides = 64 << 10 // topic and properties
 			p.config.MaxPacketSize = v.number + besides
 			return Changed, "as max_packet_size, with 64 KiB for topic and properties"
 		}},
-		"max_inflight_messages": {kind: number, max: math.MaxUint16, take: func(p *parser, v value) (Verdict, string) {
+		"max_inflight_messages": {kind: number, max: chat.MaxUnackedPublishes, take: func(p *parser, v value) (Verdict, string) {
 			if v.number == 0 {
 				return Ignored, "0 means no limit in Mosquitto; here 256 publishes of a client may wait for their acknowledgement"
 			}
@@ -359,7 +360,8 @@ func takeListener(p *parser, v value) (Verdict, string) {
 	return Taken, ""
 }
 
-const maxPacketSize = 268435455 // MQTT 5.0, 2.1.4
+// besides is what a packet has beside its payload, at most: topic and properties.
+const besides = 64 << 10
 
 var maxQoS = option{kind: number, scope: ofListener, max: 2, take: func(_ *parser, v value) (Verdict, string) {
 	if v.number < 2 {
@@ -376,6 +378,9 @@ func takeExpiration(p *parser, v value) (Verdict, string) {
 	n, err := strconv.Atoi(v.text[:len(v.text)-1])
 	if unit == 0 || err != nil || n < 1 || n > 1000 {
 		return Refused, fmt.Sprintf("is %q: want a number of 1 to 1,000 and h, d, w, m or y", v.text)
+	}
+	if most := math.MaxUint32 * time.Second / unit; time.Duration(n) > most { // MQTT 5.0, 3.1.2.11.2
+		return Refused, fmt.Sprintf("is %q: want at most %d%s", v.text, most, v.text[len(v.text)-1:])
 	}
 	p.config.SessionExpiry = time.Duration(n) * unit
 	return Changed, "for every session, also where an MQTT 5 client asks for longer"

@@ -40,6 +40,9 @@ type Options struct {
 	OneSpace    bool             // dev/ is part of the shared space, not each user's own
 	Store       chat.RetainedStore
 	MaxRetained int64 // retained messages over all topics, approximately; 0: 1,000,000
+	// MaxPublication is the size of the largest publication in bytes, by which retained
+	// messages are read a few at a time; 0: 256 KiB.
+	MaxPublication int
 	// Forward is called with each publication that is accepted here, for other nodes. It
 	// must not block. Nil: there are none.
 	Forward func(*chat.Publication)
@@ -91,6 +94,7 @@ func New(o Options) *Engine {
 		o.Access = Own{}
 	}
 	o.MaxRetained = cmp.Or(o.MaxRetained, 1_000_000)
+	o.MaxPublication = cmp.Or(o.MaxPublication, 256<<10)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	e := &Engine{o: o, logger: o.Logger.With("component", "topics"), start: time.Now(), holders: map[Receiver]*holder{}}
 	e.queue = batch.NewQueue(batch.Limits{

@@ -10,7 +10,7 @@ import (
 
 const (
 	topicsPage  = 1000 // topic names read in one query
-	messagePage = 50   // retained messages in memory for one receiver
+	messagePage = 50   // retained messages in memory for one receiver, if none is over 256 KiB
 )
 
 // Feed passes retained messages to a receiver that has room for a few at a time.
@@ -76,7 +76,7 @@ func (f *feeding) space(ctx context.Context, space chat.ID) error {
 				covered = append(covered, topic)
 			}
 		}
-		for some := range slices.Chunk(covered, messagePage) {
+		for some := range slices.Chunk(covered, max(1, min(messagePage, messagePage*(256<<10)/f.e.o.MaxPublication))) {
 			if err := f.topics(ctx, space, some); err != nil {
 				return err
 			}

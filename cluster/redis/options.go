@@ -36,6 +36,9 @@ type Options struct {
 	// Node is this process; required. cluster.Node has the limits. No two processes may have
 	// the same id.
 	Node cluster.Node
+	// MaxQueued is how many bytes may wait for one peer, or one larger frame; others are
+	// dropped and counted. 0: 4 MiB.
+	MaxQueued int
 	// HeartbeatInterval is the pause between heartbeats, and how long one may take; 0: 2 s.
 	// At least 10 ms.
 	HeartbeatInterval time.Duration
@@ -50,6 +53,7 @@ func (o *Options) check() error {
 	wrong := func(field, msg string) error {
 		return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: field, Msg: msg}
 	}
+	o.MaxQueued = cmp.Or(o.MaxQueued, maxQueued)
 	o.HeartbeatInterval = cmp.Or(o.HeartbeatInterval, 2*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	switch name := o.Node.Name; {

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	maxQueued = 4 << 20 // bytes that may wait for one peer; frames beyond are dropped and counted
+	maxQueued = 4 << 20 // Options.MaxQueued
 	perFrame  = 64      // added to the length of each frame, so that empty ones are bounded too
 )
 
@@ -28,7 +28,7 @@ type peers struct {
 type peer struct {
 	channel string
 
-	frames [][]byte // peers.mu guards; bounded by maxQueued: drop and count
+	frames [][]byte // peers.mu guards; bounded by Options.MaxQueued: drop and count
 	bytes  int      // of frames, as frameSize counts them; peers.mu guards
 
 	seq    uint64 // of the last message; owned by send
@@ -153,7 +153,7 @@ func (l *Link) enqueue(to string, frame []byte) reason {
 		return reasonUnknown
 	case len(frame) > cluster.MaxFrame:
 		return reasonTooLarge
-	case q.bytes+frameSize(frame) > maxQueued:
+	case len(q.frames) > 0 && q.bytes+frameSize(frame) > l.o.MaxQueued:
 		return reasonFull
 	}
 	q.frames = append(q.frames, frame)
@@ -182,7 +182,7 @@ func (l *Link) send(ctx context.Context) {
 }
 
 // publish sends one message to each peer for which frames wait, in one round trip of half a
-// heartbeat interval at most, and reports whether there were any. The next frames gather
+// heartbeat interval at most, and a second more for each MiB, and reports whether there were any. The next frames gather
 // meanwhile. While Redis is unavailable, or once ctx has ended, frames are dropped.
 func (l *Link) publish(ctx context.Context) bool {
 	c := l.client.Load()
@@ -195,6 +195,7 @@ func (l *Link) publish(ctx context.Context) bool {
 		return false
 	}
 	pipe := c.Pipeline()
+	size := 0
 	for i := range all {
 		p := &all[i]
 		p.seq++
@@ -206,9 +207,10 @@ func (l *Link) publish(ctx context.Context) bool {
 			p.buffer = nil // one large frame is no reason to hold on to its memory
 		}
 		p.receivers = c.publish(ctx, pipe, p.channel, p.message)
+		size += len(p.message)
 	}
 	began := time.Now()
-	limited, cancel := context.WithTimeout(ctx, max(l.o.HeartbeatInterval/2, 10*time.Millisecond))
+	limited, cancel := context.WithTimeout(ctx, max(l.o.HeartbeatInterval/2, 10*time.Millisecond)+time.Duration(size>>20)*time.Second)
 	ran, err := exec(limited, pipe)
 	cancel()
 	l.metrics.publish.Observe(time.Since(began).Seconds())
