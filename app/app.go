@@ -44,7 +44,7 @@ type App struct {
 
 	dsn      string
 	epoch    chat.LogEpoch
-	witness  store.Witness
+	witness  *store.Witness
 	lease    *store.NodeLease
 	others   *others // nil: a node alone
 	store    *store.Store
@@ -146,6 +146,7 @@ func (a *App) openDatabase(ctx context.Context) error {
 		return err
 	}
 	a.onStop("close the database pool", func(context.Context) error { a.store.Close(); return nil })
+	a.witness = &store.Witness{}
 	if err = a.checkWitness(ctx); err != nil {
 		return err
 	}

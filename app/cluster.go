@@ -30,7 +30,7 @@ const leaseWait = 20 * time.Second
 func (a *App) joinNodes(ctx context.Context) error {
 	o := store.NodeLeaseOptions{
 		Node: a.o.Node, ID: newNodeID(), Exclusive: a.o.RedisURL == "", Duration: cluster.LeaseDuration,
-		Epoch: a.epoch, Witness: &a.witness,
+		Epoch: a.epoch, Witness: a.witness,
 	}
 	if !o.Exclusive {
 		if err := a.openBus(ctx, o.ID); err != nil {

@@ -44,10 +44,14 @@ func (a *App) checkWitness(ctx context.Context) error {
 		return nil
 	}
 	missing, err := a.store.Misses(ctx, former)
-	if err == nil && missing {
-		err = a.store.SetBack(ctx, a.logger)
+	switch {
+	case err != nil:
+		return err
+	case missing:
+		return a.store.SetBack(ctx, a.logger)
 	}
-	return err
+	a.witness = former
+	return nil
 }
 
 // keepWitness keeps the witness in its file until ctx ends.
@@ -62,7 +66,7 @@ func (a *App) keepWitness(ctx context.Context) error {
 		case <-ctx.Done():
 			running = false
 		}
-		text, err := json.Marshal(&a.witness)
+		text, err := json.Marshal(a.witness)
 		if err != nil || string(text) == written {
 			continue
 		}
