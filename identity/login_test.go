@@ -139,7 +139,7 @@ func TestRefreshWhoseAnswerIsLost(t *testing.T) {
 	if err != nil || again.RefreshToken != lost.RefreshToken || again.Login.ID != session.Login.ID {
 		t.Fatalf("Refresh again = %+v, %v, want the same refresh token as %+v", again, err, lost)
 	}
-	good(t, there, again.AccessToken, "of the second answer")
+	good(t, here, again.AccessToken, "of the second answer")
 	// Later there is one token that is good, and theft of the old one is noticed.
 	graceOver(t, dsn)
 	next, err := here.Refresh(t.Context(), again.RefreshToken)

@@ -85,7 +85,7 @@ func New(o Options) (*Service, error) {
 		store: o.Store, clock: o.Clock, logger: o.Logger.With("component", "identity"), metrics: m, hasher: h, keys: keys,
 		revoked: newRevocations(o.Store, o.Clock, o.AccessTTL, m),
 		parser: jwt.NewParser(jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithIssuer(o.Issuer), jwt.WithAudience(o.Audience),
-			jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(tokenLeeway), jwt.WithStrictDecoding(), jwt.WithTimeFunc(o.Clock.Now)),
+			jwt.WithExpirationRequired(), jwt.WithLeeway(tokenLeeway), jwt.WithStrictDecoding(), jwt.WithTimeFunc(o.Clock.Now)),
 		issuer: o.Issuer, audience: o.Audience, accessTTL: o.AccessTTL, loginTTL: o.LoginTTL, pollEvery: o.PollRevokedEvery,
 	}, nil
 }

@@ -14,7 +14,7 @@ import (
 const (
 	tokenType     = "at+jwt" // RFC 9068, 2.1
 	maxTokenBytes = 4 << 10
-	tokenLeeway   = 30 * time.Second // how far the clocks of two nodes may differ
+	tokenLeeway   = 30 * time.Second // for exp and nbf; iat is no validity time (RFC 7519, 4.1.6)
 )
 
 // claims is the payload of an access token (RFC 9068, 2.2).
