@@ -100,6 +100,8 @@ var borders = []border{
 	{"github.com/prometheus/client_golang", []string{"app", "cmd"}, "", "the registry is made and served where everything is put together"},
 	{"golang.org/x/sync", []string{"*"}, "", "errgroup and semaphore, as good as standard"},
 	{"golang.org/x/text", []string{"store"}, "", "what a text is found by is made in one place, for index and query alike"},
+	{"golang.org/x/text/secure/precis", []string{"identity"}, "", "so is what a password is compared by"},
+	{"golang.org/x/text/unicode/norm", []string{"identity", "store"}, "", "and an email address"},
 	{"golang.org/x/time/rate", []string{"*"}, "", "limits per node"},
 	{"golang.org/x/sys", []string{"pgchild", "cmd"}, "", "processes and terminals, where syscall is frozen"},
 	{"golang.org/x/term", []string{"cmd"}, "", "a password typed is not shown"},

@@ -69,3 +69,26 @@ func TestPasswordChangeCutsConnections(t *testing.T) {
 		}
 	}
 }
+
+// A password with an accent, typed on a phone that composes it and on a computer that does not, at
+// each door.
+func TestPasswordInAnotherSpelling(t *testing.T) {
+	t.Parallel()
+	const nfc, nfd = "zoé a dormi", "zoe\u0301 a dormi"
+	a := apptest.Start(t)
+	if r := a.REST(t, apptest.User{}, http.MethodPost, "/api/users", map[string]string{"username": "zoe", "email": "zoe@example.org", "password": nfc}); r.Status != http.StatusCreated {
+		t.Fatal(r)
+	}
+	for _, password := range []string{nfc, nfd} {
+		if r := a.REST(t, apptest.User{}, http.MethodPost, "/api/sessions", map[string]string{"username": "zoe", "password": password}); r.Status != http.StatusCreated {
+			t.Errorf("%+q: %s", password, r)
+		}
+		for _, v := range versions {
+			c := a.Dial(t)
+			if ack := c.Connect(brokertest.Connect{Version: v, ClientID: "phone", Username: "zoe", Password: password}); ack.ReasonCode != 0 {
+				t.Errorf("MQTT %d, %+q: %s", v, password, brokertest.Describe(ack))
+			}
+			c.Close()
+		}
+	}
+}

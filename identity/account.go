@@ -8,6 +8,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/parleymq/parley/chat"
 )
 
@@ -34,13 +36,14 @@ func ValidateEmail(s string) error {
 	return nil
 }
 
-// normalEmail returns an address as it is stored and looked up: in lower case. It is
-// checked before, since ToLower mends invalid UTF-8, and after, since it may lengthen.
+// normalEmail returns an address as it is stored and looked up: in lower case, and NFC (RFC
+// 6532, 3.1). It is checked before, since ToLower mends invalid UTF-8, and after, since it may
+// lengthen.
 func normalEmail(s string) (string, error) {
 	if err := ValidateEmail(s); err != nil {
 		return "", err
 	}
-	s = strings.ToLower(s)
+	s = norm.NFC.String(strings.ToLower(s))
 	return s, ValidateEmail(s)
 }
 
@@ -88,7 +91,7 @@ func (s *Service) verifyPassword(ctx context.Context, login, password string) (*
 		s.metrics.logins.WithLabelValues("password", "refused").Inc()
 		return nil, badLogin(err)
 	}
-	if len(password) < chat.MinPasswordBytes || len(password) > chat.MaxPasswordBytes {
+	if len(spellings(password)) == 0 {
 		return refused(errors.New("no password has this length")) // answered early: it says nothing about the user
 	}
 	a, err := s.find(ctx, login)
@@ -137,7 +140,12 @@ func (s *Service) find(ctx context.Context, login string) (*Account, error) {
 	if chat.ValidateUsername(login) != nil && ValidateEmail(login) != nil {
 		return nil, &chat.Error{Code: chat.NotFound, Op: "identity.find", Field: "user", Msg: "there is no such user"}
 	}
-	return s.store.FindUser(ctx, login)
+	normal := norm.NFC.String(login)
+	a, err := s.store.FindUser(ctx, normal)
+	if chat.CodeOf(err) == chat.NotFound && normal != login { // an email address stored formerly
+		return s.store.FindUser(ctx, login)
+	}
+	return a, err
 }
 
 // FindUser returns a user by user name or email address, or NotFound.
@@ -249,7 +257,7 @@ func (s *Service) confirm(ctx context.Context, user chat.ID, password string) er
 	if err != nil {
 		return err
 	}
-	if len(password) <= chat.MaxPasswordBytes {
+	if len(spellings(password)) > 0 {
 		ok, _, err := s.hasher.verify(ctx, a.PasswordHash, password)
 		if err != nil || ok {
 			return err

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
+	"golang.org/x/text/secure/precis"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -35,16 +36,53 @@ const (
 	hashBytes = 32
 )
 
-// ValidatePassword reports what is wrong with a new password as Invalid, or nil.
-// Only its length counts (NIST SP 800-63B, 5.1.1.2): 8 to 1024 bytes of UTF-8.
-func ValidatePassword(password string) error {
-	if n := len(password); n < chat.MinPasswordBytes || n > chat.MaxPasswordBytes {
-		return invalid("password", fmt.Sprintf("must have %d to %d bytes", chat.MinPasswordBytes, chat.MaxPasswordBytes))
+// opaque returns a password as it is hashed and compared: RFC 8265, 4.2 (OpaqueString). The
+// same characters are the same password, however the keyboard has put them together (Unicode
+// NFC), and every space is a space. An error for what no password may have: control
+// characters, unassigned code points, invalid UTF-8.
+func opaque(password string) (string, error) {
+	if len(password) > 4*chat.MaxPasswordBytes { // more than any that is short enough when it is put together
+		return "", errors.New("too long")
 	}
-	if !utf8.ValidString(password) {
+	if !utf8.ValidString(password) { // which precis would mend
+		return "", errors.New("invalid UTF-8")
+	}
+	return precis.OpaqueString.String(password)
+}
+
+func passwordLength(password string) bool {
+	return len(password) >= chat.MinPasswordBytes && len(password) <= chat.MaxPasswordBytes
+}
+
+// ValidatePassword reports what is wrong with a new password as Invalid, or nil: as NFC
+// it has 8 to 1024 bytes of UTF-8, without control characters and unassigned code points (RFC
+// 8265, 4.2; NIST SP 800-63B, 5.1.1.2).
+func ValidatePassword(password string) error {
+	normal, err := opaque(password)
+	switch {
+	case err == nil && passwordLength(normal):
+		return nil
+	case err == nil || len(password) < chat.MinPasswordBytes || len(password) > 4*chat.MaxPasswordBytes:
+		return invalid("password", fmt.Sprintf("must have %d to %d bytes", chat.MinPasswordBytes, chat.MaxPasswordBytes))
+	case !utf8.ValidString(password):
 		return invalid("password", "must be valid UTF-8")
 	}
-	return nil
+	return invalid("password", "must not have control characters, or characters that Unicode does not have")
+}
+
+// spellings returns what the hash of a password may be of: the password as opaque makes it,
+// and if that is something else, the password as it was typed, which was hashed formerly. None
+// if no password is like that.
+func spellings(password string) []string {
+	var list []string
+	normal, err := opaque(password)
+	if err == nil && passwordLength(normal) {
+		list = append(list, normal)
+	}
+	if passwordLength(password) && (err != nil || password != normal) {
+		list = append(list, password)
+	}
+	return list
 }
 
 // hasher makes and checks password hashes, a few at a time: each takes a core and
@@ -112,8 +150,11 @@ func (h *hasher) slot(ctx context.Context) (release func(), err error) {
 	}, nil
 }
 
-// hash returns the PHC string of password.
+// hash returns the PHC string of password, in the spelling that verify tries first.
 func (h *hasher) hash(ctx context.Context, password string) (string, error) {
+	if list := spellings(password); len(list) > 0 {
+		password = list[0]
+	}
 	release, err := h.slot(ctx)
 	if err != nil {
 		return "", err
@@ -123,9 +164,9 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 	return encodePHC(p, salt, argon2.IDKey([]byte(password), salt, p.Passes, p.MemoryKiB, p.Threads, hashBytes)), nil
 }
 
-// verify reports whether phc is the hash of password, and whether it is weaker
-// than a new one would be. An empty phc (no such user) costs as much as a wrong
-// password and matches none.
+// verify reports whether phc is the hash of password, and whether hash would make another
+// one: a stronger one, or one of another spelling. An empty phc (no such user) costs as much
+// as a wrong password and matches none.
 func (h *hasher) verify(ctx context.Context, phc, password string) (ok, weak bool, err error) {
 	known := phc != ""
 	if !known {
@@ -140,9 +181,14 @@ func (h *hasher) verify(ctx context.Context, phc, password string) (ok, weak boo
 		return false, false, err
 	}
 	defer release()
-	got := argon2.IDKey([]byte(password), salt, p.Passes, p.MemoryKiB, p.Threads, uint32(len(want)))
-	ok = subtle.ConstantTimeCompare(got, want) == 1 && known
-	return ok, p.MemoryKiB < h.params.MemoryKiB || p.Passes < h.params.Passes || len(want) < hashBytes, nil
+	weak = p.MemoryKiB < h.params.MemoryKiB || p.Passes < h.params.Passes || len(want) < hashBytes
+	for i, spelling := range spellings(password) {
+		got := argon2.IDKey([]byte(spelling), salt, p.Passes, p.MemoryKiB, p.Threads, uint32(len(want)))
+		if subtle.ConstantTimeCompare(got, want) == 1 && known {
+			return true, weak || i > 0, nil
+		}
+	}
+	return false, weak, nil
 }
 
 func encodePHC(p PasswordParams, salt, hash []byte) string {

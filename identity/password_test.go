@@ -1,11 +1,15 @@
 package identity_test
 
 import (
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/crypto/argon2"
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/identity"
@@ -54,6 +58,73 @@ func TestFailedLoginsLookAlike(t *testing.T) {
 	for _, login := range []string{"alice", "ALICE", "Alice@Example.ORG"} {
 		if p, err := s.VerifyPassword(t.Context(), login, password); err != nil || p.Username != "alice" || !p.LoginID.IsZero() {
 			t.Errorf("VerifyPassword(%q) = %+v, %v", login, p, err)
+		}
+	}
+}
+
+// An iPhone and a Mac type é as one code point or as two, and a French keyboard a space that does
+// not break. The password is the same, and was refused.
+func TestPasswordIsCharactersNotBytes(t *testing.T) {
+	t.Parallel()
+	const nfc, nfd = "zoé a dormi", "zoe\u0301\u00a0a dormi"
+	s := node(t, storetest.New(t), newClock())
+	for name, registered := range map[string]string{"nfc": nfc, "nfd": nfd} {
+		email := "é" + name + "@example.org"
+		if _, err := s.Register(t.Context(), identity.NewUser{Username: name, Email: email, Password: registered}); err != nil {
+			t.Fatal(err)
+		}
+		for _, typed := range []string{nfc, nfd} {
+			for _, login := range []string{name, email, "E\u0301" + email[len("é"):]} {
+				if _, err := s.VerifyPassword(t.Context(), login, typed); err != nil {
+					t.Errorf("registered with %+q: VerifyPassword(%+q, %+q) = %v", registered, login, typed, err)
+				}
+			}
+		}
+		p, err := s.VerifyPassword(t.Context(), name, nfd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := "a quite different one"
+		if _, err := s.UpdateProfile(t.Context(), p, identity.ProfileUpdate{Password: &next, CurrentPassword: nfd}); err != nil {
+			t.Errorf("registered with %+q: UpdateProfile with %+q: %v", registered, nfd, err)
+		}
+	}
+	for _, other := range []string{"zoe a dormi", "zoé a dormi ", "zoé  a dormi", "Zoé a dormi"} {
+		_, err := s.VerifyPassword(t.Context(), "nfc", other)
+		wantCode(t, other, err, chat.Unauthenticated)
+	}
+}
+
+// A password that was hashed as it was typed lets its owner in as before, and after that in
+// any spelling.
+func TestPasswordsHashedFormerly(t *testing.T) {
+	t.Parallel()
+	db := storetest.New(t)
+	s := node(t, db, newClock())
+	u := register(t, s, "alice")
+	for _, tt := range []struct{ typed, other string }{
+		{"zoe\u0301 a dormi", "zoé a dormi"},
+		{"zoé\u00a0a dormi", "zoé a dormi"},
+		{"a bell \a rings", ""}, // is not allowed any more
+		{"abcdee\u0301", ""},    // would be too short
+		{"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8", ""},
+	} {
+		salt := []byte("0123456789abcdef")
+		b64 := base64.RawStdEncoding
+		hash := fmt.Sprintf("$argon2id$v=19$m=8,t=1,p=1$%s$%s", b64.EncodeToString(salt), b64.EncodeToString(argon2.IDKey([]byte(tt.typed), salt, 1, 8, 1, 32)))
+		if _, err := db.UpdateUser(t.Context(), u.ID, identity.UserUpdate{PasswordHash: &hash}); err != nil {
+			t.Fatal(err)
+		}
+		strong := node(t, db, newClock(), func(o *identity.Options) { o.Passwords.Passes = 2 })
+		for _, s := range []*identity.Service{s, strong, s} { // the hash is made again on the way
+			if _, err := s.VerifyPassword(t.Context(), "alice", tt.typed); err != nil {
+				t.Errorf("VerifyPassword(%+q) = %v", tt.typed, err)
+			}
+		}
+		if tt.other != "" {
+			if _, err := s.VerifyPassword(t.Context(), "alice", tt.other); err != nil {
+				t.Errorf("VerifyPassword(%+q) after %+q = %v", tt.other, tt.typed, err)
+			}
 		}
 	}
 }
@@ -130,6 +201,9 @@ func TestRegisterRefuses(t *testing.T) {
 	t.Parallel()
 	s := node(t, storetest.New(t), newClock())
 	register(t, s, "alice")
+	if _, err := s.Register(t.Context(), identity.NewUser{Username: "zoe", Email: "zoë@example.org", Password: password}); err != nil {
+		t.Fatal(err)
+	}
 	good := identity.NewUser{Username: "bob", Email: "bob@example.org", Password: password}
 	for _, tt := range []struct {
 		name   string
@@ -150,6 +224,11 @@ func TestRegisterRefuses(t *testing.T) {
 		{"short password", func(n *identity.NewUser) { n.Password = "1234567" }, chat.Invalid, "password"},
 		{"long password", func(n *identity.NewUser) { n.Password = strings.Repeat("x", 1025) }, chat.Invalid, "password"},
 		{"password of other bytes", func(n *identity.NewUser) { n.Password = "12345678\xff" }, chat.Invalid, "password"},
+		{"password too short as NFC", func(n *identity.NewUser) { n.Password = "abcde" + "e\u0301" }, chat.Invalid, "password"},
+		{"NUL in password", func(n *identity.NewUser) { n.Password = "pässwörd\x00" }, chat.Invalid, "password"},
+		{"line break in password", func(n *identity.NewUser) { n.Password = "password\n" }, chat.Invalid, "password"},
+		{"no character in password", func(n *identity.NewUser) { n.Password = "password\uffff" }, chat.Invalid, "password"},
+		{"mail taken in NFD", func(n *identity.NewUser) { n.Email = "Zoe\u0308@example.org" }, chat.Conflict, "email"},
 		{"long display name", func(n *identity.NewUser) { n.DisplayName = strings.Repeat("é", 101) }, chat.Invalid, "displayName"},
 		{"NUL in display name", func(n *identity.NewUser) { n.DisplayName = "B\x00b" }, chat.Invalid, "displayName"},
 	} {
@@ -161,7 +240,7 @@ func TestRegisterRefuses(t *testing.T) {
 			t.Errorf("%s: Register = %v, want %q for %q", tt.name, err, tt.code, tt.field)
 		}
 	}
-	for _, p := range []string{"12345678", strings.Repeat("x", 1024), "pässwörd\x00"} {
+	for _, p := range []string{"12345678", strings.Repeat("x", 1024), "pässwörd", strings.Repeat("e\u0301", 512), "correct horse 🐎", "        "} {
 		n := good
 		n.Username, n.Email, n.Password = "u"+strings.ToLower(chat.NewID().String()[24:]), "", p
 		if _, err := s.Register(t.Context(), n); err != nil {

@@ -16,7 +16,7 @@ type NewUser struct {
 	_           struct{} `additionalProperties:"false"`
 	Username    string   `json:"username" doc:"2 to 32 of a-z, 0-9, dot, underscore and hyphen, beginning with a letter or digit; unique." example:"alice"`
 	Email       string   `json:"email" doc:"Unique; nobody else sees it." example:"alice@example.org"`
-	Password    string   `json:"password" doc:"8 to 1024 bytes." example:"correct horse battery staple"`
+	Password    string   `json:"password" doc:"8 to 1024 bytes as NFC, without control characters. Compared by RFC 8265: however it is composed." example:"correct horse battery staple"`
 	DisplayName string   `json:"displayName,omitempty" doc:"At most 100 characters; the user name by default." example:"Alice"`
 }
 
