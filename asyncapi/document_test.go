@@ -131,7 +131,7 @@ func TestCommands(t *testing.T) {
 		{`{"type":"shout","content":"x"}`, false},
 		{`{"content":7}`, false},
 		{`{"content":"x","clientMsgId":"X"}`, false},
-		{`{"content":"x","replyTo":"` + strings.ToUpper(uuid) + `"}`, false},
+		{`{"content":"x","replyTo":"` + strings.ToUpper(uuid) + `"}`, true},
 		{`{"type":"edit","content":"x"}`, false},
 		{`{"type":"edit","messageId":"` + uuid + `","content":""}`, false},
 		{`{"type":"edit","messageId":"` + uuid + `","content":"x"}`, true},
