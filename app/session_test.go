@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/parleymq/parley/app"
 	"github.com/parleymq/parley/app/apptest"
 	"github.com/parleymq/parley/broker/brokertest"
 	"github.com/parleymq/parley/chat"
@@ -540,7 +543,8 @@ func TestQoS0DoesNotOvertake(t *testing.T) {
 // none that is connected.
 func TestTooManySessions(t *testing.T) {
 	t.Parallel()
-	a := apptest.Start(t)
+	var logged logBuffer
+	a := apptest.Start(t, func(o *app.Options) { o.Logger = slog.New(slog.NewJSONHandler(&logged, nil)) })
 	u := a.User(t, "u")
 	stays := device(t, a, u, kept("stays", 5), false)
 	for i := range chat.MaxUserSessions + 5 {
@@ -548,6 +552,12 @@ func TestTooManySessions(t *testing.T) {
 	}
 	if n := number(t, a, `SELECT count(*) FROM sessions WHERE user_id = $1`, u.ID); n != chat.MaxUserSessions+1 {
 		t.Errorf("%d sessions are stored, want %d and the one connected", n, chat.MaxUserSessions)
+	}
+	if lines := logged.lines(t, "kept session forgotten: its user has as many as they may"); len(lines) != 5 || lines[0]["client_id"] != "0" {
+		t.Errorf("logged %v", lines)
+	}
+	if metrics := a.Metrics(t); !strings.Contains(metrics, "parley_delivery_forgotten_sessions_total 5\n") {
+		t.Error("the metrics do not count the sessions that were forgotten")
 	}
 	device(t, a, u, kept("50", 5), true).Disconnect()
 	stays.Disconnect()

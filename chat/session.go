@@ -66,6 +66,8 @@ type SessionState struct {
 	ResendSince   time.Time // a publish that the client resends on this connection was stored after this, if at all; zero: the session is new
 
 	UnackedPublishes []UnackedPublish // of the connections before this one; empty after a crash
+
+	Forgotten []string // client ids of the user's sessions that this one has replaced: see MaxUserSessions
 }
 
 // SessionTake describes the connection that takes over a session.

@@ -16,6 +16,8 @@ type metrics struct {
 	expired  prometheus.Counter
 
 	deviceDropped    prometheus.Counter
+	tooLarge         prometheus.Counter
+	forgotten        prometheus.Counter
 	partsDropped     prometheus.Counter
 	deliveredDropped prometheus.Counter
 }
@@ -40,6 +42,12 @@ func newMetrics(r prometheus.Registerer, router *Router) *metrics {
 
 		deviceDropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "parley_delivery_device_dropped_total", Help: "Copies of publications to device topics that were dropped: the session queue was full, or they exceeded the client's Maximum Packet Size.",
+		}),
+		tooLarge: f.NewCounter(prometheus.CounterOpts{
+			Name: "parley_delivery_too_large_total", Help: "Events of logs that were not sent to a client because they exceeded its Maximum Packet Size.",
+		}),
+		forgotten: f.NewCounter(prometheus.CounterOpts{
+			Name: "parley_delivery_forgotten_sessions_total", Help: "Kept sessions removed because their user had as many as they may.",
 		}),
 		partsDropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "parley_delivery_parts_dropped_total", Help: "Ends of connections that were not saved because too many waited for the database: their sessions get some events again.",

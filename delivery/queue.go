@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/parleymq/parley/chat"
 )
 
@@ -24,6 +26,7 @@ const (
 // topics.Receiver. All methods are safe for concurrent use and none blocks.
 type Queue struct {
 	router  *Router
+	device  chat.Device
 	session atomic.Pointer[Session] // the connected one; nil: none. Changed under mu
 
 	mu       sync.Mutex
@@ -32,6 +35,8 @@ type Queue struct {
 	bytes    int                    // mu guards: of both
 	wantRoom bool                   // mu guards: Offer has found no room
 	ended    bool                   // mu guards: nothing is accepted any more
+	dropped  int                    // mu guards: copies since the last line in the log about it
+	told     rate.Sometimes         // mu guards: limits those lines
 	room     chan struct{}          // holds a value when there is room for Offer again
 
 	// Of the last connection, while there is none:
@@ -111,7 +116,7 @@ func (q *Queue) put(c chat.PublicationCopy) {
 	}
 	cost := c.Cost()
 	for len(q.reliable)+len(q.qos0) >= chat.MaxQueuedPublications || q.bytes+cost > q.router.queueBytes {
-		q.router.metrics.deviceDropped.Inc()
+		q.drop("its queue is full")
 		if len(q.qos0) == 0 {
 			return
 		}
@@ -119,12 +124,22 @@ func (q *Queue) put(c chat.PublicationCopy) {
 	}
 	if q.router.count(cost) > maxQueuedBytes {
 		q.router.count(-cost)
-		q.router.metrics.deviceDropped.Inc()
+		q.drop("the queues of all sessions are full")
 		return
 	}
 	q.bytes += cost
 	list := q.list(c.QoS)
 	*list = append(*list, c)
+}
+
+// drop counts a copy that is dropped, and logs that once a minute. mu is held.
+func (q *Queue) drop(why string) {
+	q.router.metrics.deviceDropped.Inc()
+	q.dropped++
+	q.told.Do(func() {
+		q.router.lost("device publications dropped: "+why, q.device, "dropped", q.dropped)
+		q.dropped = 0
+	})
 }
 
 // pop removes the first copy of one of the lists. mu is held.
@@ -162,7 +177,9 @@ func (s *Session) Queue() *Queue {
 	return s.queue
 }
 
-func (s *Session) newQueue() *Queue { return &Queue{router: s.router, room: make(chan struct{}, 1)} }
+func (s *Session) newQueue() *Queue {
+	return &Queue{router: s.router, device: s.device(), told: rate.Sometimes{First: 1, Interval: time.Minute}, room: make(chan struct{}, 1)}
+}
 
 // Releasing returns what SessionOptions.Releasing has returned at the end of the session's
 // last connection.
@@ -251,7 +268,7 @@ func (r *Router) parkQueue(key deviceKey, q *Queue) {
 	}
 	r.queuesMu.Unlock()
 	if full {
-		r.metrics.deviceDropped.Inc()
+		q.locked(func() bool { q.drop("too many devices are away"); return true })
 		r.endQueue(q)
 	}
 	if old != nil && old != q {
@@ -343,6 +360,7 @@ func (s *Session) sendDevice(c chat.PublicationCopy) bool {
 		return false
 	case outcome == TooLarge:
 		s.router.metrics.deviceDropped.Inc()
+		s.lostTooLarge(c.Topic)
 	case c.QoS > 0:
 		s.logNext = true
 	}

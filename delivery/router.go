@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/parleymq/parley/chat"
 )
@@ -72,8 +73,9 @@ type Router struct {
 
 	queues      map[deviceKey]*Queue // queuesMu guards: of sessions that are kept, and whose devices are away
 	queuesMu    sync.Mutex
-	queuedBytes atomic.Int64 // over all queues
-	queueBytes  int          // Options.QueueBytes
+	queuedBytes atomic.Int64  // over all queues
+	queueBytes  int           // Options.QueueBytes
+	losses      *rate.Limiter // of log lines, see lost
 
 	wantReceipts atomic.Int64 // connected sessions that subscribe to delivery receipts
 
@@ -98,8 +100,8 @@ func NewRouter(o Options) *Router {
 	o.QueueBytes = cmp.Or(o.QueueBytes, chat.MaxQueuedBytes)
 	r := &Router{
 		log: o.Log, sessions: o.Sessions, receipts: o.Receipts, epoch: o.Epoch, node: o.Node, ended: o.Ended, every: o.SaveEvery, most: o.MaxSessions,
-		queueBytes: o.QueueBytes,
-		logger:     o.Logger.With("component", "delivery"), readers: make(chan struct{}, o.Readers),
+		queueBytes: o.QueueBytes, losses: rate.NewLimiter(1, 10),
+		logger: o.Logger.With("component", "delivery"), readers: make(chan struct{}, o.Readers),
 		parts: map[deviceKey]chat.SessionPart{}, delivered: map[deliveredKey]int64{}, queues: map[deviceKey]*Queue{},
 	}
 	if o.Cluster != nil {
@@ -169,6 +171,10 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 		r.remove(user, func(other *Session) bool { return other == s })
 		return nil, false, err
 	}
+	for _, client := range st.Forgotten {
+		r.metrics.forgotten.Inc()
+		r.lost("kept session forgotten: its user has as many as they may", chat.Device{UserID: user, ClientID: client}, "limit", chat.MaxUserSessions)
+	}
 	queue := r.fetchQueue(key)
 	if queue != nil && !queue.continues(st) {
 		r.endQueue(queue)
@@ -181,6 +187,13 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 		r.cluster.Superseded(st.From, chat.SupersededNotice{UserID: user, ClientID: o.ClientID, Epoch: st.Epoch, Resumed: st.Present})
 	}
 	return s, st.Present, nil
+}
+
+// lost logs, once a second at most, that a device has lost something.
+func (r *Router) lost(what string, d chat.Device, args ...any) {
+	if r.losses.Allow() {
+		r.logger.Warn(what, append([]any{"user", d.UserID, "client_id", d.ClientID}, args...)...)
+	}
 }
 
 // add makes the session known to Sessions and Publish; Quota if its user has as many as

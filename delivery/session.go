@@ -87,6 +87,15 @@ type Session struct {
 	toProve atomic.Bool // proof.tails is not empty; written under mu
 }
 
+func (s *Session) device() chat.Device {
+	return chat.Device{UserID: s.Principal.UserID, ClientID: s.ClientID}
+}
+
+// lostTooLarge logs that a publication was over the client's Maximum Packet Size.
+func (s *Session) lostTooLarge(topic string) {
+	s.router.lost("publication not sent: it is over the client's Maximum Packet Size", s.device(), "topic", topic)
+}
+
 // Subscriptions returns the number of filters the session holds.
 func (s *Session) Subscriptions() int {
 	s.mu.Lock()
@@ -267,9 +276,13 @@ func (s *Session) send(t *tail, f *Frame) bool {
 	if outcome != Written && qos > 0 {
 		s.window.undo(p.ID)
 	}
-	if outcome == NoRoom {
+	switch outcome {
+	case NoRoom:
 		s.stalled = true
 		return false
+	case TooLarge:
+		s.router.metrics.tooLarge.Inc()
+		s.lostTooLarge(f.Topic.String())
 	}
 	s.logNext = false
 	t.sent, t.known = f.Seq, max(t.known, f.Seq)

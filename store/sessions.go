@@ -74,7 +74,8 @@ const trimSessionsSQL = `
 DELETE FROM sessions WHERE expires_at IS NOT NULL AND id IN (
   SELECT id FROM sessions WHERE user_id = @user_id AND expires_at IS NOT NULL
   ORDER BY expires_at - make_interval(secs => expiry_seconds) DESC OFFSET @keep
-)`
+)
+RETURNING client_id`
 
 // resendGrace is how long before the end of a connection an unacknowledged publish may have
 // been stored: until the dead connection was detected, and across a few broken connections
@@ -187,7 +188,7 @@ func createSession(ctx context.Context, tx pgx.Tx, t chat.SessionTake, args pgx.
 	} else if err != nil {
 		return nil, err
 	}
-	_, err = tx.Exec(ctx, trimSessionsSQL, pgx.NamedArgs{"user_id": t.UserID, "keep": chat.MaxUserSessions - 1})
+	state.Forgotten, err = collect(ctx, tx, pgx.RowTo[string], trimSessionsSQL, pgx.NamedArgs{"user_id": t.UserID, "keep": chat.MaxUserSessions - 1})
 	return state, err
 }
 

@@ -5,8 +5,10 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/time/rate"
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/cluster"
@@ -27,7 +29,8 @@ type Link struct {
 	beatNow  chan struct{}                // of one value: brings the next heartbeat forward
 	gather   chan struct{}                // of one value: frames wait for send
 	peers    peers
-	foreign  atomic.Int64 // strangers that were logged; set by heartbeat
+	full     rate.Sometimes // limits log lines about queues that are full
+	foreign  atomic.Int64   // strangers that were logged; set by heartbeat
 	reg      registry
 }
 
@@ -50,6 +53,7 @@ func New(o Options) (*Link, error) {
 	l := &Link{
 		o: o, target: t, logger: o.Logger.With("component", "redis", "node", o.Node.Name),
 		changed: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), gather: make(chan struct{}, 1),
+		full: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	l.reg.init()
 	l.metrics = newMetrics(o.Registerer, l)

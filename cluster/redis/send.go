@@ -165,6 +165,11 @@ func (l *Link) enqueue(to string, frame []byte) reason {
 func (l *Link) drop(n int, why reason) {
 	if n > 0 {
 		l.metrics.dropped.WithLabelValues(string(why)).Add(float64(n))
+		if why == reasonFull { // the others are of a node, or a Redis, that is away, which is logged
+			l.full.Do(func() {
+				l.logger.Warn("frames dropped: too many wait for a node; device publications are lost, messages come late", "limit_bytes", l.o.MaxQueued)
+			})
+		}
 	}
 }
 
