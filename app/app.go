@@ -12,6 +12,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -59,6 +60,7 @@ type App struct {
 	hook     *hooks.Hook
 	broker   *broker.Server
 
+	origins   *origins
 	http      net.Listener
 	admin     net.Listener
 	httpRoom  *room
@@ -111,6 +113,9 @@ func (a *App) Failed() <-chan error { return a.failed }
 // listen binds every address, first of all: a port in use is the most common fault, and
 // the cheapest to find.
 func (a *App) listen(context.Context) (err error) {
+	if a.origins, err = newOrigins(a.o.AllowedOrigins, a.logger); err != nil {
+		return fmt.Errorf("allowed origins: %w", err)
+	}
 	if a.o.MQTTAddr != NoMQTT {
 		if err := a.listenMQTT(Listener{Address: a.o.MQTTAddr}, "MQTT", " (choose another address with PARLEY_MQTT_ADDR)"); err != nil {
 			return err
@@ -208,7 +213,7 @@ func (a *App) build(context.Context) (err error) {
 	})
 	a.identity.OnRevoked(func(r identity.Revocation) { a.hook.Revoke(r.UserID, r.Concerns) })
 	a.broker, err = broker.New(broker.Options{
-		Limits: a.o.Limits, Hook: a.hook, Fence: a.fence(), Reference: a.o.ServerReference, AllowedOrigins: a.o.AllowedOrigins, Logger: a.logger, Registerer: a.registry,
+		Limits: a.o.Limits, Hook: a.hook, Fence: a.fence(), Reference: a.o.ServerReference, AllowOrigin: a.origins.allow, Logger: a.logger, Registerer: a.registry,
 	})
 	if err != nil {
 		return err
@@ -251,7 +256,7 @@ func (a *App) serve(ctx context.Context) error {
 	}
 	o := rest.Options{
 		Chat: a.chat, Presence: a.presence, Identity: a.identity, Epoch: a.epoch, Logger: a.logger, Registerer: a.registry, Version: a.o.Version,
-		Ready: a.checkReady, AllowedOrigins: a.o.AllowedOrigins, Logins: a.logins,
+		Ready: a.checkReady, AllowOrigin: a.origins.allow, Logins: a.logins,
 		Signups: identity.NewLimiter(a.o.SignupRate, identity.DefaultSignupRate, chat.SystemClock{}),
 	}
 	if a.admin != nil {

@@ -63,9 +63,16 @@ func (l *listening) name() string {
 func (a *App) listenMQTT(o Listener, what, hint string) error {
 	o.Network = cmp.Or(o.Network, "tcp")
 	l := &listening{Listener: o, further: what == "", on: &broker.Listener{
-		MaxConnections: o.MaxConnections, AllowedOrigins: o.AllowedOrigins, Topics: o.Topics,
+		MaxConnections: o.MaxConnections, Topics: o.Topics,
 		NameFromCertificate: o.NameFromCertificate, NameIsClientID: o.NameIsClientID, NoEmptyClientID: o.NoEmptyClientID,
 	}}
+	if len(o.AllowedOrigins) > 0 {
+		origins, err := newOrigins(o.AllowedOrigins, a.logger)
+		if err != nil {
+			return fmt.Errorf("allowed origins of the listener on %s: %w", o.Address, err)
+		}
+		l.on.AllowOrigin = origins.allow
+	}
 	if o.TLS != nil {
 		c, err := o.TLS.Config(a.logger)
 		if err != nil {

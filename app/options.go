@@ -37,7 +37,7 @@ type Options struct {
 	ForwardedFrom []netip.Prefix
 	Listeners     []Listener // for MQTT, beside MQTTAddr: TLS, unix sockets, and those with rules of their own
 
-	AllowedOrigins []string // of web pages that may call REST and /mqtt, beside the server's own
+	AllowedOrigins []string // of web pages that may call REST and /mqtt, beside the server's own; see ParseOrigin
 	Version        string   // shown in /openapi.json and $SYS; "dev"
 
 	Identity identity.Options // tokens and passwords; its Store, Clock, Logger and Registerer are set here

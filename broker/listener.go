@@ -3,6 +3,7 @@ package broker
 import (
 	"crypto/tls"
 	"encoding/asn1"
+	"net/http"
 	"strings"
 	"unicode/utf8"
 
@@ -13,10 +14,10 @@ import (
 // their clients are. The zero value accepts any, by the server's own rules. It is
 // shared by all its connections, and must not be changed while it serves.
 type Listener struct {
-	Name           string      // for the log, such as "mqtts :8883"
-	TLS            *tls.Config // nil: the connections are not encrypted, or not by this server
-	MaxConnections int         // open at once; 0: no limit but Limits.MaxConnections
-	AllowedOrigins []string    // over WebSocket: instead of Options.AllowedOrigins; empty: those
+	Name           string                   // for the log, such as "mqtts :8883"
+	TLS            *tls.Config              // nil: the connections are not encrypted, or not by this server
+	MaxConnections int                      // open at once; 0: no limit but Limits.MaxConnections
+	AllowOrigin    func(*http.Request) bool // over WebSocket: instead of Options.AllowOrigin; nil: that
 
 	Authenticator       chat.Authenticator // nil: the hook's own. It may also be a chat.GuestBook
 	Topics              chat.TopicAccess   // who may use which device topics; nil: the process's rule

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -23,13 +24,16 @@ import (
 
 // Options configures a Server.
 type Options struct {
-	Limits         Limits
-	Hook           Hook        // the one hook; see package hooks
-	Fence          *chat.Fence // everything that is written to a client waits for it; nil: none
-	Reference      string      // Server Reference for clients that are sent away (MQTT 5.0, 3.2.2.3.16), such as "b.example.com:1883"; empty: none
-	AllowedOrigins []string    // of browsers, beside the server's own, such as "https://chat.example.com"; "*": any
-	Logger         *slog.Logger
-	Registerer     prometheus.Registerer // nil: no metrics
+	Limits     Limits
+	Hook       Hook        // the one hook; see package hooks
+	Fence      *chat.Fence // everything that is written to a client waits for it; nil: none
+	Reference  string      // Server Reference for clients that are sent away (MQTT 5.0, 3.2.2.3.16), such as "b.example.com:1883"; empty: none
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+
+	// AllowOrigin reports whether a WebSocket may be opened by the page that asks for it; nil:
+	// only by pages of the server's own host.
+	AllowOrigin func(*http.Request) bool
 }
 
 // Hook is mochi's hook, and one callback that mochi does not have.
@@ -44,16 +48,16 @@ type Hook interface {
 // Server is the MQTT server: it accepts connections, keeps track of them, and
 // ends them. What their packets mean is up to the hook.
 type Server struct {
-	limits     Limits
-	mochi      *mqtt.Server
-	closeMochi func() error // once: a second mochi.Close panics
-	hook       Hook
-	away       disconnection // for clients that are sent away
-	origins    []string
-	fence      *chat.Fence
-	logger     *slog.Logger
-	metrics    *metrics
-	sent       atomic.Int64 // PUBLISH packets written
+	limits      Limits
+	mochi       *mqtt.Server
+	closeMochi  func() error // once: a second mochi.Close panics
+	hook        Hook
+	away        disconnection            // for clients that are sent away
+	allowOrigin func(*http.Request) bool // nil: gorilla's own
+	fence       *chat.Fence
+	logger      *slog.Logger
+	metrics     *metrics
+	sent        atomic.Int64 // PUBLISH packets written
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{} // mu guards
@@ -80,7 +84,7 @@ func New(o Options) (*Server, error) {
 	caps.MinimumProtocolVersion = 3
 	caps.Compatibilities.NoInheritedPropertiesOnAck = true
 	s := &Server{
-		limits: l, hook: o.Hook, origins: o.AllowedOrigins, fence: o.Fence, conns: map[*Conn]struct{}{},
+		limits: l, hook: o.Hook, allowOrigin: o.AllowOrigin, fence: o.Fence, conns: map[*Conn]struct{}{},
 		logger: logger.With("component", "broker"), metrics: newMetrics(o.Registerer),
 	}
 	// mochi's Serve is not called: its loop copies the map of all clients twice a

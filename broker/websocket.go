@@ -6,9 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -22,12 +20,12 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 	if on == nil {
 		on = &Listener{}
 	}
-	origins := s.origins
-	if len(on.AllowedOrigins) > 0 {
-		origins = on.AllowedOrigins
+	allow := s.allowOrigin
+	if on.AllowOrigin != nil {
+		allow = on.AllowOrigin
 	}
 	up := websocket.Upgrader{
-		Subprotocols: []string{"mqtt", "mqttv3.1"}, CheckOrigin: func(r *http.Request) bool { return originAllowed(origins, r) }, HandshakeTimeout: 10 * time.Second,
+		Subprotocols: []string{"mqtt", "mqttv3.1"}, CheckOrigin: allow, HandshakeTimeout: 10 * time.Second,
 		ReadBufferSize: 2048, WriteBufferSize: 2048,
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			http.Error(w, reason.Error(), status)
@@ -47,15 +45,6 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 			s.serve(conn, "ws") // in the handler's goroutine
 		}
 	})
-}
-
-func originAllowed(origins []string, r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" || slices.Contains(origins, "*") || slices.Contains(origins, origin) {
-		return true
-	}
-	u, err := url.Parse(origin)
-	return err == nil && strings.EqualFold(u.Host, r.Host)
 }
 
 // wsConn is a WebSocket as a stream of bytes: packets need not be aligned with

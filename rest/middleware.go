@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,16 +102,16 @@ func query(next http.Handler) http.Handler {
 }
 
 // cors lets pages of the allowed origins call the API (Fetch, 3.2). There are no
-// cookies, so "*" is safe; credentials mode is never allowed.
+// cookies, so any origin is safe; credentials mode is never allowed. Any header may be sent:
+// tracing adds some that no list has.
 func (s *server) cors(next http.Handler) http.Handler {
-	if len(s.origins) == 0 {
+	if s.allowOrigin == nil {
 		return next
 	}
-	all := slices.Contains(s.origins, "*")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		origin, h := r.Header.Get("Origin"), w.Header()
 		h.Add("Vary", "Origin")
-		if origin == "" || !all && !slices.Contains(s.origins, origin) {
+		if origin == "" || !s.allowOrigin(r) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -120,8 +121,10 @@ func (s *server) cors(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		h.Add("Vary", "Access-Control-Request-Headers")
 		h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
-		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+		asked := strings.Join(r.Header.Values("Access-Control-Request-Headers"), ", ")
+		h.Set("Access-Control-Allow-Headers", cmp.Or(asked, "Authorization, Content-Type"))
 		h.Set("Access-Control-Max-Age", "600")
 		w.WriteHeader(http.StatusNoContent)
 	})

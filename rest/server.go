@@ -35,9 +35,12 @@ type Options struct {
 
 	Ready func(context.Context) error // asked by /readyz, with a deadline of 2 s
 
-	AllowedOrigins []string     // web pages that may call (CORS), such as "https://app.example.org", or "*"; may be empty
-	Signups        chat.Limiter // of POST /api/users
-	Logins         chat.Limiter // of wrong passwords, shared with MQTT
+	Signups chat.Limiter // of POST /api/users
+	Logins  chat.Limiter // of wrong passwords, shared with MQTT
+
+	// AllowOrigin reports whether the page that a request comes from may call (CORS); nil: none.
+	// It is asked for requests with an Origin header.
+	AllowOrigin func(*http.Request) bool
 }
 
 const (
@@ -51,18 +54,18 @@ const (
 )
 
 type server struct {
-	chat      *chat.Service
-	identity  *identity.Service
-	presences PresenceLister
-	epoch     chat.LogEpoch
-	logger    *slog.Logger
-	metrics   *metrics
-	origins   []string
-	ready     func(context.Context) error
-	signups   chat.Limiter
-	logins    chat.Limiter
-	api       huma.API
-	openAPI   func() *huma.OpenAPI // api's document, with examples
+	chat        *chat.Service
+	identity    *identity.Service
+	presences   PresenceLister
+	epoch       chat.LogEpoch
+	logger      *slog.Logger
+	metrics     *metrics
+	allowOrigin func(*http.Request) bool
+	ready       func(context.Context) error
+	signups     chat.Limiter
+	logins      chat.Limiter
+	api         huma.API
+	openAPI     func() *huma.OpenAPI // api's document, with examples
 }
 
 // New returns the handler of everything under /api, and of /healthz, /readyz,
@@ -71,7 +74,7 @@ type server struct {
 func New(o Options) http.Handler {
 	s := &server{
 		chat: o.Chat, identity: o.Identity, presences: o.Presence, epoch: o.Epoch, logger: o.Logger.With("component", "rest"), metrics: newMetrics(o.Registerer),
-		origins: o.AllowedOrigins, ready: o.Ready, signups: o.Signups, logins: o.Logins,
+		allowOrigin: o.AllowOrigin, ready: o.Ready, signups: o.Signups, logins: o.Logins,
 	}
 	router := chi.NewMux()
 	router.Use(s.observe, s.guard, s.cors, query, middleware.GetHead)

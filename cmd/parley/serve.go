@@ -134,7 +134,7 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 	o := app.Options{
 		DatabaseURL: db.URL, DataDir: db.DataDir, PostgresBin: db.PostgresBin,
 		RedisURL: c.Redis, Node: c.node(), MQTTAddr: c.MQTTAddr, HTTPAddr: c.HTTPAddr, AdminAddr: c.AdminAddr,
-		AllowedOrigins: splitList(c.Origins), Version: version(), Logger: logger,
+		Version: version(), Logger: logger,
 	}
 	if c.NoRateLimits {
 		o.SignupRate = identity.Rate{Every: -1}
@@ -144,7 +144,7 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 		logger.Warn("device topics are open to everybody, even without an account (--open-topics): for test benches only")
 		o.TopicAccess = topics.Open{}
 	}
-	var faults [8]error
+	var faults [9]error
 	o.Drain, faults[0] = c.drain()
 	o.ServerReference, faults[1] = c.serverReference()
 	o.ProxyFrom, faults[2] = prefixes("proxy-protocol-from", c.ProxyFrom)
@@ -153,7 +153,19 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 	faults[5] = c.apply(&o.Identity)
 	o.Limits.MaxConnections, faults[6] = c.maxConnections()
 	faults[7] = checkNode(o.Node)
+	o.AllowedOrigins, faults[8] = allowedOrigins(c.Origins)
 	return o, errors.Join(faults[:]...)
+}
+
+func allowedOrigins(list string) (origins []string, err error) {
+	for _, s := range splitList(list) {
+		origin, fault := app.ParseOrigin(s)
+		if fault != nil {
+			err = errors.Join(err, fmt.Errorf("--allowed-origins: %w", fault))
+		}
+		origins = append(origins, origin)
+	}
+	return origins, err
 }
 
 func (c *serveCmd) maxConnections() (int, error) {
