@@ -39,7 +39,7 @@ type Error struct {
 	Op         string        // the operation, such as "store.CreateDirect"; for the log
 	Field      string        // the input at fault, such as "content"; may be empty
 	Msg        string        // one sentence that may be shown to the peer; names the limit where there is one
-	Existing   ID            // Conflict: what exists already, if the peer may know it
+	Existing   ID            // Conflict: the direct conversation that exists already
 	RetryAfter time.Duration // Quota, Unavailable: when to try again; 0: the caller's own back-off
 	Err        error         // the cause; for the log, never shown to a peer
 }

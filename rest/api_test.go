@@ -222,7 +222,9 @@ func TestMessages(t *testing.T) {
 		t.Errorf("a repeat: %s, want %s", r.raw, m.raw)
 	}
 	body["content"] = "other"
-	s.problem(409, chat.Conflict, "clientMsgId", "POST", "/api/messages", alice.token, body)
+	if r := s.problem(409, chat.Conflict, "clientMsgId", "POST", "/api/messages", alice.token, body); r.at("conversationId") != nil {
+		t.Errorf("a conflict of messages names a conversation: %s", r.raw)
+	}
 
 	reply := s.want(201, "POST", "/api/messages", bob.token, map[string]any{"conversationId": c, "content": "hi", "replyTo": m.text("id")})
 	if reply.text("replyTo") != m.text("id") || reply.text("clientMsgId") == "" {

@@ -148,7 +148,7 @@ func (b *group) settleDecision(a *chat.Append, d decision, m *writerMetrics) {
 func answerRepeat(a *chat.Append, first *chat.Event) {
 	if !sameContent(&a.Event, first) {
 		a.Done.Committed(a, &chat.Error{
-			Code: chat.Conflict, Op: "store.Append", Field: "clientMsgId", Existing: first.ID,
+			Code: chat.Conflict, Op: "store.Append", Field: "clientMsgId",
 			Msg: "was used before for a message with other content; use a new one for each message",
 		})
 		return
