@@ -58,6 +58,7 @@ func TestBadPublish(t *testing.T) {
 		keyed(invalid("empty content with a key", `{"content":"","clientMsgId":"`+uuid(1)+`"}`, "content: must not be empty")),
 		large("nested without end, which is a text", `{"a":`+strings.Repeat("[", 150_000), "content: has 150005 bytes, limit 65536"),
 		invalid("a name twice", `{"content":"a","content":"b"}`, `payload: names "content" twice in one object`),
+		invalid("a name in other letters", `{"content":"a","CONTENT":"b"}`, `payload: names "CONTENT", which is written "content"`),
 		invalid("a name twice within", `{"content":"a","x":[{"a":1,"\u0061":2}]}`, `payload: names "a" twice in one object`),
 		invalid("half a surrogate pair", `{"content":"a\ud800"}`, `payload: has the escape \ud800, a surrogate without its other half`),
 

@@ -146,7 +146,7 @@ func (c *Command) Validate() error {
 	if !utf8.ValidString(c.Content) || strings.IndexByte(c.Content, 0) >= 0 {
 		return invalid("content", "must be valid UTF-8 without NUL")
 	}
-	if isResendKey(c.ClientMsgID) {
+	if v := c.ClientMsgID[6] >> 4; !c.ClientMsgID.IsZero() && (v < 1 || v > 7) { // version 8: see ResendKey
 		return invalid("clientMsgId", "must be a UUID of version 1 to 7")
 	}
 	t, ok := commandTypes[c.Type]

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"sync"
 	"unicode/utf16"
 )
 
@@ -14,24 +16,46 @@ var byteOrderMark = []byte("\xef\xbb\xbf")
 // TrimByteOrderMark returns data without a byte order mark at its beginning.
 func TrimByteOrderMark(data []byte) []byte { return bytes.TrimPrefix(data, byteOrderMark) }
 
-// decodeJSON decodes the payload of a publish into v. What CheckJSON refuses is Invalid; the
-// other errors are those of json.Unmarshal.
+// decodeJSON decodes the payload of a publish, an object, into v, a pointer to a struct.
+// What CheckJSON refuses is Invalid, and so is a name that differs from a field's in case
+// only: encoding/json takes it for the field, and other parsers do not. The other errors are
+// those of json.Unmarshal.
 func decodeJSON(payload []byte, v any) error {
 	payload = TrimByteOrderMark(payload)
 	if err := json.Unmarshal(payload, v); err != nil {
 		return err
 	}
-	if err := CheckJSON(payload); err != nil {
+	if err := checkJSON(payload, fieldNames(reflect.TypeOf(v).Elem())); err != nil {
 		return invalid("payload", err.Error())
 	}
 	return nil
+}
+
+// fieldsOf has the names of the fields of each struct that decodeJSON has filled.
+var fieldsOf sync.Map // reflect.Type to [][]byte
+
+// fieldNames returns the names of a struct's fields in JSON.
+func fieldNames(t reflect.Type) [][]byte {
+	if names, ok := fieldsOf.Load(t); ok {
+		return names.([][]byte)
+	}
+	var names [][]byte
+	for i := range t.NumField() {
+		names = append(names, []byte(t.Field(i).Tag.Get("json")))
+	}
+	fieldsOf.Store(t, names)
+	return names
 }
 
 // CheckJSON refuses what encoding/json takes and changes in silence (RFC 7493, 2.1 and 2.3):
 // an object with two members of one name, of which it keeps the last, and an escaped
 // surrogate without its other half, which it replaces by U+FFFD. data must be valid JSON in
 // valid UTF-8. It does not allocate for objects of up to 16 members.
-func CheckJSON(data []byte) error {
+func CheckJSON(data []byte) error { return checkJSON(data, nil) }
+
+// checkJSON is CheckJSON, which also refuses a name in the outermost object that differs
+// from one of fields in case only.
+func checkJSON(data []byte, fields [][]byte) error {
 	var (
 		openBuf  [8]jsonValue
 		namesBuf [16][]byte
@@ -63,6 +87,13 @@ func CheckJSON(data []byte) error {
 			top := &open[len(open)-1]
 			if top.has(names, name) {
 				return fmt.Errorf("names %.50q twice in one object", name)
+			}
+			if len(open) == 1 {
+				for _, f := range fields {
+					if bytes.EqualFold(name, f) && !bytes.Equal(name, f) {
+						return fmt.Errorf("names %.50q, which is written %q", name, f)
+					}
+				}
 			}
 			names = append(names, name)
 		}

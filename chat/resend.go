@@ -62,8 +62,6 @@ func ResendLast(key ID) ID {
 	return key
 }
 
-func isResendKey(id ID) bool { return id[6]>>4 == 8 }
-
 // SessionHash returns a stable 48-bit name of a user's device, for ResendKey.
 func SessionHash(user ID, clientID string) uint64 {
 	h := uint64(14695981039346656037) // FNV-1a: stable across processes, unlike maphash
