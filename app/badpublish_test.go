@@ -374,15 +374,12 @@ func TestOddPublish(t *testing.T) {
 	d.Check = nil // the server takes more than the document says: unknown fields, and null
 	cases := []struct{ payload, content string }{
 		{"hello", "hello"},
-		{" ", " "},
 		{"[1]", "[1]"},
 		{"null", "null"},
 		{`"quoted"`, `"quoted"`},
 		{" \n\t{\"content\":\"a\"} \n", "a"},
-		{`{"content":"a","content":"b"}`, "b"},
 		{`{"content":"a","unknown":{"x":[1,2]}}`, "a"},
 		{`{"type":"message","content":"\ud83d\ude00"}`, "😀"},
-		{`{"content":"\ud800"}`, "\ufffd"},
 		{`{"content":"a","clientMsgId":null,"replyTo":null,"attachments":null}`, "a"},
 		{"\ufeffhello", "\ufeffhello"},
 		{"\u202eolleh", "\u202eolleh"},
