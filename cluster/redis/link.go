@@ -51,7 +51,7 @@ func New(o Options) (*Link, error) {
 	}
 	quiet()
 	l := &Link{
-		o: o, target: t, logger: o.Logger.With("component", "redis", "node", o.Node.Name),
+		o: o, target: t, logger: o.Logger.With("component", "redis"),
 		changed: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), gather: make(chan struct{}, 1),
 		full: rate.Sometimes{First: 1, Interval: time.Minute},
 	}

@@ -170,7 +170,7 @@ func TestNewRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for field, change := range map[string]func(*redis.Options){
-		"URL":               func(o *redis.Options) { o.URL = "redis://u:hunter2@h:x" },
+		"Redis URL":         func(o *redis.Options) { o.URL = "redis://u:hunter2@h:x" },
 		"tls_ca":            func(o *redis.Options) { o.URL = "rediss://u:hunter2@h?tls_ca=/nowhere" },
 		"Installation":      func(o *redis.Options) { o.Installation = "" },
 		"Node.ID":           func(o *redis.Options) { o.Node.ID = "a b" },

@@ -45,7 +45,7 @@ const (
 
 // badURL returns an error about a URL. It never holds a password.
 func badURL(msg string) error {
-	return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: "URL", Msg: msg}
+	return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: "Redis URL", Msg: msg}
 }
 
 // parseURL parses a URL of the forms in Options. It reads no file. The parsers of go-redis
@@ -206,7 +206,7 @@ func (t *target) parseQuery(query string) error {
 // loadFiles reads the files for TLS.
 func (t *target) loadFiles() error {
 	wrong := func(param string, err error) error {
-		return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: "URL", Msg: param + ": cannot be used", Err: err}
+		return &chat.Error{Code: chat.Invalid, Op: "redis.New", Field: "Redis URL", Msg: param + " cannot be used: " + err.Error(), Err: err}
 	}
 	if t.caFile != "" {
 		pem, err := os.ReadFile(t.caFile)
