@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -38,7 +40,8 @@ func (d Database) Serve(ctx context.Context) (dsn string, stop func(context.Cont
 
 // Use opens the database for a command that may run beside the server: a private
 // PostgreSQL that a server has started is used as it is; otherwise it is started for the
-// command. Then the schema is migrated. stop closes what was opened.
+// command. Then the schema is migrated. A private one is not made here: a command with a
+// mistyped directory would find nothing wrong in it. stop closes what was opened.
 func (d Database) Use(ctx context.Context) (st *store.Store, stop func(), err error) {
 	if d.URL == "" {
 		child, err := d.child()
@@ -47,6 +50,9 @@ func (d Database) Use(ctx context.Context) (st *store.Store, stop func(), err er
 		}
 		if st, err := store.Open(ctx, store.Options{DSN: child.DSN(), ConnectWait: -1}); err == nil {
 			return st, st.Close, nil
+		}
+		if _, err := os.Stat(filepath.Join(d.DataDir, "postgres", "data")); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, fmt.Errorf("there is no database in %s: name its directory with --data or PARLEY_DATA, or make one there with parley migrate", d.DataDir)
 		}
 	}
 	dsn, closeDB, err := d.Serve(ctx)

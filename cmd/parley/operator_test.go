@@ -44,7 +44,10 @@ func TestOperator(t *testing.T) {
 		return a
 	}
 
-	// Before there ever was a server.
+	// Before there ever was a server. A wrong directory must not look like an empty database.
+	for _, args := range [][]string{{"verify"}, {"user", "list"}, {"user", "add", "ann", "--password-stdin"}, {"token", "ann"}} {
+		fails("there is no database in", password+"\n", args...)
+	}
 	if got := ok("", "migrate"); !strings.HasPrefix(got, "The schema went from version 0 to ") {
 		t.Errorf("migrate printed %q", got)
 	}
