@@ -190,7 +190,7 @@ func TestNamedVariables(t *testing.T) {
 func TestNamedFlags(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
-	for _, name := range strings.Fields("help cafile will-topic will-payload will-qos tls-use-os-certs unbuffered no-owner ulimit no-cache") {
+	for _, name := range strings.Fields("help cafile will-topic will-payload will-qos tls-use-os-certs unbuffered no-owner single-transaction clean if-exists ulimit no-cache") {
 		known[name] = true // of mosquitto's clients, jq, pg_restore and docker
 	}
 	for _, p := range parsed(t).named["main"] {
