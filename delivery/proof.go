@@ -6,8 +6,8 @@ import "time"
 // that is dead, or wait in a proxy: the cursor of a kept session must not count it before the
 // device has shown that it is there. What was written before
 //
-//   - a PINGREQ is received with the next one: the client has read the answer to the first
-//     (a client that gets none ends the connection),
+//   - a PINGREQ is received with the next one, or with DISCONNECT: the client has read the
+//     answer to the first (a client that gets none ends the connection, and not orderly),
 //   - any packet that comes settleTime later, since not every client has to ping, was received
 //     in all likelihood: a line that carries packets one way after so long works both ways,
 //   - DISCONNECT is received if it was written goodbyeTime before: the client ends an
@@ -70,6 +70,7 @@ func (s *Session) Heard(ping, goodbye bool) {
 	case ping:
 		s.proof.pings++
 	case goodbye:
+		s.proof.pings++
 		settle = goodbyeTime
 	case now.Sub(s.proof.proved) < proveEvery:
 		return

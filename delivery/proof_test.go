@@ -43,6 +43,10 @@ func TestCursorAtQoS0WaitsForAProof(t *testing.T) {
 		}, first + 1},
 		"silence for a minute": {func(*durable) { time.Sleep(time.Minute) }, first},
 		"a goodbye, at once":   {func(d *durable) { d.s.Heard(false, true) }, first},
+		"a ping, and a goodbye": {func(d *durable) {
+			d.s.Heard(true, false)
+			d.s.Heard(false, true)
+		}, first + 3},
 		"a goodbye, a second later": {func(d *durable) {
 			time.Sleep(time.Second)
 			d.s.Heard(false, true)
