@@ -31,6 +31,7 @@ type Intake struct {
 	earlier  map[uint16]chat.UnackedPublish // mu guards: of earlier connections of the session, not sent again yet
 	answered []answered                     // mu guards: claimed, and acknowledged lately: see Unacked
 	fresh    bool                           // mu guards: something that is not in earlier was published
+	parted   bool                           // mu guards: Unacked has been called, nothing more is taken
 }
 
 // answered is a publish whose acknowledgement is in the connection's buffer, or written.
@@ -67,9 +68,10 @@ func NewIntake(c *Conn, refused func(p *Publish, told bool)) *Intake {
 	return in
 }
 
-// drain waits until every publish has its outcome, the limit passes, or the window
-// is closed. The reader has returned, so that none is added.
-func (in *Intake) drain(limit time.Duration) {
+// Drain waits until every publish has its outcome, the limit passes, or the window
+// is closed. It is called by the connection's reader, or when that has returned, so that
+// none is added.
+func (in *Intake) Drain(limit time.Duration) {
 	timeout := time.After(limit)
 	for {
 		in.mu.Lock()
@@ -99,7 +101,7 @@ func (in *Intake) drain(limit time.Duration) {
 func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (*Publish, bool) {
 	for {
 		in.mu.Lock()
-		if in.closed {
+		if in.closed || in.parted {
 			in.mu.Unlock()
 			return nil, false
 		}
@@ -169,15 +171,16 @@ func (in *Intake) Restore(releasing []uint16, unacked []chat.UnackedPublish) {
 
 // Claim has a publish of Begin recognised if it is sent again in a later connection of the
 // session. digest tells what it says, and key is the one to store it under; Claim returns
-// the one to use, which is that of the first sending if this is the second.
-func (in *Intake) Claim(p *Publish, key chat.ID, digest uint32) chat.ID {
+// the one to use, which is that of the first sending if this is the second; false if the
+// session is the next connection's already, which would not recognise it.
+func (in *Intake) Claim(p *Publish, key chat.ID, digest uint32) (chat.ID, bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if !p.first.Key.IsZero() && p.first.Digest == digest {
 		key = p.first.Key
 	}
 	p.claimed = chat.UnackedPublish{PacketID: p.PacketID, Key: key, Digest: digest}
-	return key
+	return key, !in.parted
 }
 
 // noteAnswered keeps a publish whose acknowledgement may be lost with the connection: the
@@ -189,7 +192,7 @@ func (in *Intake) noteAnswered(p *Publish, end int64) {
 	in.answered = append(in.answered, answered{p.claimed, end})
 }
 
-// Unacked returns those claimed publishes of which the client may not know that they are
+// Unacked ends the window, and returns those claimed publishes of which the client may not know that they are
 // stored: they are not acknowledged, or the acknowledgement has not reached the peer's
 // host, as far as can be seen here (a proxy in between may have it). What earlier
 // connections have left, and was not sent again, is among it until the client publishes
@@ -198,6 +201,8 @@ func (in *Intake) Unacked() []chat.UnackedPublish {
 	received := in.conn.received()
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.parted = true
+	in.wake()
 	var list []chat.UnackedPublish
 	for _, a := range in.answered {
 		if a.end > received {

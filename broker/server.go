@@ -172,7 +172,7 @@ func (s *Server) serve(conn *Conn, listener string) {
 			conn.sendAway()
 		}
 		if conn.SentAway() {
-			conn.intake.drain(s.limits.Drain) // what was accepted is still acknowledged
+			conn.intake.Drain(s.limits.Drain) // what was accepted is still acknowledged
 			conn.disconnect(s.away)
 		}
 		s.hook.Ended(conn, err)

@@ -70,7 +70,7 @@ func (s *Service) UsePeers(p Peers, dropSuperseded func(SupersededNotice) bool) 
 // sent again is recognised. The zero Source means none (REST, QoS 0).
 type Source struct {
 	Key    ID        // of the packet: NewResendKey, or for one that is known to be sent again the key of its first sending
-	Resent bool      // it may be in the log under an earlier key: DUP, or Key is that of an earlier sending
+	Resent bool      // DUP: it may be in the log under an earlier key
 	Since  time.Time // SessionState.ResendSince; zero: the session is new, so nothing can have been sent in it before
 	Device string    // of the session
 	Epoch  int64     // of the connection, see Append.Epoch

@@ -140,9 +140,12 @@ func (h *Hook) publishCommand(c *connection, p *broker.Publish, pk *packets.Pack
 	src := chat.Source{Resent: pk.FixedHeader.Dup, Since: c.session.ResendSince(), Device: c.clientID, Epoch: c.session.Epoch()}
 	if p.QoS > 0 && cmd.ClientMsgID.IsZero() {
 		fresh := h.o.Chat.NewResendKey(c.sessionHash, p.PacketID)
-		if src.Key = fresh; c.session.Kept() {
-			src.Key = c.intake.Claim(p, fresh, digest(pk))
-			src.Resent = src.Resent || src.Key != fresh // its first sending may have been a repeat itself, of one before a crash
+		src.Key = fresh
+		if c.session.Kept() { // with DUP it is looked up all the same: its first sending may have been a repeat of one before a crash
+			var ok bool
+			if src.Key, ok = c.intake.Claim(p, fresh, digest(pk)); !ok {
+				return &chat.Error{Code: chat.Unavailable, Op: "hooks.publish", Msg: "the device has connected again; this connection is over"}
+			}
 		}
 	}
 	return h.o.Chat.Submit(c.ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)

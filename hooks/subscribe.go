@@ -16,6 +16,7 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 	if len(pk.Filters) > maxSubscriptions {
 		return c.end(packets.ErrQuotaExceeded, "more filters than a session may hold")
 	}
+	c.intake.Drain(subscribeTimeout) // what was published before is not sent as news
 	codes := make([]byte, len(pk.Filters))
 	granted := make([]delivery.Subscription, 0, len(pk.Filters))
 	grantedAt := make([]int, 0, len(pk.Filters)) // their indexes in pk.Filters
@@ -128,6 +129,7 @@ func (h *Hook) mayRead(c *connection, text string) (chat.Filter, error) {
 
 // unsubscribe answers UNSUBSCRIBE (MQTT 5.0 and 3.1.1, 3.10).
 func (h *Hook) unsubscribe(c *connection, pk *packets.Packet) {
+	c.intake.Drain(subscribeTimeout) // what was published before is still received
 	filters := make([]string, len(pk.Filters))
 	for i := range pk.Filters {
 		filters[i] = pk.Filters[i].Filter
