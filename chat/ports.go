@@ -14,7 +14,7 @@ type Append struct {
 	Done   Waiter    // notified of the outcome
 
 	// Device and Epoch name the connection that the packet came over, where a resent
-	// packet can be recognised by nothing else; "" otherwise. The event is stored only
+	// packet can be recognised by nothing else, or whose will it is; "" otherwise. The event is stored only
 	// while no newer connection of the device exists, at any node.
 	Device string
 	Epoch  int64

@@ -11,15 +11,24 @@ import (
 type RetainedChange struct {
 	*Publication
 	UserID ID // who has published it
+
+	// ClientID and Epoch name the connection that it came over, or whose will it is; 0: it
+	// has no number. It is refused if the device has a newer connection, at any node.
+	ClientID string
+	Epoch    int64
+
+	CheckOnly bool // nothing is retained: only that is asked
 }
 
 // RetainedStore keeps retained messages. All methods block for a round trip or a few
 // and return chat errors; Unavailable may be repeated.
 type RetainedStore interface {
-	// PutRetained stores changes of different topics in one transaction. refused tells
-	// of those that were left out because their user has as many as they may
-	// (MaxRetainedByUser), or because there are too many altogether, if full says so; it
-	// is as long as changes, and nil for the others.
+	// PutRetained stores changes in one transaction; of several to one topic the last one
+	// counts. refused tells of those that were
+	// left out because their user has as many as they may (MaxRetainedByUser), because there
+	// are too many altogether, if full says so, or because they came over a connection that
+	// another node has superseded (Unavailable); it is as long as changes, and nil for the
+	// others.
 	PutRetained(ctx context.Context, changes []RetainedChange, full bool, now time.Time) (refused []error, err error)
 	// ListRetainedTopics returns up to limit topics of a space that have a level more than
 	// below ("": all of them) and come after a topic, in the order of their bytes. Some of

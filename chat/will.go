@@ -30,6 +30,8 @@ type Will struct {
 	timer      *time.Timer // set when the connection has ended, and the delay has not
 	superseded bool        // the device has connected again before this connection ended
 	resumed    bool        // and that connection has resumed the session
+	due        bool        // it is to be published, or is being published
+	late       bool        // what the device does on its next connection may have begun: it is not published any more
 }
 
 func (w *Will) cost() int { return willCost + w.Size }
@@ -40,12 +42,18 @@ func (w *Will) cost() int { return willCost + w.Size }
 // device has taken its session over; with one, when the delay is over or the session ends,
 // unless the device has resumed the session before.
 //
+// A will comes before everything that its device does on its next connection, or is not
+// published: that connection waits for it (Settle), but not for long. Where that connection
+// is at another node, the end of the session there waits (Await), and the store refuses
+// what comes too late; see Append.Device and RetainedChange.
+//
 // Wills are in memory: those that wait when the process ends are not published (MQTT 5.0,
 // 3.1.2.5 lets a server do that). It is safe for concurrent use; nothing but Run blocks.
 type Wills struct {
 	mu     sync.Mutex
-	held   map[Device][]*Will // mu guards: of open connections, and waiting for their delay
+	held   map[Device][]*Will // mu guards: of open connections, waiting for their delay, and being published
 	due    []*Will            // mu guards: to be published, oldest first
+	gone   chan struct{}      // mu guards: closed when a will is held no longer; nil: nobody waits for that
 	bytes  int                // mu guards: of those whose connections have ended
 	counts map[bool]*willCounts
 	wake   chan struct{}
@@ -90,12 +98,69 @@ func (ws *Wills) Superseded(d Device, epoch int64, resumed bool) {
 func (ws *Wills) supersede(d Device, epoch int64, resumed bool) {
 	for _, w := range slices.Clone(ws.held[d]) {
 		switch {
-		case w.epoch >= epoch || w.superseded:
+		case w.epoch >= epoch || w.superseded || w.due:
 		case w.timer == nil: // Ended will come
 			w.superseded, w.resumed = true, resumed
 		default:
 			w.timer.Stop()
 			ws.release(w, !resumed)
+		}
+	}
+}
+
+// Settle is to be called when the last connection of a device has been told to end, and
+// before the next one is accepted, of which clean says that it begins a new session. It
+// waits until the wills that are due now have been published. Those that were not when ctx
+// ends are dropped.
+func (ws *Wills) Settle(ctx context.Context, d Device, clean bool) {
+	ws.mu.Lock()
+	var waitFor []*Will
+	for _, w := range slices.Clone(ws.held[d]) {
+		switch {
+		case w.due:
+		case w.timer != nil && !clean: // whether the session is resumed will be known later
+			continue
+		case w.timer != nil:
+			w.timer.Stop()
+			ws.release(w, true)
+		default: // Ended will come
+			w.superseded, w.resumed = true, !clean
+		}
+		waitFor = append(waitFor, w)
+	}
+	ws.mu.Unlock()
+	for _, w := range ws.wait(ctx, d, waitFor) {
+		w.late = true
+	}
+	ws.mu.Unlock()
+}
+
+// Await waits until the wills of a device that are due have been published, or ctx ends.
+func (ws *Wills) Await(ctx context.Context, d Device) {
+	ws.mu.Lock()
+	waitFor := slices.DeleteFunc(slices.Clone(ws.held[d]), func(w *Will) bool { return !w.due })
+	ws.mu.Unlock()
+	ws.wait(ctx, d, waitFor)
+	ws.mu.Unlock()
+}
+
+// wait waits until wills are held no longer, or ctx ends, and returns those that are still
+// held, with mu held.
+func (ws *Wills) wait(ctx context.Context, d Device, wills []*Will) []*Will {
+	for {
+		ws.mu.Lock()
+		wills = slices.DeleteFunc(wills, func(w *Will) bool { return !slices.Contains(ws.held[d], w) })
+		if len(wills) == 0 || ctx.Err() != nil {
+			return wills
+		}
+		if ws.gone == nil {
+			ws.gone = make(chan struct{})
+		}
+		gone := ws.gone
+		ws.mu.Unlock()
+		select {
+		case <-gone:
+		case <-ctx.Done():
 		}
 	}
 }
@@ -108,7 +173,7 @@ func (ws *Wills) Ended(w *Will, kept time.Duration, discard bool) {
 	ws.bytes += w.cost()
 	delay := min(w.Delay, kept)
 	switch {
-	case discard, delay > 0 && w.superseded && w.resumed:
+	case discard, w.late, delay > 0 && w.superseded && w.resumed:
 		ws.release(w, false)
 	case ws.bytes > maxWillBytes:
 		ws.counts[w.OnDevices].dropped++
@@ -119,23 +184,20 @@ func (ws *Wills) Ended(w *Will, kept time.Duration, discard bool) {
 		w.timer = time.AfterFunc(delay, func() {
 			ws.mu.Lock()
 			defer ws.mu.Unlock()
-			if slices.Contains(ws.held[w.device], w) { // otherwise it was settled just now
+			if slices.Contains(ws.held[w.device], w) && !w.due { // otherwise it was settled just now
 				ws.release(w, true)
 			}
 		})
 	}
 }
 
-// release ends the holding of a will whose connection has ended. mu is held.
+// release has a will whose connection has ended published, or forgets it. mu is held.
 func (ws *Wills) release(w *Will, publish bool) {
-	ws.held[w.device] = slices.DeleteFunc(ws.held[w.device], func(other *Will) bool { return other == w })
-	if len(ws.held[w.device]) == 0 {
-		delete(ws.held, w.device)
-	}
 	if !publish {
-		ws.bytes -= w.cost()
+		ws.forget(w)
 		return
 	}
+	w.due = true
 	ws.due = append(ws.due, w)
 	select {
 	case ws.wake <- struct{}{}:
@@ -156,15 +218,40 @@ func (ws *Wills) Run(ctx context.Context) error {
 		ws.due = nil
 		ws.mu.Unlock()
 		for _, w := range due {
+			if ws.isLate(w) {
+				ws.published(w, errLate)
+				continue
+			}
 			w.Publish(ctx, func(err error) { ws.published(w, err) })
 		}
+	}
+}
+
+var errLate = &Error{Code: Unavailable, Op: "chat.Wills", Msg: "the device has connected again"}
+
+func (ws *Wills) isLate(w *Will) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return w.late
+}
+
+// forget ends the holding of a will whose connection has ended. mu is held.
+func (ws *Wills) forget(w *Will) {
+	ws.bytes -= w.cost()
+	ws.held[w.device] = slices.DeleteFunc(ws.held[w.device], func(other *Will) bool { return other == w })
+	if len(ws.held[w.device]) == 0 {
+		delete(ws.held, w.device)
+	}
+	if ws.gone != nil {
+		close(ws.gone)
+		ws.gone = nil
 	}
 }
 
 func (ws *Wills) published(w *Will, err error) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	ws.bytes -= w.cost()
+	ws.forget(w)
 	if err != nil {
 		ws.counts[w.OnDevices].dropped++ // there is nobody to tell why
 	} else {
@@ -172,12 +259,14 @@ func (ws *Wills) published(w *Will, err error) {
 	}
 }
 
-// PublishWill submits a command that a user has left as a will. done is called when it has
-// been committed, or refused. It may block as Submit does, for a few seconds.
-func (s *Service) PublishWill(ctx context.Context, user, conversation ID, c *Command, done func(error)) {
+// PublishWill submits a command that a device has left as a will, on a connection with the
+// given epoch. done is called when it has been committed, or refused: also because the
+// device has a newer connection at another node. It may block as Submit does, for a few
+// seconds.
+func (s *Service) PublishWill(ctx context.Context, d Device, epoch int64, conversation ID, c *Command, done func(error)) {
 	ctx, cancel := WithDeadline(ctx, storePatience, "chat.PublishWill")
 	defer cancel()
-	if err := s.Submit(ctx, user, conversation, c, Source{}, &Append{Done: waiterFunc(done)}); err != nil {
+	if err := s.Submit(ctx, d.UserID, conversation, c, Source{}, &Append{Done: waiterFunc(done), Device: d.ClientID, Epoch: epoch}); err != nil {
 		done(err)
 	}
 }

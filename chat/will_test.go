@@ -200,3 +200,115 @@ func TestWillsAtRandom(t *testing.T) {
 		}
 	})
 }
+
+// The next connection of a device waits for the wills of the last one that are due, and for
+// no others.
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name        string
+		delay, kept time.Duration
+		clean       bool
+		want        bool // it is published, and waited for
+	}{
+		{name: "due", want: true},
+		{name: "delayed", delay: time.Minute, kept: time.Hour},
+		{name: "delayed, and the session ends with the connection", delay: time.Minute, want: true},
+		{name: "delayed, and a new session begins", delay: time.Minute, kept: time.Hour, clean: true, want: true},
+	} {
+		for _, endsFirst := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, ends first %v", tt.name, endsFirst), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newWills(t)
+					d := chat.Device{UserID: chat.ID{1}, ClientID: "phone"}
+					stored := make(chan struct{})
+					will := &chat.Will{Delay: tt.delay, Publish: func(_ context.Context, done func(error)) {
+						go func() { <-stored; done(nil) }() // ends with the test
+					}}
+					w.Connected(d, 1, false, will)
+					if endsFirst {
+						w.Ended(will, tt.kept, false)
+					}
+					settled := make(chan struct{})
+					go func() {
+						ctx, cancel := context.WithTimeout(t.Context(), time.Minute/2)
+						defer cancel()
+						w.Settle(ctx, d, tt.clean)
+						close(settled)
+					}()
+					synctest.Wait()
+					if !endsFirst {
+						w.Ended(will, tt.kept, false)
+						synctest.Wait()
+					}
+					isSettled := func() bool {
+						select {
+						case <-settled:
+							return true
+						default:
+							return false
+						}
+					}
+					if got := isSettled(); got == tt.want {
+						t.Fatalf("settled before anything was stored: %v", got)
+					}
+					close(stored)
+					synctest.Wait()
+					if !isSettled() {
+						t.Error("still waiting")
+					}
+					w.Connected(d, 2, !tt.clean, nil)
+					w.after(time.Hour)
+					if sent, dropped := w.Counts(false); (sent == 1) != tt.want || dropped != 0 {
+						t.Errorf("%d sent and %d dropped, want it sent: %v", sent, dropped, tt.want)
+					}
+					if held, bytes := w.Held(); held != 0 || bytes != 0 {
+						t.Errorf("%d devices and %d bytes are left", held, bytes)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A will that is not on its way when the next connection cannot wait any longer is not
+// published any more.
+func TestSettleGivesUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWills(t)
+		d := chat.Device{UserID: chat.ID{1}, ClientID: "phone"}
+		will := w.will("late", 0)
+		w.Connected(d, 1, false, will)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		w.Settle(ctx, d, false)
+		w.Connected(d, 2, true, nil)
+		w.Ended(will, 0, false)
+		if got := w.after(time.Hour); len(got) > 0 {
+			t.Errorf("%q was published", got)
+		}
+		if held, bytes := w.Held(); held != 0 || bytes != 0 {
+			t.Errorf("%d devices and %d bytes are left", held, bytes)
+		}
+	})
+}
+
+// The end of a connection waits for the will that is due, not for one that has a delay.
+func TestAwait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWills(t)
+		d := chat.Device{UserID: chat.ID{1}, ClientID: "phone"}
+		due, delayed := w.will("due", 0), w.will("delayed", time.Hour)
+		w.Connected(d, 1, false, due)
+		w.Connected(d, 2, false, delayed)
+		w.Ended(delayed, 2*time.Hour, false)
+		w.Ended(due, 0, false)
+		w.Await(t.Context(), d)
+		if got := w.after(0); !slices.Equal(got, []string{"due"}) {
+			t.Errorf("%q were published, want the one that is due", got)
+		}
+	})
+}

@@ -110,9 +110,9 @@ func (r *Router) DisconnectAll() {
 }
 
 // A device may connect here while its last connection is still open at another node. That
-// node is told, ends the connection, and stores how far the client has acknowledged: so
-// nothing acknowledged is sent again, and the rest goes out with its packet identifiers
-// and DUP. A node that does not answer within handoverWait may be dead or frozen; the
+// node is told, ends the connection, publishes its will if that is due, and stores how far
+// the client has acknowledged: so nothing acknowledged is sent again, and the rest goes
+// out with its packet identifiers and DUP. A node that does not answer within handoverWait may be dead or frozen; the
 // session is then taken over as after a crash.
 const (
 	handoverWait  = 300 * time.Millisecond

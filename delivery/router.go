@@ -157,6 +157,9 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	if err := r.save(ctx, key, part); err != nil {
 		return nil, false, err
 	}
+	if o.Settle != nil {
+		o.Settle(ctx)
+	}
 	// Publish finds the session before the store is asked how far the logs reach: what is
 	// committed after the store's answer is in s.hints.
 	s = r.newSession(o)
@@ -185,6 +188,9 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	}
 	if r.cluster != nil && st.From != "" {
 		r.cluster.Superseded(st.From, chat.SupersededNotice{UserID: user, ClientID: o.ClientID, Epoch: st.Epoch, Resumed: st.Present})
+	}
+	if o.Taken != nil {
+		o.Taken(s, st.Present)
 	}
 	return s, st.Present, nil
 }

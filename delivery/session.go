@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"sync"
@@ -42,6 +43,13 @@ type SessionOptions struct {
 	// UnackedPublishes is called likewise. It returns what the client may send again of its
 	// publishes to conversations. May be nil.
 	UnackedPublishes func() []chat.UnackedPublish
+
+	// Settle is called by Take when the device's last connection here has been told to end,
+	// before the session is taken over. What the device has left there, such as its will, is
+	// to take effect before it returns. Taken is called with the session before another
+	// connection of the device can be created. Both may be nil.
+	Settle func(ctx context.Context)
+	Taken  func(s *Session, present bool)
 
 	CleanStart bool          // forget what is kept of the device
 	Expiry     time.Duration // how long the session is kept after the connection; 0: not at all

@@ -140,11 +140,23 @@ func (h *Hook) takeSession(c *connection, pk *packets.Packet) error {
 	c.session, c.sessionPresent, err = h.o.Router.Take(ctx, delivery.SessionOptions{
 		Principal: c.principal, ClientID: c.clientID, ReceiveMaximum: int(pk.Properties.ReceiveMaximum), Sink: c.Conn,
 		CleanStart: pk.Connect.Clean, Expiry: c.expiry, Releasing: c.intake.Releasing, UnackedPublishes: c.intake.Unacked,
+		Settle: func(ctx context.Context) {
+			ctx, cancel := chat.WithDeadline(ctx, willPatience, "hooks.settleWills")
+			defer cancel()
+			h.o.Chat.Wills.Settle(ctx, c.device(), pk.Connect.Clean)
+		},
+		Taken: func(s *delivery.Session, present bool) {
+			c.lane.ClientID, c.lane.Epoch = c.clientID, s.Epoch()
+			h.o.Chat.Wills.Connected(c.device(), s.Epoch(), present, c.will)
+		},
 	})
 	if err != nil {
 		return err
 	}
 	if h.authenticator(c.Conn).Revoked(c.principal) { // while it could not be found by Revoke
+		if c.will != nil {
+			h.o.Chat.Wills.Ended(c.will, 0, true)
+		}
 		h.o.Router.Detach(c.session)
 		return &chat.Error{Code: chat.Unauthenticated, Msg: "the login was revoked"}
 	}
@@ -296,7 +308,6 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	}
 	c.session.Start()
 	c.connackSent = true
-	h.o.Chat.Wills.Connected(c.device(), c.session.Epoch(), c.sessionPresent, c.will)
 	if !c.principal.HasAccount() {
 		return // guests have no presence
 	}

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"context"
 	"errors"
 	"net"
 	"time"
@@ -51,14 +52,21 @@ func (h *Hook) Ended(conn *broker.Conn, err error) {
 	h.logger.Debug("disconnected", "client_id", c.clientID, "principal", c.principal.Username, "err", err)
 }
 
-// leave ends the presence of the connection's device, and settles its will.
+// willPatience is how long a device's next connection waits for the will of its last one.
+const willPatience = 2 * time.Second
+
+// leave ends the presence of the connection's device, and settles its will: what is due is
+// published before another node may have the session.
 func (h *Hook) leave(c *connection) {
-	if !c.connackSent {
-		return
-	}
-	discarded := c.normalDisconnect || h.authenticator(c.Conn).Revoked(c.principal)
+	discarded := !c.connackSent || c.normalDisconnect || h.authenticator(c.Conn).Revoked(c.principal)
 	if c.will != nil {
 		h.o.Chat.Wills.Ended(c.will, c.expiry, discarded || c.SentAway() || h.server.Closing())
+		ctx, cancel := chat.WithDeadline(context.Background(), willPatience, "hooks.leave") // the connection's own context has ended with it
+		defer cancel()
+		h.o.Chat.Wills.Await(ctx, c.device())
+	}
+	if !c.connackSent {
+		return
 	}
 	if c.stay == 0 {
 		return

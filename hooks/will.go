@@ -90,7 +90,7 @@ func (h *Hook) readWill(c *connection, pk *packets.Packet) error {
 		var cmd chat.Command
 		cmd, err = chat.ParseCommand(payload, props.ContentType)
 		c.will = &chat.Will{Delay: delay, Size: len(cmd.Content), Publish: func(ctx context.Context, done func(error)) {
-			h.o.Chat.PublishWill(ctx, c.principal.UserID, topic.ID, &cmd, done)
+			h.o.Chat.PublishWill(ctx, c.device(), c.session.Epoch(), topic.ID, &cmd, done)
 		}}
 	}
 	if err != nil {
@@ -124,7 +124,7 @@ func (h *Hook) deviceWill(c *connection, pk *packets.Packet, payload []byte, del
 	pub := h.publication(c, pk.Connect.WillTopic, pk.Connect.WillQos, pk.Connect.WillRetain, props, payload)
 	expiry := time.Duration(props.MessageExpiryInterval) * time.Second
 	return &chat.Will{Delay: delay, OnDevices: true, Size: pub.Cost(), Publish: func(ctx context.Context, done func(error)) {
-		h.o.Topics.PublishWill(ctx, user, pub, expiry, done)
+		h.o.Topics.PublishWill(ctx, user, c.session.Epoch(), pub, expiry, done)
 	}}
 }
 

@@ -51,13 +51,22 @@ func (s *Store) PutRetained(ctx context.Context, changes []chat.RetainedChange, 
 		if _, err := tx.Exec(ctx, lockRetainedSQL); err != nil {
 			return err
 		}
+		if err := s.refuseSuperseded(ctx, tx, changes, refused); err != nil {
+			return err
+		}
 		if err := refuseRetained(ctx, tx, changes, full, refused); err != nil {
 			return err
 		}
+		last := map[retainedKey]int{} // of several to one topic
+		for i, c := range changes {
+			if refused[i] == nil && !c.CheckOnly {
+				last[retainedKey{c.Space, c.Topic}] = i
+			}
+		}
 		var put, removed retainedColumns
 		for i, c := range changes {
-			switch {
-			case refused[i] != nil:
+			switch at, ok := last[retainedKey{c.Space, c.Topic}]; {
+			case !ok || at != i:
 			case len(c.Payload) == 0:
 				removed.add(c)
 			default:
@@ -111,6 +120,29 @@ type retainedKey struct {
 	topic string
 }
 
+// The snapshot of this statement is from after lockRetainedSQL: what the device does on its
+// newer connection is stored after this transaction, or its epoch is seen here.
+const supersededSQL = `
+SELECT f.rank - 1 FROM unnest(@users::uuid[], @clients::text[], @epochs::int8[]) WITH ORDINALITY AS f (user_id, client_id, epoch, rank)
+JOIN sessions s ON s.user_id = f.user_id AND s.client_id = f.client_id AND s.epoch > f.epoch AND f.epoch > 0`
+
+// refuseSuperseded finds those changes that came over a connection which a newer one of the
+// same device has superseded. A lone node need not ask: it orders them itself.
+func (s *Store) refuseSuperseded(ctx context.Context, tx pgx.Tx, changes []chat.RetainedChange, refused []error) error {
+	if s.OutboxNode() == "" {
+		return nil
+	}
+	users, clients, epochs := make([]chat.ID, len(changes)), make([]string, len(changes)), make([]int64, len(changes))
+	for i, c := range changes {
+		users[i], clients[i], epochs[i] = c.UserID, c.ClientID, c.Epoch
+	}
+	found, err := collect(ctx, tx, pgx.RowTo[int64], supersededSQL, pgx.NamedArgs{"users": users, "clients": clients, "epochs": epochs})
+	for _, i := range found {
+		refused[i] = &chat.Error{Code: chat.Unavailable, Op: "store.PutRetained", Msg: "the device has connected again; this connection is over"}
+	}
+	return err
+}
+
 // refuseRetained finds those changes that would make a new message of a user who has
 // as many as they may.
 func refuseRetained(ctx context.Context, tx pgx.Tx, changes []chat.RetainedChange, full bool, refused []error) error {
@@ -131,8 +163,8 @@ func refuseRetained(ctx context.Context, tx pgx.Tx, changes []chat.RetainedChang
 	}
 	room := map[chat.ID]int{}
 	var users []chat.ID
-	for _, c := range changes {
-		if _, ok := room[c.UserID]; !ok && len(c.Payload) > 0 && !known[retainedKey{c.Space, c.Topic}] {
+	for i, c := range changes {
+		if _, ok := room[c.UserID]; !ok && refused[i] == nil && !c.CheckOnly && len(c.Payload) > 0 && !known[retainedKey{c.Space, c.Topic}] {
 			room[c.UserID] = 0
 			users = append(users, c.UserID)
 		}
@@ -155,13 +187,16 @@ func refuseRetained(ctx context.Context, tx pgx.Tx, changes []chat.RetainedChang
 		room[c.user] = chat.MaxRetainedByUser - c.n
 	}
 	for i, c := range changes {
-		if len(c.Payload) == 0 || known[retainedKey{c.Space, c.Topic}] {
+		key := retainedKey{c.Space, c.Topic}
+		if refused[i] != nil || c.CheckOnly || len(c.Payload) == 0 || known[key] {
 			continue
 		}
 		if room[c.UserID]--; full {
 			refused[i] = &chat.Error{Code: chat.Quota, Field: "topic", Msg: "the server keeps as many retained messages as it may"}
 		} else if room[c.UserID] < 0 {
 			refused[i] = &chat.Error{Code: chat.Quota, Field: "topic", Msg: "you have " + strconv.Itoa(chat.MaxRetainedByUser) + " retained messages, which is the limit; remove some"}
+		} else {
+			known[key] = true // by the others to this topic
 		}
 	}
 	return nil

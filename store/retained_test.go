@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -177,5 +178,54 @@ func TestRetainedAway(t *testing.T) {
 		"expire": func() error { _, err := s.DeleteExpiredRetained(t.Context(), now, 1); return err },
 	} {
 		t.Run(name, func(t *testing.T) { wantError(t, call(), chat.Unavailable, "") })
+	}
+}
+
+// Where there are several nodes, what came over a connection that a newer one of the same
+// device has superseded is left out, and counts for nothing.
+func TestRetainedOfASupersededConnection(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	s.UseOutbox("a1")
+	u := chat.NewID()
+	var epochs []int64
+	for _, node := range []string{"a", "b"} {
+		st, err := s.TakeSession(t.Context(), chat.SessionTake{UserID: u, ClientID: "lamp", Node: node, Now: now, Note: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		epochs = append(epochs, st.Epoch)
+	}
+	from := func(epoch int64, client, topic, payload string) chat.RetainedChange {
+		c := retained(u, u, topic, payload)
+		c.ClientID, c.Epoch = client, epoch
+		return c
+	}
+	only := from(epochs[0], "lamp", "check", "x")
+	only.CheckOnly = true
+	fine := from(epochs[1], "lamp", "check", "x")
+	fine.CheckOnly = true
+	changes := []chat.RetainedChange{
+		from(epochs[1], "lamp", "state", "new"), from(epochs[0], "lamp", "state", "old"), only, fine,
+		from(epochs[0], "another", "other", "x"), from(0, "lamp", "unnumbered", "x"), from(epochs[1], "lamp", "twice", "1"), from(epochs[1], "lamp", "twice", "2"),
+	}
+	for i, err := range putRetained(t, s, changes...) {
+		if superseded := i == 1 || i == 2; (chat.CodeOf(err) == chat.Unavailable) != superseded || !superseded && err != nil {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+	got, err := s.GetRetained(t.Context(), u, []string{"state", "check", "other", "unnumbered", "twice"}, now)
+	payloads := map[string]string{}
+	for _, p := range got {
+		payloads[p.Topic] = string(p.Payload)
+	}
+	if want := (map[string]string{"state": "new", "other": "x", "unnumbered": "x", "twice": "2"}); err != nil || !maps.Equal(payloads, want) {
+		t.Errorf("retained are %v, %v, want %v", payloads, err, want)
+	}
+	alone := storetest.New(t) // which has no other node to be superseded by
+	for _, err := range putRetained(t, alone, changes...) {
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }

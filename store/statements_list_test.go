@@ -187,6 +187,7 @@ var Statements = []Statement{
 	{"listDeadNodesSQL", listDeadNodesSQL, Rare, "all: presence_places", ""},
 	// retained.go
 	{"lockRetainedSQL", lockRetainedSQL, Warm, "", ""},
+	{"supersededSQL", supersededSQL, Warm, "user: sessions", ""},
 	{"knownRetainedSQL", knownRetainedSQL, Warm, "all: retained_messages", ""},
 	{"countRetainedSQL", countRetainedSQL, Warm, "all: retained_messages", ""},
 	{"putRetainedSQL", putRetainedSQL, Warm, "user: retained_messages", ""},

@@ -11,6 +11,9 @@ import (
 // Lane keeps the publications of one connection in order while retained ones among them
 // wait for their commit. The zero value is ready.
 type Lane struct {
+	ClientID string // of the connection's device
+	Epoch    int64  // of the connection; 0: it has no number
+
 	mu      sync.Mutex
 	waiting []*publishing // mu guards: oldest first; bounded by the connection's acknowledging window
 	running bool          // mu guards: a call of advance is delivering the first ones
@@ -20,6 +23,7 @@ type Lane struct {
 type publishing struct {
 	pub   *chat.Publication
 	user  chat.ID
+	from  *Lane // of the connection that it came over, or whose will it is
 	lane  *Lane
 	done  func(matched bool, err error)
 	ready bool  // Lane.mu guards: it is committed, failed, or need not be committed
@@ -29,14 +33,19 @@ type publishing struct {
 // Publish delivers a user's publication; with Retain set, after its commit. done is called
 // once, from any goroutine: after delivery, with whether any filter covers the publication,
 // or with the error that prevented it (Quota: there are too many retained messages;
-// Unavailable: it could not be stored and may be sent again). Publications in one lane are
+// Unavailable: it could not be stored and may be sent again, or it was to be retained and
+// the device has connected to another node). Publications in one lane are
 // delivered in order.
 //
 // It does not wait for receivers. While too many retained messages wait for their commit it
 // blocks, for up to 10 s and until ctx ends.
 func (e *Engine) Publish(ctx context.Context, lane *Lane, user chat.ID, p *chat.Publication, done func(matched bool, err error)) {
+	e.publish(ctx, &publishing{pub: p, user: user, from: lane, lane: lane, done: done, ready: !p.Retain})
+}
+
+func (e *Engine) publish(ctx context.Context, w *publishing) {
 	e.metrics.published.Inc()
-	w := &publishing{pub: p, user: user, lane: lane, done: done, ready: !p.Retain}
+	lane := w.lane
 	lane.mu.Lock()
 	if w.ready && len(lane.waiting) == 0 {
 		lane.mu.Unlock()
@@ -54,9 +63,11 @@ func (e *Engine) Publish(ctx context.Context, lane *Lane, user chat.ID, p *chat.
 	}
 }
 
-// PublishWill publishes what a device has left as its will, with its message expiry
-// interval (0: none), as Publish does, if the device still may.
-func (e *Engine) PublishWill(ctx context.Context, u chat.TopicUser, p *chat.Publication, expiry time.Duration, done func(error)) {
+// PublishWill publishes what a device has left as its will on a connection with the given
+// epoch, with its message expiry interval (0: none), as Publish does, if the device still
+// may. Where there are other nodes, the store is asked before whether the device has a newer
+// connection there, also about a will that is not retained: then it is not published.
+func (e *Engine) PublishWill(ctx context.Context, u chat.TopicUser, epoch int64, p *chat.Publication, expiry time.Duration, done func(error)) {
 	if err := e.MayPublish(u, p.Topic); err != nil {
 		done(err)
 		return
@@ -64,7 +75,10 @@ func (e *Engine) PublishWill(ctx context.Context, u chat.TopicUser, p *chat.Publ
 	if expiry > 0 {
 		p.Expires = time.Now().Add(expiry)
 	}
-	e.Publish(ctx, &e.wills, u.Principal.UserID, p, func(_ bool, err error) { done(err) })
+	e.publish(ctx, &publishing{
+		pub: p, user: u.Principal.UserID, from: &Lane{ClientID: u.ClientID, Epoch: epoch}, lane: &e.wills,
+		done: func(_ bool, err error) { done(err) }, ready: !p.Retain && (e.o.Forward == nil || epoch == 0),
+	})
 }
 
 // settle gives a publication that has waited its outcome.

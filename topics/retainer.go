@@ -53,24 +53,16 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // store stores a batch.
 func (e *Engine) store(ctx context.Context, b []*publishing) []outcome {
-	last := map[retainedKey]int{} // of several to one topic the last one counts
-	var changes []chat.RetainedChange
-	for _, w := range b {
-		key := retainedKey{w.pub.Space, w.pub.Topic}
-		c := chat.RetainedChange{Publication: w.pub, UserID: w.user}
-		if i, ok := last[key]; ok {
-			changes[i] = c
-			continue
-		}
-		last[key] = len(changes)
-		changes = append(changes, c)
+	changes := make([]chat.RetainedChange, len(b))
+	for i, w := range b {
+		changes[i] = chat.RetainedChange{Publication: w.pub, UserID: w.user, ClientID: w.from.ClientID, Epoch: w.from.Epoch, CheckOnly: !w.pub.Retain}
 	}
 	refused, err := e.commit(ctx, changes)
 	out := make([]outcome, len(b))
 	for i, w := range b {
 		out[i] = outcome{w, err}
 		if err == nil {
-			out[i].err = refused[last[retainedKey{w.pub.Space, w.pub.Topic}]]
+			out[i].err = refused[i]
 		}
 	}
 	return out
