@@ -59,6 +59,7 @@ type Conn struct {
 	sentAway         bool          // mu guards: the server ends the connection, when the publishes under way have been stored
 	finishing        bool          // mu guards: finish has begun, nothing more is queued
 	broken           bool          // mu guards: the socket does not take any more
+	giving           atomic.Int64  // bytes that the socket has been given
 	wrote            atomic.Int64  // bytes that the socket has taken
 	holding          bool          // mu guards: the writer holds what it has taken out of the buffer
 	dropHeld         bool          // mu guards: and is not to write it: the connection was ended while the fence was closed
@@ -258,10 +259,17 @@ func (c *Conn) buffer() []byte {
 func (c *Conn) position() int64 { return c.taken + int64(len(c.out)) }
 
 // received returns the position up to which the peer's host has received what was queued,
-// or a lower one: TLS and WebSocket frames count for bytes of ours.
+// or a lower one: TLS and WebSocket frames count for bytes of ours. It waits for a writer
+// that has given the socket something, and has not come to note it: the socket, which holds
+// nothing, does not block it.
 func (c *Conn) received() int64 {
-	wrote := c.wrote.Load()
-	return wrote - int64(unsent(c.Conn))
+	for wait := time.Microsecond; ; wait *= 2 {
+		giving, wrote, held := c.giving.Load(), c.wrote.Load(), unsent(c.Conn)
+		if held > 0 || giving == wrote || wait > 100*time.Millisecond {
+			return wrote - int64(held)
+		}
+		time.Sleep(wait)
+	}
 }
 
 // kick starts the writer, and ends a connection whose buffer is over the hard limit.
@@ -371,9 +379,11 @@ func (c *Conn) writeAll(b []byte) error {
 		}
 		_ = c.Conn.SetWriteDeadline(end) // under mu: it must not undo abort's
 		c.mu.Unlock()
-		n, err := c.Conn.Write(b[:min(len(b), writePiece)])
+		piece := b[:min(len(b), writePiece)]
+		c.giving.Store(c.wrote.Load() + int64(len(piece)))
+		n, err := c.Conn.Write(piece)
 		b = b[n:]
-		c.wrote.Add(int64(n))
+		c.giving.Store(c.wrote.Add(int64(n)))
 		if n > 0 {
 			taken = time.Now()
 		}
