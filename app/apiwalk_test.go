@@ -100,7 +100,8 @@ type apiRequest struct {
 	raw   *string        // instead of body
 	media string         // "": JSON, if there is a body
 
-	rawQuery string // after query
+	rawQuery string      // after query
+	header   http.Header // beside those that every request has
 }
 
 func (r *apiRequest) clone() *apiRequest {
@@ -146,6 +147,9 @@ func (r *apiRequest) send(t *testing.T, a *apptest.App, u apptest.User) *apptest
 	}
 	if r.media != "" {
 		req.Header.Set("Content-Type", r.media)
+	}
+	for name, values := range r.header {
+		req.Header[name] = append(req.Header[name], values...)
 	}
 	return a.Do(t, u, req)
 }

@@ -208,7 +208,7 @@ func (a *App) build(context.Context) (err error) {
 
 	a.logins = identity.NewLimiter(a.o.LoginRate, identity.DefaultLoginRate, chat.SystemClock{})
 	a.hook = hooks.New(hooks.Options{
-		Chat: a.chat, Presence: a.presence, Authenticator: a.identity, Logins: a.logins, Router: a.router, Epoch: a.epoch, Fence: a.fence(),
+		Chat: a.chat, Presence: a.presence, Authenticator: a.identity, Users: a.identity, Logins: a.logins, Router: a.router, Epoch: a.epoch, Fence: a.fence(),
 		Topics: a.topics, Anonymous: open, MaxSessionExpiry: a.o.MaxSessionExpiry, Logger: a.logger, Registerer: a.registry,
 	})
 	a.identity.OnRevoked(func(r identity.Revocation) { a.hook.Revoke(r.UserID, r.Concerns) })
@@ -268,11 +268,17 @@ func (a *App) serve(ctx context.Context) error {
 		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 		a.serveHTTP("admin", a.admin, a.adminRoom, mux, 0) // a profile takes as long as it is asked to
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/mqtt", a.broker.WebSocket(nil))
-	mux.Handle("/", rest.New(o))
+	ws, api := a.broker.WebSocket(nil), rest.New(o)
+	// No http.ServeMux, which redirects // and /./ to a path that it escapes twice.
+	doors := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/mqtt" {
+			ws.ServeHTTP(w, r)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
 	proxies := broker.NewProxies(broker.ProxyOptions{From: a.o.ProxyFrom, Logger: a.logger, Registerer: a.registry})
-	a.serveHTTP("HTTP", proxies.Listen(a.http, true), a.httpRoom, rest.Forwarded(slices.Concat(a.o.ProxyFrom, a.o.ForwardedFrom), mux), time.Minute)
+	a.serveHTTP("HTTP", proxies.Listen(a.http, true), a.httpRoom, rest.Forwarded(slices.Concat(a.o.ProxyFrom, a.o.ForwardedFrom), doors), time.Minute)
 	a.steps = append(a.steps, step{"send MQTT clients away", a.drain, a.o.Drain + a.o.StopTimeout})
 	for _, l := range a.listeners {
 		a.serveMQTT(l, proxies)

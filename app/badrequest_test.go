@@ -289,6 +289,9 @@ func (w *world) probes(t *testing.T, op *apiOperation) []probe {
 				add("no "+p.Name, invalidField(p.Name), func(r *apiRequest) { r.query.Del(p.Name) })
 				add("empty "+p.Name, invalidField(p.Name), func(r *apiRequest) { set(r, "") })
 			}
+			if p.Name != "userIds" { // which may be repeated
+				add(p.Name+" twice", invalidField(p.Name), func(r *apiRequest) { r.rawQuery = p.Name + "=1&" + p.Name + "=1" })
+			}
 			if upper := strings.ToUpper(p.Name[:1]) + p.Name[1:]; true {
 				add("parameter in capitals", invalidField(upper), func(r *apiRequest) { r.query.Set(upper, "1") })
 			}
@@ -307,6 +310,10 @@ func (w *world) probes(t *testing.T, op *apiOperation) []probe {
 	if op.body == nil {
 		return out
 	}
+	for _, coding := range []string{"gzip", "br", "identity, gzip", "x"} {
+		add("a body in "+coding, answer{415, "unsupported_media_type", ""}, func(r *apiRequest) { r.header = http.Header{"Content-Encoding": {coding}} })
+	}
+	add("two media types", invalidField("Content-Type"), func(r *apiRequest) { r.header = http.Header{"Content-Type": {"text/plain"}} })
 	raw := func(what string, want answer, text string) {
 		add(what, want, func(r *apiRequest) { r.raw = &text })
 	}

@@ -510,3 +510,30 @@ func TestBadWill(t *testing.T) {
 		t.Errorf("nan received %s", brokertest.Describe(d))
 	}
 }
+
+// A user name and a token that are of two users contradict each other. A name that is nobody's
+// says nothing, since some clients must send one.
+func TestNameBesideToken(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	ann, bob := a.User(t, "ann"), a.User(t, "bob")
+	if r := a.REST(t, apptest.User{}, http.MethodPost, "/api/users", map[string]string{"username": "carl", "email": "carl@example.org", "password": apptest.Password}); r.Status != http.StatusCreated {
+		t.Fatal(r)
+	}
+	for _, v := range versions {
+		for name, want := range map[string]bool{
+			"": true, ann.Username: true, strings.ToUpper(ann.Username): true, "token": true, "nobody at all": true, "nobody@example.org": true,
+			bob.Username: false, strings.ToUpper(bob.Username): false, "carl@example.org": false, "Carl@Example.org": false,
+		} {
+			c := a.Dial(t)
+			ack := c.Connect(brokertest.Connect{Version: v, ClientID: "a", Username: name, Password: ann.Token})
+			switch refusal := map[byte]byte{4: 5, 5: 0x86}[v]; {
+			case want && ack.ReasonCode != 0:
+				t.Errorf("MQTT %d, %q: %s", v, name, brokertest.Describe(ack))
+			case !want && ack.ReasonCode != refusal:
+				t.Errorf("MQTT %d, %q: %s, want %#x", v, name, brokertest.Describe(ack), refusal)
+			}
+			c.Close()
+		}
+	}
+}

@@ -201,7 +201,11 @@ func (h *Hook) authenticate(ctx context.Context, conn *broker.Conn, cl *mqtt.Cli
 	username, password := string(pk.Connect.Username), string(pk.Connect.Password)
 	switch {
 	case isToken(pk.Connect.Password):
-		return auth.VerifyToken(ctx, password)
+		p, err := auth.VerifyToken(ctx, password)
+		if err != nil || username == "" || strings.EqualFold(username, p.Username) {
+			return p, err
+		}
+		return p, h.checkName(ctx, username, p)
 	case guests != nil && (password == "" || username == ""):
 		return guests.VerifyGuest(ctx, username)
 	case password == "" && h.o.Anonymous:
@@ -217,6 +221,19 @@ func (h *Hook) authenticate(ctx context.Context, conn *broker.Conn, cl *mqtt.Cli
 		}
 	}
 	return h.verifyPassword(ctx, cl, auth, username, password)
+}
+
+// checkName refuses the name of another user beside a token: the two contradict each other.
+// Any other name says nothing; clients that must send one send "token".
+func (h *Hook) checkName(ctx context.Context, username string, p chat.Principal) error {
+	u, err := h.o.Users.FindUser(ctx, username)
+	switch {
+	case chat.CodeOf(err) == chat.NotFound:
+		return nil
+	case err == nil && u.ID != p.UserID:
+		return unauthenticated("the user name is that of another user than the token's")
+	}
+	return err
 }
 
 // verifyPassword returns whose password it is, if the client's address is within the limit.

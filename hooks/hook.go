@@ -31,6 +31,7 @@ type Options struct {
 	Chat          *chat.Service
 	Presence      *presence.Engine
 	Authenticator chat.Authenticator
+	Users         Users
 	Logins        chat.Limiter // limits wrong passwords, not tokens; nil: no limit
 	Router        *delivery.Router
 	Epoch         chat.LogEpoch  // of the log, for CONNACK
@@ -41,6 +42,12 @@ type Options struct {
 	Registerer    prometheus.Registerer // nil: no metrics
 
 	MaxSessionExpiry time.Duration // how long a session is kept at most after its connection [90 days]
+}
+
+// Users is what a Hook needs of identity.Service, beside chat.Authenticator.
+type Users interface {
+	// FindUser returns a user by user name or email address, or NotFound.
+	FindUser(ctx context.Context, login string) (*chat.User, error)
 }
 
 // Hook is the one mochi hook of the server.

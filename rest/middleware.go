@@ -89,16 +89,48 @@ func (s *server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// query refuses a malformed query: net/url would silently drop the part that it cannot
-// parse, and a request without one of its parameters means something else.
-func query(next http.Handler) http.Handler {
+// strict refuses what would be taken for something else in silence: a query of which net/url
+// drops the part that it cannot parse, a header given twice, of which only one would count,
+// and a body in a content coding, which nobody decodes.
+func strict(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
-			fieldProblem(chat.Invalid, "query", "must be name=value, joined by &, percent-encoded").write(w)
+		if p := ambiguous(r); p != nil {
+			p.write(w)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+func ambiguous(r *http.Request) *Problem {
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+		return fieldProblem(chat.Invalid, "query", "must be name=value, joined by &, percent-encoded")
+	}
+	for _, name := range []string{"Authorization", "Content-Type"} {
+		if len(r.Header.Values(name)) > 1 {
+			return fieldProblem(chat.Invalid, name, "is given twice")
+		}
+	}
+	if coding := strings.Join(r.Header.Values("Content-Encoding"), ","); coding != "" && !strings.EqualFold(coding, "identity") && r.ContentLength != 0 {
+		p := newProblem(codeMediaType, "send the body without a Content-Encoding")
+		p.header.Set("Accept-Encoding", "identity") // RFC 9110, 15.5.16
+		return p
+	}
+	return nil
+}
+
+// once refuses a parameter that is given twice, of which only the first would count, unless it
+// is a list. Unknown ones are refused by huma.
+func (s *server) once(ctx huma.Context, next func(huma.Context)) {
+	u := ctx.URL()
+	given := u.Query()
+	for _, p := range ctx.Operation().Parameters {
+		if list := p.Explode != nil && *p.Explode; p.In == "query" && !list && len(given[p.Name]) > 1 {
+			s.refuse(ctx, fieldProblem(chat.Invalid, p.Name, "is given twice"))
+			return
+		}
+	}
+	next(ctx)
 }
 
 // cors lets pages of the allowed origins call the API (Fetch, 3.2). There are no

@@ -208,6 +208,19 @@ func TestCORS(t *testing.T) {
 	}
 }
 
+// Of two tokens only the first would count.
+func TestTwoTokens(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	alice, bob := s.person("alice"), s.person("bob")
+	r, err := http.NewRequestWithContext(t.Context(), "GET", s.url+"/api/users/me", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header["Authorization"] = []string{"Bearer " + alice.token, "Bearer " + bob.token}
+	checkProblem(t, "two tokens", s.send(r), 400, chat.Invalid, "Authorization")
+}
+
 func TestRateLimits(t *testing.T) {
 	t.Parallel()
 	clk := &clock{t: time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)}

@@ -77,13 +77,14 @@ func New(o Options) http.Handler {
 		allowOrigin: o.AllowOrigin, ready: o.Ready, signups: o.Signups, logins: o.Logins,
 	}
 	router := chi.NewMux()
-	router.Use(s.observe, s.guard, s.cors, query, middleware.GetHead)
+	router.Use(s.observe, s.guard, s.cors, strict, middleware.GetHead)
 	router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		newProblem(chat.NotFound, "there is nothing at this path").write(w)
 	})
 	router.MethodNotAllowed(methodNotAllowed(router))
 
 	s.api = humachi.New(router, apiConfig(o.Version))
+	s.api.UseMiddleware(s.once)
 	s.users()
 	s.sessions()
 	s.conversations()
