@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -306,7 +307,11 @@ func TestWebSocket(t *testing.T) {
 		if resp == nil {
 			t.Fatal(err)
 		}
+		body, _ := io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
+		if test.want == http.StatusForbidden && !strings.Contains(string(body), "--allowed-origins") {
+			t.Errorf("origin %q is refused with %q", test.origin, body)
+		}
 		if resp.StatusCode != test.want {
 			t.Errorf("origin %q, subprotocol %q: %d, want %d", test.origin, test.proto, resp.StatusCode, test.want)
 		}

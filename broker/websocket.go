@@ -28,7 +28,11 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 		Subprotocols: []string{"mqtt", "mqttv3.1"}, CheckOrigin: allow, HandshakeTimeout: 10 * time.Second,
 		ReadBufferSize: 2048, WriteBufferSize: 2048,
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
-			http.Error(w, reason.Error(), status)
+			text := reason.Error()
+			if status == http.StatusForbidden { // CheckOrigin refused; the package's text names its own field
+				text = "pages of this origin may not connect: it is not among the allowed ones (--allowed-origins)"
+			}
+			http.Error(w, text, status)
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
