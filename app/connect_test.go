@@ -54,7 +54,6 @@ func TestBadConnect(t *testing.T) {
 		{name: "token of another key", o: connect{Password: tokens.otherKey}, v5: 0x86, v4: 5},
 		{name: "token of another key under our kid", o: connect{Password: tokens.otherKeyOurKID}, v5: 0x86, v4: 5},
 		{name: "expired token", o: connect{Password: tokens.expired}, v5: 0x86, v4: 5},
-		{name: "token from the future", o: connect{Password: tokens.future}, v5: 0x86, v4: 5},
 		{name: "token for another audience", o: connect{Password: tokens.audience}, v5: 0x86, v4: 5},
 		{name: "token of another issuer", o: connect{Password: tokens.issuer}, v5: 0x86, v4: 5},
 		{name: "token changed", o: connect{Password: tokens.changed}, v5: 0x86, v4: 5},
@@ -202,10 +201,10 @@ func brokertestEncode(t *testing.T, a *apptest.App, o brokertest.Connect) []byte
 
 // forger makes tokens that must not be good.
 type forger struct {
-	user, disabled                                       apptest.User
-	revoked, otherKey, otherKeyOurKID                    string
-	expired, future, audience, issuer, changed, unsigned string
-	algNone, algHMAC                                     string
+	user, disabled                               apptest.User
+	revoked, otherKey, otherKeyOurKID            string
+	expired, audience, issuer, changed, unsigned string
+	algNone, algHMAC                             string
 }
 
 func newForger(t *testing.T, a *apptest.App) *forger {
@@ -251,7 +250,6 @@ func newForger(t *testing.T, a *apptest.App) *forger {
 		o.SigningPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	})
 	f.expired = issue(func(o *identity.Options) { o.Clock = clockAt(-2 * time.Hour) })
-	f.future = issue(func(o *identity.Options) { o.Clock = clockAt(2 * time.Hour) })
 	f.audience = issue(func(o *identity.Options) { o.Audience = "others" })
 	f.issuer = issue(func(o *identity.Options) { o.Issuer = "others" })
 

@@ -48,6 +48,9 @@ func TestReasonsFitTheMaximumPacketSize(t *testing.T) {
 	plain("a malformed CONNECT", malformed.Expect(packets.Connack), packets.ErrProtocolViolation.Code)
 	malformed.ExpectClosed()
 
+	accepted := a.Dial(t)
+	plain("an accepted CONNECT", accepted.Connect(r.eve.As(brokertest.Connect{ClientID: "accepted", MaximumPacketSize: size})), 0)
+
 	d := a.Device(t, r.eve, small)
 	d.Client.Send(brokertest.Publish(r.conv.Topic("messages"), 1, 1, "{}"))
 	plain("a refused publish", d.Expect(packets.Puback), packets.ErrPayloadFormatInvalid.Code)

@@ -274,6 +274,9 @@ func plainText(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 })
 }
 
+// maxConnack is the most bytes that a CONNACK has beside an assigned client id.
+const maxConnack = 64
+
 // OnPacketEncode implements mqtt.Hook: CONNACK says what mochi does not.
 func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 	switch {
@@ -295,7 +298,9 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 	}
 	pk.Properties.MaximumPacketSize = uint32(h.server.Limits().MaxPacket)
 	pk.Properties.TopicAliasMaximum = maxAliases
-	pk.Properties.User = append(pk.Properties.User, packets.UserProperty{Key: "epoch", Val: string(h.o.Epoch)})
+	if most := int(cl.Properties.Props.MaximumPacketSize); most == 0 || most >= maxConnack+len(c.clientID) { // [MQTT-3.2.2-20]
+		pk.Properties.User = append(pk.Properties.User, packets.UserProperty{Key: "epoch", Val: string(h.o.Epoch)})
+	}
 	if c.requestedExpiry != c.expiry {
 		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = uint32(c.expiry/time.Second), true // [MQTT-3.2.2.3.2]
 	}
