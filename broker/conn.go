@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,9 @@ type Conn struct {
 	checked   int           // owned by the reader: how many bytes of held are whole packets
 	waited    time.Duration // owned by the reader: for the rest of the packet that held ends with
 	bad       error         // owned by the reader: what is wrong with the packet after those that were checked
+	more      bool          // owned by the reader: held may begin with whole packets
+	pace      pace          // owned by the reader
+	userKey   paceKey       // of pace.user; owned by the reader
 	idle      atomic.Int64  // read deadline that mochi asked for, in Unix nanoseconds; 0: none
 	connected atomic.Bool   // CONNECT was accepted; the fields below are set before
 	version   byte          // of MQTT
@@ -72,6 +76,7 @@ func newConn(c net.Conn, s *Server, on *Listener) *Conn {
 		Conn: c, server: s, listener: on, written: make(chan struct{}),
 		strict: strict{maxFirst: s.limits.MaxConnectPacket, max: s.limits.MaxPacket},
 	}
+	conn.pace.own.every = s.paces.every
 	end := time.Now().Add(s.limits.ConnectTimeout)
 	_ = c.SetReadDeadline(end)
 	_ = c.SetWriteDeadline(end) // of a TLS handshake; writeAll sets its own
@@ -109,7 +114,8 @@ func (c *Conn) Version() byte { return c.version }
 func (c *Conn) DisconnectReceived() byte { return c.strict.disconnect }
 
 // Read implements net.Conn for mochi's reader, which gets whole packets that have been
-// checked. The beginning of a packet is held until its rest has come.
+// checked, a few at a time and not more than the connection's budgets allow. The beginning
+// of a packet is held until its rest has come.
 func (c *Conn) Read(p []byte) (int, error) {
 	for {
 		if c.checked > 0 {
@@ -118,6 +124,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			c.hold(c.held[:0], c.held[n:])
 			return n, nil
 		}
+		c.await()
 		if c.isClosing() {
 			return 0, net.ErrClosed
 		}
@@ -128,15 +135,19 @@ func (c *Conn) Read(p []byte) (int, error) {
 		var err error
 		if len(c.held) == 0 {
 			n, err = c.Conn.Read(p)
-			whole, c.bad = c.strict.whole(p[:n])
+			whole = c.takeTurn(p[:n])
 			if c.waited = 0; whole < n {
 				c.hold(getBuffer(), p[whole:n])
 			}
 		} else {
-			c.held = slices.Grow(c.held, 1)
-			n, err = c.readRest(c.held[len(c.held):cap(c.held)])
-			c.held = c.held[:len(c.held)+n]
-			if c.checked, c.bad = c.strict.whole(c.held); c.checked > 0 {
+			if c.more {
+				runtime.Gosched() // others first: this connection has just had its turn
+			} else {
+				c.held = slices.Grow(c.held, 1)
+				n, err = c.readRest(c.held[len(c.held):cap(c.held)])
+				c.held = c.held[:len(c.held)+n]
+			}
+			if c.checked = c.takeTurn(c.held); c.checked > 0 {
 				c.waited = 0
 			}
 		}
@@ -150,6 +161,17 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// takeTurn returns how many bytes of b are whole packets, of which there are at most turn, and
+// charges for them.
+func (c *Conn) takeTurn(b []byte) (whole int) {
+	whole, c.bad = c.strict.whole(b)
+	c.more = c.strict.packets == turn
+	if whole > 0 {
+		c.pace.charge(c.strict.cost)
+	}
+	return whole
 }
 
 // hold holds b, in the given buffer, which may overlap with it.

@@ -5,8 +5,9 @@
 // an acknowledgement must wait for a commit, and delivery is served from the log.
 //
 // What it promises: a packet that breaks MQTT ends its connection before it is decoded
-// (strict), and no other; acknowledgements leave in the order of the publishes (Intake);
-// and no caller that writes to a connection waits for its peer.
+// (strict), and no other; a client that sends a lot takes a small part of the server
+// (pace); acknowledgements leave in the order of the publishes (Intake); and no caller that
+// writes to a connection waits for its peer.
 //
 // A Server has one goroutine for each listener (Serve, or net/http's) and one for each
 // connection, which reads and at last closes it (serve). A Conn has one more while its

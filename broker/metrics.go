@@ -10,6 +10,7 @@ type metrics struct {
 	acceptErrors prometheus.Counter
 	turnedAway   prometheus.Counter
 	panics       prometheus.Counter
+	heldBack     *prometheus.CounterVec
 
 	handshakeErrors prometheus.Counter
 }
@@ -22,6 +23,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		acceptErrors: f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_accept_errors_total", Help: "Failures to accept a connection."}),
 		turnedAway:   f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_turned_away_total", Help: "Connections closed at once because there were too many, or the server was stopping."}),
 		panics:       f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_panics_total", Help: "Packets that caused a panic."}),
+
+		heldBack: f.NewCounterVec(prometheus.CounterOpts{Name: "parley_mqtt_held_back_seconds_total", Help: "Time for which connections were not read from because a budget was used up: their own, their user's or their address'."}, []string{"budget"}),
 
 		handshakeErrors: f.NewCounter(prometheus.CounterOpts{Name: "parley_mqtt_tls_handshake_errors_total", Help: "Connections that ended before TLS was established: no TLS client, a certificate that one of the two does not trust, or silence."}),
 	}

@@ -17,6 +17,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
@@ -58,6 +59,8 @@ type Server struct {
 	logger      *slog.Logger
 	metrics     *metrics
 	sent        atomic.Int64 // PUBLISH packets written
+	paces       paces
+	slowed      rate.Sometimes // limits log lines about clients that are held back
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{} // mu guards
@@ -86,6 +89,10 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		limits: l, hook: o.Hook, allowOrigin: o.AllowOrigin, fence: o.Fence, conns: map[*Conn]struct{}{},
 		logger: logger.With("component", "broker"), metrics: newMetrics(o.Registerer),
+		paces: paces{by: map[paceKey]*budget{}}, slowed: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+	}
+	if l.PacketRate > 0 {
+		s.paces.every = time.Second / time.Duration(l.PacketRate)
 	}
 	// mochi's Serve is not called: its loop copies the map of all clients twice a
 	// second to expire what Parley does not keep in it.
@@ -165,6 +172,10 @@ func (s *Server) admit(c net.Conn, on *Listener) *Conn {
 // serve reads the connection until it ends.
 func (s *Server) serve(conn *Conn, listener string) {
 	defer s.wg.Done()
+	address := addressKey(conn.RemoteAddr())
+	if address != (paceKey{}) {
+		conn.pace.address = s.paces.take(address, addressRate)
+	}
 	err := s.establish(conn, listener)
 	if cl := conn.Client; cl != nil {
 		s.mochi.Clients.Delete(cl.ID) // mochi forgets to, where CONNACK could not be written
@@ -178,6 +189,8 @@ func (s *Server) serve(conn *Conn, listener string) {
 		s.hook.Ended(conn, err)
 	}
 	conn.finish()
+	s.paces.drop(address)
+	s.paces.drop(conn.userKey)
 	s.mu.Lock()
 	conn.listener.open--
 	delete(s.conns, conn)

@@ -24,13 +24,16 @@ type strict struct {
 	version    byte   // of MQTT, once CONNECT has said it; 0 before, and if its answer could not be read
 	maxPacket  uint32 // the client's Maximum Packet Size, or 0
 	disconnect byte   // reason code of DISCONNECT, or 0
+
+	packets, cost int // of the last call of whole: packets, and what they cost in eighths of units; see pace
 }
 
-// whole returns how many bytes of b, which begins with a packet, are whole packets. The
+// whole returns how many bytes of b, which begins with a packet, are whole packets, of which
+// it takes a turn at most. The
 // error says what is wrong with the packet after them, of which the fixed header, or a
 // part of it, may be enough to see that.
 func (s *strict) whole(b []byte) (n int, err error) {
-	for n < len(b) {
+	for s.packets, s.cost = 0, 0; n < len(b) && s.packets < turn; s.packets++ {
 		header, size, err := s.frame(b[n:])
 		if err != nil || size == 0 {
 			return n, err
@@ -41,6 +44,10 @@ func (s *strict) whole(b []byte) (n int, err error) {
 		}
 		if s.version == 3 {
 			b[n] ^= wrongFlags(b[n])
+		}
+		s.cost += 1 + size*ackUnits/unitBytes
+		if kind := b[n] >> 4; kind < packets.Puback || kind > packets.Pubcomp {
+			s.cost += ackUnits - 1
 		}
 		n += size
 	}

@@ -45,7 +45,10 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 		if err != nil {
 			return // Upgrade has answered
 		}
-		if conn := s.admit(&wsConn{Conn: ws.UnderlyingConn(), ws: ws, remote: remoteOf(r)}, on); conn != nil {
+		stream := &wsConn{Conn: ws.UnderlyingConn(), ws: ws, remote: remoteOf(r)}
+		if conn := s.admit(stream, on); conn != nil {
+			stream.charge = func() { conn.pace.charge(ackUnits); conn.await() }
+			ws.SetPingHandler(stream.pong)
 			s.serve(conn, "ws") // in the handler's goroutine
 		}
 	})
@@ -58,6 +61,7 @@ type wsConn struct {
 	net.Conn
 	ws     *websocket.Conn
 	r      io.Reader // the message being read, or nil
+	charge func()    // is called on the reader's goroutine for what costs time and is no packet; nil: nothing
 	remote net.Addr  // as the request had it, which a proxy may have named; nil: the connection's
 }
 
@@ -95,11 +99,22 @@ func (c *wsConn) Read(p []byte) (int, error) {
 		n, err := c.r.Read(p)
 		if errors.Is(err, io.EOF) {
 			c.r, err = nil, nil
+			if n == 0 && c.charge != nil {
+				c.charge()
+			}
 		}
 		if n > 0 || err != nil {
 			return n, err
 		}
 	}
+}
+
+// pong answers a ping (RFC 6455, 5.5.2). A peer that does not read it is found by its
+// keepalive.
+func (c *wsConn) pong(data string) error {
+	c.charge()
+	_ = c.ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(time.Second))
+	return nil
 }
 
 // Write implements net.Conn. Only the connection's writer calls it.

@@ -115,6 +115,9 @@ func (h *Hook) connect(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, 
 		return nil, err
 	}
 	c.intake = broker.NewIntake(conn, func(p *broker.Publish, told bool) { h.refused(c, p, told) })
+	if p.HasAccount() {
+		conn.PaceAs(p.UserID)
+	}
 	conn.Accepted(cl, c, func() { h.becameWritable(c) })
 	if err := h.takeSession(c, pk); err != nil {
 		conn.Rejected()

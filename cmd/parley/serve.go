@@ -49,6 +49,7 @@ type serveCmd struct {
 	MosquittoConf   string         `name:"mosquitto-conf" env:"PARLEY_MOSQUITTO_CONF" placeholder:"FILE" help:"Replace a Mosquitto with this configuration: its listeners, password and ACL files. A verdict on each line is printed."`
 
 	MaxConnections int  `env:"PARLEY_MAX_CONNECTIONS" default:"1000000" help:"MQTT connections that may be open at once."`
+	MaxPacketRate  int  `env:"PARLEY_MAX_PACKET_RATE" default:"2000" help:"Packets a second that are read from one MQTT connection; from all of a user twice, of an address 25 times as many. 0: any number."`
 	NoRateLimits   bool `env:"PARLEY_NO_RATE_LIMITS" help:"Do not limit sign-ups and logins for each address: for load tests."`
 
 	OpenTopics bool `name:"open-topics" env:"PARLEY_OPEN_TOPICS" help:"Open every device topic to everybody, even without an account: for test benches only."`
@@ -144,7 +145,8 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 		logger.Warn("device topics are open to everybody, even without an account (--open-topics): for test benches only")
 		o.TopicAccess = topics.Open{}
 	}
-	var faults [9]error
+	o.Limits.PacketRate = cmp.Or(c.MaxPacketRate, -1)
+	var faults [10]error
 	o.Drain, faults[0] = c.drain()
 	o.ServerReference, faults[1] = c.serverReference()
 	o.ProxyFrom, faults[2] = prefixes("proxy-protocol-from", c.ProxyFrom)
@@ -154,6 +156,9 @@ func (c *serveCmd) options(logger *slog.Logger) (app.Options, error) {
 	o.Limits.MaxConnections, faults[6] = c.maxConnections()
 	faults[7] = checkNode(o.Node)
 	o.AllowedOrigins, faults[8] = allowedOrigins(c.Origins)
+	if c.MaxPacketRate < 0 || c.MaxPacketRate > maxPacketRate {
+		faults[9] = fmt.Errorf("--max-packet-rate: %d is not 0 to %d", c.MaxPacketRate, maxPacketRate)
+	}
 	return o, errors.Join(faults[:]...)
 }
 
@@ -167,6 +172,8 @@ func allowedOrigins(list string) (origins []string, err error) {
 	}
 	return origins, err
 }
+
+const maxPacketRate = 1_000_000
 
 func (c *serveCmd) maxConnections() (int, error) {
 	if c.MaxConnections < 1 {

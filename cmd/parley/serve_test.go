@@ -175,6 +175,7 @@ func TestServeRefused(t *testing.T) {
 			}
 		}, []string{"--drain=2h"}, 1, []string{"--drain"}},
 		{"connections", url("x"), []string{"--max-connections=-1"}, 1, []string{"--max-connections: -1 is not 1 or more"}},
+		{"packets", url("x"), []string{"--max-packet-rate=-1"}, 1, []string{"--max-packet-rate: -1 is not 0 to 1000000"}},
 		{"no connections", func(*testing.T) []string { return []string{"DATABASE_URL=x", "PARLEY_MAX_CONNECTIONS=0"} }, nil, 1, []string{"--max-connections"}},
 		{"node", func(*testing.T) []string { return []string{"DATABASE_URL=x", "PARLEY_NODE=a\nb"} }, nil, 1, []string{"--node", `"a\nb"`}},
 		{"long node", url("x"), []string{"--node=" + strings.Repeat("n", 129)}, 1, []string{"--node", "128 bytes"}},

@@ -1,0 +1,109 @@
+package app_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/parleymq/parley/app"
+	"github.com/parleymq/parley/app/apptest"
+	"github.com/parleymq/parley/broker/brokertest"
+)
+
+// packetRate makes it easy to exceed the pace of a connection.
+func packetRate(n int) apptest.Option {
+	return func(o *app.Options) { o.Limits.PacketRate = n }
+}
+
+// heldBack reports whether the metrics say that connections were held back by a budget.
+func heldBack(t *testing.T, a *apptest.App, budget string) bool {
+	t.Helper()
+	return strings.Contains(a.Metrics(t), `parley_mqtt_held_back_seconds_total{budget="`+budget+`"}`)
+}
+
+// Whoever sends more than their connection may is read more slowly: all of it is served, in
+// order, and nobody is disconnected, also with a keepalive shorter than the wait.
+func TestPaceOfAConnection(t *testing.T) {
+	t.Parallel()
+	for _, v := range versions {
+		t.Run(versionName(v), func(t *testing.T) {
+			t.Parallel()
+			a := apptest.Start(t, packetRate(500))
+			u := a.User(t, "eve")
+			for name, c := range map[string]*brokertest.Client{"TCP": a.Dial(t), "WebSocket": a.DialWebSocket(t)} {
+				c.MustConnect(u.As(brokertest.Connect{ClientID: name, Version: v, KeepAlive: 1}))
+				const n = 1500
+				start := time.Now()
+				var all []byte
+				for id := range uint16(n) {
+					all = append(all, c.Encode(brokertest.Publish("dev/a", 1, id+1, "x"))...)
+				}
+				c.SendBytes(all)
+				for id := range uint16(n) {
+					if ack := c.Expect(packets.Puback); ack.PacketID != id+1 {
+						t.Fatalf("%s: got %s, want the PUBACK of %d", name, brokertest.Describe(ack), id+1)
+					}
+				}
+				if took, least := time.Since(start), time.Second*(n-500-100)/500; took < least {
+					t.Errorf("%s: %d packets took %s, want %s at least", name, n, took, least)
+				}
+				c.Ping()
+				c.Disconnect()
+			}
+			if !heldBack(t, a, "connection") {
+				t.Error("the metrics say nothing")
+			}
+		})
+	}
+}
+
+// The connections of a user share a budget, and so do those of an address, whoever they
+// belong to. A packet over 2 KiB counts for several.
+func TestPaceOfUsersAndAddresses(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t, packetRate(20), func(o *app.Options) { o.ProxyFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
+	run := func(users []apptest.User, address string, send []byte) {
+		var wg sync.WaitGroup
+		for i, u := range users {
+			c := a.Dial(t)
+			c.SendBytes([]byte("PROXY TCP4 " + address + " 10.0.0.1 4660 1883\r\n"))
+			c.MustConnect(u.As(brokertest.Connect{ClientID: fmt.Sprint(i)}))
+			wg.Go(func() {
+				_ = c.Write(send)
+				_ = c.Write([]byte{0xc0, 0})
+				for {
+					if pk, err := c.Recv(brokertest.Patience); err != nil {
+						t.Error(err)
+						return
+					} else if pk.FixedHeader.Type == packets.Pingresp {
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	eve := a.User(t, "eve")
+	encode := func(payload string) []byte { return a.Dial(t).Encode(brokertest.Publish("dev/a", 0, 0, payload)) }
+	run([]apptest.User{eve, eve, eve, eve}, "203.0.113.7", encode(strings.Repeat("x", 50_000))) // 25 units
+	if !heldBack(t, a, "user") {
+		t.Error("the connections of a user were not held back")
+	}
+	if heldBack(t, a, "address") {
+		t.Error("those of an address were")
+	}
+	var users []apptest.User
+	for i := range 30 {
+		users = append(users, a.User(t, fmt.Sprint("u", i)))
+	}
+	run(users, "203.0.113.8", bytes.Repeat(encode("x"), 60))
+	if !heldBack(t, a, "address") {
+		t.Error("the connections of an address were not held back")
+	}
+}
