@@ -49,6 +49,7 @@ type App struct {
 	lease    *store.NodeLease
 	others   *others // nil: a node alone
 	store    *store.Store
+	clock    *store.Clock
 	identity *identity.Service
 	logins   *identity.Limiter // of password checks, for each address, over HTTP and MQTT together
 	chat     *chat.Service
@@ -155,6 +156,9 @@ func (a *App) openDatabase(ctx context.Context) error {
 	if err = a.checkWitness(ctx); err != nil {
 		return err
 	}
+	if a.clock, err = a.store.NewClock(ctx); err != nil {
+		return err
+	}
 	if a.epoch, err = a.store.Epoch(ctx); err != nil {
 		return err
 	}
@@ -165,7 +169,7 @@ func (a *App) openDatabase(ctx context.Context) error {
 // yet, so a function that one of them is given may use a part that comes later.
 func (a *App) build(context.Context) (err error) {
 	i := a.o.Identity
-	i.Store, i.Clock, i.Logger, i.Registerer = a.store, chat.SystemClock{}, a.logger, a.registry
+	i.Store, i.Clock, i.Logger, i.Registerer = a.store, a.clock, a.logger, a.registry
 	if a.identity, err = identity.New(i); err != nil {
 		return err
 	}
@@ -239,6 +243,7 @@ func (a *App) start(ctx context.Context) error {
 	a.run("unconfirmed changes", a.chat.Run)
 	a.run("read receipts", a.chat.RunReads)
 	a.run("wills", a.chat.Wills.Run)
+	a.run("clock of the database", a.clock.Run)
 	a.run("identity", a.identity.Run)
 	a.run("sessions", a.router.Run)
 	a.run("presence", a.presence.Run)

@@ -9,7 +9,8 @@
 //
 //   - The zero chat.ID and the zero time.Time are NULL in the database, both ways.
 //   - Times are passed in by the caller and come back in UTC. Only what nodes compare with
-//     each other (leases, the outbox) goes by the clock of the database.
+//     each other (leases, the outbox, the grace of a refresh token) goes by the clock of the
+//     database; Clock lets others go by it, too.
 //   - An unreachable, full, read-only or stopping database is chat.Unavailable, and the call
 //     may be repeated. A write may have been committed all the same; the method's comment says
 //     what a repeat returns.
@@ -26,7 +27,7 @@
 //	sync         sync, sync_cursor, sync_origin (also the epoch of the log), witness, sync_flushed; SYNC.md has the argument
 //	search       indexer, search, search_terms, and package words
 //	presence     presence, presence_changes, presence_nodes
-//	nodes        node_lease
+//	nodes        node_lease, clock
 //	accounts     users, logins, signing_keys
 //	checks       verify, and package storetest
 //

@@ -121,6 +121,8 @@ var Statements = []Statement{
 	// log.go
 	{"readLogSQL", readLogSQL, Hot, "conversation: events, participants", ""},
 	{"listPositionsSQL", listPositionsSQL, Hot, "all: conversations, participants", allOfMine},
+	// clock.go
+	{"clockSQL", clockSQL, Rare, "", ""},
 	// logins.go
 	{"createLoginSQL", createLoginSQL, Warm, "all: refresh_tokens; user: logins, users", ""},
 	{"listLoginsSQL", listLoginsSQL, Warm, "user: logins", ""},

@@ -37,6 +37,9 @@ func (f databaseFlags) withAccounts(ctx context.Context, o identity.Options, do 
 	}
 	defer closeDB()
 	o.Store = db
+	if o.Clock, err = db.NewClock(ctx); err != nil {
+		return err
+	}
 	accounts, err := identity.New(o)
 	if err != nil {
 		return err

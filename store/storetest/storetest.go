@@ -11,6 +11,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -118,6 +119,16 @@ func Heartbeat(t testing.TB, s *store.Store, node string) {
 	if err != nil {
 		t.Error("heartbeat:", err)
 	}
+}
+
+// Ahead returns dsn for connections to which the clock of the database seems to be ahead by d,
+// as it is for a node whose own is behind.
+func Ahead(t testing.TB, dsn string, d time.Duration) string {
+	t.Helper()
+	Exec(t, dsn, fmt.Sprintf(`CREATE SCHEMA ahead;
+CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+AS $$ SELECT pg_catalog.clock_timestamp() + interval '%d milliseconds' $$`, d.Milliseconds()))
+	return dsn + " search_path=ahead,pg_catalog,public"
 }
 
 // Exec runs a statement behind the back of whoever uses the database at dsn.
