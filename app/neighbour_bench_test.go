@@ -30,6 +30,7 @@ func BenchmarkNeighbour(b *testing.B) {
 		for what, packet := range map[string][]byte{
 			"PINGREQ":       {0xc0, 0},
 			"device topics": from.Encode(brokertest.Publish("dev/nobody", 0, 0, "x")),
+			"SUBSCRIBE":     append([]byte{0x82, 21, 0, 9, 0, 0, 15}, "conv/+/messages\x01"...),
 			"typing":        from.Encode(brokertest.Publish(eves.Topic("typing"), 0, 0, `{"typing":true}`)),
 		} {
 			b.Run(what+"/"+name, func(b *testing.B) {

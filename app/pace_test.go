@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/parleymq/parley/app"
@@ -58,6 +59,39 @@ func TestPaceOfAConnection(t *testing.T) {
 			}
 			if !heldBack(t, a, "connection") {
 				t.Error("the metrics say nothing")
+			}
+		})
+	}
+}
+
+// What a WebSocket has beside packets counts, too: pings, which are answered, and messages
+// without content.
+func TestPaceOfAWebSocket(t *testing.T) {
+	t.Parallel()
+	for name, send := range map[string]func(*websocket.Conn) error{
+		"pings": func(ws *websocket.Conn) error {
+			return ws.WriteControl(websocket.PingMessage, []byte("x"), time.Time{})
+		},
+		"empty messages": func(ws *websocket.Conn) error { return ws.WriteMessage(websocket.BinaryMessage, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := apptest.Start(t, packetRate(100))
+			d := websocket.Dialer{Subprotocols: []string{"mqtt"}}
+			ws, _, err := d.Dial(a.WebSocketURL(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := brokertest.New(t, brokertest.WebSocketStream(ws))
+			c.MustConnect(a.User(t, "eve").As(brokertest.Connect{ClientID: "page"}))
+			for range 200 {
+				if err := send(ws); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.Ping()
+			if !heldBack(t, a, "connection") {
+				t.Error("the connection was not held back")
 			}
 		})
 	}

@@ -11,7 +11,7 @@ type Limits struct {
 	MaxConnectPacket int           // bytes of CONNECT [64 KiB]
 	MaxPacket        int           // bytes of any other packet, at most chat.MaxPacketBytes; advertised as Maximum Packet Size [256 KiB]
 	ReceiveMaximum   int           // publishes of one connection that may wait for their commit; advertised as Receive Maximum [256]
-	PacketRate       int           // packets that are read from a connection in a second, see pace; of a user twice, of an address 25 times as many. Negative: any number [2,000]
+	PacketRate       int           // packets that are read from a connection in a second, see pace.go; of a user twice, of an address 25 times as many. Negative: any number [2,000]
 	ConnectTimeout   time.Duration // from accept to the end of CONNECT [10 s]
 	PacketTimeout    time.Duration // for each 256 KiB of a packet to arrive [30 s]
 	WriteTimeout     time.Duration // in which the peer must read something (over WebSocket, 16 KiB); otherwise it is cut off [30 s]

@@ -16,12 +16,13 @@ import (
 // holds the client back; nothing is lost, and nobody is disconnected. So one who sends as
 // fast as they can takes a small part of the server, whatever their packets are.
 const (
-	unitBytes   = 2048 // a packet costs a unit, and another for each 2 KiB
-	ackUnits    = 8    // acknowledgements cost an eighth: they answer what the server has sent
-	userRate    = 2    // times that of a connection
-	addressRate = 25   // likewise
-	turn        = 32   // packets that are read from a connection before others are
-	waitStep    = 50 * time.Millisecond
+	unitBytes      = 2048 // a packet costs a unit, and another for each 2 KiB
+	ackUnits       = 8    // acknowledgements cost an eighth: they answer what the server has sent
+	subscribeUnits = 20   // SUBSCRIBE and UNSUBSCRIBE ask the database
+	userRate       = 2    // times that of a connection
+	addressRate    = 25   // likewise
+	turn           = 32   // packets that are read from a connection before others are
+	waitStep       = 50 * time.Millisecond
 )
 
 // budget is how much may be read, as the time at which all that was read so far is paid

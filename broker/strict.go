@@ -46,7 +46,11 @@ func (s *strict) whole(b []byte) (n int, err error) {
 			b[n] ^= wrongFlags(b[n])
 		}
 		s.cost += 1 + size*ackUnits/unitBytes
-		if kind := b[n] >> 4; kind < packets.Puback || kind > packets.Pubcomp {
+		switch b[n] >> 4 {
+		case packets.Puback, packets.Pubrec, packets.Pubrel, packets.Pubcomp:
+		case packets.Subscribe, packets.Unsubscribe:
+			s.cost += subscribeUnits*ackUnits - 1
+		default:
 			s.cost += ackUnits - 1
 		}
 		n += size
