@@ -163,6 +163,7 @@ func TestServeRefused(t *testing.T) {
 		{"no network", url("x"), []string{"--proxy-protocol-from=10.0.0.1,10.0.0.0/33"}, 1, []string{"--proxy-protocol-from", `"10.0.0.0/33"`}},
 		{"drain", url("x"), []string{"--drain=2h"}, 1, []string{"--drain", "1h"}},
 		{"server reference", url("x"), []string{"--server-reference=" + strings.Repeat("b", 300)}, 1, []string{"--server-reference", "256 bytes"}},
+		{"origins", url("x"), []string{"--allowed-origins=https://ok.example.com,chat.example.com"}, 1, []string{"--allowed-origins", `"chat.example.com" is not an origin`}},
 		{"variable", func(*testing.T) []string { return []string{"PARLEY_HTP_ADDR=:80"} }, nil, 2, []string{"unknown environment variable PARLEY_HTP_ADDR, did you mean PARLEY_HTTP_ADDR?"}},
 		{"variable in lower case", func(*testing.T) []string { return []string{"parley_node=a"} }, nil, 2, []string{"parley_node, did you mean PARLEY_NODE?"}},
 		{"variable of the database", func(*testing.T) []string { return []string{"PARLEY_DATABASE_URL=x"} }, nil, 2, []string{"did you mean DATABASE_URL?"}},
