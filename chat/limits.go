@@ -14,6 +14,7 @@ const (
 	MaxReadIDs        = 1000    // messages marked as read at once
 	MaxListedReceipts = 100     // readers of a message, and those it was delivered to
 	MaxTyping         = 20      // conversations in which a device types at once
+	MaxSignalPayload  = 1024    // bytes published on conv/{id}/typing or user/{id}/presence
 	MaxWillBytes      = 8 << 10 // of a will's payload, which stays in memory as long as the connection
 	MaxTitleRunes     = 200
 	MaxPageSize       = 100

@@ -25,7 +25,7 @@ func ParseStatus(payload []byte) (Status, error) {
 	var in struct {
 		Status Status `json:"status"`
 	}
-	if len(payload) <= 1024 && utf8.Valid(payload) && decodeJSON(payload, &in) == nil {
+	if len(payload) <= MaxSignalPayload && utf8.Valid(payload) && decodeJSON(payload, &in) == nil {
 		switch in.Status {
 		case Online, Away, Invisible, Offline:
 			return in.Status, nil

@@ -106,7 +106,7 @@ func ParseTyping(payload []byte) (bool, error) {
 	var in struct {
 		Typing *bool `json:"typing"`
 	}
-	if len(payload) > 1024 || !utf8.Valid(payload) || decodeJSON(payload, &in) != nil || in.Typing == nil {
+	if len(payload) > MaxSignalPayload || !utf8.Valid(payload) || decodeJSON(payload, &in) != nil || in.Typing == nil {
 		return false, invalid("typing", `must be true or false, in a JSON object of at most 1024 bytes: {"typing":true}`)
 	}
 	return *in.Typing, nil
