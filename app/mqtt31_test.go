@@ -54,7 +54,7 @@ func TestMQTT31(t *testing.T) {
 		t.Errorf("the phone got %s", brokertest.Describe(pk))
 	}
 	phone.Publish(1, "dev/set", "while away")
-	lamp = &apptest.Device{Client: a.Dial(t), User: r.eve}
+	lamp = &apptest.Device{Client: a.Dial(t)}
 	if ack := lamp.MustConnect(r.eve.As(as)); ack.SessionPresent {
 		t.Error("CONNACK has a flag that MQTT 3.1 does not know")
 	}

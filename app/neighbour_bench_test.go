@@ -34,13 +34,17 @@ func BenchmarkNeighbour(b *testing.B) {
 			"typing":        from.Encode(brokertest.Publish(eves.Topic("typing"), 0, 0, `{"typing":true}`)),
 		} {
 			b.Run(what+"/"+name, func(b *testing.B) {
+				turns, n := 3, 100
+				if testing.Short() {
+					turns, n = 1, 5
+				}
 				var alone, beside []time.Duration
 				for b.Loop() {
-					for range 3 {
-						alone = append(alone, exchange(from, to, conv, 100)...)
+					for range turns {
+						alone = append(alone, exchange(from, to, conv, n)...)
 						stop := flood(b, a, eve, packet)
-						exchange(from, to, conv, 50) // until what may come at once has come
-						beside = append(beside, exchange(from, to, conv, 100)...)
+						exchange(from, to, conv, n/2) // until what may come at once has come
+						beside = append(beside, exchange(from, to, conv, n)...)
 						stop()
 					}
 				}

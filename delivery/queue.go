@@ -137,7 +137,7 @@ func (q *Queue) drop(why string) {
 	q.router.metrics.deviceDropped.Inc()
 	q.dropped++
 	q.told.Do(func() {
-		q.router.lost("device publications dropped: "+why, q.device, "dropped", q.dropped)
+		q.router.lossLog(q.device).Warn("device publications dropped", "reason", why, "dropped", q.dropped)
 		q.dropped = 0
 	})
 }

@@ -176,7 +176,7 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	}
 	for _, client := range st.Forgotten {
 		r.metrics.forgotten.Inc()
-		r.lost("kept session forgotten: its user has as many as they may", chat.Device{UserID: user, ClientID: client}, "limit", chat.MaxUserSessions)
+		r.lossLog(chat.Device{UserID: user, ClientID: client}).Warn("kept session forgotten: its user has as many as they may", "limit", chat.MaxUserSessions)
 	}
 	queue := r.fetchQueue(key)
 	if queue != nil && !queue.continues(st) {
@@ -195,11 +195,12 @@ func (r *Router) Take(ctx context.Context, o SessionOptions) (s *Session, presen
 	return s, st.Present, nil
 }
 
-// lost logs, once a second at most, that a device has lost something.
-func (r *Router) lost(what string, d chat.Device, args ...any) {
-	if r.losses.Allow() {
-		r.logger.Warn(what, append([]any{"user", d.UserID, "client_id", d.ClientID}, args...)...)
+// lossLog returns the log for what a device has lost; of many losses in one second it takes one.
+func (r *Router) lossLog(d chat.Device) *slog.Logger {
+	if !r.losses.Allow() {
+		return slog.New(slog.DiscardHandler)
 	}
+	return r.logger.With("user", d.UserID, "client_id", d.ClientID)
 }
 
 // add makes the session known to Sessions and Publish; Quota if its user has as many as

@@ -101,7 +101,7 @@ func (s *Session) device() chat.Device {
 
 // lostTooLarge logs that a publication was over the client's Maximum Packet Size.
 func (s *Session) lostTooLarge(topic string) {
-	s.router.lost("publication not sent: it is over the client's Maximum Packet Size", s.device(), "topic", topic)
+	s.router.lossLog(s.device()).Warn("publication not sent: it is over the client's Maximum Packet Size", "topic", topic)
 }
 
 // Subscriptions returns the number of filters the session holds.

@@ -213,7 +213,7 @@ func TestTwoTokens(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	alice, bob := s.person("alice"), s.person("bob")
-	r, err := http.NewRequestWithContext(t.Context(), "GET", s.url+"/api/users/me", nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/api/users/me", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +230,7 @@ func TestRateLimits(t *testing.T) {
 		o.Logins = identity.NewLimiter(identity.Rate{Every: 4 * time.Second, Burst: 3}, identity.Rate{}, clk)
 	})
 	logIn := func() reply {
-		r, err := http.NewRequestWithContext(t.Context(), "POST", s.url+"/api/sessions", strings.NewReader(`{"username":"nobody","password":"correct horse battery"}`))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/api/sessions", strings.NewReader(`{"username":"nobody","password":"correct horse battery"}`))
 		if err != nil {
 			t.Fatal(err)
 		}

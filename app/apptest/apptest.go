@@ -100,7 +100,8 @@ func (a *App) Crash(t testing.TB) {
 	a.crashed = true
 	giveUp := storetest.TakeNodeLease(t, a.DSN())
 	select {
-	case <-a.Failed(): // its next heartbeat finds that it has lost the lease
+	case err := <-a.Failed(): // its next heartbeat finds that it has lost the lease
+		t.Log("apptest: the server ends:", err)
 	case <-time.After(time.Minute):
 		t.Error("apptest: the server still has its node lease")
 	}

@@ -130,7 +130,7 @@ func TestDescriptors(t *testing.T) {
 		r, err := http.Get("http://" + s.HTTP + "/readyz")
 		if err == nil {
 			_ = r.Body.Close()
-			if r.StatusCode == 200 {
+			if r.StatusCode == http.StatusOK {
 				break
 			}
 		}
