@@ -231,7 +231,7 @@ func chatOver(t *testing.T, s *server, start func(*testing.T, seat) *partner, co
 	before := p
 	p = start(t, where)
 	p.mu.Lock()
-	p.messages, p.acked = slices.Clone(before.messages), slices.Clone(before.acked)
+	p.messages, p.acked = slices.Concat(before.messages, p.messages), slices.Concat(before.acked, p.acked) // it may have begun to receive
 	p.mu.Unlock()
 	p.await(t, "it is connected", func() bool { return p.connected == 1 })
 	if p.present == "0" {
