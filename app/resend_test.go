@@ -77,10 +77,7 @@ func TestPacketsSentAgainWithoutDup(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, QoS %d", versionName(v), qos), func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, a)
-				o := brokertest.Connect{ClientID: "loop", Version: v, Persistent: true}
-				if v == 5 {
-					o.SessionExpiry = 3600
-				}
+				o := kept("loop", v)
 				const n = 120
 				send := func(d *apptest.Device, from, to int) {
 					for i := from; i < to; i++ {
@@ -133,7 +130,7 @@ func TestPacketSentAgainAfterACrashAndALostLine(t *testing.T) {
 			t.Parallel()
 			a := apptest.Start(t)
 			r := newRig(t, a)
-			o := brokertest.Connect{ClientID: "phone", Version: v, Persistent: true, SessionExpiry: uint32(v-4) * 3600}
+			o := kept("phone", v)
 			pk := brokertest.Publish(r.conv.Topic("messages"), 1, 1, "hello")
 			a.Device(t, r.eve, o).Client.Send(pk)
 			r.seq++
@@ -174,7 +171,7 @@ func TestAnotherPacketUnderAnUnacknowledgedIdentifier(t *testing.T) {
 			},
 		} {
 			r := newRig(t, a)
-			o := brokertest.Connect{ClientID: "lamp", Version: v, Persistent: true, SessionExpiry: uint32(v-4) * 3600}
+			o := kept("lamp", v)
 			d := a.Device(t, r.eve, o)
 			release := stall(t, a, r.conv)
 			pk := brokertest.Publish(r.conv.Topic("messages"), 1, 1, "on")
@@ -212,7 +209,7 @@ func TestAcknowledgementLostOnTheLine(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, QoS %d", versionName(v), qos), func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, a)
-				o := brokertest.Connect{ClientID: "phone", Version: v, Persistent: true, SessionExpiry: uint32(v-4) * 3600}
+				o := kept("phone", v)
 				d := a.Device(t, r.eve, o)
 				if tcp, ok := d.Conn().(interface{ SetReadBuffer(int) error }); ok {
 					_ = tcp.SetReadBuffer(4 << 10)
@@ -251,7 +248,7 @@ func TestPacketsSentAgainToAnotherNode(t *testing.T) {
 				t.Parallel()
 				ann, bob := nodes[0].User(t, "ann"), nodes[0].User(t, "bob")
 				conv := nodes[0].Direct(t, ann, bob)
-				o := brokertest.Connect{ClientID: "loop", Version: v, Persistent: true, SessionExpiry: uint32(v-4) * 3600}
+				o := kept("loop", v)
 				const n = 100
 				release := stall(t, nodes[0], conv)
 				for _, node := range nodes {
