@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/jackc/pgx/v5"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/parleymq/parley/app"
@@ -89,6 +91,51 @@ func TestPaceOfAWebSocket(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			c.Ping()
+			if !heldBack(t, a, "connection") {
+				t.Error("the connection was not held back")
+			}
+		})
+	}
+}
+
+// PUBCOMPs that answer the server's PUBRELs are not held back: after crashes a device may have to
+// send tens of thousands, and could otherwise not finish before it gives the connection up.
+func TestPaceOfReleasedIdentifiers(t *testing.T) {
+	t.Parallel()
+	for _, v := range versions {
+		t.Run(versionName(v), func(t *testing.T) {
+			t.Parallel()
+			a := apptest.Start(t, packetRate(200))
+			u := a.User(t, "ann")
+			connect := u.As(brokertest.Connect{ClientID: "phone", Version: v, Persistent: true, SessionExpiry: 3600})
+			c := a.Dial(t)
+			c.MustConnect(connect)
+			c.MustSubscribe(2, "conv/+/messages")
+			c.Disconnect()
+			db, err := pgx.Connect(t.Context(), a.DSN())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = db.Close(context.Background()) }()
+			apptest.Eventually(t, "the session is parted", func() bool {
+				tag, err := db.Exec(t.Context(), `UPDATE sessions SET held_packet_ids = '{100}' WHERE client_id = 'phone' AND parted_at IS NOT NULL`)
+				return err == nil && tag.RowsAffected() == 1
+			})
+			c = a.Dial(t)
+			c.MustConnect(connect)
+			const n = 512 + 4096
+			var all []byte
+			for range n {
+				id := c.Expect(packets.Pubrel).PacketID
+				all = append(all, packets.Pubcomp<<4, 2, byte(id>>8), byte(id))
+			}
+			c.SendBytes(all)
+			c.Ping()
+			if heldBack(t, a, "connection") {
+				t.Error("the connection was held back")
+			}
+			c.SendBytes(all) // nobody has asked for these
 			c.Ping()
 			if !heldBack(t, a, "connection") {
 				t.Error("the connection was not held back")

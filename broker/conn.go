@@ -46,6 +46,7 @@ type Conn struct {
 	pace      pace          // owned by the reader
 	userKey   paceKey       // of pace.user; owned by the reader
 	idle      atomic.Int64  // read deadline that mochi asked for, in Unix nanoseconds; 0: none
+	pubrels   atomic.Int64  // PUBRELs written that were not answered by PUBCOMP
 	connected atomic.Bool   // CONNECT was accepted; the fields below are set before
 	version   byte          // of MQTT
 	maxPacket int           // the client's Maximum Packet Size, or 0
@@ -169,7 +170,9 @@ func (c *Conn) takeTurn(b []byte) (whole int) {
 	whole, c.bad = c.strict.whole(b)
 	c.more = c.strict.packets == turn
 	if whole > 0 {
-		c.pace.charge(c.strict.cost)
+		answers := min(int64(c.strict.comps), c.pubrels.Load())
+		c.pubrels.Add(-answers)
+		c.pace.charge(c.strict.cost - int(answers))
 	}
 	return whole
 }

@@ -188,7 +188,10 @@ const (
 )
 
 // Pubrel implements delivery.Sink.
-func (c *Conn) Pubrel(packetID uint16) { c.WriteAck(packets.Pubrel, packetID, 0) }
+func (c *Conn) Pubrel(packetID uint16) {
+	c.pubrels.Add(1)
+	c.WriteAck(packets.Pubrel, packetID, 0)
+}
 
 // WriteAck writes an acknowledgement without properties: PUBACK, PUBREC, PUBREL
 // or PUBCOMP.

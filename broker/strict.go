@@ -26,6 +26,7 @@ type strict struct {
 	disconnect byte   // reason code of DISCONNECT, or 0
 
 	packets, cost int // of the last call of whole: packets, and what they cost in eighths of units; see pace
+	comps         int // of those packets, PUBCOMP
 }
 
 // whole returns how many bytes of b, which begins with a packet, are whole packets, of which
@@ -33,7 +34,7 @@ type strict struct {
 // error says what is wrong with the packet after them, of which the fixed header, or a
 // part of it, may be enough to see that.
 func (s *strict) whole(b []byte) (n int, err error) {
-	for s.packets, s.cost = 0, 0; n < len(b) && s.packets < turn; s.packets++ {
+	for s.packets, s.cost, s.comps = 0, 0, 0; n < len(b) && s.packets < turn; s.packets++ {
 		header, size, err := s.frame(b[n:])
 		if err != nil || size == 0 {
 			return n, err
@@ -47,7 +48,9 @@ func (s *strict) whole(b []byte) (n int, err error) {
 		}
 		s.cost += 1 + size*ackUnits/unitBytes
 		switch b[n] >> 4 {
-		case packets.Puback, packets.Pubrec, packets.Pubrel, packets.Pubcomp:
+		case packets.Puback, packets.Pubrec, packets.Pubrel:
+		case packets.Pubcomp:
+			s.comps++
 		case packets.Subscribe, packets.Unsubscribe:
 			s.cost += subscribeUnits*ackUnits - 1
 		default:
