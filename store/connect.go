@@ -53,7 +53,16 @@ var connectSettings = []setting{
 	{name: "transform_null_equals", value: "off"},
 	{name: "exit_on_error", value: "off"},
 
-	{name: "plan_cache_mode", value: "auto"},
+	// Which index a statement is served by must not depend on statistics: there are none after an
+	// import or a restore, and stale ones say that a conversation has a handful of events, so that
+	// reading all of it looks as good as reading its end. What is left to choose from is an index
+	// in its order, and an index of its own is there for every statement that somebody waits for.
+	// One plan for all arguments: none is made for each call, and none depends on them. JIT would
+	// compile the statements that do read a whole table, whose costs are now beyond all bounds.
+	{name: "enable_seqscan", value: "off"},
+	{name: "enable_bitmapscan", value: "off"},
+	{name: "plan_cache_mode", value: "force_generic_plan"},
+	{name: "jit", value: "off"},
 
 	// Callers have deadlines of their own, and some statements read everything.
 	{name: "statement_timeout", value: "0", kept: true},

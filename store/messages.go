@@ -31,11 +31,12 @@ SELECT e.* FROM participants p LEFT JOIN LATERAL (
 WHERE p.conversation_id = @conversation_id AND p.user_id = @user_id
 ORDER BY e.seq`
 
+	// IS TRUE keeps the planner from looking for the message in the whole conversation.
 	messagesAroundSQL = `
 WITH target AS MATERIALIZED (
   SELECT p.conversation_id, p.joined_seq, (
     SELECT m.seq FROM events m
-    WHERE m.id = @around AND m.conversation_id = p.conversation_id AND m.type = 'message' AND m.seq >= p.joined_seq
+    WHERE m.id = @around AND (m.conversation_id = p.conversation_id) IS TRUE AND m.type = 'message' AND m.seq >= p.joined_seq
   ) AS seq
   FROM participants p WHERE p.conversation_id = @conversation_id AND p.user_id = @user_id
 )
@@ -106,11 +107,10 @@ func (s *Store) listAround(ctx context.Context, op string, q chat.MessageQuery, 
 	return &chat.MessagePage{Items: items[begin:end], More: end < len(items)}, nil
 }
 
+// OFFSET 0 keeps the planner from beginning with the conversations of the user.
 const getMessageSQL = `
-SELECT ` + eventColumns + ` FROM events e
-WHERE id = @id AND type = 'message' AND EXISTS (
-  SELECT FROM participants p WHERE p.conversation_id = e.conversation_id AND p.user_id = @user_id AND p.joined_seq <= e.seq
-)`
+SELECT e.* FROM (SELECT ` + eventColumns + ` FROM events WHERE id = @id AND type = 'message' OFFSET 0) e
+WHERE EXISTS (SELECT FROM participants p WHERE p.conversation_id = e.conversation_id AND p.user_id = @user_id AND p.joined_seq <= e.seq OFFSET 0)`
 
 // GetMessage implements chat.Store.
 func (s *Store) GetMessage(ctx context.Context, user, message chat.ID) (*chat.Event, error) {

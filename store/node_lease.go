@@ -185,13 +185,16 @@ const (
 	outboxTrusted = 45 * time.Second
 )
 
-// Everything that the last snapshot did not see, or without one all that is kept.
-const readOutboxSQL = `
+const (
+	outboxSQL = `
 SELECT pg_current_snapshot()::text, j.conversations, j.seqs, j.versions, j.members, j.user_id, coalesce(j.client_id, ''), coalesce(j.epoch, 0), coalesce(j.resumed, false)
-FROM (SELECT) AS one LEFT JOIN journal j ON j.node <> @id AND CASE
-  WHEN @cursor = '' THEN j.at > clock_timestamp() - @kept::interval
-  ELSE j.xid >= pg_snapshot_xmin(nullif(@cursor, '')::pg_snapshot) AND NOT pg_visible_in_snapshot(j.xid, nullif(@cursor, '')::pg_snapshot)
-END`
+FROM (SELECT) AS one LEFT JOIN journal j ON j.node <> @id AND `
+
+	// Everything that the last snapshot did not see.
+	readOutboxSQL = outboxSQL + `j.xid >= pg_snapshot_xmin(@cursor::text::pg_snapshot) AND NOT pg_visible_in_snapshot(j.xid, @cursor::text::pg_snapshot)`
+	// All that is kept.
+	readWholeOutboxSQL = outboxSQL + `j.at > clock_timestamp() - @kept::interval`
+)
 
 // ReadOutbox returns what the other nodes have stored since the last reading. whole is
 // false if there may have been more than is kept: after a pause, and the first time.
@@ -202,6 +205,10 @@ func (l *NodeLease) ReadOutbox(ctx context.Context) (list []chat.OutboxEntry, wh
 		l.cursor = ""
 	}
 	err = l.do(ctx, "store.ReadOutbox", func(ctx context.Context, conn *pgx.Conn) error {
+		sql := readOutboxSQL
+		if l.cursor == "" {
+			sql = readWholeOutboxSQL
+		}
 		var cursor string
 		var ids []chat.ID
 		var seqs, versions []int64
@@ -217,7 +224,7 @@ func (l *NodeLease) ReadOutbox(ctx context.Context) (list []chat.OutboxEntry, wh
 			for i := range min(len(ids), len(seqs), len(versions)) {
 				list = append(list, chat.OutboxEntry{ConversationID: ids[i], Seq: seqs[i], MembersVersion: versions[i], Members: *members})
 			}
-		}, readOutboxSQL, pgx.NamedArgs{"id": l.o.ID, "cursor": l.cursor, "kept": outboxKept})
+		}, sql, pgx.NamedArgs{"id": l.o.ID, "cursor": l.cursor, "kept": outboxKept})
 		if err == nil {
 			l.cursor, l.read = cursor, start
 		}

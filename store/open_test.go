@@ -28,7 +28,7 @@ func TestOpen(t *testing.T) {
 	}
 	for sql, want := range map[string]string{
 		`SELECT current_setting('application_name')`: "parley",
-		`SELECT current_setting('plan_cache_mode')`:  "auto",
+		`SELECT current_setting('plan_cache_mode')`:  "force_generic_plan",
 	} {
 		var got string
 		if err := s.Pool().QueryRow(t.Context(), sql).Scan(&got); err != nil || got != want {

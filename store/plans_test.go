@@ -21,6 +21,9 @@ type plan struct {
 	Rows    float64 `json:"Actual Rows"`
 	Loops   float64 `json:"Actual Loops"`
 	Removed float64 `json:"Rows Removed by Filter"`
+	Cond    string  `json:"Index Cond"`
+	Hit     float64 `json:"Shared Hit Blocks"`
+	Read    float64 `json:"Shared Read Blocks"`
 	Plans   []plan  `json:"Plans"`
 }
 
@@ -63,7 +66,12 @@ func explain(t *testing.T, s *store.Store, generic bool, statement string, args 
 	}
 	explained := "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE explained (" + strings.Join(literals, ", ") + ")"
 	var out []byte
-	for _, q := range []string{"SET plan_cache_mode = " + mode, "SET jit = off"} {
+	settings := []string{"SET plan_cache_mode = " + mode}
+	if strings.Contains(statement, "@@") { // as the search sets it
+		settings = append(settings, "SET enable_bitmapscan = on")
+		defer conn.Exec(t.Context(), "SET enable_bitmapscan = off") //nolint:errcheck // the test fails by it
+	}
+	for _, q := range settings {
 		if _, err := conn.Exec(t.Context(), q); err != nil {
 			t.Fatal(err)
 		}

@@ -86,9 +86,6 @@ func (s *Store) GetPresences(ctx context.Context, users []chat.ID) (map[chat.ID]
 }
 
 const (
-	// The plans of an empty table would be kept, and read all of it when it has grown.
-	freshPlansSQL = `SELECT set_config('plan_cache_mode', 'force_custom_plan', true)`
-
 	// It makes the rows that are missing, and locks the others without writing to them.
 	lockPresencesSQL = `
 INSERT INTO presences AS p (user_id) SELECT u.id FROM unnest(@users::uuid[]) AS u (id) ORDER BY u.id
@@ -159,7 +156,6 @@ func (s *Store) PutNodePresences(ctx context.Context, node presence.NodeID, list
 // other nodes have put are seen.
 func (s *Store) changePresences(ctx context.Context, users []chat.ID, says []*bool, last []*time.Time, sql string, args pgx.NamedArgs) (outcomes []presence.Outcome, err error) {
 	var b pgx.Batch
-	b.Queue(freshPlansSQL)
 	b.Queue(lockPresencesSQL, pgx.NamedArgs{"users": users})
 	b.Queue(sql, args)
 	queue(&b, &outcomes, func(row pgx.CollectableRow) (o presence.Outcome, err error) {

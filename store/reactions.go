@@ -62,13 +62,15 @@ func (s *Store) CountReactions(ctx context.Context, user chat.ID, messages []cha
 // message has so few that they are sorted here.
 const listReactionsSQL = `
 SELECT r.emoji, r.user_id, r.created_at
-FROM events m JOIN participants p ON p.conversation_id = m.conversation_id AND p.user_id = @user_id AND p.joined_seq <= m.seq
+FROM (
+  SELECT * FROM (SELECT id, conversation_id, seq FROM events WHERE id = @message_id AND type = 'message' OFFSET 0) e
+  WHERE EXISTS (SELECT FROM participants p WHERE p.conversation_id = e.conversation_id AND p.user_id = @user_id AND p.joined_seq <= e.seq OFFSET 0)
+) m
 LEFT JOIN LATERAL (
   SELECT * FROM reactions
   WHERE conversation_id = m.conversation_id AND message_id = m.id AND (emoji COLLATE "C", user_id) > (@emoji, coalesce(@after_user::uuid, ` + leastID + `))
   ORDER BY emoji COLLATE "C", user_id LIMIT @limit
 ) r ON true
-WHERE m.id = @message_id AND m.type = 'message'
 ORDER BY r.emoji COLLATE "C", r.user_id`
 
 // ListReactions implements chat.MessageStore.

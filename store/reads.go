@@ -79,8 +79,10 @@ func (s *Store) LocateMessages(ctx context.Context, user chat.ID, messages []cha
 const receiptsOf = `
 WHERE p.conversation_id = @conversation_id AND p.user_id <> @sender_id AND p.joined_seq <= @seq
   AND NOT EXISTS (
-    SELECT FROM conversations c JOIN blocks b ON (b.user_id, b.blocked_id) IN ((p.user_id, @user_id), (@user_id, p.user_id))
-    WHERE c.id = @conversation_id AND c.kind = 'direct'
+    SELECT FROM conversations c WHERE c.id = @conversation_id AND c.kind = 'direct' AND (
+      EXISTS (SELECT FROM blocks b WHERE b.user_id = p.user_id AND b.blocked_id = @user_id)
+      OR EXISTS (SELECT FROM blocks b WHERE b.user_id = @user_id AND b.blocked_id = p.user_id)
+    )
   )`
 
 // A participant read the message at their first move that reaches it. What counts as read from

@@ -11,11 +11,12 @@ import (
 // One statement, one snapshot: the members are those of that version. uuid sorts
 // by its bytes, as chat.ID.Compare does, and participants_key gives that order.
 const getRosterSQL = `
-SELECT c.id, c.members_version, c.kind, c.last_seq, m.users, c.kind = 'direct' AND EXISTS (
-  SELECT FROM blocks b WHERE (b.user_id, b.blocked_id) IN ((m.users[1], m.users[2]), (m.users[2], m.users[1]))
+SELECT c.id, c.members_version, c.kind, c.last_seq, m.users, c.kind = 'direct' AND (
+  EXISTS (SELECT FROM blocks b WHERE b.user_id = m.users[1] AND b.blocked_id = m.users[2])
+  OR EXISTS (SELECT FROM blocks b WHERE b.user_id = m.users[2] AND b.blocked_id = m.users[1])
 )
 FROM conversations c
-CROSS JOIN LATERAL (SELECT ARRAY(SELECT user_id FROM participants WHERE conversation_id = c.id ORDER BY user_id) AS users) m
+CROSS JOIN LATERAL (SELECT ARRAY(SELECT user_id FROM participants WHERE conversation_id = c.id ORDER BY user_id) AS users OFFSET 0) m
 WHERE c.id = @id`
 
 // GetRoster implements chat.Store.

@@ -282,6 +282,7 @@ func (r *search) match(ctx context.Context, n int, since time.Time, sql string, 
 		ends = append(ends, c.stretch*stretch-1)
 	}
 	var batch pgx.Batch
+	batch.Queue(wholeTablesSQL) // a GIN index is read by bitmap only
 	got := make([]int, len(now))
 	args := pgx.NamedArgs{
 		"conversation_ids": ids, "queries": queries, "joined": joined, "before_ats": beforeAts, "before_ids": beforeIDs, "sender_id": r.q.SenderID,

@@ -62,10 +62,11 @@ RETURNING epoch`
 // The cursors of a session, each with the end of its log. In a conversation that the user
 // joined after the session subscribed, the cursor begins at the joining.
 const sessionCursorsSQL = `
-SELECT p.conversation_id, coalesce(s.seq, p.joined_seq - 1), c.last_seq
+SELECT p.conversation_id, coalesce((
+  SELECT s.seq FROM session_cursors s
+  WHERE s.session_id = (SELECT id FROM sessions WHERE user_id = @user_id AND client_id = @client_id) AND s.conversation_id = p.conversation_id
+), p.joined_seq - 1), c.last_seq
 FROM participants p JOIN conversations c ON c.id = p.conversation_id
-LEFT JOIN session_cursors s ON s.conversation_id = p.conversation_id
-  AND s.session_id = (SELECT id FROM sessions WHERE user_id = @user_id AND client_id = @client_id)
 WHERE p.user_id = @user_id`
 
 // The sessions that have been disconnected for longest are deleted. The outer condition on
@@ -198,10 +199,10 @@ const changeSubscriptionsSQL = `UPDATE sessions SET subscriptions = @subscriptio
 
 // Rows are locked in order of conversation, as by all that lock several.
 const endCursorsSQL = `
-DELETE FROM session_cursors WHERE session_id = @id AND conversation_id IN (
-  SELECT conversation_id FROM session_cursors WHERE session_id = @id AND (@all OR conversation_id = ANY(@conversations))
-  ORDER BY conversation_id FOR UPDATE
-)`
+WITH locked AS MATERIALIZED (
+  SELECT FROM session_cursors WHERE session_id = @id AND (@all OR conversation_id = ANY(@conversations)) ORDER BY conversation_id FOR UPDATE
+)
+DELETE FROM session_cursors USING (SELECT count(*) FROM locked) l WHERE session_id = @id AND (@all OR conversation_id = ANY(@conversations))`
 
 const beginCursorsSQL = `
 WITH ends AS MATERIALIZED (
@@ -288,11 +289,11 @@ ORDER BY s.id, u.conversation_id
 ON CONFLICT ON CONSTRAINT session_cursors_key DO UPDATE SET seq = excluded.seq WHERE session_cursors.seq < excluded.seq`
 
 // The end of a connection stores its last packet identifier; an update that arrives after
-// that must not reset it.
+// that must not reset it. IS TRUE keeps the planner from looking through all that are connected.
 const savePacketIDsSQL = `
 UPDATE sessions s SET next_packet_id = u.next, held_packet_ids = CASE WHEN u.released THEN '{}' ELSE s.held_packet_ids END
 FROM unnest(@sessions::uuid[], @epochs::int8[], @nexts::int4[], @released::boolean[]) AS u (id, epoch, next, released)
-WHERE s.id = u.id AND s.epoch = u.epoch AND s.expires_at IS NULL`
+WHERE s.id = u.id AND s.epoch = u.epoch AND (s.expires_at IS NULL) IS TRUE`
 
 // SaveCursors implements chat.SessionStore. If a cursor is named twice, the higher seq counts.
 func (s *Store) SaveCursors(ctx context.Context, updates []chat.CursorUpdate, packetIDs []chat.PacketIDUpdate) error {

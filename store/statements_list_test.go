@@ -135,7 +135,7 @@ var Statements = []Statement{
 	{"createTokenSQL", createTokenSQL, Warm, "login: refresh_tokens", ""},
 	{"useLoginSQL", useLoginSQL, Warm, "all: logins", ""},
 	{"listRevocationsSQL", listRevocationsSQL, Warm, "all: logins, users", ""},
-	{"deleteExpiredSQL", deleteExpiredSQL, Warm, "all: logins", ""},
+	{"deleteExpiredSQL", deleteExpiredSQL, Rare, "all: logins", ""},
 	// messages.go
 	{"olderMessagesSQL", olderMessagesSQL, Warm, "conversation: events, participants", ""},
 	{"newerMessagesSQL", newerMessagesSQL, Warm, "conversation: events, participants", ""},
@@ -149,7 +149,6 @@ var Statements = []Statement{
 	{"listBlockedSQL", listBlockedSQL, Hot, "user: blocks", ""},
 	{"listContactPresencesSQL", listContactPresencesSQL, Rare, "all: blocks, participants, presences; user: blocks", ""},
 	{"getPresencesSQL", getPresencesSQL, Hot, "user: presences", ""},
-	{"freshPlansSQL", freshPlansSQL, Utility, "", ""},
 	{"lockPresencesSQL", lockPresencesSQL, Hot, "user: presences", ""},
 	{"putPlacesSQL", putPlacesSQL, Hot, "user: presence_places", ""},
 	{"computePresencesSQL", computePresencesSQL, Hot, "user: presence_places, presences", ""},
@@ -161,8 +160,8 @@ var Statements = []Statement{
 	// reads.go
 	{"moveReadsSQL", moveReadsSQL, Hot, "conversation: conversations, participants, reads", ""},
 	{"locateMessagesSQL", locateMessagesSQL, Hot, "all: events, participants", byMessageID},
-	{"readBySQL", readBySQL, Warm, "conversation: conversations, participants, reads; user: blocks", ""},
-	{"deliveredToSQL", deliveredToSQL, Warm, "conversation: conversations, participants, reads; user: blocks", ""},
+	{"readBySQL", readBySQL, Warm, "all: blocks; conversation: conversations, participants, reads; user: blocks", ""},
+	{"deliveredToSQL", deliveredToSQL, Warm, "all: blocks; conversation: conversations, participants, reads; user: blocks", ""},
 	{"moveDeliveredSQL", moveDeliveredSQL, Hot, "conversation: conversations, participants", ""},
 	// rosters.go
 	{"getRosterSQL", getRosterSQL, Hot, "all: blocks; conversation: conversations, participants", bothWays},
@@ -243,6 +242,8 @@ var Statements = []Statement{
 	{"renewSessionsSQL", renewSessionsSQL, Rare, "all: sessions; conversation: conversations", ""},
 	{"limitCursorsSQL", limitCursorsSQL, Rare, "all: conversations, session_cursors, sessions", ""},
 	{"limitDeliveredSQL", limitDeliveredSQL, Rare, "all: conversations, participants, sessions", ""},
+	// verify.go
+	{"wholeTablesSQL", wholeTablesSQL, Rare, "", ""},
 	// witness.go
 	{"witnessSQL", witnessSQL, Rare, "conversation: events", ""},
 	// users.go
@@ -289,7 +290,9 @@ var Statements = []Statement{
 	{"evictNodeSQL", evictNodeSQL, Rare, "", ""},
 	{"releasedNodeSQL", releasedNodeSQL, Rare, "", ""},
 	{"leaveNodesSQL", leaveNodesSQL, Rare, "", ""},
+	{"outboxSQL", outboxSQL, Part, "", ""},
 	{"readOutboxSQL", readOutboxSQL, Hot, "", ""},
+	{"readWholeOutboxSQL", readWholeOutboxSQL, Rare, "", ""},
 	{"pruneOutboxSQL", pruneOutboxSQL, Rare, "", ""},
 	{"lockExclusivelySQL", lockExclusivelySQL, Rare, "", ""},
 	{"lockSharedSQL", lockSharedSQL, Rare, "", ""},

@@ -78,7 +78,7 @@ var (
   SELECT u.id FROM (
     SELECT DISTINCT them.user_id FROM participants me JOIN participants them ON them.conversation_id = me.conversation_id
     WHERE ` + isMine("me") + ` AND ` + isSmall("me.conversation_id") + `
-  ) them JOIN users u ON u.id = them.user_id
+  ) them CROSS JOIN LATERAL (SELECT id, profile_xid FROM users WHERE id = them.user_id OFFSET 0) u
   WHERE ` + isNew("u.profile_xid")
 
 	syncDeparturesSQL = `
@@ -128,7 +128,7 @@ ORDER BY e.conversation_id, e.seq`
 	// they joined has no read_at: others are not notified of that.
 	syncReadsSQL = `
 SELECT p.conversation_id, p.user_id, p.read_seq, p.read_at
-FROM participants me JOIN participants p ON p.conversation_id = me.conversation_id
+FROM participants me CROSS JOIN LATERAL (SELECT * FROM participants WHERE conversation_id = me.conversation_id OFFSET 0) p
 WHERE ` + isMine("me") + ` AND me.conversation_id >= @id AND (p.conversation_id, p.user_id) > (@id, @reader)
   AND p.read_seq > 0 AND (` + isNew("p.read_xid") + ` OR ` + isNew("me.joined_xid") + `)
   AND (p.user_id = me.user_id OR p.read_at IS NOT NULL AND ` + isSmall("me.conversation_id") + `)
@@ -147,7 +147,9 @@ WITH moved AS MATERIALIZED (
   UNION` + changed + `
   UNION SELECT u.id FROM users u WHERE u.id = @user_id AND ` + isNew("u.profile_xid") + `
 )
-SELECT ` + accountColumns + ` FROM users WHERE id IN (SELECT wanted.id FROM wanted WHERE wanted.id > @id) ORDER BY id LIMIT @limit`
+SELECT ` + accountColumns + ` 
+FROM (SELECT wanted.id AS wanted_id FROM wanted WHERE wanted.id > @id) w CROSS JOIN LATERAL (SELECT * FROM users WHERE id = wanted_id OFFSET 0) u
+ORDER BY id LIMIT @limit`
 }
 
 // manyChanged is the number of changed profiles from which the second of syncProfilesSQL is used.

@@ -139,7 +139,7 @@ const (
 	targetsSQL = `
 SELECT e.* FROM unnest(@conversations::uuid[], @messages::uuid[]) AS k (conversation_id, message_id)
 CROSS JOIN LATERAL (
-  SELECT ` + eventColumns + ` FROM events x WHERE x.id = k.message_id AND x.conversation_id = k.conversation_id AND x.type = 'message'
+  SELECT ` + eventColumns + ` FROM events x WHERE x.id = k.message_id AND (x.conversation_id = k.conversation_id) IS TRUE AND x.type = 'message'
 ) e`
 
 	targetMembersSQL = `

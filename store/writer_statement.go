@@ -64,17 +64,22 @@ WITH locked AS MATERIALIZED (
 SELECT id, base, last_event_at FROM moved`
 )
 
-const lookupSQL = `
+// Rows are compared where columns would do, because only the index events_client_msg_id can do
+// that; and IS TRUE keeps the planner from using another one. With statistics of a time when conversations were short, the planner would read all of one.
+const (
+	lookupSQL = `
 SELECT e.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS k (conversation_id, sender_id, client_msg_id)
 CROSS JOIN LATERAL (
-  SELECT ` + eventColumns + ` FROM events x
-  WHERE x.conversation_id = k.conversation_id AND x.sender_id = k.sender_id AND x.client_msg_id = k.client_msg_id
+  SELECT ` + eventColumns + ` FROM events
+  WHERE (sender_id, conversation_id, client_msg_id) BETWEEN (k.sender_id, k.conversation_id, k.client_msg_id) AND (k.sender_id, k.conversation_id, k.client_msg_id)
+    AND (conversation_id = k.conversation_id) IS TRUE
 ) e`
 
-const findResentSQL = `
+	findResentSQL = `
 SELECT ` + eventColumns + ` FROM events
-WHERE conversation_id = $1 AND sender_id = $2 AND client_msg_id BETWEEN $3 AND $4
-ORDER BY client_msg_id DESC LIMIT 1`
+WHERE (sender_id, conversation_id, client_msg_id) BETWEEN ($2, $1, $3) AND ($2, $1, $4) AND (conversation_id = $1) IS TRUE
+ORDER BY sender_id DESC, conversation_id DESC, client_msg_id DESC LIMIT 1`
+)
 
 // lockBatchSQL locks as appendSQL does.
 const lockBatchSQL = `SELECT FROM conversations c WHERE c.id = ANY($1::uuid[]) ORDER BY c.id FOR UPDATE`
