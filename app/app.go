@@ -222,7 +222,7 @@ func (a *App) build(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.hook.Serve(a.broker) // the other cycle: mochi calls the hook, and the hook finds connections
+	a.hook.Serve(a.broker) // the other cycle: broker calls the hook, and the hook finds connections
 	return nil
 }
 

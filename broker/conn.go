@@ -6,52 +6,41 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/delivery"
 )
 
-// Conn is one network connection, from accept to close. It stands between mochi
-// and the socket: reads pass through a check of the packets, writes go into a buffer
-// that a goroutine of its own empties while there is something in it.
+// Conn is one network connection, from accept to close. What is written to it goes into a
+// buffer that a goroutine of its own empties while there is something in it; reading is in
+// reader.go.
 //
 // Its life: accepted → (CONNECT) → open → closing (nothing more is read, the buffer
-// goes out, the peer may read it) → closed. Only the goroutine that accepted it closes
+// goes out, the peer may read it) → closed. Only the goroutine that reads it closes
 // the socket; see finish.
 type Conn struct {
-	net.Conn
+	socket   net.Conn
 	server   *Server
 	listener *Listener
 
-	Client *mqtt.Client // set once, in OnConnect, on the reader's goroutine
-	State  any          // the hooks' own, set with Client
-	Bridge bool         // the hooks' own, set before Client: see hooks, bridgeBit
+	State  any  // the hooks' own, set by Accepted on the reader's goroutine
+	Bridge bool // the hooks' own, set before State: see hooks, bridgeBit
 
-	intake *Intake // set with Client, by NewIntake; nil before
+	intake *Intake // set with State, by NewIntake; nil before
 
-	strict    strict        // owned by the reader
-	held      []byte        // owned by the reader: what was read and mochi does not have yet; nil: nothing
-	checked   int           // owned by the reader: how many bytes of held are whole packets
-	waited    time.Duration // owned by the reader: for the rest of the packet that held ends with
-	bad       error         // owned by the reader: what is wrong with the packet after those that were checked
-	more      bool          // owned by the reader: held may begin with whole packets
-	pace      pace          // owned by the reader
-	userKey   paceKey       // of pace.user; owned by the reader
-	idle      atomic.Int64  // read deadline that mochi asked for, in Unix nanoseconds; 0: none
+	reader    reader        // owned by the reader
 	pubrels   atomic.Int64  // PUBRELs written that were not answered by PUBCOMP
 	connected atomic.Bool   // CONNECT was accepted; the fields below are set before
+	closing   atomic.Bool   // nothing more is read; set under mu
 	version   byte          // of MQTT
-	maxPacket int           // the client's Maximum Packet Size, or 0
 	noInfo    bool          // Request Problem Information is 0
-	grace     time.Duration // one and a half times the client's Keep Alive
+	maxPacket int           // the client's Maximum Packet Size, or 0
+	grace     time.Duration // one and a half times the client's Keep Alive; 0: it may be silent
 
 	mu               sync.Mutex
 	out              []byte        // mu guards: to be written
@@ -60,41 +49,39 @@ type Conn struct {
 	full             bool          // mu guards: a publication was refused for lack of room; writable is due
 	connackQueued    bool          // mu guards: CONNACK is in the buffer, or written
 	disconnectQueued bool          // mu guards: DISCONNECT is in the buffer, or would be in MQTT 5: nothing may follow
-	closing          bool          // mu guards: nothing more is read
 	sentAway         bool          // mu guards: the server ends the connection, when the publishes under way have been stored
 	finishing        bool          // mu guards: finish has begun, nothing more is queued
 	broken           bool          // mu guards: the socket does not take any more
-	giving           atomic.Int64  // bytes that the socket has been given
-	wrote            atomic.Int64  // bytes that the socket has taken
 	holding          bool          // mu guards: the writer holds what it has taken out of the buffer
 	dropHeld         bool          // mu guards: and is not to write it: the connection was ended while the fence was closed
-	written          chan struct{} // closed when the writer ends after finishing
+	giving           atomic.Int64  // bytes that the socket has been given
+	wrote            atomic.Int64  // bytes that the socket has taken
+	written          chan struct{} // mu guards: made by finish, and closed when the writer ends after it
 	writable         func()        // set with State
 }
 
 func newConn(c net.Conn, s *Server, on *Listener) *Conn {
-	conn := &Conn{
-		Conn: c, server: s, listener: on, written: make(chan struct{}),
-		strict: strict{maxFirst: s.limits.MaxConnectPacket, max: s.limits.MaxPacket},
-	}
-	conn.pace.own.every = s.paces.every
-	end := time.Now().Add(s.limits.ConnectTimeout)
-	_ = c.SetReadDeadline(end)
-	_ = c.SetWriteDeadline(end) // of a TLS handshake; writeAll sets its own
+	conn := &Conn{socket: c, server: s, listener: on}
+	conn.reader.begin(conn)
+	_ = c.SetWriteDeadline(epoch.Add(conn.reader.armed)) // of a TLS handshake; writeAll sets its own
 	return conn
 }
 
-// Accepted gives the connection what CONNECT said: before it, nothing else may be
-// written. writable is called, without locks, when there is room again after a
-// publication was refused for lack of it.
-func (c *Conn) Accepted(cl *mqtt.Client, state any, writable func()) {
+// RemoteAddr returns the client's address. For a connection of a trusted load balancer it
+// blocks until the PROXY header is there: see Proxies.
+func (c *Conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
+
+// Accepted gives the connection what CONNECT said, and the hooks' state: before it, nothing
+// but a refusal may be written. writable is called, without locks, when there is room again
+// after a publication was refused for lack of it.
+func (c *Conn) Accepted(connect *packets.Packet, state any, writable func()) {
 	c.mu.Lock()
-	c.Client, c.State, c.writable = cl, state, writable
+	c.State, c.writable = state, writable
 	c.mu.Unlock()
-	c.version = cl.Properties.ProtocolVersion
-	c.maxPacket = int(cl.Properties.Props.MaximumPacketSize)
-	c.noInfo = cl.Properties.Props.RequestProblemInfoFlag && cl.Properties.Props.RequestProblemInfo == 0
-	c.grace = time.Duration(cl.State.Keepalive) * time.Second * 3 / 2
+	c.version = connect.ProtocolVersion
+	c.maxPacket = int(connect.Properties.MaximumPacketSize)
+	c.noInfo = connect.Properties.RequestProblemInfoFlag && connect.Properties.RequestProblemInfo == 0
+	c.grace = time.Duration(connect.Connect.Keepalive) * time.Second * 3 / 2 // [MQTT-3.1.2-22]
 	c.connected.Store(true)
 }
 
@@ -104,168 +91,26 @@ func (c *Conn) Rejected() {
 	c.connected.Store(false)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.Client, c.State, c.intake = nil, nil, nil
+	c.State, c.intake = nil, nil
 }
 
 // Version returns the MQTT protocol version: 3 is 3.1, 4 is 3.1.1, 5 is 5.0.
 func (c *Conn) Version() byte { return c.version }
 
-// DisconnectReceived returns the reason code of the client's DISCONNECT, for the reader
-// that has been given it: mochi takes the short form, of a code without properties, for 0.
-func (c *Conn) DisconnectReceived() byte { return c.strict.disconnect }
+// write queues whole packets. It never blocks. A peer that lets more than the hard limit
+// gather is cut off.
+func (c *Conn) write(p []byte) error { return c.queue(p, false) }
 
-// Read implements net.Conn for mochi's reader, which gets whole packets that have been
-// checked, a few at a time and not more than the connection's budgets allow. The beginning
-// of a packet is held until its rest has come.
-func (c *Conn) Read(p []byte) (int, error) {
-	for {
-		if c.checked > 0 {
-			n := copy(p, c.held[:c.checked])
-			c.checked -= n
-			c.hold(c.held[:0], c.held[n:])
-			return n, nil
-		}
-		c.await()
-		if c.isClosing() {
-			return 0, net.ErrClosed
-		}
-		if c.bad != nil {
-			return 0, c.refuse(c.bad)
-		}
-		var n, whole int
-		var err error
-		if len(c.held) == 0 {
-			n, err = c.Conn.Read(p)
-			whole = c.takeTurn(p[:n])
-			if c.waited = 0; whole < n {
-				c.hold(getBuffer(), p[whole:n])
-			}
-		} else {
-			if c.more {
-				runtime.Gosched() // others first: this connection has just had its turn
-			} else {
-				c.held = slices.Grow(c.held, 1)
-				n, err = c.readRest(c.held[len(c.held):cap(c.held)])
-				c.held = c.held[:len(c.held)+n]
-			}
-			if c.checked = c.takeTurn(c.held); c.checked > 0 {
-				c.waited = 0
-			}
-		}
-		if whole > 0 { // what came before a packet that is wrong is still served
-			return whole, nil
-		}
-		if err != nil && c.checked == 0 && c.bad == nil {
-			if c.isClosing() { // the deadline that woke us was Close's
-				return 0, net.ErrClosed
-			}
-			return 0, err
-		}
-	}
-}
-
-// takeTurn returns how many bytes of b are whole packets, of which there are at most turn, and
-// charges for them.
-func (c *Conn) takeTurn(b []byte) (whole int) {
-	whole, c.bad = c.strict.whole(b)
-	c.more = c.strict.packets == turn
-	if whole > 0 {
-		answers := min(int64(c.strict.comps), c.pubrels.Load())
-		c.pubrels.Add(-answers)
-		c.pace.charge(c.strict.cost - int(answers))
-	}
-	return whole
-}
-
-// hold holds b, in the given buffer, which may overlap with it.
-func (c *Conn) hold(buffer, b []byte) {
-	c.held = append(buffer, b...)
-	if len(c.held) == 0 {
-		putBuffer(c.held)
-		c.held = nil
-	}
-}
-
-// readRest reads the rest of a packet, for which the client has PacketTimeout, and as much
-// again for each 256 KiB that have come. Only the time spent waiting for it counts: the
-// reader may have been busy.
-func (c *Conn) readRest(p []byte) (int, error) {
-	start := time.Now()
-	if c.connected.Load() {
-		c.setReadDeadline(start.Add(c.server.limits.PacketTimeout*time.Duration(1+len(c.held)>>18) - c.waited))
-	}
-	n, err := c.Conn.Read(p)
-	c.waited += time.Since(start)
-	return n, err
-}
-
-// refuse says why the bytes of the peer end the connection, where it may be said,
-// and returns the reason.
-func (c *Conn) refuse(err error) error {
-	var v *violation
-	isViolation := errors.As(err, &v)
-	switch {
-	case !c.connected.Load():
-		if isViolation {
-			_, _ = c.Write(appendRefusal(nil, c.strict.version, v, c.strict.maxPacket))
-		}
-	case isViolation:
-		c.DisconnectCode(v.code, v.reason)
-	case errors.Is(err, errPacketTooLarge):
-		c.DisconnectCode(packets.ErrPacketTooLarge.Code, "packet over "+itoa(c.server.limits.MaxPacket)+" bytes")
-	}
-	return err
-}
-
-// SetDeadline implements net.Conn: mochi calls it with the keepalive's end before
-// it reads a packet. Writes have a deadline of their own. The end is computed
-// again [MQTT-3.1.2-22], because mochi's own sum is rounded down, and overflows
-// above 43,690 s: such a client would be cut off early, or at once.
-func (c *Conn) SetDeadline(t time.Time) error {
-	if c.connected.Load() && c.grace > 0 {
-		t = time.Now().Add(c.grace)
-	}
-	if t.IsZero() {
-		c.idle.Store(0)
-	} else {
-		c.idle.Store(t.UnixNano())
-	}
-	c.setReadDeadline(time.Time{})
-	return nil
-}
-
-// setReadDeadline arms the sooner of limit (if there is one) and the keepalive's
-// end, unless the connection is closing, whose deadline is now.
-func (c *Conn) setReadDeadline(limit time.Time) {
-	if ns := c.idle.Load(); ns != 0 {
-		if idle := time.Unix(0, ns); limit.IsZero() || idle.Before(limit) {
-			limit = idle
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closing {
-		_ = c.Conn.SetReadDeadline(limit)
-	}
-}
-
-func (c *Conn) isClosing() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closing
-}
-
-// Write implements net.Conn for the packets that mochi writes, whole ones each.
-// It never blocks. A peer that lets more than the hard limit gather is cut off.
-func (c *Conn) Write(p []byte) (int, error) {
+// queue is write; connack: they are the CONNACK of a client that is accepted.
+func (c *Conn) queue(p []byte, connack bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.shut() {
-		return 0, net.ErrClosed
+		return net.ErrClosed
 	}
-	c.connackQueued = c.connackQueued || c.connected.Load() // the first packet after Accepted is CONNACK
+	c.connackQueued = c.connackQueued || connack
 	c.out = append(c.buffer(), p...)
-	return len(p), c.kick()
+	return c.kick()
 }
 
 // shut reports whether nothing may be queued any more. mu is held.
@@ -289,7 +134,7 @@ func (c *Conn) position() int64 { return c.taken + int64(len(c.out)) }
 // nothing, does not block it.
 func (c *Conn) received() int64 {
 	for wait := time.Microsecond; ; wait *= 2 {
-		giving, wrote, held := c.giving.Load(), c.wrote.Load(), unsent(c.Conn)
+		giving, wrote, held := c.giving.Load(), c.wrote.Load(), unsent(c.socket)
 		if held > 0 || giving == wrote || wait > 100*time.Millisecond {
 			return wrote - int64(held)
 		}
@@ -314,8 +159,9 @@ var errSlowReader = errors.New("the client reads too slowly")
 
 // abort ends reading and writing at once. mu is held.
 func (c *Conn) abort() {
-	c.broken, c.closing = true, true
-	_ = c.Conn.SetDeadline(time.Unix(1, 0)) // wakes reader and writer; finish closes
+	c.broken = true
+	c.closing.Store(true)
+	_ = c.socket.SetDeadline(time.Unix(1, 0)) // wakes reader and writer; finish closes
 }
 
 // flush writes until the buffer is empty.
@@ -334,7 +180,7 @@ func (c *Conn) flush() {
 			c.mu.Unlock()
 			return
 		}
-		wake := c.full && !c.closing
+		wake := c.full && !c.closing.Load()
 		c.full, c.holding = false, true
 		c.mu.Unlock()
 
@@ -388,7 +234,7 @@ const writePiece = 16 << 10
 // recover from a write that ended early; their peer has to take a piece in time.
 func (c *Conn) writeAll(b []byte) error {
 	try := c.server.limits.WriteTimeout
-	if _, ok := c.Conn.(*wsConn); !ok && c.tls() == nil {
+	if _, ok := c.socket.(*wsConn); !ok && c.tls() == nil {
 		try /= 8
 	}
 	for taken := time.Now(); len(b) > 0; {
@@ -402,11 +248,11 @@ func (c *Conn) writeAll(b []byte) error {
 			c.mu.Unlock()
 			return net.ErrClosed
 		}
-		_ = c.Conn.SetWriteDeadline(end) // under mu: it must not undo abort's
+		_ = c.socket.SetWriteDeadline(end) // under mu: it must not undo abort's
 		c.mu.Unlock()
 		piece := b[:min(len(b), writePiece)]
 		c.giving.Store(c.wrote.Load() + int64(len(piece)))
-		n, err := c.Conn.Write(piece)
+		n, err := c.socket.Write(piece)
 		b = b[n:]
 		c.giving.Store(c.wrote.Add(int64(n)))
 		if n > 0 {
@@ -419,14 +265,12 @@ func (c *Conn) writeAll(b []byte) error {
 	return nil
 }
 
-// Close implements net.Conn for mochi, which calls it to end the connection: nothing
-// more is read, and what is in the buffer still goes out; see finish.
-func (c *Conn) Close() error {
+// stop ends the reading: what is in the buffer still goes out; see finish.
+func (c *Conn) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closing = true
-	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
-	return nil
+	c.closing.Store(true)
+	_ = c.socket.SetReadDeadline(time.Unix(1, 0))
 }
 
 // finish closes the socket, after the buffer has gone out and the peer has had
@@ -435,9 +279,9 @@ func (c *Conn) Close() error {
 // linger time. The goroutine that accepted the connection calls it, once, when
 // the reader has returned.
 func (c *Conn) finish() {
-	_ = c.Close()
+	c.stop()
 	c.mu.Lock()
-	c.finishing = true
+	c.finishing, c.written = true, make(chan struct{})
 	if !c.writing {
 		c.writing = true
 		go c.flush() // closes written
@@ -457,20 +301,20 @@ func (c *Conn) finish() {
 		graceful = false
 		_ = secure.NetConn().Close()
 	}
-	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok && graceful && hc.CloseWrite() == nil {
-		if secure, ok := c.Conn.(*tls.Conn); ok { // it has sent close_notify, and the kernel no FIN
+	if hc, ok := c.socket.(interface{ CloseWrite() error }); ok && graceful && hc.CloseWrite() == nil {
+		if secure, ok := c.socket.(*tls.Conn); ok { // it has sent close_notify, and the kernel no FIN
 			if tcp, ok := secure.NetConn().(*net.TCPConn); ok {
 				_ = tcp.CloseWrite()
 			}
 		}
-		_ = c.Conn.SetReadDeadline(time.Now().Add(c.server.limits.Linger))
-		var rest io.Reader = c.Conn
-		if ws, ok := c.Conn.(*wsConn); ok {
+		_ = c.socket.SetReadDeadline(time.Now().Add(c.server.limits.Linger))
+		var rest io.Reader = c.socket
+		if ws, ok := c.socket.(*wsConn); ok {
 			rest = ws.Conn // a WebSocket whose read was interrupted reads no more frames
 		}
 		_, _ = io.CopyN(io.Discard, rest, 1<<20)
 	}
-	_ = c.Conn.Close()
+	_ = c.socket.Close()
 	<-c.written // a writer that was stuck has been woken by the close
 }
 
@@ -499,7 +343,7 @@ func (c *Conn) sendAway() {
 	c.mu.Lock()
 	c.sentAway = true
 	c.mu.Unlock()
-	_ = c.Close()
+	c.stop()
 }
 
 // SentAway reports whether the server ends the connection, because it drains or stops.
@@ -522,24 +366,31 @@ func (c *Conn) disconnect(d disconnection) {
 		}
 		c.disconnectQueued = true
 	}
-	cl := c.Client
 	c.mu.Unlock()
-	if cl != nil {
-		cl.Stop(nil) // calls Close
-	} else {
-		_ = c.Close()
-	}
+	c.stop()
 }
 
 var _ delivery.Sink = (*Conn)(nil)
 
-// buffers are handed from connection to connection: one that is idle has none.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+// buffers are handed from connection to connection: one that is idle has none. headers are
+// what the slices in it were kept in, for the next ones: to make one would be an allocation.
+var (
+	buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+	headers = sync.Pool{New: func() any { return new([]byte) }}
+)
 
-func getBuffer() []byte { return (*buffers.Get().(*[]byte))[:0] }
+func getBuffer() []byte {
+	h := buffers.Get().(*[]byte)
+	b := (*h)[:0]
+	*h = nil
+	headers.Put(h)
+	return b
+}
 
 func putBuffer(b []byte) {
 	if cap(b) > 0 && cap(b) <= 64<<10 {
-		buffers.Put(&b)
+		h := headers.Get().(*[]byte)
+		*h = b
+		buffers.Put(h)
 	}
 }

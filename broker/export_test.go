@@ -39,6 +39,13 @@ func AppendDisconnect(b []byte, code byte, reason, reference string, limit int) 
 	return appendDisconnect(b, disconnection{code, reason, reference}, limit)
 }
 
+// Next is next, Write is write, and Close is stop.
+func (c *Conn) Next() ([]byte, error) { return c.next() }
+
+func (c *Conn) Write(p []byte) error { return c.write(p) }
+
+func (c *Conn) Close() { c.stop() }
+
 // Finish is finish.
 func (c *Conn) Finish() { c.finish() }
 

@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/parleymq/parley/broker"
@@ -27,7 +26,7 @@ type window struct {
 	refused []*broker.Publish
 }
 
-func newWindow(t *testing.T, version byte, limit int, change func(*mqtt.Client)) *window {
+func newWindow(t *testing.T, version byte, limit int, change func(*packets.Packet)) *window {
 	t.Helper()
 	w := &window{t: t}
 	w.conn, w.peer = pipe(broker.Limits{ReceiveMaximum: limit})
@@ -107,15 +106,15 @@ func TestAnswerSaysWhatWasStored(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		version byte
-		change  func(*mqtt.Client)
+		change  func(*packets.Packet)
 		props   int
 		refused int
 	}{
 		"MQTT 5":                 {version: 5, props: 3, refused: 2},
 		"MQTT 3.1.1":             {version: 4},
-		"no problem information": {version: 5, change: func(cl *mqtt.Client) { cl.Properties.Props.RequestProblemInfoFlag = true }},
-		"small packets":          {version: 5, change: func(cl *mqtt.Client) { cl.Properties.Props.MaximumPacketSize = 100 }, refused: 2},
-		"smaller packets":        {version: 5, change: func(cl *mqtt.Client) { cl.Properties.Props.MaximumPacketSize = 20 }},
+		"no problem information": {version: 5, change: func(connect *packets.Packet) { connect.Properties.RequestProblemInfoFlag = true }},
+		"small packets":          {version: 5, change: func(connect *packets.Packet) { connect.Properties.MaximumPacketSize = 100 }, refused: 2},
+		"smaller packets":        {version: 5, change: func(connect *packets.Packet) { connect.Properties.MaximumPacketSize = 20 }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -227,7 +226,7 @@ func TestUnavailableEndsTheConnection(t *testing.T) {
 				if len(w.refused) > 0 {
 					t.Errorf("told otherwise: %v", w.refused)
 				}
-				if _, err := w.conn.Read(make([]byte, 1)); err == nil {
+				if _, err := w.conn.Next(); err == nil {
 					t.Error("the reader goes on")
 				}
 			})

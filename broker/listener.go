@@ -55,7 +55,7 @@ var commonName = asn1.ObjectIdentifier{2, 5, 4, 3}
 
 // tls returns the connection's TLS, or nil.
 func (c *Conn) tls() *tls.Conn {
-	inner := c.Conn
+	inner := c.socket
 	if ws, ok := inner.(*wsConn); ok {
 		inner = ws.Conn
 	}

@@ -30,7 +30,21 @@ const (
 type budget struct {
 	every time.Duration // for a unit; 0: there is no limit
 	paid  atomic.Int64  // nanoseconds since epoch
-	users int           // paces.mu guards
+}
+
+// shared is the budget of a user or an address.
+type shared struct {
+	budget
+	of    paceKey
+	users int // paces.mu guards: connections that share it
+}
+
+// charge is that of budget; nil has no limit.
+func (b *shared) charge(now int64, eighths int) int64 {
+	if b == nil {
+		return now
+	}
+	return b.budget.charge(now, eighths)
 }
 
 // epoch is where budgets count from.
@@ -38,7 +52,7 @@ var epoch = time.Now()
 
 // charge takes eighths of units, and returns when more may be read, in nanoseconds since epoch.
 func (b *budget) charge(now int64, eighths int) int64 {
-	if b == nil || b.every == 0 {
+	if b.every == 0 {
 		return now
 	}
 	cost := int64(b.every) * int64(eighths) / ackUnits
@@ -54,8 +68,8 @@ func (b *budget) charge(now int64, eighths int) int64 {
 // pace is a connection's budgets. It is owned by the reader.
 type pace struct {
 	own     budget
-	user    *budget // nil: not connected, or a guest
-	address *budget // nil: not known, or this machine's own
+	user    *shared // nil: not connected, or a guest
+	address *shared // nil: not known, or this machine's own
 	resume  [3]int64
 }
 
@@ -84,7 +98,7 @@ func (p *pace) due() (wait time.Duration, by int) {
 type paces struct {
 	every time.Duration // for a unit of one connection; 0: no limits
 	mu    sync.Mutex
-	by    map[paceKey]*budget // mu guards
+	by    map[paceKey]*shared // mu guards
 }
 
 // paceKey is a user or an address.
@@ -93,7 +107,7 @@ type paceKey struct {
 	address netip.Addr
 }
 
-func (p *paces) take(k paceKey, times time.Duration) *budget {
+func (p *paces) take(k paceKey, times time.Duration) *shared {
 	if p.every == 0 {
 		return nil
 	}
@@ -101,23 +115,21 @@ func (p *paces) take(k paceKey, times time.Duration) *budget {
 	defer p.mu.Unlock()
 	b := p.by[k]
 	if b == nil {
-		b = &budget{every: p.every / times}
+		b = &shared{budget: budget{every: p.every / times}, of: k}
 		p.by[k] = b
 	}
 	b.users++
 	return b
 }
 
-func (p *paces) drop(k paceKey) {
-	if p.every == 0 || k == (paceKey{}) {
+func (p *paces) drop(b *shared) {
+	if b == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if b := p.by[k]; b != nil {
-		if b.users--; b.users == 0 {
-			delete(p.by, k)
-		}
+	if b.users--; b.users == 0 {
+		delete(p.by, b.of)
 	}
 }
 
@@ -138,30 +150,32 @@ func addressKey(a net.Addr) (k paceKey) {
 
 // PaceAs has the connection share the budget of a user's. It is called before Accepted.
 func (c *Conn) PaceAs(user chat.ID) {
-	c.userKey = paceKey{user: user}
-	c.pace.user = c.server.paces.take(c.userKey, userRate)
+	c.reader.pace.user = c.server.paces.take(paceKey{user: user}, userRate)
 }
 
 // await waits until the budgets allow to read on. What the client has sent meanwhile counts
 // as sent in time.
 func (c *Conn) await() {
-	wait, by := c.pace.due()
+	wait, by := c.reader.pace.due()
 	if wait <= 0 {
 		return
 	}
 	c.server.heldBack(c, paceNames[by], wait)
-	for end := time.Now().Add(wait); wait > 0 && !c.isClosing(); wait = time.Until(end) {
+	for end := time.Now().Add(wait); wait > 0 && !c.closing.Load(); wait = time.Until(end) {
 		time.Sleep(min(wait, waitStep))
 	}
-	if c.connected.Load() {
-		_ = c.SetDeadline(time.Time{})
-	}
+	c.reader.keepalive(c)
+	c.arm(c.reader.idle)
 }
 
 // heldBack counts and logs that a client is held back.
 func (s *Server) heldBack(c *Conn, by string, wait time.Duration) {
 	s.metrics.heldBack.WithLabelValues(by).Add(wait.Seconds())
 	s.slowed.Do(func() {
-		s.logger.Warn("a client sends more than its budget, and is read more slowly", "remote", c.RemoteAddr().String(), "user", c.userKey.user, "budget", by)
+		var user chat.ID
+		if b := c.reader.pace.user; b != nil {
+			user = b.of.user
+		}
+		s.logger.Warn("a client sends more than its budget, and is read more slowly", "remote", c.RemoteAddr().String(), "user", user, "budget", by)
 	})
 }

@@ -142,6 +142,13 @@ func (c *proxiedConn) RemoteAddr() net.Addr {
 	return c.Conn.RemoteAddr()
 }
 
+// passedOn reports whether the header has come, and nothing after it was read with it: the
+// rest may be read from Conn itself.
+func (c *proxiedConn) passedOn() bool {
+	c.once.Do(c.readHeader)
+	return c.err == nil && (c.buffered == nil || c.buffered.Buffered() == 0)
+}
+
 // CloseWrite shuts the writing side down, as that of *net.TCPConn does.
 func (c *proxiedConn) CloseWrite() error {
 	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok {

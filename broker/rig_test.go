@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
 
@@ -21,17 +20,16 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // accept makes a connection that has had its CONNECT and CONNACK.
-func accept(c *broker.Conn, version byte, change func(*mqtt.Client), writable func()) {
-	cl := mqtt.New(&mqtt.Options{}).NewClient(c, "test", "id", false)
-	cl.Properties.ProtocolVersion = version
+func accept(c *broker.Conn, version byte, change func(connect *packets.Packet), writable func()) {
+	connect := &packets.Packet{ProtocolVersion: version, Connect: packets.ConnectParams{Keepalive: 10}}
 	if change != nil {
-		change(cl)
+		change(connect)
 	}
 	if writable == nil {
 		writable = func() {}
 	}
-	c.Accepted(cl, "state", writable)
-	_, _ = c.Write([]byte{packets.Connack << 4, 2, 0, 0})
+	c.Accepted(connect, "state", writable)
+	_ = c.WriteConnack(&packets.Packet{ProtocolVersion: 4}, &packets.Packet{})
 }
 
 // peer is the other end of a connection. It reads when it is told to.
@@ -132,7 +130,7 @@ func webSocketPipe(t *testing.T, l broker.Limits) (*broker.Conn, *peer) {
 // finish ends a connection as the server does.
 func finish(c *broker.Conn, p *peer) {
 	go func() { _, _ = io.Copy(io.Discard, p); _ = p.Close() }() // ends when c is closed
-	_ = c.Close()
+	c.Close()
 	c.Finish()
 }
 

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
@@ -37,9 +36,17 @@ type Options struct {
 	AllowOrigin func(*http.Request) bool
 }
 
-// Hook is mochi's hook, and one callback that mochi does not have.
+// Hook says what the packets of clients mean. Its methods are called by the connection's
+// reader, for one packet after the other. An error ends the connection.
 type Hook interface {
-	mqtt.Hook
+	// Connect is given the CONNECT that a connection begins with, and answers it: with
+	// Accepted and WriteConnack, or WriteConnack and an error.
+	Connect(c *Conn, pk *packets.Packet) error
+	// Packet is given every later packet, and answers it: PUBLISH, PUBACK, PUBREC, PUBREL,
+	// PUBCOMP, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, and DISCONNECT, which ends the connection. pk
+	// itself is used for the next packet again; what it refers to may be kept, but of an
+	// acknowledgement.
+	Packet(c *Conn, pk *packets.Packet) error
 	// Ended is called once for each connection for which Accepted was called, when
 	// its reader has returned, for any reason (err may be nil). A DISCONNECT may
 	// still be written; after it, the socket is closed.
@@ -50,15 +57,13 @@ type Hook interface {
 // ends them. What their packets mean is up to the hook.
 type Server struct {
 	limits      Limits
-	mochi       *mqtt.Server
-	closeMochi  func() error // once: a second mochi.Close panics
 	hook        Hook
 	away        disconnection            // for clients that are sent away
 	allowOrigin func(*http.Request) bool // nil: gorilla's own
 	fence       *chat.Fence
 	logger      *slog.Logger
 	metrics     *metrics
-	sent        atomic.Int64 // PUBLISH packets written
+	counts      counts
 	paces       paces
 	slowed      rate.Sometimes // limits log lines about clients that are held back
 
@@ -78,32 +83,14 @@ func New(o Options) (*Server, error) {
 	if l.MaxPacket > chat.MaxPacketBytes {
 		return nil, &chat.Error{Code: chat.Invalid, Op: "broker.New", Field: "MaxPacket", Msg: "is " + itoa(l.MaxPacket) + ", limit " + itoa(chat.MaxPacketBytes)}
 	}
-	caps := mqtt.NewDefaultServerCapabilities()
-	caps.MaximumClientWritesPending = 16 // for mochi's own fan-out, which is not used
-	caps.MaximumPacketSize = uint32(max(l.MaxPacket, l.MaxConnectPacket))
-	caps.ReceiveMaximum = uint16(min(l.ReceiveMaximum, 65535))
-	caps.MaximumMessageExpiryInterval = 0 // or every PUBLISH would carry one
-	caps.TopicAliasMaximum = 0            // the hook resolves aliases itself
-	caps.MinimumProtocolVersion = 3
-	caps.Compatibilities.NoInheritedPropertiesOnAck = true
 	s := &Server{
 		limits: l, hook: o.Hook, allowOrigin: o.AllowOrigin, fence: o.Fence, conns: map[*Conn]struct{}{},
 		logger: logger.With("component", "broker"), metrics: newMetrics(o.Registerer),
-		paces: paces{by: map[paceKey]*budget{}}, slowed: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+		paces: paces{by: map[paceKey]*shared{}}, slowed: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	if l.PacketRate > 0 {
 		s.paces.every = time.Second / time.Duration(l.PacketRate)
 	}
-	// mochi's Serve is not called: its loop copies the map of all clients twice a
-	// second to expire what Parley does not keep in it.
-	s.mochi = mqtt.New(&mqtt.Options{
-		Capabilities: caps, ClientNetReadBufferSize: 2048, ClientNetWriteBufferSize: 2048,
-		SysTopicResendInterval: 3600, Logger: slog.New(slog.DiscardHandler), // it logs payloads
-	})
-	if err := s.mochi.AddHook(o.Hook, nil); err != nil {
-		return nil, fmt.Errorf("attach the hook: %w", err)
-	}
-	s.closeMochi = sync.OnceValue(s.mochi.Close)
 	s.away = disconnection{packets.ErrServerShuttingDown.Code, "the server is stopping; connect again in a moment", ""}
 	if o.Reference != "" {
 		s.away = disconnection{packets.ErrUseAnotherServer.Code, "the server is stopping; connect to another one", o.Reference}
@@ -113,11 +100,6 @@ func New(o Options) (*Server, error) {
 
 // Limits returns the limits in force.
 func (s *Server) Limits() Limits { return s.limits }
-
-// SendConnack refuses a CONNECT with the reason, before the connection is closed.
-func (s *Server) SendConnack(cl *mqtt.Client, code packets.Code) error {
-	return s.mochi.SendConnack(cl, code, false, nil)
-}
 
 // Serve accepts connections until the listener is closed. Errors of accept (no file
 // descriptors left, a connection reset before it was accepted) are logged and tried
@@ -148,7 +130,7 @@ func (s *Server) Serve(l net.Listener, on *Listener) error {
 		if conn == nil {
 			continue
 		}
-		go s.serve(conn, "tcp") // ends with the connection; Shutdown waits for it
+		go s.serve(conn) // ends with the connection; Shutdown waits for it
 	}
 }
 
@@ -169,16 +151,76 @@ func (s *Server) admit(c net.Conn, on *Listener) *Conn {
 	return conn
 }
 
-// serve reads the connection until it ends.
-func (s *Server) serve(conn *Conn, listener string) {
-	defer s.wg.Done()
-	address := addressKey(conn.RemoteAddr())
-	if address != (paceKey{}) {
-		conn.pace.address = s.paces.take(address, addressRate)
+// serve reads the connection until it ends. A packet that has made the stack grow is the last
+// that its goroutine handles: the next one has a small stack again, which the garbage
+// collector would not quite make of the old.
+func (s *Server) serve(conn *Conn) {
+	again, err := s.read(conn)
+	if again {
+		go s.serve(conn) // as Serve's
+		return
 	}
-	err := s.establish(conn, listener)
-	if cl := conn.Client; cl != nil {
-		s.mochi.Clients.Delete(cl.ID) // mochi forgets to, where CONNACK could not be written
+	s.end(conn, err)
+}
+
+// read begins TLS, where there is any, within Limits.ConnectTimeout, and reads until the
+// connection ends, or is to be read by another goroutine. A packet that makes mochi or the
+// hook panic ends this connection and no other.
+func (s *Server) read(conn *Conn) (again bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			again, err = false, s.panicked(conn, p)
+		}
+	}()
+	if !conn.reader.begun {
+		if err := s.begin(conn); err != nil {
+			return false, err
+		}
+	}
+	for {
+		b, err := conn.next()
+		if err != nil {
+			return false, err
+		}
+		if end, err := conn.handle(b); end || err != nil {
+			return false, err
+		}
+		if conn.reader.grown {
+			conn.reader.grown = false
+			return true, nil
+		}
+	}
+}
+
+func (s *Server) panicked(conn *Conn, p any) error {
+	s.metrics.panics.Inc()
+	s.logger.Error("a packet caused a panic; its connection is closed", "remote", conn.RemoteAddr().String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	return packets.ErrMalformedPacket
+}
+
+// begin finds out where the connection comes from, and begins TLS.
+//
+//go:noinline
+func (s *Server) begin(conn *Conn) error {
+	r := &conn.reader
+	r.begun = true
+	if address := addressKey(conn.RemoteAddr()); address != (paceKey{}) {
+		r.pace.address = s.paces.take(address, addressRate)
+	}
+	r.raw = rawOf(conn.socket)
+	if t := conn.tls(); t != nil {
+		if err := t.Handshake(); err != nil {
+			s.metrics.handshakeErrors.Inc()
+			return fmt.Errorf("TLS handshake: %w", err)
+		}
+	}
+	return nil
+}
+
+// end closes a connection whose reader has returned with err.
+func (s *Server) end(conn *Conn, err error) {
+	defer s.wg.Done()
+	if conn.State != nil {
 		if s.Closing() {
 			conn.sendAway()
 		}
@@ -189,8 +231,8 @@ func (s *Server) serve(conn *Conn, listener string) {
 		s.hook.Ended(conn, err)
 	}
 	conn.finish()
-	s.paces.drop(address)
-	s.paces.drop(conn.userKey)
+	s.paces.drop(conn.reader.pace.address)
+	s.paces.drop(conn.reader.pace.user)
 	s.mu.Lock()
 	conn.listener.open--
 	delete(s.conns, conn)
@@ -204,26 +246,6 @@ func (s *Server) Closing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.closing
-}
-
-// establish begins TLS, where there is any, within Limits.ConnectTimeout, and gives the
-// connection to mochi. A packet that makes mochi or a hook
-// panic ends this connection and no other.
-func (s *Server) establish(conn *Conn, listener string) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.metrics.panics.Inc()
-			s.logger.Error("a packet caused a panic; its connection is closed", "remote", conn.RemoteAddr().String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = packets.ErrMalformedPacket
-		}
-	}()
-	if t := conn.tls(); t != nil {
-		if err := t.Handshake(); err != nil {
-			s.metrics.handshakeErrors.Inc()
-			return fmt.Errorf("TLS handshake: %w", err)
-		}
-	}
-	return s.mochi.EstablishConnection(listener, conn)
 }
 
 // Shutdown stops reading, waits for the publishes under way to be stored and
@@ -241,15 +263,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	go func() { s.wg.Wait(); close(done) }() // ends with the last connection
 	select {
 	case <-done:
-		return s.closeMochi()
+		return nil
 	case <-ctx.Done():
 	}
 	cut := s.open()
 	for _, c := range cut {
-		_ = c.Conn.Close()
+		_ = c.socket.Close()
 	}
 	<-done
-	return errors.Join(fmt.Errorf("%d connections were cut off: %w", len(cut), context.Cause(ctx)), s.closeMochi())
+	return fmt.Errorf("%d connections were cut off: %w", len(cut), context.Cause(ctx))
 }
 
 // Counts are the open connections of a server, and what it has read and written since it
@@ -260,14 +282,18 @@ type Counts struct {
 	BytesReceived                          int64
 }
 
+// counts are those of Counts that are counted up.
+type counts struct {
+	received, publishReceived, publishSent, bytesReceived atomic.Int64
+}
+
 // Counts returns the counts of now.
 func (s *Server) Counts() Counts {
-	i := s.mochi.Info
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return Counts{
 		Connections: int64(len(s.conns)),
-		Received:    atomic.LoadInt64(&i.PacketsReceived), PublishReceived: atomic.LoadInt64(&i.MessagesReceived),
-		PublishSent: s.sent.Load(), BytesReceived: atomic.LoadInt64(&i.BytesReceived),
+		Received:    s.counts.received.Load(), PublishReceived: s.counts.publishReceived.Load(),
+		PublishSent: s.counts.publishSent.Load(), BytesReceived: s.counts.bytesReceived.Load(),
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/parleymq/parley/broker"
@@ -23,7 +22,6 @@ import (
 
 // stubHook lets everybody in and acknowledges every publish when it is told to.
 type stubHook struct {
-	mqtt.HookBase
 	mu     sync.Mutex
 	conns  []*broker.Conn
 	taken  chan *broker.Publish
@@ -36,35 +34,31 @@ func newStubHook() *stubHook {
 	return &stubHook{taken: make(chan *broker.Publish, 100), ended: make(chan error, 100), answer: true}
 }
 
-func (h *stubHook) ID() string { return "stub" }
-
-func (h *stubHook) Provides(b byte) bool {
-	return b == mqtt.OnConnect || b == mqtt.OnConnectAuthenticate || b == mqtt.OnPacketRead
-}
-
-func (h *stubHook) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
-
-func (h *stubHook) OnConnect(cl *mqtt.Client, _ packets.Packet) error {
-	c := cl.Net.Conn.(*broker.Conn)
+func (h *stubHook) Connect(c *broker.Conn, pk *packets.Packet) error {
 	in := broker.NewIntake(c, func(*broker.Publish, bool) {})
-	c.Accepted(cl, in, func() {})
+	c.Accepted(pk, in, func() {})
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.conns = append(h.conns, c)
-	return nil
+	h.mu.Unlock()
+	return c.WriteConnack(pk, &packets.Packet{})
 }
 
-func (h *stubHook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
-	in, ok := cl.Net.Conn.(*broker.Conn).State.(*broker.Intake)
-	if !ok || pk.FixedHeader.Type != packets.Publish {
-		return pk, nil
+func (h *stubHook) Packet(c *broker.Conn, pk *packets.Packet) error {
+	in := c.State.(*broker.Intake)
+	switch pk.FixedHeader.Type {
+	case packets.Pingreq:
+		c.WritePingresp()
+		return nil
+	case packets.Publish:
+	default:
+		return nil
 	}
 	if string(pk.Payload) == "panic" {
 		panic("as was asked for")
 	}
 	p, ok := in.Begin(chat.Topic{}, pk.PacketID, pk.FixedHeader.Qos, pk.FixedHeader.Dup)
 	if !ok {
-		return pk, packets.ErrRejectPacket
+		return packets.ErrRejectPacket
 	}
 	if h.answer {
 		p.Settle(nil)
@@ -73,7 +67,7 @@ func (h *stubHook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Pac
 	if h.pause != nil {
 		<-h.pause
 	}
-	return packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}}, nil
+	return nil
 }
 
 func (h *stubHook) Ended(_ *broker.Conn, err error) { h.ended <- err }

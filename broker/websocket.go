@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -26,7 +27,7 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 	}
 	up := websocket.Upgrader{
 		Subprotocols: []string{"mqtt", "mqttv3.1"}, CheckOrigin: allow, HandshakeTimeout: 10 * time.Second,
-		ReadBufferSize: 2048, WriteBufferSize: 2048,
+		ReadBufferSize: 256, WriteBufferSize: 2048, WriteBufferPool: &sync.Pool{},
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			text := reason.Error()
 			if status == http.StatusForbidden { // CheckOrigin refused; the package's text names its own field
@@ -47,9 +48,9 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 		}
 		stream := &wsConn{Conn: ws.UnderlyingConn(), ws: ws, remote: remoteOf(r)}
 		if conn := s.admit(stream, on); conn != nil {
-			stream.charge = func() { conn.pace.charge(ackUnits); conn.await() }
+			stream.charge = func() { conn.reader.pace.charge(ackUnits); conn.await() }
 			ws.SetPingHandler(stream.pong)
-			s.serve(conn, "ws") // in the handler's goroutine
+			go s.serve(conn) // as Serve's; what net/http keeps of a request ends with this one
 		}
 	})
 }

@@ -3,16 +3,14 @@ package hooks
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"math"
 	"net/netip"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"golang.org/x/time/rate"
 
@@ -20,10 +18,6 @@ import (
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/delivery"
 )
-
-// connections numbers the connections of this process: mochi knows each by its
-// number, so that it never finds two with one client id and takes nothing over.
-var connections atomic.Uint64
 
 var (
 	errLeaving    = &chat.Error{Code: chat.Unavailable, Op: "hooks.OnConnect", Msg: "the server is stopping; connect to another one"}
@@ -36,19 +30,21 @@ var (
 // No Local, so that nothing goes round, and Retain As Published.
 const bridgeBit = 0x80
 
-// asBridge notes that a CONNECT is a bridge's, and has mochi take it for a plain one.
-func asBridge(cl *mqtt.Client, pk packets.Packet) packets.Packet {
+// Connect implements broker.Hook: it decides whether the client may connect, and answers.
+func (h *Hook) Connect(conn *broker.Conn, pk *packets.Packet) error {
 	if pk.ProtocolVersion&bridgeBit != 0 {
-		pk.ProtocolVersion, connOf(cl).Bridge = pk.ProtocolVersion&^bridgeBit, true
+		pk.ProtocolVersion, conn.Bridge = pk.ProtocolVersion&^bridgeBit, true
 	}
-	return pk
-}
-
-// OnConnect implements mqtt.Hook: it decides whether the client may connect, and
-// answers itself if not, because mochi could only answer 0x86.
-func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
+	if code := incomplete(pk); code.Code != 0 {
+		h.refuse(conn, pk, code)
+		return code
+	}
+	assigned := pk.Connect.ClientIdentifier == ""
+	if assigned {
+		pk.Connect.ClientIdentifier = rand.Text() // [MQTT-3.1.3-6]
+	}
 	ctx, cancel := context.WithCancel(context.Background()) // the connection's life; canceled in Ended
-	c, err := h.connect(ctx, connOf(cl), cl, &pk)
+	c, err := h.connect(ctx, conn, pk, assigned)
 	if err != nil {
 		cancel()
 		h.metrics.connects.WithLabelValues(string(chat.CodeOf(err))).Inc()
@@ -60,37 +56,45 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		case errors.Is(err, errLeaving) && pk.ProtocolVersion == 5:
 			code.Code = packets.ErrUseAnotherServer.Code
 		case errors.As(err, &will):
-			if pk.ProtocolVersion == 5 || will.err.Code == chat.Invalid { // for which MQTT 3.1.1 has no code, see refusalV3
+			if pk.ProtocolVersion == 5 || will.err.Code == chat.Invalid { // for which MQTT 3.1.1 has no code, see refuse
 				code.Code = will.code
 			}
 		}
 		if chat.CodeOf(err) == chat.Internal {
-			h.logger.Error("connect failed", "client_id", cl.ID, "err", err)
+			h.logger.Error("connect failed", "client_id", pk.Connect.ClientIdentifier, "err", err)
 		}
-		_ = h.server.SendConnack(cl, code)
+		h.refuse(conn, pk, code)
 		return packets.ErrRejectPacket
 	}
 	c.cancel = cancel
 	h.metrics.connects.WithLabelValues("accepted").Inc()
-	h.logger.Debug("connected", "client_id", cl.ID, "principal", c.principal.Username, "remote", cl.Net.Remote, "mqtt", pk.ProtocolVersion, "session_present", c.sessionPresent)
-	cl.ID = strconv.FormatUint(connections.Add(1), 36)
-	cl.Properties.Clean = true // mochi keeps no session, no will and no alias of its own
-	cl.Properties.Will = mqtt.Will{}
-	cl.Properties.Props.SessionExpiryInterval, cl.Properties.Props.SessionExpiryIntervalFlag = 0, false
-	cl.Properties.Props.TopicAliasMaximum = 0
+	h.logger.Debug("connected", "client_id", c.clientID, "principal", c.principal.Username, "remote", conn.RemoteAddr().String(), "mqtt", pk.ProtocolVersion, "session_present", c.sessionPresent)
+	if err := h.accept(c, pk); err != nil {
+		return err
+	}
+	h.established(c)
 	return nil
 }
 
-// OnConnectAuthenticate implements mqtt.Hook: OnConnect has decided already,
-// because only it can say why not.
-func (h *Hook) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
+// incomplete returns what is wrong with a CONNECT that is well-formed; code 0: nothing.
+func incomplete(pk *packets.Packet) packets.Code {
+	switch {
+	case pk.ProtocolVersion < 5 && pk.Connect.ClientIdentifier == "" && !pk.Connect.Clean:
+		return packets.Err3ClientIdentifierNotValid // [MQTT-3.1.3-8]
+	case pk.Connect.PasswordFlag && len(pk.Connect.Password) == 0:
+		return packets.ErrProtocolViolationFlagNoPassword
+	case pk.Connect.WillFlag && pk.Connect.WillTopic == "":
+		return packets.ErrProtocolViolationWillFlagNoPayload
+	}
+	return packets.Code{}
+}
 
 // connect makes the connection of a client that has sent CONNECT, if it may have one.
-func (h *Hook) connect(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk *packets.Packet) (*connection, error) {
+func (h *Hook) connect(ctx context.Context, conn *broker.Conn, pk *packets.Packet, assigned bool) (*connection, error) {
 	if _, leaving := h.server.Leaving(); leaving {
 		return nil, errLeaving
 	}
-	p, err := h.authenticate(ctx, conn, cl, pk)
+	p, err := h.authenticate(ctx, conn, pk)
 	if err != nil {
 		return nil, err
 	}
@@ -99,15 +103,15 @@ func (h *Hook) connect(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, 
 	case listener.NameIsClientID && p.Username == "":
 		return nil, &chat.Error{Code: chat.Forbidden, Field: "username", Msg: "is needed here: it is the client id"}
 	case listener.NameIsClientID:
-		cl.ID = p.Username
-		cl.Properties.Props.AssignedClientID = ""
-	case (listener.NoEmptyClientID || pk.ProtocolVersion == 3) && cl.Properties.Props.AssignedClientID != "": // MQTT 3.1, 3.1
+		pk.Connect.ClientIdentifier, assigned = p.Username, false
+	case (listener.NoEmptyClientID || pk.ProtocolVersion == 3) && assigned: // MQTT 3.1, 3.1
 		return nil, &chat.Error{Code: chat.Invalid, Field: "client id", Msg: "must not be empty here"}
 	}
-	p = p.OnDevice(cl.ID)
+	id := pk.Connect.ClientIdentifier
+	p = p.OnDevice(id)
 	c := &connection{
-		Conn: conn, ctx: ctx, cancel: func() {}, principal: p, clientID: cl.ID, sessionHash: chat.SessionHash(p.UserID, cl.ID),
-		topicUser: chat.TopicUser{Principal: p, ClientID: cl.ID, Access: listener.Topics}, writable: make(chan struct{}, 1),
+		Conn: conn, ctx: ctx, cancel: func() {}, principal: p, clientID: id, assigned: assigned, sessionHash: chat.SessionHash(p.UserID, id),
+		topicUser: chat.TopicUser{Principal: p, ClientID: id, Access: listener.Topics}, writable: make(chan struct{}, 1),
 		refusals: rate.Sometimes{Interval: time.Minute},
 	}
 	c.requestedExpiry, c.expiry = h.sessionExpiry(pk)
@@ -118,7 +122,7 @@ func (h *Hook) connect(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, 
 	if p.HasAccount() {
 		conn.PaceAs(p.UserID)
 	}
-	conn.Accepted(cl, c, func() { h.becameWritable(c) })
+	conn.Accepted(pk, c, func() { h.becameWritable(c) })
 	if err := h.takeSession(c, pk); err != nil {
 		conn.Rejected()
 		return nil, err
@@ -183,7 +187,7 @@ func (h *Hook) sessionExpiry(pk *packets.Packet) (requested, granted time.Durati
 }
 
 // authenticate returns who connects, or why they may not.
-func (h *Hook) authenticate(ctx context.Context, conn *broker.Conn, cl *mqtt.Client, pk *packets.Packet) (chat.Principal, error) {
+func (h *Hook) authenticate(ctx context.Context, conn *broker.Conn, pk *packets.Packet) (chat.Principal, error) {
 	if pk.Properties.AuthenticationMethod != "" {
 		return chat.Principal{}, errAuthMethod
 	}
@@ -223,7 +227,7 @@ func (h *Hook) authenticate(ctx context.Context, conn *broker.Conn, cl *mqtt.Cli
 			return p, err
 		}
 	}
-	return h.verifyPassword(ctx, cl, auth, username, password)
+	return h.verifyPassword(ctx, conn, auth, username, password)
 }
 
 // checkName refuses the name of another user beside a token: the two contradict each other.
@@ -240,12 +244,12 @@ func (h *Hook) checkName(ctx context.Context, username string, p chat.Principal)
 }
 
 // verifyPassword returns whose password it is, if the client's address is within the limit.
-func (h *Hook) verifyPassword(ctx context.Context, cl *mqtt.Client, auth chat.Authenticator, username, password string) (chat.Principal, error) {
+func (h *Hook) verifyPassword(ctx context.Context, conn *broker.Conn, auth chat.Authenticator, username, password string) (chat.Principal, error) {
 	if h.o.Logins == nil {
 		return auth.VerifyPassword(ctx, username, password)
 	}
-	remote, _ := netip.ParseAddrPort(cl.Net.Remote)       // what has no address shares one limit with its kind
-	decide, err := h.o.Logins.Reserve(ctx, remote.Addr()) // before the hash: guesses must not fill the queue for it
+	remote, _ := netip.ParseAddrPort(conn.RemoteAddr().String()) // what has no address shares one limit with its kind
+	decide, err := h.o.Logins.Reserve(ctx, remote.Addr())        // before the hash: guesses must not fill the queue for it
 	if err != nil {
 		return chat.Principal{}, err
 	}
@@ -280,57 +284,49 @@ func plainText(s string) bool {
 // maxConnack is the most bytes that a CONNACK has beside an assigned client id.
 const maxConnack = 64
 
-// OnPacketEncode implements mqtt.Hook: CONNACK says what mochi does not.
-func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
-	switch {
-	case pk.FixedHeader.Type != packets.Connack:
-		return pk
-	case cl.Properties.ProtocolVersion != 5 && pk.ReasonCode > packets.Err3NotAuthorized.Code:
-		return refusalV3(cl, pk)
-	case pk.ReasonCode == packets.ErrUseAnotherServer.Code:
-		pk.Properties.ServerReference, _ = h.server.Leaving()
-		return pk
+// accept answers the CONNECT of a client that may connect.
+func (h *Hook) accept(c *connection, pk *packets.Packet) error {
+	ack := packets.Packet{SessionPresent: c.sessionPresent && c.Version() > 3} // MQTT 3.1 has no such flag
+	if c.Version() < 5 {
+		return c.WriteConnack(pk, &ack)
 	}
-	c := connectionOf(cl)
-	if pk.ReasonCode != 0 || c == nil {
-		return pk
+	limits := h.server.Limits()
+	ack.Properties = packets.Properties{
+		ReceiveMaximum: receiveMaximum(limits), MaximumPacketSize: uint32(limits.MaxPacket), TopicAliasMaximum: maxAliases,
 	}
-	pk.SessionPresent = c.sessionPresent && c.Version() > 3 // MQTT 3.1 has no such flag
-	if c.Version() != 5 {
-		return pk
-	}
-	pk.Properties.MaximumPacketSize = uint32(h.server.Limits().MaxPacket)
-	pk.Properties.TopicAliasMaximum = maxAliases
-	if most := int(cl.Properties.Props.MaximumPacketSize); most == 0 || most >= maxConnack+len(c.clientID) { // [MQTT-3.2.2-20]
-		pk.Properties.User = append(pk.Properties.User, packets.UserProperty{Key: "epoch", Val: string(h.o.Epoch)})
+	if most := int(pk.Properties.MaximumPacketSize); most == 0 || most >= maxConnack+len(c.clientID) { // [MQTT-3.2.2-20]
+		ack.Properties.User = []packets.UserProperty{{Key: "epoch", Val: string(h.o.Epoch)}}
 	}
 	if c.requestedExpiry != c.expiry {
-		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = uint32(c.expiry/time.Second), true // [MQTT-3.2.2.3.2]
+		ack.Properties.SessionExpiryInterval, ack.Properties.SessionExpiryIntervalFlag = uint32(c.expiry/time.Second), true // [MQTT-3.2.2.3.2]
 	}
-	if cl.Properties.Props.AssignedClientID != "" {
-		pk.Properties.AssignedClientID = c.clientID
+	if c.assigned {
+		ack.Properties.AssignedClientID = c.clientID // [MQTT-3.1.3-7]
 	}
-	return pk
+	return c.WriteConnack(pk, &ack)
 }
 
-// refusalV3 translates to MQTT 3.1.1 what mochi found wrong with a CONNECT and answers
-// with a code of 5.0. Where 3.1.1 has no code for it, the connection is closed without
-// CONNACK (MQTT 3.1.1, 3.1.4).
-func refusalV3(cl *mqtt.Client, pk packets.Packet) packets.Packet {
-	if cl.Properties.Props.AssignedClientID != "" && !cl.Properties.Clean {
-		pk.ReasonCode = packets.Err3ClientIdentifierNotValid.Code // [MQTT-3.1.3-8]
-	} else {
-		connOf(cl).DisconnectCode(pk.ReasonCode, "")
-	}
-	return pk
-}
-
-// OnSessionEstablished implements mqtt.Hook: CONNACK is out, publications may follow.
-func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
-	c := connectionOf(cl)
-	if c == nil {
+// refuse answers a CONNECT with why it is refused. Where MQTT 3.1.1 has no code for that, the
+// connection is closed without CONNACK (MQTT 3.1.1, 3.1.4).
+func (h *Hook) refuse(conn *broker.Conn, pk *packets.Packet, code packets.Code) {
+	ack := packets.Packet{ReasonCode: code.Code}
+	switch {
+	case pk.ProtocolVersion == 5:
+		ack.Properties = packets.Properties{ReceiveMaximum: receiveMaximum(h.server.Limits()), ReasonString: code.Reason}
+		if code.Code == packets.ErrUseAnotherServer.Code {
+			ack.Properties.ServerReference, _ = h.server.Leaving()
+		}
+	case code.Code > packets.Err3NotAuthorized.Code:
+		conn.DisconnectCode(code.Code, "")
 		return
 	}
+	_ = conn.WriteConnack(pk, &ack)
+}
+
+func receiveMaximum(l broker.Limits) uint16 { return uint16(min(l.ReceiveMaximum, 65535)) }
+
+// established is called when CONNACK is out: publications may follow.
+func (h *Hook) established(c *connection) {
 	c.session.Start()
 	c.connackSent = true
 	if !c.principal.HasAccount() {

@@ -13,19 +13,18 @@ import (
 	"github.com/parleymq/parley/delivery"
 )
 
-// disconnect checks a DISCONNECT before mochi acts on it.
-func (h *Hook) disconnect(c *connection, pk packets.Packet) (packets.Packet, error) {
+// disconnect takes what a DISCONNECT says; broker ends the connection.
+func (h *Hook) disconnect(c *connection, pk *packets.Packet) error {
 	if c.Version() == 5 && pk.Properties.SessionExpiryIntervalFlag {
 		seconds := pk.Properties.SessionExpiryInterval
 		if seconds > 0 && c.requestedExpiry == 0 {
-			return noop, c.protocolError("a session without expiry cannot get one at DISCONNECT") // MQTT 5.0, 3.14.2.2.2
+			return c.protocolError("a session without expiry cannot get one at DISCONNECT") // MQTT 5.0, 3.14.2.2.2
 		}
 		c.expiry = min(time.Duration(seconds)*time.Second, h.o.MaxSessionExpiry)
 		c.session.SetExpiry(c.expiry)
 	}
 	c.normalDisconnect = c.DisconnectReceived() == 0 // any other asks for the will (MQTT 5.0, 3.14.4)
-	pk.Properties.SessionExpiryIntervalFlag = false
-	return pk, nil
+	return nil
 }
 
 // Ended implements broker.Hook. A client whose packet could not be read, or that

@@ -3,11 +3,8 @@
 // publish, subscribe (and UNSUBSCRIBE), acknowledge, disconnect; will is what a client
 // leaves behind in CONNECT, feed what it is sent because it has subscribed or come back.
 //
-// There is one Hook, because mochi grants whatever any of several hooks grants. Only
-// CONNECT, PINGREQ and DISCONNECT reach mochi's own handling: everything else is
-// answered from OnPacketRead, and mochi is given a packet that does nothing. What breaks
-// MQTT never gets here: broker has refused it before (broker/strict.go).
+// What breaks MQTT never gets here: broker has refused it before (broker/strict.go).
 //
-// A connection is owned by its reader's goroutine, which is mochi's. Beside it there are
+// A connection is owned by its reader's goroutine, which is broker's. Beside it there are
 // at most two more, one for each of its feeds, while there is something to send.
 package hooks

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
@@ -50,9 +49,8 @@ type Users interface {
 	FindUser(ctx context.Context, login string) (*chat.User, error)
 }
 
-// Hook is the one mochi hook of the server.
+// Hook is the server's broker.Hook.
 type Hook struct {
-	mqtt.HookBase
 	o       Options
 	logger  *slog.Logger
 	metrics *metrics
@@ -77,50 +75,31 @@ var _ broker.Hook = (*Hook)(nil)
 // Serve sets the server. It must be called before any connection is accepted.
 func (h *Hook) Serve(s *broker.Server) { h.server = s }
 
-// ID implements mqtt.Hook.
-func (h *Hook) ID() string { return "parley" }
-
-// Provides implements mqtt.Hook.
-func (h *Hook) Provides(b byte) bool {
-	switch b {
-	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablished, mqtt.OnPacketRead, mqtt.OnPacketEncode:
-		return true
-	}
-	return false
-}
-
-// noop is a packet that mochi reads as an acknowledgement of nothing.
-var noop = packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}}
-
-// OnPacketRead implements mqtt.Hook: every packet from a client passes here, after
-// decoding and before mochi acts on it. ErrRejectPacket closes the connection.
-func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
-	c := connectionOf(cl)
-	if c == nil {
-		return withWill(asBridge(cl, pk)), nil // CONNECT: broker lets nothing else be the first packet
-	}
+// Packet implements broker.Hook.
+func (h *Hook) Packet(conn *broker.Conn, pk *packets.Packet) error {
+	c := conn.State.(*connection)
 	c.session.Heard(pk.FixedHeader.Type == packets.Pingreq, pk.FixedHeader.Type == packets.Disconnect)
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
-		return noop, h.publish(c, &pk)
+		return h.publish(c, pk)
 	case packets.Puback:
-		return noop, c.acknowledged(c.session.Puback(pk.PacketID))
+		return c.acknowledged(c.session.Puback(pk.PacketID))
 	case packets.Pubrec:
-		return noop, c.pubrec(&pk)
+		return c.pubrec(pk)
 	case packets.Pubrel:
-		return noop, c.pubrel(&pk)
+		return c.pubrel(pk)
 	case packets.Pubcomp:
-		return noop, c.acknowledged(c.session.Pubcomp(pk.PacketID))
+		return c.acknowledged(c.session.Pubcomp(pk.PacketID))
 	case packets.Subscribe:
-		return noop, h.subscribe(c, &pk)
+		return h.subscribe(c, pk)
 	case packets.Unsubscribe:
-		h.unsubscribe(c, &pk)
+		h.unsubscribe(c, pk)
 	case packets.Disconnect:
 		return h.disconnect(c, pk)
 	case packets.Pingreq:
-		return pk, nil
+		c.WritePingresp()
 	}
-	return noop, nil
+	return nil
 }
 
 // connection is what the hooks know of a connection, from CONNECT on. It is owned by
@@ -132,6 +111,7 @@ type connection struct {
 
 	principal   chat.Principal
 	clientID    string
+	assigned    bool           // the server has chosen it
 	topicUser   chat.TopicUser // principal and client id, for device topics
 	sessionHash uint64         // chat.SessionHash of them
 
@@ -153,15 +133,6 @@ type connection struct {
 	presenceFeed feed[chat.ID]      // whose presence is to be sent
 	retainedFeed feed[topics.Subscription]
 	writable     chan struct{} // holds a value when the connection's buffer has room again
-}
-
-// connOf returns a client's connection: Server gives mochi no other.
-func connOf(cl *mqtt.Client) *broker.Conn { return cl.Net.Conn.(*broker.Conn) }
-
-// connectionOf returns what is known of a client's connection; nil before CONNECT.
-func connectionOf(cl *mqtt.Client) *connection {
-	c, _ := connOf(cl).State.(*connection)
-	return c
 }
 
 func (c *connection) device() chat.Device {

@@ -46,9 +46,6 @@ func (h *Hook) readWill(c *connection, pk *packets.Packet) error {
 		return nil
 	}
 	payload := pk.Connect.WillPayload
-	if pk.Origin == emptyWill {
-		payload = nil
-	}
 	topic, err := chat.ParseTopic(pk.Connect.WillTopic)
 	onDevices := chat.CodeOf(err) == chat.NotFound
 	switch {
@@ -126,15 +123,4 @@ func (h *Hook) deviceWill(c *connection, pk *packets.Packet, payload []byte, del
 	return &chat.Will{Delay: delay, OnDevices: true, Size: pub.Cost(), Publish: func(ctx context.Context, done func(error)) {
 		h.o.Topics.PublishWill(ctx, user, c.session.Epoch(), pub, expiry, done)
 	}}
-}
-
-// emptyWill marks a CONNECT whose will has no payload, which mochi takes for a fault: it
-// is shown one that has (MQTT 5.0, 3.1.3.4 and MQTT 3.1.1, 3.1.3.3 allow none).
-const emptyWill = "parley: empty will"
-
-func withWill(pk packets.Packet) packets.Packet {
-	if pk.Connect.WillFlag && len(pk.Connect.WillPayload) == 0 {
-		pk.Connect.WillPayload, pk.Origin = []byte{0}, emptyWill
-	}
-	return pk
 }
