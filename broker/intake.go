@@ -21,10 +21,10 @@ type Intake struct {
 	refused func(p *Publish, told bool)
 
 	mu      sync.Mutex
-	waiting []*Publish // mu guards: oldest first
-	head    int        // mu guards: waiting[:head] is answered
-	room    chan struct{}
-	closed  bool // mu guards
+	waiting []*Publish    // mu guards: oldest first
+	head    int           // mu guards: waiting[:head] is answered
+	room    chan struct{} // mu guards: holds a value when something has changed; nil: nobody has waited so far
+	closed  bool          // mu guards
 
 	releasing map[uint16]bool // QoS 2: PUBREC is out, PUBREL is due; true: of a device topic. Owned by the reader and settle, under mu
 
@@ -63,7 +63,7 @@ type Publish struct {
 // been told by an acknowledgement or the end of its connection: at QoS 0 and in MQTT 3.1.1
 // nothing can express a refusal.
 func NewIntake(c *Conn, refused func(p *Publish, told bool)) *Intake {
-	in := &Intake{conn: c, limit: c.server.limits.ReceiveMaximum, refused: refused, room: make(chan struct{}, 1)}
+	in := &Intake{conn: c, limit: c.server.limits.ReceiveMaximum, refused: refused}
 	c.intake = in
 	return in
 }
@@ -75,13 +75,14 @@ func (in *Intake) Drain(limit time.Duration) {
 	timeout := time.After(limit)
 	for {
 		in.mu.Lock()
-		empty := in.closed || in.head == len(in.waiting)
-		in.mu.Unlock()
-		if empty {
+		if in.closed || in.head == len(in.waiting) {
+			in.mu.Unlock()
 			return
 		}
+		room := in.awaitChange()
+		in.mu.Unlock()
 		select {
-		case <-in.room:
+		case <-room:
 		case <-timeout:
 			return
 		}
@@ -135,9 +136,18 @@ func (in *Intake) Begin(topic chat.Topic, packetID uint16, qos byte, dup bool) (
 			in.mu.Unlock()
 			return p, true
 		}
+		room := in.awaitChange()
 		in.mu.Unlock()
-		<-in.room
+		<-room
 	}
+}
+
+// awaitChange returns room, for the reader that is going to wait. mu is held.
+func (in *Intake) awaitChange() <-chan struct{} {
+	if in.room == nil {
+		in.room = make(chan struct{}, 1)
+	}
+	return in.room
 }
 
 // inFlight reports whether the identifier is in use. mu is held. A QoS 2 exchange
@@ -271,11 +281,12 @@ var ErrEarlyPubrel = &chat.Error{Code: chat.Invalid, Op: "broker.Intake", Msg: "
 // come later are not written.
 func (in *Intake) Close() {
 	in.mu.Lock()
+	defer in.mu.Unlock()
 	in.closed = true
-	in.mu.Unlock()
 	in.wake()
 }
 
+// wake wakes the reader that waits. mu is held.
 func (in *Intake) wake() {
 	select {
 	case in.room <- struct{}{}:
@@ -320,8 +331,8 @@ func (p *Publish) Settle(err error) {
 		clear(in.waiting[n:])
 		in.waiting, in.head = in.waiting[:n], 0
 	}
-	in.mu.Unlock()
 	in.wake()
+	in.mu.Unlock()
 	for _, r := range refused {
 		in.refused(r.p, r.told)
 	}

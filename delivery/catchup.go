@@ -29,7 +29,7 @@ func (s *Session) Subscribe(ctx context.Context, subs []Subscription) error {
 	messages := false
 	for _, sub := range subs {
 		if old, ok := s.subs.byText[sub.Text]; ok {
-			before[sub.Text] = old
+			before[sub.Text] = *old
 		}
 		messages = messages || sub.Filter.Kinds&chat.TopicMessages != 0
 	}

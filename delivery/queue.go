@@ -201,7 +201,7 @@ func (s *Session) DeviceSubscriptions() []Subscription {
 	var list []Subscription
 	for _, sub := range s.subs.byText {
 		if sub.Device {
-			list = append(list, sub)
+			list = append(list, *sub)
 		}
 	}
 	return list

@@ -21,11 +21,12 @@ type Subscription struct {
 	held bool // Subscribe has returned for it, or for an earlier one with the same text
 }
 
-// subscriptions is the set of a session's filters, arranged for matching.
+// subscriptions is the set of a session's filters, arranged for matching. A Subscription in
+// it is not changed but by hold.
 type subscriptions struct {
-	byText map[string]Subscription
-	mine   []Subscription             // filters with a wildcard for the id
-	exact  map[chat.ID][]Subscription // the others
+	byText map[string]*Subscription
+	mine   []*Subscription             // filters with a wildcard for the id
+	exact  map[chat.ID][]*Subscription // the others
 
 	delivered int // filters that cover delivery receipts
 }
@@ -34,9 +35,10 @@ type subscriptions struct {
 func (ss *subscriptions) put(s Subscription) {
 	ss.remove(s.Text)
 	if ss.byText == nil {
-		ss.byText = map[string]Subscription{}
+		ss.byText = map[string]*Subscription{}
 	}
-	ss.byText[s.Text] = s
+	p := &s
+	ss.byText[s.Text] = p
 	if s.Device {
 		return
 	}
@@ -44,13 +46,13 @@ func (ss *subscriptions) put(s Subscription) {
 		ss.delivered++
 	}
 	if s.Filter.ID.IsZero() {
-		ss.mine = append(ss.mine, s)
+		ss.mine = append(ss.mine, p)
 		return
 	}
 	if ss.exact == nil {
-		ss.exact = map[chat.ID][]Subscription{}
+		ss.exact = map[chat.ID][]*Subscription{}
 	}
-	ss.exact[s.Filter.ID] = append(ss.exact[s.Filter.ID], s)
+	ss.exact[s.Filter.ID] = append(ss.exact[s.Filter.ID], p)
 }
 
 // remove removes the filter with the given text and reports whether there was one.
@@ -66,7 +68,7 @@ func (ss *subscriptions) remove(text string) bool {
 	if s.Filter.Kinds&chat.TopicDelivered != 0 {
 		ss.delivered--
 	}
-	same := func(o Subscription) bool { return o.Text == text }
+	same := func(o *Subscription) bool { return o.Text == text }
 	if s.Filter.ID.IsZero() {
 		ss.mine = slices.DeleteFunc(ss.mine, same)
 	} else if rest := slices.DeleteFunc(ss.exact[s.Filter.ID], same); len(rest) > 0 {
@@ -79,18 +81,16 @@ func (ss *subscriptions) remove(text string) bool {
 
 // hold marks the filter with the given text, if it is still there, as held.
 func (ss *subscriptions) hold(text string) {
-	if s, ok := ss.byText[text]; ok && !s.held {
+	if s, ok := ss.byText[text]; ok {
 		s.held = true
-		ss.put(s)
 	}
 }
 
 // match reports whether any filter covers the topic, the highest QoS among those
 // that do, and their identifiers: overlapping filters get one copy (MQTT 5.0, 3.3.4).
 func (ss *subscriptions) match(t chat.Topic) (qos byte, ids []uint32, ok bool) {
-	for _, list := range [2][]Subscription{ss.mine, ss.exact[t.ID]} {
-		for i := range list {
-			s := &list[i]
+	for _, list := range [2][]*Subscription{ss.mine, ss.exact[t.ID]} {
+		for _, s := range list {
 			if !s.Filter.Covers(t) {
 				continue
 			}
@@ -106,9 +106,9 @@ func (ss *subscriptions) match(t chat.Topic) (qos byte, ids []uint32, ok bool) {
 
 // covers reports whether any filter covers the topic, and whether one of those is held.
 func (ss *subscriptions) covers(t chat.Topic) (covered, held bool) {
-	for _, list := range [2][]Subscription{ss.mine, ss.exact[t.ID]} {
-		for i := range list {
-			if s := &list[i]; s.Filter.Covers(t) {
+	for _, list := range [2][]*Subscription{ss.mine, ss.exact[t.ID]} {
+		for _, s := range list {
+			if s.Filter.Covers(t) {
 				covered, held = true, held || s.held
 			}
 		}
@@ -118,8 +118,8 @@ func (ss *subscriptions) covers(t chat.Topic) (covered, held bool) {
 
 // holdsAll reports whether a held filter covers the messages of every conversation.
 func (ss *subscriptions) holdsAll() bool {
-	for i := range ss.mine {
-		if s := &ss.mine[i]; s.held && s.Filter.Kinds&chat.TopicMessages != 0 {
+	for _, s := range ss.mine {
+		if s.held && s.Filter.Kinds&chat.TopicMessages != 0 {
 			return true
 		}
 	}

@@ -43,10 +43,8 @@ func (h *Hook) Connect(conn *broker.Conn, pk *packets.Packet) error {
 	if assigned {
 		pk.Connect.ClientIdentifier = rand.Text() // [MQTT-3.1.3-6]
 	}
-	ctx, cancel := context.WithCancel(context.Background()) // the connection's life; canceled in Ended
-	c, err := h.connect(ctx, conn, pk, assigned)
+	c, err := h.connect(conn, pk, assigned)
 	if err != nil {
-		cancel()
 		h.metrics.connects.WithLabelValues(string(chat.CodeOf(err))).Inc()
 		code := broker.ConnackReason(err, pk.ProtocolVersion)
 		var will *badWill
@@ -66,7 +64,6 @@ func (h *Hook) Connect(conn *broker.Conn, pk *packets.Packet) error {
 		h.refuse(conn, pk, code)
 		return packets.ErrRejectPacket
 	}
-	c.cancel = cancel
 	h.metrics.connects.WithLabelValues("accepted").Inc()
 	h.logger.Debug("connected", "client_id", c.clientID, "principal", c.principal.Username, "remote", conn.RemoteAddr().String(), "mqtt", pk.ProtocolVersion, "session_present", c.sessionPresent)
 	if err := h.accept(c, pk); err != nil {
@@ -90,11 +87,11 @@ func incomplete(pk *packets.Packet) packets.Code {
 }
 
 // connect makes the connection of a client that has sent CONNECT, if it may have one.
-func (h *Hook) connect(ctx context.Context, conn *broker.Conn, pk *packets.Packet, assigned bool) (*connection, error) {
+func (h *Hook) connect(conn *broker.Conn, pk *packets.Packet, assigned bool) (*connection, error) {
 	if _, leaving := h.server.Leaving(); leaving {
 		return nil, errLeaving
 	}
-	p, err := h.authenticate(ctx, conn, pk)
+	p, err := h.authenticate(context.Background(), conn, pk)
 	if err != nil {
 		return nil, err
 	}
@@ -107,12 +104,10 @@ func (h *Hook) connect(ctx context.Context, conn *broker.Conn, pk *packets.Packe
 	case (listener.NoEmptyClientID || pk.ProtocolVersion == 3) && assigned: // MQTT 3.1, 3.1
 		return nil, &chat.Error{Code: chat.Invalid, Field: "client id", Msg: "must not be empty here"}
 	}
-	id := pk.Connect.ClientIdentifier
+	id := strings.Clone(pk.Connect.ClientIdentifier) // the rest of the packet is not kept with it
 	p = p.OnDevice(id)
 	c := &connection{
-		Conn: conn, ctx: ctx, cancel: func() {}, principal: p, clientID: id, assigned: assigned, sessionHash: chat.SessionHash(p.UserID, id),
-		topicUser: chat.TopicUser{Principal: p, ClientID: id, Access: listener.Topics}, writable: make(chan struct{}, 1),
-		refusals: rate.Sometimes{Interval: time.Minute},
+		Conn: conn, principal: p, clientID: id, assigned: assigned, sessionHash: chat.SessionHash(p.UserID, id), refusals: rate.Sometimes{Interval: time.Minute},
 	}
 	c.requestedExpiry, c.expiry = h.sessionExpiry(pk)
 	if err := h.readWill(c, pk); err != nil {
@@ -133,7 +128,7 @@ func (h *Hook) connect(ctx context.Context, conn *broker.Conn, pk *packets.Packe
 // takeSession takes the session of the connection's device, when there is a slot: first
 // come, first served, for as long as clients wait for a CONNACK.
 func (h *Hook) takeSession(c *connection, pk *packets.Packet) error {
-	wait, waited := chat.WithDeadline(c.ctx, connectWait, "hooks.connect")
+	wait, waited := chat.WithDeadline(context.Background(), connectWait, "hooks.connect")
 	defer waited()
 	select {
 	case h.slots <- struct{}{}:
@@ -141,7 +136,7 @@ func (h *Hook) takeSession(c *connection, pk *packets.Packet) error {
 	case <-wait.Done():
 		return &chat.Error{Code: chat.Unavailable, Op: "hooks.connect", Msg: "too many are connecting; try again", Err: context.Cause(wait)}
 	}
-	ctx, cancel := chat.WithDeadline(c.ctx, authTimeout, "hooks.takeSession")
+	ctx, cancel := chat.WithDeadline(context.Background(), authTimeout, "hooks.takeSession")
 	defer cancel()
 	var err error
 	c.session, c.sessionPresent, err = h.o.Router.Take(ctx, delivery.SessionOptions{

@@ -42,11 +42,10 @@ func (h *Hook) Ended(conn *broker.Conn, err error) {
 	case errors.As(err, &code) && code.Code >= packets.ErrUnspecifiedError.Code:
 		c.DisconnectCode(code.Code, code.Reason)
 	}
-	c.cancel()
 	c.intake.Close()
 	h.leave(c)
-	c.presenceFeed.wait()
-	c.retainedFeed.wait()
+	c.presenceFeed.end()
+	c.retainedFeed.end()
 	h.o.Router.Detach(c.session)
 	h.logger.Debug("disconnected", "client_id", c.clientID, "principal", c.principal.Username, "err", err)
 }
@@ -60,7 +59,7 @@ func (h *Hook) leave(c *connection) {
 	discarded := !c.connackSent || c.normalDisconnect || h.authenticator(c.Conn).Revoked(c.principal)
 	if c.will != nil {
 		h.o.Chat.Wills.Ended(c.will, c.expiry, discarded || c.SentAway() || h.server.Closing())
-		ctx, cancel := chat.WithDeadline(context.Background(), willPatience, "hooks.leave") // the connection's own context has ended with it
+		ctx, cancel := chat.WithDeadline(context.Background(), willPatience, "hooks.leave")
 		defer cancel()
 		h.o.Chat.Wills.Await(ctx, c.device())
 	}

@@ -103,17 +103,14 @@ func (h *Hook) Packet(conn *broker.Conn, pk *packets.Packet) error {
 }
 
 // connection is what the hooks know of a connection, from CONNECT on. It is owned by
-// the connection's reader, except where its parts say otherwise.
+// the connection's reader, except where its parts say otherwise. What the reader waits for
+// needs no context of the connection's: that it has ended is seen when the reader reads on.
 type connection struct {
 	*broker.Conn
-	ctx    context.Context // ends with the connection
-	cancel context.CancelFunc
-
 	principal   chat.Principal
 	clientID    string
-	assigned    bool           // the server has chosen it
-	topicUser   chat.TopicUser // principal and client id, for device topics
-	sessionHash uint64         // chat.SessionHash of them
+	assigned    bool   // the server has chosen it
+	sessionHash uint64 // chat.SessionHash of them
 
 	session         *delivery.Session
 	sessionPresent  bool          // CONNACK's Session Present
@@ -127,12 +124,16 @@ type connection struct {
 	normalDisconnect bool         // DISCONNECT with reason code 0x00 has come, which discards the will
 
 	intake       *broker.Intake
-	refusals     rate.Sometimes     // limits log lines about its refused publishes
-	lane         topics.Lane        // keeps its publishes to device topics in order
-	aliases      [maxAliases]string // topic names that the client has given numbers, from 1 (MQTT 5.0, 3.3.2.3.4)
-	presenceFeed feed[chat.ID]      // whose presence is to be sent
+	refusals     rate.Sometimes      // limits log lines about its refused publishes
+	lane         topics.Lane         // keeps its publishes to device topics in order
+	aliases      *[maxAliases]string // topic names that the client has given numbers, from 1 (MQTT 5.0, 3.3.2.3.4); nil: none
+	presenceFeed feed[chat.ID]       // whose presence is to be sent
 	retainedFeed feed[topics.Subscription]
-	writable     chan struct{} // holds a value when the connection's buffer has room again
+}
+
+// topicUser is who the client is on device topics.
+func (c *connection) topicUser() chat.TopicUser {
+	return chat.TopicUser{Principal: c.principal, ClientID: c.clientID, Access: c.Listener().Topics}
 }
 
 func (c *connection) device() chat.Device {

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"context"
 	"encoding/json"
 	"hash/crc32"
 	"strings"
@@ -18,7 +19,7 @@ import (
 // next packet, and the acknowledgement follows the commit. Only a full window, a
 // full queue, or something that must be asked of the store blocks this reader.
 func (h *Hook) publish(c *connection, pk *packets.Packet) error {
-	if err := h.o.Fence.Wait(c.ctx); err != nil {
+	if err := h.o.Fence.Wait(context.Background()); err != nil {
 		return c.end(packets.ErrServerShuttingDown, "the server is stopping")
 	}
 	if pk.Properties.TopicAliasFlag {
@@ -62,11 +63,17 @@ func (c *connection) resolveAlias(pk *packets.Packet) error {
 	if alias == 0 || alias > maxAliases { // [MQTT-3.3.2-8], [MQTT-3.3.2-9]
 		return c.end(packets.ErrTopicAliasInvalid, "a topic alias is 1 to 10")
 	}
-	if pk.TopicName != "" {
-		c.aliases[alias-1] = pk.TopicName
+	switch {
+	case pk.TopicName != "":
+		if c.aliases == nil {
+			c.aliases = new([maxAliases]string)
+		}
+		c.aliases[alias-1] = strings.Clone(pk.TopicName)
 		return nil
+	case c.aliases != nil:
+		pk.TopicName = c.aliases[alias-1]
 	}
-	if pk.TopicName = c.aliases[alias-1]; pk.TopicName == "" {
+	if pk.TopicName == "" {
 		return c.protocolError("the topic alias has no topic") // MQTT 5.0, 3.3.2.3.4
 	}
 	return nil
@@ -98,7 +105,7 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 	case chat.TopicMessages:
 		return h.publishCommand(c, p, pk)
 	case chat.TopicTyping, chat.TopicReads:
-		if _, err := h.o.Chat.Rosters.Require(c.ctx, p.Topic.ID, c.principal.UserID); err != nil {
+		if _, err := h.o.Chat.Rosters.Require(context.Background(), p.Topic.ID, c.principal.UserID); err != nil {
 			return err // before the payload is looked at: a stranger is told only that
 		}
 		if p.Topic.Kind == chat.TopicReads {
@@ -106,7 +113,7 @@ func (h *Hook) dispatch(c *connection, p *broker.Publish, pk *packets.Packet) er
 		}
 		typing, err := chat.ParseTyping(pk.Payload)
 		if err == nil {
-			err = h.o.Chat.SetTyping(c.ctx, c.device(), p.Topic.ID, typing)
+			err = h.o.Chat.SetTyping(context.Background(), c.device(), p.Topic.ID, typing)
 		}
 		if err != nil {
 			return err
@@ -132,7 +139,7 @@ func (h *Hook) publishCommand(c *connection, p *broker.Publish, pk *packets.Pack
 	cmd, err := chat.ParseCommand(pk.Payload, pk.Properties.ContentType)
 	p.Event.ClientMsgID = cmd.ClientMsgID // for the error object, if it is refused
 	if err != nil {
-		if _, member := h.o.Chat.Rosters.Require(c.ctx, p.Topic.ID, c.principal.UserID); member != nil {
+		if _, member := h.o.Chat.Rosters.Require(context.Background(), p.Topic.ID, c.principal.UserID); member != nil {
 			return member // a stranger is told only that
 		}
 		return err
@@ -148,7 +155,7 @@ func (h *Hook) publishCommand(c *connection, p *broker.Publish, pk *packets.Pack
 			}
 		}
 	}
-	return h.o.Chat.Submit(c.ctx, c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
+	return h.o.Chat.Submit(context.Background(), c.principal.UserID, p.Topic.ID, &cmd, src, &p.Append)
 }
 
 var digests = crc32.MakeTable(crc32.Castagnoli) // computed by the processor's own instruction
@@ -169,9 +176,9 @@ func (h *Hook) publishRead(c *connection, p *broker.Publish, pk *packets.Packet)
 		return err
 	}
 	if p.QoS > 0 {
-		return h.o.Chat.SubmitRead(c.ctx, c.principal.UserID, p.Topic.ID, &r, false, p)
+		return h.o.Chat.SubmitRead(context.Background(), c.principal.UserID, p.Topic.ID, &r, false, p)
 	}
-	if err := h.o.Chat.SubmitRead(c.ctx, c.principal.UserID, p.Topic.ID, &r, true, &unacknowledgedRead{h, c, p.Topic}); err != nil {
+	if err := h.o.Chat.SubmitRead(context.Background(), c.principal.UserID, p.Topic.ID, &r, true, &unacknowledgedRead{h, c, p.Topic}); err != nil {
 		return err
 	}
 	p.Settle(nil) // the move may wait for a second, and what is published after it must not
@@ -196,14 +203,14 @@ func (q *unacknowledgedRead) Settle(err error) {
 // After an error nothing has been done, and p is to be settled with it.
 func (h *Hook) publishDevice(c *connection, p *broker.Publish, pk *packets.Packet) error {
 	p.Device = true
-	if err := h.o.Topics.MayPublish(c.topicUser, pk.TopicName); err != nil {
+	if err := h.o.Topics.MayPublish(c.topicUser(), pk.TopicName); err != nil {
 		return err
 	}
 	pub := h.publication(c, pk.TopicName, p.QoS, pk.FixedHeader.Retain, &pk.Properties, pk.Payload)
 	if expiry := pk.Properties.MessageExpiryInterval; expiry > 0 {
 		pub.Expires = time.Now().Add(time.Duration(expiry) * time.Second)
 	}
-	h.o.Topics.Publish(c.ctx, &c.lane, c.principal.UserID, pub, func(matched bool, err error) {
+	h.o.Topics.Publish(context.Background(), &c.lane, c.principal.UserID, pub, func(matched bool, err error) {
 		if err == nil && !matched {
 			p.Code = packets.CodeNoMatchingSubscribers.Code
 		}

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"context"
 	"strings"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -30,7 +31,7 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 		var device topics.Filter
 		var err error
 		if onDevices {
-			device, err = h.o.Topics.MaySubscribe(c.topicUser, f.Filter)
+			device, err = h.o.Topics.MaySubscribe(c.topicUser(), f.Filter)
 			if f.NoLocal && device.Share != "" {
 				return c.protocolError("no local on a shared subscription") // [MQTT-3.8.3-4]
 			}
@@ -58,7 +59,7 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 		grantedAt = append(grantedAt, i)
 	}
 	if len(granted) > 0 {
-		ctx, cancel := chat.WithDeadline(c.ctx, subscribeTimeout, "hooks.subscribe")
+		ctx, cancel := chat.WithDeadline(context.Background(), subscribeTimeout, "hooks.subscribe")
 		defer cancel()
 		if err := c.session.Subscribe(ctx, granted); err != nil {
 			h.logger.Warn("subscribe failed", "client_id", c.clientID, "err", err)
@@ -70,7 +71,7 @@ func (h *Hook) subscribe(c *connection, pk *packets.Packet) error {
 	}
 	var retained []topics.Subscription
 	for _, d := range devices {
-		h.o.Topics.Subscribe(c.session.Queue(), c.topicUser, d.text, d.sub)
+		h.o.Topics.Subscribe(c.session.Queue(), c.topicUser(), d.text, d.sub)
 		if d.sendState {
 			retained = append(retained, d.sub)
 		}
@@ -97,10 +98,10 @@ func topicSubscription(f topics.Filter, s *delivery.Subscription) topics.Subscri
 // it still may hold them. If this process has kept it, they are in force already.
 func (h *Hook) resumeDevices(c *connection) {
 	for _, s := range c.session.DeviceSubscriptions() {
-		if f, err := h.o.Topics.MaySubscribe(c.topicUser, s.Text); err != nil {
+		if f, err := h.o.Topics.MaySubscribe(c.topicUser(), s.Text); err != nil {
 			h.o.Topics.Unsubscribe(c.session.Queue(), s.Text)
 		} else {
-			h.o.Topics.Subscribe(c.session.Queue(), c.topicUser, s.Text, topicSubscription(f, &s))
+			h.o.Topics.Subscribe(c.session.Queue(), c.topicUser(), s.Text, topicSubscription(f, &s))
 		}
 	}
 }
@@ -118,7 +119,7 @@ func (h *Hook) mayRead(c *connection, text string) (chat.Filter, error) {
 	}
 	switch {
 	case strings.HasPrefix(text, "conv/"):
-		ctx, cancel := chat.WithDeadline(c.ctx, subscribeTimeout, "hooks.mayRead")
+		ctx, cancel := chat.WithDeadline(context.Background(), subscribeTimeout, "hooks.mayRead")
 		defer cancel()
 		_, err = h.o.Chat.Rosters.Require(ctx, f.ID, c.principal.UserID)
 	case f.Kinds != chat.TopicPresence && f.ID != c.principal.UserID:
@@ -145,7 +146,7 @@ func (h *Hook) unsubscribe(c *connection, pk *packets.Packet) {
 			h.o.Topics.Unsubscribe(c.session.Queue(), text)
 		}
 	}
-	ctx, cancel := chat.WithDeadline(c.ctx, subscribeTimeout, "hooks.unsubscribe")
+	ctx, cancel := chat.WithDeadline(context.Background(), subscribeTimeout, "hooks.unsubscribe")
 	defer cancel()
 	if err := c.session.SaveUnsubscribed(ctx); err != nil {
 		h.logger.Warn("unsubscribe was not saved", "client_id", c.clientID, "err", err)

@@ -52,8 +52,8 @@ func (h *Hook) readWill(c *connection, pk *packets.Packet) error {
 	case strings.ContainsAny(pk.Connect.WillTopic, "+#"):
 		err = topics.CheckName(pk.Connect.WillTopic)
 	case onDevices:
-		err = h.o.Topics.MayPublish(c.topicUser, pk.Connect.WillTopic)
-		if chat.CodeOf(err) == chat.Forbidden && c.topicUser.Access != nil {
+		err = h.o.Topics.MayPublish(c.topicUser(), pk.Connect.WillTopic)
+		if chat.CodeOf(err) == chat.Forbidden && c.Listener().Topics != nil {
 			err = topics.CheckName(pk.Connect.WillTopic)
 		}
 	case err != nil:
@@ -108,7 +108,7 @@ func (h *Hook) mayLeave(c *connection, topic chat.Topic) error {
 	case topic.Kind&(chat.TopicMessages|chat.TopicTyping|chat.TopicReads) == 0:
 		return errNoPublishing
 	}
-	ctx, cancel := chat.WithDeadline(c.ctx, authTimeout, "hooks.mayLeave")
+	ctx, cancel := chat.WithDeadline(context.Background(), authTimeout, "hooks.mayLeave")
 	defer cancel()
 	_, err := h.o.Chat.Rosters.Require(ctx, topic.ID, c.principal.UserID)
 	return err
@@ -117,7 +117,7 @@ func (h *Hook) mayLeave(c *connection, topic chat.Topic) error {
 // deviceWill is the will of a CONNECT on a device topic. Its message expiry interval
 // begins when it is published.
 func (h *Hook) deviceWill(c *connection, pk *packets.Packet, payload []byte, delay time.Duration) *chat.Will {
-	user, props := c.topicUser, &pk.Connect.WillProperties
+	user, props := c.topicUser(), &pk.Connect.WillProperties
 	pub := h.publication(c, pk.Connect.WillTopic, pk.Connect.WillQos, pk.Connect.WillRetain, props, payload)
 	expiry := time.Duration(props.MessageExpiryInterval) * time.Second
 	return &chat.Will{Delay: delay, OnDevices: true, Size: pub.Cost(), Publish: func(ctx context.Context, done func(error)) {
