@@ -82,13 +82,9 @@ func TestSettings(t *testing.T) {
 	}
 	for of, q := range map[string]querier{"reader": s.Pool(), "writer": writer, "lease": store.LeaseConn(lease)} {
 		for name, v := range settings {
-			want := v[1]
-			if of == "writer" && name == "plan_cache_mode" {
-				want = "force_custom_plan"
-			}
 			var got string
-			if err := q.QueryRow(t.Context(), `SELECT current_setting($1)`, name).Scan(&got); err != nil || got != want {
-				t.Errorf("%s of the %s is %q, %v; want %q", name, of, got, err, want)
+			if err := q.QueryRow(t.Context(), `SELECT current_setting($1)`, name).Scan(&got); err != nil || got != v[1] {
+				t.Errorf("%s of the %s is %q, %v; want %q", name, of, got, err, v[1])
 			}
 		}
 	}

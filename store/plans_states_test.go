@@ -159,6 +159,10 @@ func (sc *scenery) fill(t *testing.T) {
 		"lookupSQL": {"1": set(deepID), "2": set(me), "3": set(ids["key"])}, "findResentSQL": {"1": deepID, "2": me, "3": ids["key"], "4": ids["key"]}, "lockConversationSQL": {"1": deepID}, "lockBatchSQL": {"1": set(deepID)},
 		"appendSQL": {"1": set(deepID), "2": "{1}", "3": "{1}", "4": at, "5": set(deepID), "6": "{1}", "7": set(fresh()), "8": set(me), "9": set(fresh()), "10": "{x}", "11": "{NULL}", "12": "{message}"},
 	}
+	sc.of["appendOneSQL"] = map[string]string{"1": deepID, "2": "1", "3": at, "4": fresh(), "5": me, "6": fresh(), "7": "x", "8": "NULL", "9": "message"}
+	one := maps.Clone(sc.of["appendOneSQL"])
+	one["10"], one["11"], one["12"] = "n", "phone1", "9"
+	sc.of["appendOneSharedSQL"] = one
 	shared := maps.Clone(sc.of["appendSQL"])
 	maps.Copy(shared, map[string]string{"13": "x", "14": set(me), "15": "{phone1}", "16": "{99}"})
 	sc.of["appendSharedSQL"] = shared

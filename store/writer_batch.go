@@ -105,6 +105,16 @@ func (b *group) rank() {
 	}
 }
 
+// largeBatch is how many events make a batch large: planning its statement then costs less
+// than it saves.
+const largeBatch = 32
+
+// large reports whether the plans for the batch are to be made anew.
+func (b *group) large() bool { return len(b.pending) > largeBatch }
+
+// single reports whether one event is to be stored, after rank.
+func (b *group) single() bool { return b.rows == 1 }
+
 // settle notifies a's waiter, and those of its repeats, that it is stored.
 func (b *group) settle(a *chat.Append, membersVersion int64) {
 	b.stored = append(b.stored, stored{&a.Event, membersVersion})

@@ -33,7 +33,7 @@ func (s *statement) insertCommands(ctx context.Context, b *group, now time.Time)
 	if err := s.acquire(ctx); err != nil {
 		return nil, err
 	}
-	tx, err := s.conn.Begin(ctx)
+	tx, err := s.conn.BeginTx(ctx, beginning(b))
 	if err != nil {
 		return nil, translate(op, err)
 	}
@@ -60,6 +60,14 @@ func (s *statement) insertCommands(ctx context.Context, b *group, now time.Time)
 		}
 	}
 	return bases, translate(op, tx.Commit(ctx)) // from here a crash leaves all of it, or nothing
+}
+
+// beginning begins a transaction for a batch; see freshWriterPlansSQL.
+func beginning(b *group) pgx.TxOptions {
+	if b.large() {
+		return pgx.TxOptions{BeginQuery: "BEGIN;" + freshWriterPlansSQL}
+	}
+	return pgx.TxOptions{}
 }
 
 // rollback ends a transaction that was not committed, whatever has become of the

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -42,6 +43,38 @@ const appendSharedSQL = lockedSQL + `, superseded AS MATERIALIZED (
   SELECT $13, array_agg(m.id), array_agg(m.last_seq), array_agg(m.members_version) FROM moved m HAVING count(*) > 0
 )` + storedSQL + `
 UNION ALL SELECT user_id, -rank, '-infinity' FROM superseded`
+
+// appendOneSQL stores one event, which is what a batch is while messages come one by one: it
+// has the same result as appendSQL over a batch of one, for a third of the work, most of which
+// was to plan for arrays. The conversation $1 was checked against roster version $2; the time is $3.
+const appendOneSQL = `
+WITH ` + movedOneSQL + `
+  RETURNING c.id, c.last_seq - 1 AS base, c.last_event_at
+)` + storedOneSQL
+
+// appendOneSharedSQL is appendSharedSQL for one event, of the device $11 and its epoch $12;
+// NULL: of none.
+const appendOneSharedSQL = `
+WITH superseded AS MATERIALIZED (
+  SELECT s.user_id FROM sessions s WHERE s.user_id = $5 AND s.client_id = $11 AND s.epoch > $12
+), ` + movedOneSQL + ` AND NOT EXISTS (SELECT FROM superseded)
+  RETURNING c.id, c.last_seq - 1 AS base, c.last_event_at, c.last_seq, c.members_version
+), outbox AS (
+  INSERT INTO journal (node, conversations, seqs, versions) SELECT $10, ARRAY[m.id], ARRAY[m.last_seq], ARRAY[m.members_version] FROM moved m
+)` + storedOneSQL + `
+UNION ALL SELECT user_id, -1, '-infinity' FROM superseded`
+
+const (
+	movedOneSQL = `moved AS (
+  UPDATE conversations c SET last_seq = c.last_seq + 1, last_event_at = greatest(c.last_event_at, $3), last_xid = pg_current_xact_id()
+  WHERE c.id = $1 AND c.members_version = $2`
+
+	storedOneSQL = `, stored AS (
+  INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content, detail)
+  SELECT m.id, m.base + 1, $4, $5, $6, m.last_event_at, $9, $7, $8 FROM moved m
+)
+SELECT id, base, last_event_at FROM moved`
+)
 
 const (
 	lockedSQL = `
@@ -81,6 +114,11 @@ WHERE (sender_id, conversation_id, client_msg_id) BETWEEN ($2, $1, $3) AND ($2, 
 ORDER BY sender_id DESC, conversation_id DESC, client_msg_id DESC LIMIT 1`
 )
 
+// freshWriterPlansSQL has a large batch planned anew, with all that the planner knows, until the
+// transaction ends: see WriterConfig.
+const freshWriterPlansSQL = `
+SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_hashjoin', 'on', true), set_config('enable_mergejoin', 'on', true)`
+
 // lockBatchSQL locks as appendSQL does.
 const lockBatchSQL = `SELECT FROM conversations c WHERE c.id = ANY($1::uuid[]) ORDER BY c.id FOR UPDATE`
 
@@ -99,9 +137,9 @@ type statement struct {
 	node func() string // nil: there is no outbox
 
 	buf    []byte // the parameters of one call, one after the other
-	starts [sharedParams + 1]int
+	starts [batchSharedParams + 1]int
 	begun  int // how many of them
-	values [sharedParams][]byte
+	values [batchSharedParams][]byte
 	bases  map[chat.ID]logBase
 	fenced []*chat.Append // those of the batch with a Device, where there is an outbox
 }
@@ -112,19 +150,37 @@ type logBase struct {
 	at  time.Time
 }
 
+// A prepared is one of the statements that are prepared on the connection.
+type prepared struct {
+	name, sql string
+	types     []uint32
+}
+
 const (
-	appendParams = 12
-	sharedParams = 16
-	appendName   = "parley_append"
-	lockName     = "parley_lock"
+	batchParams       = 12 // the parameters of appendSQL, which begin those of appendSharedSQL
+	batchSharedParams = 16
+	oneParams         = 9 // likewise of appendOneSQL
+	oneSharedParams   = 12
 )
 
 var (
-	appendOIDs = []uint32{
+	batchTypes = []uint32{
 		pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.Int8ArrayOID, pgtype.TimestamptzOID, pgtype.UUIDArrayOID, pgtype.Int4ArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.UUIDArrayOID, pgtype.TextArrayOID, pgtype.JSONBArrayOID, pgtype.TextArrayOID,
 		pgtype.TextOID, pgtype.UUIDArrayOID, pgtype.TextArrayOID, pgtype.Int8ArrayOID,
 	}
-	appendFormats = []int16{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
+	oneTypes = []uint32{
+		pgtype.UUIDOID, pgtype.Int8OID, pgtype.TimestamptzOID, pgtype.UUIDOID, pgtype.UUIDOID, pgtype.UUIDOID, pgtype.TextOID, pgtype.JSONBOID, pgtype.TextOID,
+		pgtype.TextOID, pgtype.TextOID, pgtype.Int8OID,
+	}
+	appendBatch       = prepared{"parley_append", appendSQL, batchTypes[:batchParams]}
+	appendBatchShared = prepared{"parley_append", appendSharedSQL, batchTypes}
+	appendOne         = prepared{"parley_append_one", appendOneSQL, oneTypes[:oneParams]}
+	appendOneShared   = prepared{"parley_append_one", appendOneSharedSQL, oneTypes}
+	lockBatch         = prepared{"parley_lock", lockBatchSQL, batchTypes[:1]}
+	lockOne           = prepared{"parley_lock_one", lockConversationSQL, oneTypes[:1]}
+	freshPlan         = prepared{"parley_fresh_plan", freshWriterPlansSQL, nil}
+
+	binary16      = []int16{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
 	resultFormats = []int16{1, 1, 1}
 )
 
@@ -136,29 +192,19 @@ func (s *statement) acquire(ctx context.Context) error {
 	if err != nil {
 		return translate("store.Writer", err)
 	}
-	sql := appendSQL
+	list := []prepared{freshPlan, appendBatch, appendOne}
 	if s.node != nil {
-		sql = appendSharedSQL
+		list = []prepared{freshPlan, appendBatchShared, appendOneShared, lockBatch, lockOne}
 	}
-	_, err = conn.Conn().PgConn().Prepare(ctx, appendName, sql, appendOIDs[:s.params()])
-	if err == nil && s.node != nil {
-		_, err = conn.Conn().PgConn().Prepare(ctx, lockName, lockBatchSQL, appendOIDs[:1])
-	}
-	if err != nil {
-		_ = conn.Conn().Close(context.WithoutCancel(ctx))
-		conn.Release()
-		return translate("store.Writer", err)
+	for _, p := range list {
+		if _, err = conn.Conn().PgConn().Prepare(ctx, p.name, p.sql, p.types); err != nil {
+			_ = conn.Conn().Close(context.WithoutCancel(ctx))
+			conn.Release()
+			return translate("store.Writer", err)
+		}
 	}
 	s.conn = conn
 	return nil
-}
-
-// params is how many parameters the statement has.
-func (s *statement) params() int {
-	if s.node != nil {
-		return sharedParams
-	}
-	return appendParams
 }
 
 // supersededError says that nothing was stored, because these came over connections that
@@ -194,7 +240,7 @@ func (s *statement) insert(ctx context.Context, b *group, now time.Time) (map[ch
 	}
 	clear(s.bases)
 	var superseded supersededError
-	err := s.exec(ctx, s.node != nil && len(s.fenced) > 0 && !b.commands, func(v [][]byte) {
+	err := s.exec(ctx, b, func(v [][]byte) {
 		if base := int64(binary.BigEndian.Uint64(v[1])); base < 0 {
 			superseded.events = append(superseded.events, s.fenced[-base-1])
 			return
@@ -216,16 +262,21 @@ func (s *statement) insert(ctx context.Context, b *group, now time.Time) (map[ch
 }
 
 // exec runs the statement with the parameters that encode has written, and calls row for
-// each row of the result. With lock, a statement before it locks the conversations, in the
+// each row of the result. Where events come from devices, a statement before it locks the conversations, in the
 // same round trip and transaction: its snapshot, by which it sees whether a device has
 // connected again, is then taken when it no longer waits for any lock. Otherwise a device
 // that meanwhile connects at another node, and sends again what is on its way here, would
 // find nothing, and both would be stored. (With commands, they are locked already.)
-func (s *statement) exec(ctx context.Context, lock bool, row func(values [][]byte)) error {
-	n := s.params()
+func (s *statement) exec(ctx context.Context, b *group, row func(values [][]byte)) error {
+	add, lock := appendBatch.name, lockBatch.name
+	if b.single() {
+		add, lock = appendOne.name, lockOne.name
+	}
+	values, formats := s.values[:s.begun], binary16[:s.begun]
 	conn := s.conn.Conn().PgConn()
-	if !lock {
-		res := conn.ExecPrepared(ctx, appendName, s.values[:n], appendFormats[:n], resultFormats)
+	locks, plans := s.node != nil && len(s.fenced) > 0 && !b.commands, b.large() && !b.commands
+	if !locks && !plans {
+		res := conn.ExecPrepared(ctx, add, values, formats, resultFormats)
 		for res.NextRow() {
 			row(res.Values())
 		}
@@ -233,14 +284,20 @@ func (s *statement) exec(ctx context.Context, lock bool, row func(values [][]byt
 		return err
 	}
 	var batch pgconn.Batch
-	batch.ExecPrepared(lockName, s.values[:1], appendFormats[:1], nil)
-	batch.ExecPrepared(appendName, s.values[:n], appendFormats[:n], resultFormats)
+	if plans {
+		batch.ExecPrepared(freshPlan.name, nil, nil, nil)
+	}
+	if locks {
+		batch.ExecPrepared(lock, values[:1], formats[:1], nil)
+	}
+	batch.ExecPrepared(add, values, formats, resultFormats)
 	results := conn.ExecBatch(ctx, &batch)
 	for results.NextResult() {
 		res := results.ResultReader()
+		fields := res.FieldDescriptions()
 		for res.NextRow() {
-			if v := res.Values(); len(v) > 0 { // of the second
-				row(v)
+			if len(fields) > 0 && fields[0].Name == "id" { // of the last
+				row(res.Values())
 			}
 		}
 	}
@@ -251,7 +308,10 @@ var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // encode writes the parameters in binary format.
 func (s *statement) encode(b *group, now time.Time) error {
-	s.buf, s.begun = s.buf[:0], 0
+	s.buf, s.begun, s.fenced = s.buf[:0], 0, s.fenced[:0]
+	if b.single() {
+		return s.encodeOne(b, now)
+	}
 	s.array(pgtype.UUIDOID, len(b.convs))
 	for i := range b.convs {
 		s.uuid(b.convs[i].id)
@@ -264,8 +324,7 @@ func (s *statement) encode(b *group, now time.Time) error {
 	for i := range b.convs {
 		s.int8(b.convs[i].membersVersion)
 	}
-	s.begin()
-	s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(now.Sub(postgresEpoch).Microseconds()))
+	s.time(now)
 	var err error
 	s.events(b, pgtype.UUIDOID, func(e *chat.Event, _ int32) { s.uuid(e.ConversationID) })
 	s.events(b, pgtype.Int4OID, func(_ *chat.Event, rank int32) { s.int4(rank) })
@@ -278,16 +337,60 @@ func (s *statement) encode(b *group, now time.Time) error {
 	if s.node != nil {
 		s.encodeShared(b)
 	}
+	s.slice()
+	return err
+}
+
+// slice makes the values of what was written.
+func (s *statement) slice() {
 	s.starts[s.begun] = len(s.buf)
 	for i := range s.begun {
 		s.values[i] = s.buf[s.starts[i]:s.starts[i+1]]
+	}
+}
+
+// encodeOne is encode for the one ranked event of the batch.
+func (s *statement) encodeOne(b *group, now time.Time) error {
+	a := b.pending[slices.Index(b.ranks, 1)]
+	e := &a.Event
+	s.value(e.ConversationID[:])
+	s.begin()
+	s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(a.MembersVersion))
+	s.time(now)
+	s.value(e.ID[:])
+	s.value(e.SenderID[:])
+	s.value(e.ClientMsgID[:])
+	s.begin()
+	s.buf = append(s.buf, e.Content...)
+	s.begin()
+	detail := s.begun - 1
+	err := s.appendDetail(&e.EventDetail)
+	s.begin()
+	s.buf = append(s.buf, e.Type...)
+	if s.node != nil {
+		s.begin()
+		s.buf = append(s.buf, s.node()...)
+		s.begin()
+		s.buf = append(s.buf, a.Device...)
+		s.begin()
+		s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(a.Epoch))
+	}
+	s.slice()
+	if e.EventDetail.IsZero() {
+		s.values[detail] = nil // NULL
+	}
+	switch {
+	case s.node == nil:
+	case a.Device == "":
+		s.values[oneSharedParams-2] = nil
+	default:
+		s.fenced = append(s.fenced, a)
 	}
 	return err
 }
 
 // encodeShared writes the parameters that only appendSharedSQL has.
 func (s *statement) encodeShared(b *group) {
-	s.fenced = s.fenced[:0]
 	for i, rank := range b.ranks {
 		if rank > 0 && b.pending[i].Device != "" {
 			s.fenced = append(s.fenced, b.pending[i])
@@ -331,6 +434,18 @@ func (s *statement) array(elem uint32, n int) {
 	s.buf = appendArrayHeader(s.buf, elem, n)
 }
 
+// value is a parameter that is b.
+func (s *statement) value(b []byte) {
+	s.begin()
+	s.buf = append(s.buf, b...)
+}
+
+// time is a parameter that is a timestamptz.
+func (s *statement) time(t time.Time) {
+	s.begin()
+	s.buf = binary.BigEndian.AppendUint64(s.buf, uint64(t.Sub(postgresEpoch).Microseconds()))
+}
+
 func (s *statement) uuid(id chat.ID) { s.buf = append(appendLength(s.buf, 16), id[:]...) }
 
 func (s *statement) int4(v int32) {
@@ -343,16 +458,29 @@ func (s *statement) int8(v int64) {
 
 func (s *statement) text(v string) { s.buf = append(appendLength(s.buf, len(v)), v...) }
 
+// detail is an element of an array.
 func (s *statement) detail(d *chat.EventDetail) error {
 	if d.IsZero() {
 		s.buf = appendLength(s.buf, -1) // NULL
+		return nil
+	}
+	start := len(s.buf)
+	s.buf = appendLength(s.buf, 0)
+	err := s.appendDetail(d)
+	binary.BigEndian.PutUint32(s.buf[start:], uint32(len(s.buf)-start-4))
+	return err
+}
+
+// appendDetail appends a jsonb; nothing, if there is no detail.
+func (s *statement) appendDetail(d *chat.EventDetail) error {
+	if d.IsZero() {
 		return nil
 	}
 	text, err := json.Marshal(d)
 	if err != nil {
 		return &chat.Error{Code: chat.Internal, Op: "store.encode", Err: err}
 	}
-	s.buf = append(append(appendLength(s.buf, 1+len(text)), 1), text...) // jsonb_recv: version 1, then the text
+	s.buf = append(append(s.buf, 1), text...) // jsonb_recv: version 1, then the text
 	return nil
 }
 
