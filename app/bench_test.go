@@ -36,7 +36,7 @@ const (
 // server is one process for all sub-benchmarks of a benchmark.
 type benchServer struct {
 	app   *app.App
-	pairs []bench.Pair
+	pairs []bench.Room
 }
 
 func startBench(b *testing.B) *benchServer {
@@ -64,15 +64,16 @@ func startBench(b *testing.B) *benchServer {
 }
 
 // makePairs adds users with direct conversations and tokens.
-func makePairs(b *testing.B, st *store.Store, n int) []bench.Pair {
+func makePairs(b *testing.B, st *store.Store, n int) []bench.Room {
 	b.Helper()
 	ctx := context.Background()
 	accounts, err := identity.New(identity.Options{Store: st, Passwords: identity.PasswordParams{MemoryKiB: 64, Passes: 1, Threads: 1}})
 	if err != nil {
 		b.Fatal(err)
 	}
-	pairs := make([]bench.Pair, n)
+	pairs := make([]bench.Room, n)
 	for i := range pairs {
+		pairs[i].Tokens = make([]string, 2)
 		var ids [2]chat.ID
 		for side := range ids {
 			name := fmt.Sprintf("user%d-%d", i, side)
@@ -118,11 +119,11 @@ func (s *benchServer) messages(b *testing.B, window, rate int) {
 		n = min(n, 20*rate) // 20 s of it
 	}
 	b.ReportAllocs()
-	r, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Pairs: s.pairs, Window: window, Messages: n, Size: benchText, Rate: rate})
+	r, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Rooms: s.pairs, Window: window, Messages: n, Size: benchText, Plain: true, Rate: rate})
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.ReportMetric(float64(r.Acked)/r.Elapsed.Seconds(), "msgs/s")
+	b.ReportMetric(r.Rate(), "msgs/s")
 	b.ReportMetric(float64(r.Latencies.Quantile(0.5).Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(r.Latencies.Quantile(0.99).Microseconds())/1000, "p99-ms")
 }

@@ -19,7 +19,7 @@ import (
 // benchNodes is several nodes in this process, over one private PostgreSQL.
 type benchNodes struct {
 	nodes []*app.App
-	pairs []bench.Pair
+	pairs []bench.Room
 	redis *redistest.Server // nil: one node alone
 }
 
@@ -102,7 +102,7 @@ func (s *benchNodes) run(b *testing.B, apart bool, rate int) {
 	began := cpuTime(b)
 	b.ResetTimer()
 	r, err := bench.Run(ctx, bench.Options{
-		Pairs: s.pairs, Window: 16, Messages: n, Size: benchText, Rate: rate,
+		Rooms: s.pairs, Window: 16, Messages: n, Size: benchText, Plain: true, Rate: rate,
 		AddrOf: func(pair, side int) string {
 			if apart {
 				pair += side
@@ -114,7 +114,7 @@ func (s *benchNodes) run(b *testing.B, apart bool, rate int) {
 		b.Fatal(err)
 	}
 	cpu := cpuTime(b) - began
-	b.ReportMetric(float64(r.Acked)/r.Elapsed.Seconds(), "msgs/s")
+	b.ReportMetric(r.Rate(), "msgs/s")
 	b.ReportMetric(float64(cpu.Microseconds())/float64(r.Acked), "cpu-us/msg")
 	b.ReportMetric(float64(r.Latencies.Quantile(0.5).Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(r.Latencies.Quantile(0.99).Microseconds())/1000, "p99-ms")
@@ -153,7 +153,7 @@ func BenchmarkHeal(b *testing.B) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	r, err := bench.Run(ctx, bench.Options{
-		Pairs: s.pairs, Window: 16, Messages: min(max(b.N, 20), 600), Size: benchText, Rate: 20,
+		Rooms: s.pairs, Window: 16, Messages: min(max(b.N, 20), 600), Size: benchText, Plain: true, Rate: 20,
 		AddrOf: func(_, side int) string { return s.nodes[side].MQTTAddr() },
 	})
 	if err != nil {

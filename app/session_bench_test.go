@@ -107,13 +107,13 @@ func BenchmarkSessionsAway(b *testing.B) {
 	}
 	defer c.Close(context.WithoutCancel(ctx))
 	live := func(what string, messages, window, rate int) {
-		r, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Pairs: s.pairs, Window: window, Messages: messages, Size: benchText, Rate: rate})
+		r, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Rooms: s.pairs, Window: window, Messages: messages, Size: benchText, Plain: true, Rate: rate})
 		if err != nil {
 			b.Fatal(err)
 		}
 		heap, rss := memory()
 		b.Logf("%-32s window %2d rate %3d: %6.0f msgs/s, p50 %.2f ms, p99 %.2f ms; heap %.1f MiB, RSS %.1f MiB", what, window, rate,
-			float64(r.Acked)/r.Elapsed.Seconds(), float64(r.Latencies.Quantile(0.5).Microseconds())/1000, float64(r.Latencies.Quantile(0.99).Microseconds())/1000,
+			r.Rate(), float64(r.Latencies.Quantile(0.5).Microseconds())/1000, float64(r.Latencies.Quantile(0.99).Microseconds())/1000,
 			float64(heap)/(1<<20), float64(rss)/(1<<20))
 	}
 	for range b.N {
@@ -130,7 +130,7 @@ func BenchmarkSessionsAway(b *testing.B) {
 			}
 			live(what, sized(2_000, 50), 16, 200)
 		}
-		if _, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Pairs: s.pairs, Window: 16, Messages: sized(40_000, 500), Size: benchText}); err != nil {
+		if _, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Rooms: s.pairs, Window: 16, Messages: sized(40_000, 500), Size: benchText, Plain: true}); err != nil {
 			b.Fatal(err)
 		}
 		settle()
@@ -409,12 +409,12 @@ func BenchmarkStuckReaders(b *testing.B) {
 				if rate > 0 {
 					messages = sized(2000, 50)
 				}
-				r, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Pairs: s.pairs, Window: 16, Messages: messages, Size: benchText, Rate: rate})
+				r, err := bench.Run(ctx, bench.Options{Addr: s.app.MQTTAddr(), Rooms: s.pairs, Window: 16, Messages: messages, Size: benchText, Plain: true, Rate: rate})
 				if err != nil {
 					b.Fatal(err)
 				}
 				heap, rss := memory()
-				b.Logf("%2d stuck, rate %3d: %6.0f msgs/s, p50 %.2f ms, p99 %.2f ms; heap %.1f MiB, RSS %.1f MiB", n, rate, float64(r.Acked)/r.Elapsed.Seconds(),
+				b.Logf("%2d stuck, rate %3d: %6.0f msgs/s, p50 %.2f ms, p99 %.2f ms; heap %.1f MiB, RSS %.1f MiB", n, rate, r.Rate(),
 					float64(r.Latencies.Quantile(0.5).Microseconds())/1000, float64(r.Latencies.Quantile(0.99).Microseconds())/1000, float64(heap)/(1<<20), float64(rss)/(1<<20))
 			}
 		}

@@ -1,192 +1,373 @@
 package bench
 
 import (
+	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Pair is two users with a direct conversation.
-type Pair struct {
-	Tokens       [2]string
+// Room is a conversation and who is connected in it.
+type Room struct {
 	Conversation string
+	Tokens       []string // a connection for each
+	Writers      int      // how many of them publish, beginning with the first; 0: all
 }
 
 // Options says what load to make.
 type Options struct {
-	Addr     string                      // of the server's MQTT listener
-	AddrOf   func(pair, side int) string // likewise, of one of several; nil: all have Addr
-	Pairs    []Pair                      // a connection for each user
-	Window   int                         // publishes that each connection has on their way
-	Messages int                         // to send, by all together
-	Size     int                         // bytes of text in each; at least 24
-	Rate     int                         // messages a second by all together; 0: as fast as the windows let
+	Addr     string                        // of the server's MQTT listener: host:port, mqtt://host:port or mqtts://host:port
+	AddrOf   func(room, member int) string // likewise, of one of several; nil: all have Addr
+	Rooms    []Room
+	Window   int           // publishes that each connection has on their way at most
+	Size     int           // bytes of text in each message, more than MarkLen
+	Plain    bool          // publish the text alone, not JSON with a clientMsgId
+	Exact    bool          // subscribe to each conversation by its name: for a broker that knows no members
+	Rate     int           // messages a second by all together; 0: as fast as the windows let
+	Messages int           // to send, by all together; 0: for as long as Duration says
+	Duration time.Duration // to send for, after Warmup
+	Warmup   time.Duration // what is sent at first, and not measured
+
+	Measuring func()        // called when the measurement begins: after Warmup, or when all are connected; nil: nothing
+	Patience  time.Duration // how long nothing may come before the rest counts as missing; 0: 20 s
+	Interval  time.Duration // of the time series; 0: a second
+	Seen      func(Point)   // called with each point, and during the warm-up, when At is negative; nil: nothing
+
+	tag uint32 // which load it is; 0: a random number
 }
 
-// Result is what was measured.
+// Result is what was measured: the messages that were due after the warm-up.
 type Result struct {
-	Elapsed   time.Duration // from the first publish to the last delivery
-	Acked     int
-	Delivered int           // to both users of each conversation
-	Latencies Latencies     // from publish to its arrival at the other user
-	Acks      Latencies     // from publish to its acknowledgement
 	Dialed    time.Duration // for all connections
+	Elapsed   time.Duration // from the first publish to the last delivery
+	Acked     int64
+	Delivered int64    // to all members, the sender too
+	Latencies *Latency // from when a message was due to its arrival at another member
+	Acks      *Latency // from when it was due to its acknowledgement
+	Late      *Latency // from when it was due until it was sent; nil without a rate
+	Series    []Point  // Done is acknowledgements, Latency as Latencies
+	Faults    Faults   // of the whole load, the warm-up too
 }
 
-// Latencies are sorted.
-type Latencies []time.Duration
+// Rate is how many messages were acknowledged a second.
+func (r *Result) Rate() float64 { return rate(r.Acked, r.Elapsed) }
 
-// Quantile returns the latency that the given part of all stays under.
-func (l Latencies) Quantile(q float64) time.Duration {
-	if len(l) == 0 {
-		return 0
-	}
-	return l[min(len(l)-1, int(q*float64(len(l))))]
-}
+// stall is how long a load waits for anything to come.
+const stall = 20 * time.Second
 
-// Run connects everybody, lets every connection publish to its conversation until
-// all messages are sent, and returns when each is acknowledged and has been
-// delivered to both users of its conversation.
+// Run connects everybody, lets the writers publish until all is sent, and returns when each message is
+// acknowledged and has been delivered to every member of its conversation. If something is missing when nothing has
+// come for Patience, or came twice or out of order, the error is a *Faults. If ctx ends first, the
+// error is its cause. Either way the result has what was measured.
 func Run(ctx context.Context, o Options) (*Result, error) {
+	if o.Size <= MarkLen {
+		return nil, fmt.Errorf("texts of %d bytes: they must be longer than %d", o.Size, MarkLen)
+	}
 	start := time.Now()
-	l := &load{o: o}
-	l.left.Store(int64(o.Messages))
-	l.due.Store(int64(3 * o.Messages)) // an acknowledgement and two deliveries each
-	l.done = make(chan struct{})
-	for i, p := range o.Pairs {
-		for side, token := range p.Tokens {
-			addr := o.Addr
-			if o.AddrOf != nil {
-				addr = o.AddrOf(i, side)
-			}
-			c, err := dial(addr, fmt.Sprintf("bench-%d-%d", i, side), token)
-			if err == nil {
-				err = c.subscribe("conv/+/messages", 1)
-			}
-			if err != nil {
-				l.close()
-				return nil, err
-			}
-			l.conns = append(l.conns, &conn{client: c, load: l, topic: "conv/" + p.Conversation + "/messages", text: text(o.Size), me: byte(side)})
-		}
+	if o.tag == 0 {
+		o.tag = newTag()
+	}
+	o.Patience = cmp.Or(o.Patience, stall)
+	l := &load{o: o, latencies: newRecorder(), acks: newRecorder(), late: newRecorder(), done: make(chan struct{})}
+	l.prepare()
+	if err := l.dial(ctx); err != nil {
+		l.leave()
+		return nil, err
 	}
 	res := &Result{Dialed: time.Since(start)}
-	err := l.run(ctx)
-	res.Elapsed = time.Since(l.began)
+	err := l.run(ctx, res)
+	l.leave()
 	for _, c := range l.conns {
-		res.Latencies = append(res.Latencies, c.latencies...)
-		res.Acks = append(res.Acks, c.acks...)
 		res.Delivered += c.delivered
+		res.Faults.add(c.faults)
 	}
-	res.Acked = len(res.Acks)
-	slices.Sort(res.Latencies)
-	slices.Sort(res.Acks)
+	if err == nil || errors.Is(err, errStalled) {
+		l.reckon(&res.Faults)
+		if res.Faults.Any() {
+			err = &res.Faults
+		}
+	}
 	return res, err
 }
 
-// text is filler, in words, for a server that looks at them; its first bytes are
-// overwritten with who sends and when.
-func text(size int) []byte {
-	b := make([]byte, max(size, markLen))
-	for i := range b {
-		if b[i] = 'a' + byte(i%26); i%7 == 6 {
-			b[i] = ' '
-		}
-	}
-	return b
-}
+// newTag tells a load from what others still receive of the load before.
+func newTag() uint32 { return 1 + rand.Uint32N(999_999) }
 
 type load struct {
-	o     Options
-	conns []*conn
-	began time.Time
-	left  atomic.Int64 // messages not yet taken by a connection
-	due   atomic.Int64 // acknowledgements and deliveries still to come
-	done  chan struct{}
+	o       Options
+	bodies  []body
+	conns   []*conn
+	writers int // how many of them publish
+
+	began     time.Time
+	measured  int64        // microseconds since began, from which on it is measured
+	end       time.Time    // of publishing, if the load has a duration
+	left      atomic.Int64 // messages not yet taken by a connection, if their number is given and there is no rate
+	pending   atomic.Int64 // writers that may still publish, and acknowledgements and deliveries still to come
+	acked     atomic.Int64
+	latencies *recorder
+	acks      *recorder
+	late      *recorder
+	done      chan struct{} // closed when nothing is pending
+	stopped   atomic.Bool   // the connections' goroutines are to end
 }
 
-func (l *load) close() {
-	for _, c := range l.conns {
-		_ = c.conn.Close()
+// body is a payload to be completed.
+type body struct {
+	bytes    []byte
+	mark, id int // where the mark and the end of the clientMsgId go; id 0: there is none
+}
+
+const jsonStart, jsonBetween = `{"content":"`, `","clientMsgId":"`
+
+// prepare makes payloads. The clientMsgId of a message is a random one of the load whose end is the number of
+// the message: it is to be unique for each sender and conversation.
+func (l *load) prepare() {
+	for _, text := range texts(64, l.o.Size) {
+		if l.o.Plain {
+			l.bodies = append(l.bodies, body{bytes: []byte(text)})
+			continue
+		}
+		id := fmt.Sprintf("%08x-%04x-4%03x-8%03x-000000000000", rand.Uint32(), rand.Uint32N(1<<16), rand.Uint32N(1<<12), rand.Uint32N(1<<12))
+		b := jsonStart + text + jsonBetween + id + `"}`
+		l.bodies = append(l.bodies, body{[]byte(b), len(jsonStart), len(jsonStart) + len(text) + len(jsonBetween) + len(id)})
 	}
 }
 
-func (l *load) run(ctx context.Context) error {
+// dial connects and subscribes everybody, some at a time.
+func (l *load) dial(ctx context.Context) error {
+	for i, room := range l.o.Rooms {
+		writers := room.Writers
+		if writers == 0 {
+			writers = len(room.Tokens)
+		}
+		first := len(l.conns)
+		for member, token := range room.Tokens {
+			addr := l.o.Addr
+			if l.o.AddrOf != nil {
+				addr = l.o.AddrOf(i, member)
+			}
+			l.conns = append(l.conns, &conn{
+				load: l, index: len(l.conns), id: identity{addr: addr, token: token, clientID: fmt.Sprintf("bench-%d-%d", i, member)},
+				topic: "conv/" + room.Conversation + "/messages", writing: member < writers, first: first, members: int64(len(room.Tokens)),
+				seen: make([]progress, writers),
+			})
+		}
+	}
+	return each(ctx, len(l.conns), 32, func(ctx context.Context, i int) (err error) {
+		c := l.conns[i]
+		if c.client, err = dial(ctx, c.id); err != nil {
+			return err
+		}
+		filter := "conv/+/messages"
+		if l.o.Exact {
+			filter = c.topic
+		}
+		return c.subscribe(filter, 1)
+	})
+}
+
+// each calls f for 0 to n-1, so many at once, and returns the first error, which ends the context of the others.
+func each(ctx context.Context, n, atOnce int, f func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var wg sync.WaitGroup
-	errs := make(chan error, len(l.conns))
-	l.began = time.Now()
-	for i, c := range l.conns {
+	var next atomic.Int64
+	for range min(n, atOnce) {
 		wg.Go(func() {
-			if err := c.run(i); err != nil {
-				errs <- fmt.Errorf("connection %d: %w", i, err)
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n || ctx.Err() != nil {
+					return
+				}
+				if err := f(ctx, i); err != nil {
+					cancel(err)
+					return
+				}
 			}
 		})
 	}
-	var err error
-	select {
-	case <-l.done:
-	case err = <-errs:
-	case <-ctx.Done():
-		err = fmt.Errorf("%d acknowledgements and deliveries are missing: %w", l.due.Load(), context.Cause(ctx))
-	}
-	l.close()
 	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// leave disconnects everybody, once their goroutines have ended.
+func (l *load) leave() {
+	for _, c := range l.conns {
+		if c.client != nil {
+			c.leave(true)
+		}
+	}
+}
+
+var errStalled = errors.New("nothing comes any more")
+
+func (l *load) run(ctx context.Context, res *Result) error {
+	var wg sync.WaitGroup
+	errs := make(chan error, len(l.conns))
+	for _, c := range l.conns {
+		if c.writing {
+			c.turn = l.writers
+			l.writers++
+		}
+	}
+	l.left.Store(int64(l.o.Messages))
+	l.pending.Store(int64(l.writers))
+	m := newMeter(l.latencies, l.o.Seen)
+	l.began, l.measured = m.began, l.o.Warmup.Microseconds()
+	l.end = l.began.Add(l.o.Warmup + l.o.Duration)
+	for _, c := range l.conns {
+		c.plan()
+	}
+	if l.o.Warmup == 0 && l.o.Measuring != nil {
+		l.o.Measuring()
+	}
+	for _, c := range l.conns {
+		wg.Go(func() {
+			if err := c.run(); err != nil {
+				c.faults.Disconnected++
+				errs <- fmt.Errorf("%s: %w", c.id.clientID, err)
+			}
+		})
+	}
+	err := l.watch(ctx, m, errs)
+	res.Elapsed = m.last.Sub(m.began)
+	l.stopped.Store(true)
+	ended := make(chan struct{})
+	go func() { wg.Wait(); close(ended) }() // ends with the goroutines of the connections, which are told below
+	for running := true; running; {
+		for _, c := range l.conns {
+			_ = c.conn.SetDeadline(time.Unix(1, 0)) // again and again: who has just set one of their own misses this one
+		}
+		select {
+		case <-ended:
+			running = false
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	res.Latencies, res.Series, res.Acks = m.total, m.series, l.acks.take()
+	res.Acked = res.Acks.Count()
+	if l.o.Rate > 0 {
+		res.Late = l.late.take()
+	}
 	return err
 }
 
-// conn publishes, acknowledges and measures.
+// watch measures until the load is done, or fails.
+func (l *load) watch(ctx context.Context, m *meter, errs <-chan error) error {
+	every := l.o.Interval
+	if every == 0 {
+		every = time.Second
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var warm <-chan time.Time
+	if l.o.Warmup > 0 {
+		warm = time.After(time.Until(l.began.Add(l.o.Warmup)))
+	}
+	moved, pending, acked := time.Now(), int64(0), int64(0)
+	for {
+		select {
+		case <-l.done:
+			m.tick(l.acked.Load())
+			return nil
+		case err := <-errs:
+			m.tick(l.acked.Load())
+			return err
+		case <-ctx.Done():
+			m.tick(l.acked.Load())
+			return context.Cause(ctx)
+		case <-warm:
+			warm = nil
+			m.restart(l.acked.Load())
+			tick.Reset(every)
+			if l.o.Measuring != nil {
+				l.o.Measuring()
+			}
+		case <-tick.C:
+			p, a := l.pending.Load(), l.acked.Load()
+			if p != pending || a != acked {
+				moved, pending, acked = time.Now(), p, a
+			} else if time.Since(moved) > l.o.Patience {
+				return errStalled
+			}
+			if warm == nil {
+				m.tick(a)
+			} else if l.o.Seen != nil {
+				l.o.Seen(Point{At: -time.Until(l.began.Add(l.o.Warmup)), Length: every, Latency: newLatency()})
+			}
+		}
+	}
+}
+
+// reckon adds what is missing at the end.
+func (l *load) reckon(f *Faults) {
+	for _, c := range l.conns {
+		f.Unacknowledged += int64(len(c.sent))
+		for i := range c.seen {
+			writer := l.conns[c.first+i]
+			f.Lost += max(0, writer.published-int64(len(writer.sent))-c.seen[i].received())
+		}
+	}
+}
+
+// came counts something that was pending.
+func (l *load) came() {
+	if l.pending.Add(-1) == 0 {
+		close(l.done)
+	}
+}
+
+// conn publishes, acknowledges and checks. Its fields are owned by its goroutine; when that has ended, they may
+// be read.
 type conn struct {
 	*client
 	load      *load
+	id        identity
+	index     int
 	topic     string
-	text      []byte
-	me        byte
-	sent      []time.Time // of the publishes on their way, oldest first
-	acks      Latencies
-	latencies Latencies
-	delivered int
+	members   int64
+	first     int        // index of the first connection of the conversation
+	seen      []progress // of each writer of the conversation
+	seq       int64      // of the last event
+	writing   bool
+	turn      int           // among the writers
+	due       time.Time     // when the next message is, if there is a rate
+	interval  time.Duration // between two; 0: there is no rate
+	published int64
+	sent      []int64 // when the publishes on their way were due, the oldest first
+	delivered int64
+	faults    Faults
 }
 
-const markLen = 24 // sender and nanoseconds since the load began, as digits
-
-func (c *conn) run(i int) error {
-	interval := time.Duration(0)
-	if c.load.o.Rate > 0 {
-		interval = time.Duration(len(c.load.conns)) * time.Second / time.Duration(c.load.o.Rate)
+// plan decides when the messages of a writer are due: they take turns.
+func (c *conn) plan() {
+	if l := c.load; l.o.Rate > 0 && c.writing {
+		c.interval = time.Duration(l.writers) * time.Second / time.Duration(l.o.Rate)
+		c.due = l.began.Add(c.interval * time.Duration(c.turn) / time.Duration(l.writers))
 	}
-	due := c.load.began.Add(interval * time.Duration(i) / time.Duration(len(c.load.conns)))
-	for {
-		for len(c.sent) < c.load.o.Window && c.load.left.Load() > 0 {
-			if wait := time.Until(due); interval > 0 && wait > 0 {
-				break
-			}
-			due = due.Add(interval)
-			if c.load.left.Add(-1) < 0 {
-				break
-			}
-			now := time.Now()
-			c.mark(now)
-			c.publish(c.topic, c.text)
-			c.sent = append(c.sent, now)
-		}
+}
+
+func (c *conn) run() error {
+	for !c.load.stopped.Load() {
+		c.write()
 		if c.r.Buffered() == 0 {
 			if err := c.w.Flush(); err != nil {
 				return c.ended(err)
 			}
-			if interval > 0 && c.load.left.Load() > 0 {
-				_ = c.conn.SetReadDeadline(due)
+			if c.writing && c.interval > 0 && len(c.sent) < c.load.o.Window {
+				_ = c.conn.SetReadDeadline(c.due)
 				_, err := c.r.Peek(1)
 				_ = c.conn.SetReadDeadline(time.Time{})
 				if isTimeout(err) {
 					continue
 				}
 				if err != nil {
-					return c.ended(err)
+					return err
 				}
 			}
 		}
@@ -198,88 +379,110 @@ func (c *conn) run(i int) error {
 			return err
 		}
 	}
+	return nil
 }
 
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
-}
-
-// ended tells a connection that was lost from one that was closed at the end.
+// ended tells a connection that was lost from one that was told to end, by its deadline.
 func (c *conn) ended(err error) error {
-	select {
-	case <-c.load.done:
+	if isTimeout(err) {
 		return nil
-	default:
-		return err
+	}
+	return err
+}
+
+// write publishes what is due, as far as the window has room.
+func (c *conn) write() {
+	l := c.load
+	for c.writing && len(c.sent) < l.o.Window {
+		now := time.Now()
+		due := now
+		if c.interval > 0 {
+			due = c.due
+		}
+		switch {
+		case c.interval > 0 && l.o.Messages > 0 && c.turn+int(c.published)*l.writers >= l.o.Messages,
+			c.interval == 0 && l.o.Messages > 0 && l.left.Add(-1) < 0,
+			l.o.Messages == 0 && !due.Before(l.end):
+			c.writing = false
+			l.came()
+			return
+		case now.Before(due):
+			return
+		case c.interval > 0:
+			c.due = due.Add(c.interval)
+		}
+		l.pending.Add(1 + c.members)
+		m := mark{l.o.tag, c.index, c.published, due.Sub(l.began).Microseconds()}
+		b := &l.bodies[(c.index+int(c.published))%len(l.bodies)]
+		payload := c.publish(c.topic, b.bytes)
+		m.write(payload[b.mark:])
+		if b.id > 0 {
+			digits(payload[b.id-countLen:b.id], uint64(c.published))
+		}
+		c.send()
+		if c.interval > 0 && m.due >= l.measured {
+			l.late.record(c.index, now.Sub(due))
+		}
+		c.published++
+		c.sent = append(c.sent, m.due)
 	}
 }
 
 func (c *conn) take(header byte, body []byte) error {
-	now := time.Now()
+	l := c.load
+	now := time.Since(l.began)
 	switch header >> 4 {
 	case typePuback:
 		if len(body) > 2 && body[2] >= 0x80 {
-			return fmt.Errorf("publish refused: reason code %#x", body[2])
+			return fmt.Errorf("publish: %w", refused(body[2]))
 		}
-		c.acks = append(c.acks, now.Sub(c.sent[0]))
+		if len(c.sent) == 0 {
+			return errors.New("PUBACK that is not due")
+		}
+		if due := c.sent[0]; due >= l.measured {
+			l.acks.record(c.index, now-micros(due))
+		}
 		c.sent = append(c.sent[:0], c.sent[1:]...)
+		l.acked.Add(1)
+		l.came()
 	case typePublish:
-		n := int(binary.BigEndian.Uint16(body))
-		c.puback(binary.BigEndian.Uint16(body[2+n:]))
-		c.delivered++
-		if sender, at, ok := readMark(body[2+n:]); ok && sender != c.me {
-			c.latencies = append(c.latencies, now.Sub(c.load.began.Add(at)))
-		} else if !ok {
-			return c.counted(false) // an event that is not of this load
+		p, err := parsePublish(header, body)
+		if err != nil {
+			return err
 		}
-	default:
-		return nil
-	}
-	return c.counted(true)
-}
-
-func (c *conn) counted(yes bool) error {
-	if yes && c.load.due.Add(-1) == 0 {
-		_ = c.w.Flush()
-		close(c.load.done)
+		if p.id != 0 {
+			c.puback(p.id)
+		}
+		c.event(now, p)
+	case typeDisconnect:
+		if len(body) > 0 {
+			return fmt.Errorf("the server has disconnected: reason code %#x", body[0])
+		}
+		return errors.New("the server has disconnected")
 	}
 	return nil
 }
 
-var stampMark = []byte("T:")
-
-// mark writes "T:", the sender and the time into the text.
-func (c *conn) mark(now time.Time) {
-	copy(c.text, stampMark)
-	c.text[2] = '0' + c.me
-	ns := uint64(now.Sub(c.load.began))
-	for i := markLen - 1; i > 2; i-- {
-		c.text[i] = '0' + byte(ns%10)
-		ns /= 10
+// event checks and measures a delivery. What is not of this load is left alone.
+func (c *conn) event(now time.Duration, p publication) {
+	if string(p.topic) != c.topic {
+		return
 	}
-}
-
-// readMark finds the mark in the content of an event.
-func readMark(body []byte) (sender byte, at time.Duration, ok bool) {
-	i := behind(body, `"content":"T:`)
-	if i < 0 || len(body) < i+markLen {
-		return 0, 0, false
+	seq := readSeq(p.payload)
+	if c.seq != 0 && seq > c.seq+1 {
+		c.faults.Gaps++
 	}
-	mark := body[i:]
-	var ns uint64
-	for _, d := range mark[1 : markLen-2] {
-		ns = ns*10 + uint64(d-'0')
+	c.seq = max(c.seq, seq)
+	m, ok := readMark(p.payload)
+	writer := m.sender - c.first
+	if !ok || m.load != c.load.o.tag || writer < 0 || writer >= len(c.seen) || !c.seen[writer].take(m.n, &c.faults) {
+		return
 	}
-	return mark[0] - '0', time.Duration(ns), true
-}
-
-// behind returns the place behind the mark in body, or -1.
-func behind(body []byte, mark string) int {
-	for i := 0; i+len(mark) <= len(body); i++ {
-		if string(body[i:i+len(mark)]) == mark {
-			return i + len(mark)
+	if m.due >= c.load.measured {
+		c.delivered++
+		if m.sender != c.index {
+			c.load.latencies.record(c.index, now-micros(m.due))
 		}
 	}
-	return -1
+	c.load.came()
 }
