@@ -27,6 +27,7 @@ type cli struct {
 	Restored restoredCmd      `cmd:"" help:"Say that the database was restored to an earlier moment, where Parley cannot notice, so that clients start over."`
 	User     userCmd          `cmd:"" help:"Add, list, enable and disable users; set passwords."`
 	Token    tokenCmd         `cmd:"" help:"Issue an access token for a user, without their password."`
+	Bench    benchCmd         `cmd:"" help:"Measure how fast a server is, what it costs, and whether everything arrives."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
 }
 
@@ -59,7 +60,8 @@ func run(ctx context.Context, tty terminal, args []string) int {
 		kong.Vars{"version": version()},
 		kong.Writers(tty.Out, tty.Err),
 		kong.Exit(func(code int) { exited = &code }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+		kong.ExplicitGroups([]kong.Group{{Key: "server", Title: "Server:"}, {Key: "measuring", Title: "Measuring:"}, {Key: "output", Title: "Output:"}}),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(tty),
 	)
@@ -85,13 +87,15 @@ func run(ctx context.Context, tty terminal, args []string) int {
 	return exitOK
 }
 
-// withCommands lets help and version be commands, as they are with many programs.
+// withCommands lets help and version be commands, as they are with many programs, and bench --compare A B.
 func withCommands(args []string) []string {
 	switch {
 	case len(args) > 0 && args[0] == "help":
 		return append(slices.Clone(args[1:]), "--help")
 	case len(args) == 1 && args[0] == "version":
 		return []string{"--version"}
+	case len(args) > 1 && args[0] == "bench" && args[1] == "--compare":
+		return append([]string{"bench", "compare"}, args[2:]...)
 	}
 	return args
 }
