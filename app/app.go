@@ -246,6 +246,7 @@ func (a *App) start(ctx context.Context) error {
 	a.run("clock of the database", a.clock.Run)
 	a.run("identity", a.identity.Run)
 	a.run("sessions", a.router.Run)
+	a.run("memory", a.releaseMemory)
 	a.run("presence", a.presence.Run)
 	if a.others != nil {
 		a.run("presence of the former process", a.releaseFormerPresences)
