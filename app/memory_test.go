@@ -9,11 +9,25 @@ func TestSettled(t *testing.T) {
 		connections int64
 		over        bool
 	}{
-		{0, false}, {900, false}, {900, false}, // too few
-		{2000, false}, {9000, false}, {10_000, false}, {10_100, true}, {10_100, false},
-		{10_900, false}, {12_000, false}, {14_000, false}, {14_000, false}, // less than half
-		{8000, false}, {3000, false}, {3000, true}, {3000, false},
-		{0, false}, {0, true}, {0, false},
+		{0, false},
+		{900, false},
+		{900, false}, // too few
+		{2000, false},
+		{9000, false},
+		{10_000, false},
+		{10_100, true},
+		{10_100, false},
+		{10_900, false},
+		{12_000, false},
+		{14_000, false},
+		{14_000, false}, // less than half
+		{8000, false},
+		{3000, false},
+		{3000, true},
+		{3000, false},
+		{0, false},
+		{0, true},
+		{0, false},
 	} {
 		if over := s.count(test.connections); over != test.over {
 			t.Errorf("count %d, of %d connections: %v, want %v", i, test.connections, over, test.over)
