@@ -118,12 +118,12 @@ func (e *Event) appendJSON(b []byte) []byte {
 		b = append(b, `","clientMsgId":"`...)
 		b = e.ClientMsgID.append(b)
 		b = append(b, `","content":`...)
-		b = appendString(b, e.Content)
+		b = AppendJSONString(b, e.Content)
 		b = appendTime(b, `,"editedAt":"`, e.EditedAt)
 		b = appendTime(b, `,"deletedAt":"`, e.DeletedAt)
 	case EventEdit:
 		b = append(b, `,"content":`...)
-		b = appendString(b, e.Content)
+		b = AppendJSONString(b, e.Content)
 		b = appendTime(b, `,"deletedAt":"`, e.DeletedAt)
 	case EventDelete, EventReaction, EventConversation:
 	}
@@ -169,7 +169,7 @@ func appendText(b []byte, key, s string) []byte {
 	if s == "" {
 		return b
 	}
-	return appendString(append(b, key...), s)
+	return AppendJSONString(append(b, key...), s)
 }
 
 func appendTime(b []byte, key string, t time.Time) []byte {
@@ -179,8 +179,8 @@ func appendTime(b []byte, key string, t time.Time) []byte {
 	return append(t.UTC().AppendFormat(append(b, key...), TimeFormat), '"')
 }
 
-// appendString appends s as a JSON string (RFC 8259, 7). s is valid UTF-8.
-func appendString(b []byte, s string) []byte {
+// AppendJSONString appends s as a JSON string (RFC 8259, 7). s is valid UTF-8.
+func AppendJSONString(b []byte, s string) []byte {
 	b = append(b, '"')
 	start := 0
 	for i := range len(s) {

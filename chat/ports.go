@@ -95,6 +95,9 @@ type MessageQuery struct {
 type MessagePage struct {
 	Items []Event
 	More  bool // there are more in the direction of reading
+
+	// Reactions are those to the items, as CountReactions returns them.
+	Reactions map[ID][]ReactionCount
 }
 
 // Reader is the queries that a Service passes to the store as they are: each checks by

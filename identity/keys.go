@@ -135,6 +135,12 @@ func (k *keyring) public(ctx context.Context, kid string) (ed25519.PublicKey, er
 	return nil, &chat.Error{Code: chat.NotFound, Op: "identity.key", Err: errors.New("unknown kid")}
 }
 
+// has reports whether the key is known now.
+func (k *keyring) has(kid string) bool {
+	set := k.set.Load()
+	return set != nil && set.public[kid] != nil
+}
+
 // load reads the keys, making the first one if there is none, unless another caller
 // has read them since this one saw the set seen.
 func (k *keyring) load(ctx context.Context, seen *keySet) (*keySet, error) {

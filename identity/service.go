@@ -55,6 +55,8 @@ type Service struct {
 	revoked *revocations
 	parser  *jwt.Parser
 
+	verified verifiedTokens
+
 	issuer, audience               string
 	accessTTL, loginTTL, pollEvery time.Duration
 	deleted                        time.Time // owned by Run: when expired logins were last removed

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -55,41 +56,60 @@ func (s *Service) issue(ctx context.Context, u *chat.User, login chat.ID, creden
 	return text, nil
 }
 
-// VerifyToken implements chat.Authenticator. It costs an Ed25519 verification
+// VerifyToken implements chat.Authenticator. It costs an Ed25519 verification the first time,
 // and, as a rule, no query.
 func (s *Service) VerifyToken(ctx context.Context, token string) (chat.Principal, error) {
 	if len(token) > maxTokenBytes {
 		return chat.Principal{}, badToken(errors.New("token too long"))
 	}
+	id := sha256.Sum256([]byte(token))
+	t, ok := s.verified.get(id)
+	if ok && !(s.clock.Now().Before(t.expires) && s.keys.has(t.kid)) {
+		s.verified.forget(id)
+		ok = false
+	}
+	if !ok {
+		var err error
+		if t, err = s.parseToken(ctx, token); err != nil {
+			return chat.Principal{}, err
+		}
+		s.verified.put(id, t)
+	}
+	if err := s.revoked.check(ctx, t.principal); err != nil {
+		return chat.Principal{}, err
+	}
+	return t.principal, nil
+}
+
+// parseToken checks a token's signature and claims, but not whether it was revoked.
+func (s *Service) parseToken(ctx context.Context, token string) (verified, error) {
 	var c claims
 	var keyErr error // why the token could not be checked, if it could not
+	var kid string
 	_, err := s.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
 		if typ, _ := t.Header["typ"].(string); typ != tokenType {
 			return nil, fmt.Errorf("typ %q", typ)
 		}
-		kid, _ := t.Header["kid"].(string)
+		kid, _ = t.Header["kid"].(string)
 		var key any
 		key, keyErr = s.keys.public(ctx, kid)
 		return key, keyErr
 	})
 	if keyErr != nil && chat.CodeOf(keyErr) != chat.NotFound {
-		return chat.Principal{}, keyErr
+		return verified{}, keyErr
 	}
 	if err != nil {
-		return chat.Principal{}, badToken(err)
+		return verified{}, badToken(err)
 	}
 	user, err := chat.ParseID(c.Subject)
 	if err != nil {
-		return chat.Principal{}, badToken(err)
+		return verified{}, badToken(err)
 	}
 	p := chat.Principal{UserID: user, Username: c.Name, LoginID: c.LoginID, Admin: c.Admin}
 	if c.CredentialsAt != 0 {
 		p.CredentialsAt = time.UnixMilli(c.CredentialsAt).UTC()
 	}
-	if err := s.revoked.check(ctx, p); err != nil {
-		return chat.Principal{}, err
-	}
-	return p, nil
+	return verified{principal: p, kid: kid, expires: c.ExpiresAt.Add(tokenLeeway)}, nil
 }
 
 // badToken is the answer to every invalid token. What is wrong with it is for the log

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -50,10 +51,24 @@ func apiConfig(version string) huma.Config {
 // does not fit: huma knows only that it is in the body.
 const numberTooLarge = "too large a number in body."
 
+// A jsonAppender is written by hand because it is large and often asked for.
+type jsonAppender interface{ appendJSON(b []byte) []byte }
+
+// encodings are buffers for the answers of jsonAppenders. The garbage collector takes those that
+// were not used for a while.
+var encodings = sync.Pool{New: func() any { return new([]byte) }}
+
 // strictJSON is encoding/json that refuses what it would change: invalid UTF-8, and what
 // chat.CheckJSON finds.
 var strictJSON = huma.Format{
 	Marshal: func(w io.Writer, v any) error {
+		if a, ok := v.(jsonAppender); ok {
+			b := encodings.Get().(*[]byte)
+			defer encodings.Put(b)
+			*b = append(a.appendJSON((*b)[:0]), '\n')
+			_, err := w.Write(*b)
+			return err
+		}
 		e := json.NewEncoder(w)
 		e.SetEscapeHTML(false)
 		return e.Encode(v)

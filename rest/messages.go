@@ -75,7 +75,7 @@ func (s *server) sendMessage(ctx context.Context, in *with[NewMessage]) (*locate
 	return out, nil
 }
 
-func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[Page[Message]], error) {
+func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[messagePage], error) {
 	me := principal(ctx).UserID
 	q := chat.MessageQuery{UserID: me, ConversationID: in.ConversationID.chatID(), Limit: in.Limit, Around: in.Around.chatID()}
 	q.After, q.HasAfter = in.After.Value, in.After.Set
@@ -86,19 +86,15 @@ func (s *server) listMessages(ctx context.Context, in *messageQuery) (*body[Page
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.messagesOf(ctx, me, page.Items)
-	if err != nil {
-		return nil, err
-	}
-	var next string
-	if page.More && len(out) > 0 {
+	out := messagePage{MessagePage: page}
+	if page.More && len(page.Items) > 0 {
 		kind := olderCursor
 		if q.HasAfter {
 			kind = newerCursor
 		}
-		next = encodeCursor(kind, me, string(in.ConversationID), seqKey(out[len(out)-1].Seq))
+		out.next = encodeCursor(kind, me, string(in.ConversationID), seqKey(page.Items[len(page.Items)-1].Seq))
 	}
-	return pageOf(out, func(m *Message) Message { return *m }, next), nil
+	return &body[messagePage]{out}, nil
 }
 
 // resume makes the query continue at the cursor, and refuses more than one starting point.

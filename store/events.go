@@ -1,10 +1,15 @@
 package store
 
 import (
+	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgtype/zeronull"
 
 	"github.com/parleymq/parley/chat"
@@ -43,6 +48,82 @@ func (r *eventRow) toEvent() (chat.Event, error) {
 		}
 	}
 	return r.event, nil
+}
+
+// collectEvents is collect for rows of eventColumns. It reads the wire format itself: pages of
+// events are most of what is read, and scanning costs more than all else about them. It makes room
+// for n of them at first.
+func collectEvents(ctx context.Context, q querier, n int, sql string, args ...any) ([]chat.Event, error) {
+	rows, _ := q.Query(ctx, sql, args...) // rows has the error, too
+	defer rows.Close()
+	if fields := rows.FieldDescriptions(); rows.Err() != nil || !isEventFormat(fields) {
+		return pgx.CollectRows(rows, scanEvent)
+	}
+	events := make([]chat.Event, 0, n)
+	for rows.Next() {
+		events = append(events, chat.Event{})
+		if err := decodeEvent(&events[len(events)-1], rows.RawValues()); err != nil {
+			return nil, err
+		}
+	}
+	return events, rows.Err()
+}
+
+// eventFormats are the formats of eventColumns that decodeEvent reads. Another mode of pgx, set
+// in the DSN, has others.
+var eventFormats = [...]int16{
+	pgtype.BinaryFormatCode, pgtype.BinaryFormatCode, pgtype.TextFormatCode, pgtype.BinaryFormatCode, pgtype.BinaryFormatCode, pgtype.BinaryFormatCode,
+	pgtype.BinaryFormatCode, pgtype.TextFormatCode, pgtype.BinaryFormatCode, pgtype.BinaryFormatCode, pgtype.TextFormatCode,
+}
+
+func isEventFormat(fields []pgconn.FieldDescription) bool {
+	if len(fields) != len(eventFormats) {
+		return false
+	}
+	for i, f := range fields {
+		if f.Format != eventFormats[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func decodeEvent(e *chat.Event, v [][]byte) error {
+	copy(e.ConversationID[:], v[0])
+	e.Seq = decodeInt8(v[1])
+	switch t := chat.EventType(v[2]); t { // without an allocation for those that are known
+	case chat.EventMessage:
+		e.Type = chat.EventMessage
+	default:
+		e.Type = t
+	}
+	copy(e.ID[:], v[3])
+	copy(e.SenderID[:], v[4])
+	copy(e.ClientMsgID[:], v[5])
+	e.CreatedAt, e.EditedAt, e.DeletedAt = decodeTime(v[6]), decodeTime(v[8]), decodeTime(v[9])
+	e.Content = string(v[7])
+	if v[10] == nil {
+		return nil
+	}
+	row := eventRow{event: *e, detail: v[10]}
+	decoded, err := row.toEvent()
+	*e = decoded
+	return err
+}
+
+// decodeInt8 and decodeTime read the binary format; the zero value for NULL.
+func decodeInt8(v []byte) int64 {
+	if v == nil {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint64(v))
+}
+
+func decodeTime(v []byte) time.Time {
+	if v == nil {
+		return time.Time{}
+	}
+	return postgresEpoch.Add(time.Duration(decodeInt8(v)) * time.Microsecond)
 }
 
 // detailJSON returns d as it is stored: JSON, or nil for NULL if it is zero.

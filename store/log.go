@@ -24,9 +24,8 @@ ORDER BY e.seq`
 // empty slice. limit is cut to MaxLogPage.
 func (s *Store) ReadLog(ctx context.Context, user, conversation chat.ID, after int64, limit int) ([]chat.Event, error) {
 	const op = "store.ReadLog"
-	rows, err := collect(ctx, s.pool, scanEvent, readLogSQL, pgx.NamedArgs{
-		"conversation_id": conversation, "user_id": user, "after": after, "limit": min(max(limit, 1), MaxLogPage),
-	})
+	limit = min(max(limit, 1), MaxLogPage)
+	rows, err := collectEvents(ctx, s.pool, limit, readLogSQL, pgx.NamedArgs{"conversation_id": conversation, "user_id": user, "after": after, "limit": limit})
 	if err != nil {
 		return nil, translate(op, err)
 	}

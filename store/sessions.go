@@ -400,6 +400,6 @@ func (s *Store) ReadEvents(ctx context.Context, user chat.ID, refs []chat.EventR
 	for i, r := range refs {
 		conversations[i], seqs[i] = r.ConversationID, r.Seq
 	}
-	events, err := collect(ctx, s.pool, scanEvent, readEventsSQL, pgx.NamedArgs{"user_id": user, "conversations": conversations, "seqs": seqs})
+	events, err := collectEvents(ctx, s.pool, len(refs), readEventsSQL, pgx.NamedArgs{"user_id": user, "conversations": conversations, "seqs": seqs})
 	return events, translate("store.ReadEvents", err)
 }

@@ -137,9 +137,10 @@ var Statements = []Statement{
 	{"listRevocationsSQL", listRevocationsSQL, Warm, "all: logins, users", ""},
 	{"deleteExpiredSQL", deleteExpiredSQL, Rare, "all: logins", ""},
 	// messages.go
-	{"olderMessagesSQL", olderMessagesSQL, Warm, "conversation: events, participants", ""},
-	{"newerMessagesSQL", newerMessagesSQL, Warm, "conversation: events, participants", ""},
-	{"messagesAroundSQL", messagesAroundSQL, Warm, "conversation: events, participants", ""},
+	{"olderMessagesSQL", olderMessagesSQL, Warm, "conversation: events, participants, reactions", ""},
+	{"newerMessagesSQL", newerMessagesSQL, Warm, "conversation: events, participants, reactions", ""},
+	{"messagesAroundSQL", messagesAroundSQL, Warm, "conversation: events, participants, reactions", ""},
+	{"pageSQL", pageSQL, Part, "", ""},
 	{"getMessageSQL", getMessageSQL, Warm, "all: events, participants", ""},
 	// migrate.go
 	{"schemaVersionSQL", schemaVersionSQL, Rare, "", ""},

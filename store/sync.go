@@ -412,7 +412,7 @@ func (r *syncRun) readEvents(ctx context.Context, parts []logPart, limit int) ([
 	if wanted == 0 {
 		return parts, 0, nil
 	}
-	events, err := collect(ctx, r.tx, scanEvent, syncEventsSQL, pgx.NamedArgs{"ids": ids, "after": after, "last": last})
+	events, err := collectEvents(ctx, r.tx, wanted, syncEventsSQL, pgx.NamedArgs{"ids": ids, "after": after, "last": last})
 	if err != nil {
 		return nil, 0, err
 	}
