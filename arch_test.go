@@ -33,14 +33,15 @@ type folder struct {
 var folders = []folder{
 	{"backoff", nil, "pauses between attempts; no word of the domain"},
 	{"batch", nil, "the queue of a group commit; no word of the domain"},
+	{"rawio", nil, "sockets, and what Go's scheduler makes of them"},
 	{"chat", []string{"backoff", "batch"}, "the language and the rules; everything else may change under them"},
 	{"identity", []string{"chat"}, "accounts, passwords and tokens; it answers in chat's words"},
 	{"delivery", []string{"backoff", "chat"}, "events to sessions, knowing neither the wire nor the database"},
 	{"presence", []string{"backoff", "chat"}, "who is online, and who is shown it; knowing neither the wire nor the database"},
-	{"store", []string{"backoff", "batch", "chat", "identity", "presence", "migrations"}, "serves their ports from PostgreSQL, and applies the schema they need"},
+	{"store", []string{"backoff", "batch", "chat", "identity", "presence", "migrations", "rawio"}, "serves their ports from PostgreSQL, and applies the schema they need"},
 	{"cluster", []string{"backoff", "chat"}, "what nodes tell each other, in chat's words"},
 	{"topics", []string{"backoff", "batch", "chat"}, "the broker for device topics, knowing neither the wire nor the database"},
-	{"broker", []string{"backoff", "chat", "delivery"}, "carries packets, and is what delivery hands events to"},
+	{"broker", []string{"backoff", "chat", "delivery", "rawio"}, "carries packets, and is what delivery hands events to"},
 
 	{"asyncapi", []string{"chat"}, "describes what goes over MQTT, in chat's words; it carries nothing"},
 

@@ -303,8 +303,8 @@ func (c *Conn) finish() {
 	}
 	if hc, ok := c.socket.(interface{ CloseWrite() error }); ok && graceful && hc.CloseWrite() == nil {
 		if secure, ok := c.socket.(*tls.Conn); ok { // it has sent close_notify, and the kernel no FIN
-			if tcp, ok := secure.NetConn().(*net.TCPConn); ok {
-				_ = tcp.CloseWrite()
+			if under, ok := secure.NetConn().(interface{ CloseWrite() error }); ok {
+				_ = under.CloseWrite()
 			}
 		}
 		_ = c.socket.SetReadDeadline(time.Now().Add(c.server.limits.Linger))

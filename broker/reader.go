@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/parleymq/parley/rawio"
 )
 
 // reader is what the reader of a connection owns. While it waits for the beginning of a
@@ -185,13 +187,13 @@ func (c *Conn) fillRaw(fd uintptr) bool {
 		b = getBuffer()
 	}
 	b = slices.Grow(b, 1)
-	n, err := readDescriptor(fd, b[len(b):cap(b)])
+	n, err := rawio.Read(fd, b[len(b):cap(b)])
 	if n <= 0 && len(b) == 0 {
 		putBuffer(b)
 		b = nil
 	}
 	r.held, r.err = b[:len(b)+max(n, 0)], err
-	return !errors.Is(err, errWouldBlock)
+	return !errors.Is(err, rawio.ErrWouldBlock)
 }
 
 // rawOf returns what fillRaw reads from; nil: c is not a socket, or not only.
@@ -199,9 +201,8 @@ func rawOf(c net.Conn) syscall.RawConn {
 	if p, ok := c.(*proxiedConn); ok && p.passedOn() {
 		c = p.Conn
 	}
-	switch c.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		if raw, err := c.(syscall.Conn).SyscallConn(); err == nil && canReadDescriptor {
+	if s, ok := c.(syscall.Conn); ok && rawio.CanRead { // of package net, or rawio
+		if raw, err := s.SyscallConn(); err == nil {
 			return raw
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/rawio"
 )
 
 // Options configures a Server.
@@ -123,6 +124,7 @@ func (s *Server) Serve(l net.Listener, on *Listener) error {
 		if tcp, ok := c.(*net.TCPConn); ok {
 			_ = tcp.SetNoDelay(true)
 		}
+		c = rawio.New(c)
 		if on.TLS != nil {
 			c = tls.Server(c, on.TLS)
 		}

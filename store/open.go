@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"runtime"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/rawio"
 )
 
 // Options configures a Store. Only DSN is required.
@@ -128,6 +130,14 @@ func poolConfig(dsn string) (*pgxpool.Config, error) {
 		config.ConnConfig.ConnectTimeout = 10 * time.Second // pgx's default of 2 min outlasts every caller's patience
 	}
 	onConnect(config.ConnConfig)
+	dial := config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return rawio.New(c), nil
+	}
 	config.MaxConnLifetimeJitter = config.MaxConnLifetime / 10
 	config.AfterConnect = registerTypes
 	return config, nil
