@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -29,8 +30,8 @@ type WriterOptions struct {
 	// Recheck decides again whether an event's sender may write, after the
 	// conversation's members changed; it sets MembersVersion or returns an error.
 	Recheck func(context.Context, *chat.Append) error
-	// Committed is called with each stored event, in seq order for each conversation. It
-	// runs beside the next commit, and while it blocks, commits wait.
+	// Committed is called with each stored event, in seq order for each conversation. While it
+	// blocks, commits wait: the next one, or a few of them later.
 	Committed func(ctx context.Context, e *chat.Event, membersVersion int64)
 	// GivenUp is called for an event of the conversation that was given up and may be
 	// stored all the same, now or when a statement that still waits in the server ends.
@@ -138,6 +139,7 @@ type shard struct {
 	w      *Writer
 	queue  *batch.Queue[*chat.Append]
 	stored chan []stored // full: the next commit waits for publish
+	handed atomic.Int64  // batches that publish has not done with
 
 	stmt statement // owned by run
 }
@@ -162,14 +164,35 @@ func newShard(w *Writer) *shard {
 func (s *shard) publish(ctx context.Context) {
 	for batch := range s.stored {
 		s.publishBatch(ctx, batch)
+		s.handed.Add(-1)
+	}
+}
+
+// handOn has the stored events of a batch published. One that is alone, with nothing waiting to
+// be committed, is published here: waking publish would cost more.
+func (s *shard) handOn(ctx context.Context, b *group) {
+	switch {
+	case len(b.stored) == 0:
+		return
+	case len(b.stored) == 1 && s.queue.Len() == 0 && s.handed.Load() == 0:
+		s.publishBatch(ctx, b.stored)
+		b.stored[0] = stored{}
+		b.stored = b.stored[:0]
+	default:
+		s.handed.Add(1)
+		s.stored <- b.stored
+		b.stored = nil
 	}
 }
 
 // publishBatch has a deadline for all of its events together, because Committed
-// may wait for the database, and commits wait behind it.
+// may wait for the database, and commits wait behind it. For one it has its own.
 func (s *shard) publishBatch(ctx context.Context, batch []stored) {
-	ctx, cancel := chat.WithDeadline(ctx, 3*s.w.opts.Patience, "store.publish")
-	defer cancel()
+	if len(batch) > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = chat.WithDeadline(ctx, 3*s.w.opts.Patience, "store.publish")
+		defer cancel()
+	}
 	for _, st := range batch {
 		s.w.opts.Committed(ctx, st.event, st.membersVersion)
 	}
@@ -192,6 +215,7 @@ func (s *shard) run(ctx context.Context, pool *pgxpool.Pool) {
 		s.w.metrics.queued.Set(float64(s.queue.Len()))
 		s.commit(ctx, b)
 		s.w.slots.give()
+		s.handOn(ctx, b)
 	}
 }
 
@@ -206,10 +230,7 @@ func (s *shard) commit(ctx context.Context, b *group) {
 	if b.unanswered { // what an unanswered attempt had stored was found after what came later
 		slices.SortStableFunc(b.stored, func(a, b stored) int { return cmp.Compare(a.event.Seq, b.event.Seq) })
 	}
-	if len(b.stored) > 0 {
-		s.w.metrics.events.Add(float64(len(b.stored)))
-		s.stored <- b.stored
-	}
+	s.w.metrics.events.Add(float64(len(b.stored)))
 }
 
 // store tries until nothing is pending any more; once ctx has ended, what is left

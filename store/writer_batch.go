@@ -43,7 +43,6 @@ func newGroup() *group {
 
 func (b *group) reset() {
 	b.pending, b.hasResent, b.commands, b.unanswered = b.pending[:0], false, false, false
-	b.stored = nil
 	clear(b.leaders)
 	clear(b.followers)
 }

@@ -136,6 +136,8 @@ type statement struct {
 	conn *pgxpool.Conn // nil: none yet, or the last one broke
 	node func() string // nil: there is no outbox
 
+	prepared map[string]*pgconn.StatementDescription // on conn, by name
+
 	buf    []byte // the parameters of one call, one after the other
 	starts [batchSharedParams + 1]int
 	begun  int // how many of them
@@ -196,8 +198,9 @@ func (s *statement) acquire(ctx context.Context) error {
 	if s.node != nil {
 		list = []prepared{freshPlan, appendBatchShared, appendOneShared, lockBatch, lockOne}
 	}
+	s.prepared = make(map[string]*pgconn.StatementDescription, len(list))
 	for _, p := range list {
-		if _, err = conn.Conn().PgConn().Prepare(ctx, p.name, p.sql, p.types); err != nil {
+		if s.prepared[p.name], err = conn.Conn().PgConn().Prepare(ctx, p.name, p.sql, p.types); err != nil {
 			_ = conn.Conn().Close(context.WithoutCancel(ctx))
 			conn.Release()
 			return translate("store.Writer", err)
@@ -268,15 +271,15 @@ func (s *statement) insert(ctx context.Context, b *group, now time.Time) (map[ch
 // that meanwhile connects at another node, and sends again what is on its way here, would
 // find nothing, and both would be stored. (With commands, they are locked already.)
 func (s *statement) exec(ctx context.Context, b *group, row func(values [][]byte)) error {
-	add, lock := appendBatch.name, lockBatch.name
+	add, lock := s.prepared[appendBatch.name], s.prepared[lockBatch.name]
 	if b.single() {
-		add, lock = appendOne.name, lockOne.name
+		add, lock = s.prepared[appendOne.name], s.prepared[lockOne.name]
 	}
 	values, formats := s.values[:s.begun], binary16[:s.begun]
 	conn := s.conn.Conn().PgConn()
 	locks, plans := s.node != nil && len(s.fenced) > 0 && !b.commands, b.large() && !b.commands
 	if !locks && !plans {
-		res := conn.ExecPrepared(ctx, add, values, formats, resultFormats)
+		res := conn.ExecStatement(ctx, add, values, formats, resultFormats)
 		for res.NextRow() {
 			row(res.Values())
 		}
@@ -285,18 +288,18 @@ func (s *statement) exec(ctx context.Context, b *group, row func(values [][]byte
 	}
 	var batch pgconn.Batch
 	if plans {
-		batch.ExecPrepared(freshPlan.name, nil, nil, nil)
+		batch.ExecStatement(s.prepared[freshPlan.name], nil, nil, nil)
 	}
 	if locks {
-		batch.ExecPrepared(lock, values[:1], formats[:1], nil)
+		batch.ExecStatement(lock, values[:1], formats[:1], nil)
 	}
-	batch.ExecPrepared(add, values, formats, resultFormats)
+	batch.ExecStatement(add, values, formats, resultFormats)
 	results := conn.ExecBatch(ctx, &batch)
 	for results.NextResult() {
 		res := results.ResultReader()
 		fields := res.FieldDescriptions()
 		for res.NextRow() {
-			if len(fields) > 0 && fields[0].Name == "id" { // of the last
+			if len(fields) > 0 && fields[0].Name == add.Fields[0].Name { // of the last
 				row(res.Values())
 			}
 		}
