@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -57,6 +59,32 @@ func readStat(pid int) (s stat, err error) {
 	return s, nil
 }
 
+// children are the processes that a process has started, as far as they still run.
+func children(pid int) (all []stat) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil || tasks == nil { // a kernel without these files: look at everybody
+		entries, _ := os.ReadDir("/proc")
+		for _, e := range entries {
+			if n, err := strconv.Atoi(e.Name()); err == nil {
+				if s, err := readStat(n); err == nil && s.parent == pid {
+					all = append(all, s)
+				}
+			}
+		}
+		return all
+	}
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task) // the thread may have ended
+		for _, f := range strings.Fields(string(text)) {
+			n, _ := strconv.Atoi(f) // it is a number
+			if s, err := readStat(n); err == nil {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
+
 // Processes are a server and what it runs on, as far as they are on this machine. A pid of 0 is not known.
 type Processes struct {
 	Server   int // its PostgreSQL counts apart, if it is a child
@@ -81,20 +109,6 @@ func (p Processes) Read() (u ProcessUsage, err error) {
 
 // read returns the pids of the PostgreSQL's processes, too.
 func (p Processes) read() (u ProcessUsage, postgres []int, err error) {
-	children := map[int][]stat{}
-	if p.Server != 0 || p.Postgres != 0 {
-		entries, err := os.ReadDir("/proc")
-		if err != nil {
-			return u, nil, err
-		}
-		for _, e := range entries {
-			if pid, err := strconv.Atoi(e.Name()); err == nil {
-				if s, err := readStat(pid); err == nil { // otherwise it has just ended
-					children[s.parent] = append(children[s.parent], s)
-				}
-			}
-		}
-	}
 	single := func(pid int, what string, to **Usage) {
 		if pid == 0 || err != nil {
 			return
@@ -110,9 +124,11 @@ func (p Processes) read() (u ProcessUsage, postgres []int, err error) {
 	single(p.Redis, "Redis", &u.Redis)
 	single(p.Broker, "the broker", &u.Broker)
 	postmaster := p.Postgres
-	for _, s := range children[p.Server] {
-		if p.Server != 0 && postmaster == 0 && strings.HasPrefix(s.name, "postgres") {
-			postmaster = s.pid
+	if postmaster == 0 && p.Server != 0 {
+		for _, s := range children(p.Server) {
+			if strings.HasPrefix(s.name, "postgres") {
+				postmaster = s.pid
+			}
 		}
 	}
 	if postmaster == 0 || err != nil {
@@ -124,7 +140,7 @@ func (p Processes) read() (u ProcessUsage, postgres []int, err error) {
 	}
 	sum := Usage{User: s.own.User + s.children.User, System: s.own.System + s.children.System, RSS: s.own.RSS}
 	postgres = append(postgres, postmaster)
-	for _, child := range children[postmaster] {
+	for _, child := range children(postmaster) {
 		sum.User += child.own.User
 		sum.System += child.own.System
 		sum.RSS += child.own.RSS
@@ -155,6 +171,15 @@ func (p Processes) Memory() (server, postgres uint64) {
 		}
 	}
 	return server, postgres
+}
+
+// ownCPU is what this process has used.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // Machine describes where something was measured.

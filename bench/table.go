@@ -312,8 +312,8 @@ func (p Printer) costs(r *Report) {
 	}
 	p.line(" %s", p.dim("CPU is user + system; WAL and disk are PostgreSQL's"))
 	for _, w := range r.Workloads {
-		for _, name := range []string{"memory.connection", "cpu.connect", "cpu.idle"} {
-			if s, ok := w.Get(name); ok {
+		for _, name := range []string{"memory.connection", "cpu.connect", "cpu.idle", "later.cpu", "later.wal"} {
+			if s, ok := w.Get(name); ok && s.Value > 0.5 {
 				p.line(" %s %s: %s", pad(w.Name, -nameWidth+1), s.Label, p.bold(value(s.Value, s.Unit)))
 			}
 		}
@@ -325,7 +325,13 @@ func both(user, system float64) string {
 	if math.IsNaN(user) {
 		return ""
 	}
-	return number(math.Round(user*10)/10) + " + " + number(math.Round(system*10)/10)
+	short := func(v float64) string {
+		if v < 100 {
+			return strconv.FormatFloat(v, 'f', 1, 64)
+		}
+		return number(v)
+	}
+	return short(user) + " + " + short(system)
 }
 
 func text(v float64, unit string) string {

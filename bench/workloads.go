@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ type Session struct {
 	Progress  func(Progress)                  // is told how far it is; nil: nobody
 	Note      func(string)                    // is told what was left out; nil: nobody
 	Interval  time.Duration                   // of time series; 0: a second
+	Settle    time.Duration                   // how long to wait for what a server puts off, at most; 0: 30 s
 }
 
 // Progress is how far a workload is.
@@ -36,6 +38,7 @@ type Progress struct {
 type Plan struct {
 	Name, Title, Unit string
 	Limit             bool
+	Chat              *Chat                                       // what it is, if it is that
 	Prepare           func(ctx context.Context, s *Session) error // once, before the first run; nil: nothing
 	Run               func(ctx context.Context, s *Session, r *Figures) error
 }
@@ -82,8 +85,11 @@ type gauge struct {
 	usage   ProcessUsage // at the beginning
 	last    ProcessUsage // at the last point
 	written Written
+	load    time.Duration // CPU of this process, at the beginning
 	known   bool
 	failed  error
+	peak    bool // messages came faster than a server may care to index them
+	reads   bool // it writes nothing: what PostgreSQL writes meanwhile is of something before
 }
 
 func (s *Session) gauge(r *Figures, name, unit string, length time.Duration) *gauge {
@@ -100,6 +106,7 @@ func (g *gauge) begin() {
 			g.s.note("CPU and memory are left out: %v", err)
 		}
 	}
+	g.load = ownCPU()
 	if g.s.Database != nil {
 		g.written, g.failed = g.s.Database.Read(context.Background())
 	}
@@ -150,95 +157,161 @@ func (g *gauge) counted(phase string, of int) func(int64) {
 	}
 }
 
-// end adds what n things have cost. It waits first until the server has nothing more to do: it also costs what
-// is done after an acknowledgement, such as indexing for search.
+// end adds what n things have cost by now, and what the server still does for them.
 func (g *gauge) end(ctx context.Context, n int64) {
 	if n == 0 {
 		return
 	}
-	server, postgres := g.s.Processes.Memory()
-	g.s.settle(ctx)
+	one := singular(g.unit)
 	per := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 / float64(n) }
-	one := strings.TrimSuffix(g.unit, "s")
-	if strings.HasSuffix(g.unit, "ies") {
-		one = strings.TrimSuffix(g.unit, "ies") + "y"
+	now, err := g.s.Processes.Read()
+	if err == nil && g.known {
+		g.addUsage(now, n, one)
 	}
-	if strings.HasSuffix(g.unit, "ches") {
-		one = strings.TrimSuffix(g.unit, "es")
+	if load := ownCPU() - g.load; load > 0 {
+		g.r.add("cpu.load", "CPU a "+one+", the load itself", "µs", per(load), "")
 	}
-	if now, err := g.s.Processes.Read(); err == nil && g.known {
-		var sum time.Duration
-		for _, p := range []struct {
-			name, label string
-			now, before *Usage
-		}{
-			{"server", "server", now.Server, g.usage.Server},
-			{"postgres", "PostgreSQL", now.Postgres, g.usage.Postgres},
-			{"redis", "Redis", now.Redis, g.usage.Redis},
-			{"broker", "broker", now.Broker, g.usage.Broker},
-		} {
-			if p.now == nil || p.before == nil {
-				continue
-			}
-			d := p.now.minus(*p.before)
-			sum += d.CPU()
-			g.r.add("cpu."+p.name+".user", "CPU a "+one+", "+p.label+", user", "µs", per(d.User), "less")
-			g.r.add("cpu."+p.name+".system", "CPU a "+one+", "+p.label+", system", "µs", per(d.System), "less")
-		}
-		if sum > 0 {
-			g.r.add("per-cpu-second", g.unit+" a second of CPU", "", float64(n)/sum.Seconds(), "more")
-		}
-		const mib = 1 << 20
-		if server > 0 {
-			g.r.add("memory.server", "memory, server (RSS)", "MiB", float64(server)/mib, "less")
-		}
-		if postgres > 0 {
-			g.r.add("memory.postgres", "memory, PostgreSQL (PSS)", "MiB", float64(postgres)/mib, "less")
-		}
-		if now.Broker != nil {
-			g.r.add("memory.broker", "memory, broker (RSS)", "MiB", float64(now.Broker.RSS)/mib, "less")
-		}
-	}
-	if g.s.Database == nil || g.failed != nil {
+	if g.reads || g.s.Processes.Broker != 0 {
+		g.s.settle(ctx, restOfReads)
 		return
 	}
-	now, err := g.s.Database.Read(ctx)
-	if err != nil {
-		g.s.note("disk and write-ahead log are left out: %v", err)
+	var written Written
+	wrote := g.s.Database != nil && g.failed == nil
+	if wrote {
+		var err error
+		if written, err = g.s.Database.Read(ctx); err != nil {
+			g.s.note("disk and write-ahead log are left out: %v", err)
+			wrote = false
+		}
+	}
+	if wrote {
+		d := written.minus(g.written)
+		g.r.add("wal", "write-ahead log a "+one, "B", float64(d.WAL)/float64(n), "less")
+		g.r.add("disk", "disk a "+one, "B", float64(d.Size)/float64(n), "less")
+		g.r.add("commits", "transactions a "+one, "", float64(d.Commits)/float64(n), "less")
+	}
+	rest := restOfWrites
+	if g.peak {
+		rest = restOfPeaks
+	}
+	g.s.progress(Progress{Workload: g.name, Phase: "until the server is at rest"})
+	if !g.s.settle(ctx, rest) {
+		if ctx.Err() == nil {
+			g.s.note("%s: the server was still busy with it %v later (--settle); what that costs is part of what comes next", g.name, short(g.s.settleTime()))
+		}
 		return
 	}
-	d := now.minus(g.written)
-	g.r.add("wal", "write-ahead log a "+one, "B", float64(d.WAL)/float64(n), "less")
-	g.r.add("disk", "disk a "+one, "B", float64(d.Size)/float64(n), "less")
-	g.r.add("commits", "transactions a "+one, "", float64(d.Commits)/float64(n), "less")
+	if later, err := g.s.Processes.Read(); err == nil && g.known && later.Server != nil {
+		sum := later.Server.CPU() - now.Server.CPU()
+		if later.Postgres != nil && now.Postgres != nil {
+			sum += later.Postgres.CPU() - now.Postgres.CPU()
+		}
+		g.r.add("later.cpu", "CPU a "+one+", afterwards", "µs", per(sum), "less")
+	}
+	if later, err := g.s.work(ctx); wrote && err == nil {
+		g.r.add("later.wal", "write-ahead log a "+one+", afterwards", "B", float64(later.written-written.WAL)/float64(n), "less")
+	}
 }
 
-// settle waits until server and PostgreSQL use less than a tenth of a CPU, for 10 s at most.
-func (s *Session) settle(ctx context.Context) {
+// singular is one of what a plural names.
+func singular(unit string) string {
+	switch {
+	case strings.HasSuffix(unit, "ies"):
+		return strings.TrimSuffix(unit, "ies") + "y"
+	case strings.HasSuffix(unit, "ches"):
+		return strings.TrimSuffix(unit, "es")
+	}
+	return strings.TrimSuffix(unit, "s")
+}
+
+// addUsage adds what processes have used for n things, and the memory that they occupy.
+func (g *gauge) addUsage(now ProcessUsage, n int64, one string) {
+	server, postgres := g.s.Processes.Memory()
+	per := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 / float64(n) }
+	var sum time.Duration
+	for _, p := range []struct {
+		name, label string
+		now, before *Usage
+	}{
+		{"server", "server", now.Server, g.usage.Server},
+		{"postgres", "PostgreSQL", now.Postgres, g.usage.Postgres},
+		{"redis", "Redis", now.Redis, g.usage.Redis},
+		{"broker", "broker", now.Broker, g.usage.Broker},
+	} {
+		if p.now == nil || p.before == nil {
+			continue
+		}
+		d := p.now.minus(*p.before)
+		sum += d.CPU()
+		g.r.add("cpu."+p.name+".user", "CPU a "+one+", "+p.label+", user", "µs", per(d.User), "less")
+		g.r.add("cpu."+p.name+".system", "CPU a "+one+", "+p.label+", system", "µs", per(d.System), "less")
+	}
+	if sum > 0 {
+		g.r.add("per-cpu-second", g.unit+" a second of CPU", "", float64(n)/sum.Seconds(), "more")
+	}
+	const mib = 1 << 20
+	if server > 0 {
+		g.r.add("memory.server", "memory, server (RSS)", "MiB", float64(server)/mib, "less")
+	}
+	if postgres > 0 {
+		g.r.add("memory.postgres", "memory, PostgreSQL (PSS)", "MiB", float64(postgres)/mib, "less")
+	}
+	if now.Broker != nil {
+		g.r.add("memory.broker", "memory, broker (RSS)", "MiB", float64(now.Broker.RSS)/mib, "less")
+	}
+}
+
+// How long server and PostgreSQL are to be at rest. A server may put off what is not urgent, such as indexing for
+// search, and rest between two steps of it.
+const (
+	restOfReads  = 300 * time.Millisecond
+	restOfWrites = 2 * time.Second
+	restOfPeaks  = 6 * time.Second // after more than peakRate messages a second
+	peakRate     = 1000
+)
+
+// settle waits until server and PostgreSQL have used less than a tenth of a CPU for so long, and PostgreSQL has
+// written next to nothing. It reports whether that has come in Settle.
+func (s *Session) settle(ctx context.Context, rest time.Duration) bool {
 	const step = 300 * time.Millisecond
-	last, err := s.Processes.Read()
-	for range 33 {
+	last, _ := s.work(ctx) // what is not known stands still
+	quiet := time.Duration(0)
+	for start := time.Now(); quiet < rest && time.Since(start) < max(s.settleTime(), rest+2*step); {
 		select {
 		case <-time.After(step):
 		case <-ctx.Done():
-			return
+			return false
 		}
-		if err != nil || last.Server == nil {
-			continue
-		}
-		now, err := s.Processes.Read()
-		if err != nil {
-			return
-		}
-		used := now.Server.CPU() - last.Server.CPU()
-		if now.Postgres != nil && last.Postgres != nil {
-			used += now.Postgres.CPU() - last.Postgres.CPU()
-		}
-		if used <= step/10 {
-			return
+		now, _ := s.work(ctx)
+		if quiet += step; now.cpu-last.cpu > step/10 || now.written-last.written > 64<<10 {
+			quiet = 0
 		}
 		last = now
 	}
+	return quiet >= rest
+}
+
+func (s *Session) settleTime() time.Duration { return cmp.Or(s.Settle, 30*time.Second) }
+
+// work is what server and PostgreSQL have used and written.
+type work struct {
+	cpu     time.Duration
+	written int64 // bytes of write-ahead log
+}
+
+func (s *Session) work(ctx context.Context) (w work, err error) {
+	u, err := s.Processes.Read()
+	for _, p := range []*Usage{u.Server, u.Postgres} {
+		if p != nil {
+			w.cpu += p.CPU()
+		}
+	}
+	if s.Database != nil {
+		var now Written
+		now, err = s.Database.Read(ctx)
+		w.written = now.WAL
+	}
+	return w, err
 }
 
 // Chat is messages in direct conversations.
@@ -254,7 +327,7 @@ type Chat struct {
 
 // Plan returns the workload.
 func (c Chat) Plan() *Plan {
-	p := &Plan{Name: "chat", Unit: "messages", Title: fmt.Sprintf("%d connections in %d direct conversations, window %d, %s, %s", c.Connections, c.Connections/2, c.Window, textTitle(c.Size, c.Plain), short(c.Duration))}
+	p := &Plan{Name: "chat", Chat: &c, Unit: "messages", Title: fmt.Sprintf("%d connections in %d direct conversations, window %d, %s, %s", c.Connections, c.Connections/2, c.Window, textTitle(c.Size, c.Plain), short(c.Duration))}
 	if c.Rate > 0 {
 		p.Name = fmt.Sprintf("rate %d", c.Rate)
 		p.Title = fmt.Sprintf("%d connections in %d direct conversations, %d messages/s, %s, %s", c.Connections, c.Connections/2, c.Rate, textTitle(c.Size, c.Plain), short(c.Duration))
@@ -297,6 +370,7 @@ func (c Chat) run(ctx context.Context, s *Session, r *Figures, p *Plan, o Option
 		r.add("late.p99", "sent late by the load itself, p99", "ms", ms(res.Late.Quantile(0.99)), "")
 	}
 	r.setCurve(res.Latencies)
+	g.peak = res.Rate() > peakRate
 	g.end(ctx, res.Acked)
 	return err
 }
@@ -345,7 +419,7 @@ func (f FanOut) Plan() *Plan {
 		r.addLatency("", "latency", res.Latencies)
 		r.addLatency("ack.", "acknowledgement", res.Acks)
 		r.setCurve(res.Latencies)
-		g.unit = p.Unit
+		g.unit, g.peak = p.Unit, res.Rate() > peakRate
 		g.end(ctx, res.Delivered)
 		return err
 	}
@@ -388,7 +462,7 @@ func (l IdleLoad) Plan() *Plan {
 			return err
 		}
 		g := s.gauge(r, p.Name, p.Unit, 0)
-		s.settle(ctx)
+		s.settle(ctx, restOfReads)
 		before, postgres := s.Processes.Memory()
 		g.begin()
 		var connected ProcessUsage
@@ -460,6 +534,7 @@ func (c ConnectLoad) Plan() *Plan {
 
 func (s *Session) repeat(ctx context.Context, r *Figures, p *Plan, label string, o RepeatOptions) error {
 	g := s.gauge(r, p.Name, p.Unit, o.Duration)
+	g.reads = true
 	o.Measuring, o.Seen, o.Interval = g.begin, g.seen, s.Interval
 	res, err := Repeat(ctx, o)
 	if res.Done == 0 {
@@ -483,7 +558,8 @@ func (s *Session) fill(ctx context.Context, name string, rooms []Room, messages,
 	if _, err := Run(ctx, o); err != nil {
 		return fmt.Errorf("write the messages to be read: %w", err)
 	}
-	s.settle(ctx)
+	s.progress(Progress{Workload: name, Phase: "until the server is at rest"})
+	s.settle(ctx, restOfPeaks)
 	return nil
 }
 
@@ -589,7 +665,7 @@ func (l ReconnectLoad) Plan() *Plan {
 		g := s.gauge(r, p.Name, p.Unit, 0)
 		res, err := Reconnect(ctx, ReconnectOptions{
 			AddrOf: s.addr, Devices: devices, Conversation: room.Conversation, Writer: room.Tokens[0], Missed: l.Missed, Size: l.Size, Dialing: 32,
-			Returning: func() { s.settle(ctx); g.begin() }, Seen: g.counted("devices caught up", l.Devices),
+			Returning: func() { s.settle(ctx, restOfWrites); g.begin() }, Seen: g.counted("devices caught up", l.Devices),
 		})
 		if res == nil || res.CaughtUp.Count() == 0 {
 			return err
@@ -644,7 +720,7 @@ func (l PresenceLoad) Plan() *Plan {
 		}
 		s.progress(Progress{Workload: p.Name, Phase: "coming online", Unit: p.Unit})
 		g := s.gauge(r, p.Name, p.Unit, 0)
-		s.settle(ctx) // also so that whoever has just left is offline
+		s.settle(ctx, restOfReads) // also so that whoever has just left is offline
 		g.begin()
 		limited, cancel := context.WithTimeoutCause(ctx, presenceTime, fmt.Errorf("not everybody was shown as online to everybody within %v", presenceTime))
 		defer cancel()
@@ -666,7 +742,10 @@ func (l PresenceLoad) Plan() *Plan {
 // messages if nothing is stored.
 func BrokerLoad(name, addr string, pid int, c Chat) *Plan {
 	p := c.Plan()
-	p.Name, p.Limit = name, true
+	p.Name, p.Limit, p.Chat = name, true, nil
+	if c.Rate > 0 {
+		p.Name = fmt.Sprintf("%s %d", name, c.Rate)
+	}
 	p.Run = func(ctx context.Context, s *Session, r *Figures) error {
 		rooms := make([]Room, c.Connections/2)
 		for i := range rooms {

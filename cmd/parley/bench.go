@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -41,8 +42,9 @@ type benchCmd struct {
 
 	Duration time.Duration `name:"duration" short:"d" default:"8s" group:"measuring" help:"How long each workload is measured; up to 10m."`
 	Warmup   time.Duration `name:"warmup" default:"2s" group:"measuring" help:"How long it runs before."`
+	Settle   time.Duration `name:"settle" default:"30s" group:"measuring" help:"How long to wait after a workload, at most, for what the server has put off, such as indexing for search; that is measured, too."`
 	Repeat   int           `name:"repeat" default:"1" group:"measuring" help:"Run all workloads so many times in turn; figures are then medians, with their spread."`
-	Limits   bool          `name:"limits" group:"measuring" help:"Measure what the machine can do, too: PostgreSQL alone (in a schema parley_bench, which is removed), the disk, the loopback interface, and mosquitto with the messages of chat, if it is installed."`
+	Limits   bool          `name:"limits" group:"measuring" help:"Measure what the machine can do, too: PostgreSQL alone (in a schema parley_bench, which is removed), the disk, the loopback interface, and mosquitto with the messages of chat and rate, if it is installed."`
 
 	JSON string `name:"json" placeholder:"FILE" type:"path" group:"output" help:"Write all figures to a file, for bench compare."`
 	HTML string `name:"html" placeholder:"FILE" type:"path" group:"output" help:"Write a page with charts; it needs nothing beside it."`
@@ -73,7 +75,7 @@ type (
 )
 
 type benchShortCmd struct {
-	Only []string `name:"only" placeholder:"NAME,…" help:"Only these of: idle, connect, chat, rate, fan-out, history, search, reconnect, presence."`
+	Only []string `name:"only" placeholder:"NAME,…" help:"Only these of: idle, connect, rate, presence, history, search, reconnect, fan-out, chat; in that order."`
 }
 
 type benchChatCmd struct {
@@ -144,6 +146,19 @@ const (
 	maxBenchRate        = 1_000_000
 )
 
+// checkFiles refuses more connections than this process, or a server that it starts, may have open.
+func checkFiles(flag string, n int) error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("read the limit of open files: %w", err)
+	}
+	const others = 300
+	if limit := int(min(l.Cur, 1<<30)); n > limit-others {
+		return fmt.Errorf("--%s: %d are more than %d, of the %d files that a process may have open here: raise the limit (ulimit -n)", flag, n, max(0, limit-others), limit)
+	}
+	return nil
+}
+
 func (f messageFlags) check() error {
 	return between("size", f.Size, bench.MarkLen+1, maxBenchSize)
 }
@@ -153,7 +168,7 @@ func (f chatFlags) check() error {
 	if f.Connections%2 != 0 {
 		odd = fmt.Errorf("--connections: %d is odd; there are two in each conversation", f.Connections)
 	}
-	return errors.Join(between("connections", f.Connections, 2, maxBenchConnections), odd, f.messageFlags.check())
+	return errors.Join(between("connections", f.Connections, 2, maxBenchConnections), checkFiles("connections", f.Connections), odd, f.messageFlags.check())
 }
 
 func (c *benchCmd) chat(f chatFlags, window, rate int) *bench.Plan {
@@ -165,31 +180,31 @@ func (c *benchShortCmd) Run(ctx context.Context, tty terminal, root *cli) error 
 	b := &root.Bench
 	message := messageFlags{Size: 200}
 	f := chatFlags{100, message}
-	all := []*bench.Plan{ // idle first: in a server that has had no load
+	all := []*bench.Plan{ // first what leaves the server nothing to do afterwards
 		bench.IdleLoad{Connections: 1000, AtOnce: 64, Hold: min(b.Duration, 5*time.Second)}.Plan(),
 		bench.ConnectLoad{AtOnce: 16, Warmup: b.Warmup, Duration: b.Duration}.Plan(),
-		b.chat(f, 16, 0),
 		b.chat(f, maxBenchWindow, 200),
-		bench.FanOut{Members: 100, Writers: 1, Window: 4, Size: 200, Warmup: b.Warmup, Duration: b.Duration}.Plan(),
+		bench.PresenceLoad{Users: 100, Contacts: 49}.Plan(),
 		bench.HistoryLoad{Clients: 8, Messages: 200, Size: 200, Warmup: b.Warmup, Duration: b.Duration}.Plan(),
 		bench.SearchLoad{Clients: 4, Messages: 5000, Size: 200, Warmup: b.Warmup, Duration: b.Duration}.Plan(),
 		bench.ReconnectLoad{Devices: 500, Missed: 100, Size: 200}.Plan(),
-		bench.PresenceLoad{Users: 100, Contacts: 49}.Plan(),
+		bench.FanOut{Members: 100, Writers: 1, Window: 4, Size: 200, Warmup: b.Warmup, Duration: b.Duration}.Plan(),
+		b.chat(f, 16, 0),
 	}
 	names := make([]string, len(all))
 	for i, p := range all {
 		names[i], _, _ = strings.Cut(p.Name, " ")
 	}
-	var plans []*bench.Plan
 	for _, only := range c.Only {
-		i := slices.Index(names, only)
-		if i < 0 {
+		if !slices.Contains(names, only) {
 			return fmt.Errorf("--only: there is no %q; there are %s", only, strings.Join(names, ", "))
 		}
-		plans = append(plans, all[i])
 	}
-	if len(c.Only) == 0 {
-		plans = all
+	var plans []*bench.Plan
+	for i, p := range all {
+		if len(c.Only) == 0 || slices.Contains(c.Only, names[i]) {
+			plans = append(plans, p)
+		}
 	}
 	return b.measure(ctx, tty, plans...)
 }
@@ -218,7 +233,7 @@ func (c *benchRateCmd) Run(ctx context.Context, tty terminal, root *cli) error {
 
 // Run implements parley bench fan-out.
 func (c *benchFanOutCmd) Run(ctx context.Context, tty terminal, root *cli) error {
-	if err := errors.Join(c.check(), between("members", c.Members, 2, 10_000), between("writers", c.Writers, 1, c.Members), between("window", c.Window, 1, maxBenchWindow)); err != nil {
+	if err := errors.Join(c.check(), between("members", c.Members, 2, 10_000), checkFiles("members", c.Members), between("writers", c.Writers, 1, c.Members), between("window", c.Window, 1, maxBenchWindow)); err != nil {
 		return err
 	}
 	b := &root.Bench
@@ -227,7 +242,7 @@ func (c *benchFanOutCmd) Run(ctx context.Context, tty terminal, root *cli) error
 
 // Run implements parley bench idle.
 func (c *benchIdleCmd) Run(ctx context.Context, tty terminal, root *cli) error {
-	if err := errors.Join(between("connections", c.Connections, 1, maxBenchConnections), between("at-once", c.AtOnce, 1, 10_000), between("hold", c.Hold, 0, 8*time.Minute)); err != nil {
+	if err := errors.Join(between("connections", c.Connections, 1, maxBenchConnections), checkFiles("connections", c.Connections), between("at-once", c.AtOnce, 1, 10_000), between("hold", c.Hold, 0, 8*time.Minute)); err != nil {
 		return err
 	}
 	return root.Bench.measure(ctx, tty, bench.IdleLoad{Connections: c.Connections, AtOnce: c.AtOnce, Hold: c.Hold}.Plan())
@@ -262,7 +277,7 @@ func (c *benchSearchCmd) Run(ctx context.Context, tty terminal, root *cli) error
 
 // Run implements parley bench reconnect.
 func (c *benchReconnectCmd) Run(ctx context.Context, tty terminal, root *cli) error {
-	if err := errors.Join(between("devices", c.Devices, 1, maxBenchConnections), between("missed", c.Missed, 1, 1_000_000)); err != nil {
+	if err := errors.Join(between("devices", c.Devices, 1, maxBenchConnections), checkFiles("devices", c.Devices), between("missed", c.Missed, 1, 1_000_000)); err != nil {
 		return err
 	}
 	return root.Bench.measure(ctx, tty, bench.ReconnectLoad{Devices: c.Devices, Missed: c.Missed, Size: 200}.Plan())
@@ -270,7 +285,7 @@ func (c *benchReconnectCmd) Run(ctx context.Context, tty terminal, root *cli) er
 
 // Run implements parley bench presence.
 func (c *benchPresenceCmd) Run(ctx context.Context, tty terminal, root *cli) error {
-	if err := errors.Join(between("contacts", c.Contacts, 1, 499), between("online", c.Users, c.Contacts+1, maxBenchConnections)); err != nil {
+	if err := errors.Join(between("contacts", c.Contacts, 1, 499), between("online", c.Users, c.Contacts+1, maxBenchConnections), checkFiles("online", c.Users)); err != nil {
 		return err
 	}
 	return root.Bench.measure(ctx, tty, bench.PresenceLoad{Users: c.Users, Contacts: c.Contacts}.Plan())
@@ -301,7 +316,7 @@ func printer(w io.Writer) bench.Printer {
 // check refuses what contradicts itself, before anything is started.
 func (c *benchCmd) check() error {
 	faults := []error{
-		between("duration", c.Duration, 100*time.Millisecond, 10*time.Minute), between("warmup", c.Warmup, 0, time.Minute), between("repeat", c.Repeat, 1, 100),
+		between("duration", c.Duration, 100*time.Millisecond, 10*time.Minute), between("warmup", c.Warmup, 0, time.Minute), between("settle", c.Settle, time.Second, time.Hour), between("repeat", c.Repeat, 1, 100),
 	}
 	only := func(given bool, flag, with string) {
 		if given {
@@ -336,7 +351,7 @@ func (c *benchCmd) measure(ctx context.Context, tty terminal, plans ...*bench.Pl
 			report.Notes = append(report.Notes, text)
 		}
 	}
-	s := &bench.Session{Progress: live.progress, Note: note, Interval: max(c.Duration/60, 250*time.Millisecond)}
+	s := &bench.Session{Progress: live.progress, Note: note, Interval: max(c.Duration/60, 250*time.Millisecond), Settle: c.Settle}
 	live.say("starting")
 	closeTarget, err := c.target(ctx, tty, s, report, live)
 	if err != nil {
@@ -347,7 +362,7 @@ func (c *benchCmd) measure(ctx context.Context, tty terminal, plans ...*bench.Pl
 	}
 	defer func() { live.clear(); err = errors.Join(err, closeTarget()) }()
 	if c.Limits {
-		limits, stop := c.limits(s, note)
+		limits, stop := c.limits(s, plans, note)
 		defer stop()
 		plans = append(plans, limits...)
 	}
@@ -610,8 +625,8 @@ func appendAccount(name string, a bench.Account) error {
 	return errors.Join(err, f.Close())
 }
 
-// limits are what --limits measures. stop ends what was started for it.
-func (c *benchCmd) limits(s *bench.Session, note func(string)) (plans []*bench.Plan, stop func()) {
+// limits are what --limits measures beside the loads. stop ends what was started for it.
+func (c *benchCmd) limits(s *bench.Session, loads []*bench.Plan, note func(string)) (plans []*bench.Plan, stop func()) {
 	stop = func() {}
 	d := min(c.Duration, 4*time.Second)
 	if s.Database != nil {
@@ -632,13 +647,19 @@ func (c *benchCmd) limits(s *bench.Session, note func(string)) (plans []*bench.P
 	plans = append(plans, bench.LimitPlan("loopback", "200 bytes through a TCP connection on this machine, and back", "round trips", "a round trip", func(ctx context.Context, _ *bench.Session) (*bench.RepeatResult, error) {
 		return bench.LoopbackLimit(ctx, 200, d)
 	}))
+	if !slices.ContainsFunc(loads, func(p *bench.Plan) bool { return p.Chat != nil }) {
+		return plans, stop
+	}
 	addr, pid, stopMosquitto, err := startMosquitto()
 	if err != nil {
 		note("mosquitto was not measured: " + err.Error())
 		return plans, stop
 	}
-	chat := bench.Chat{Connections: 100, Window: 16, Size: 200, Warmup: c.Warmup, Duration: c.Duration}
-	plans = append(plans, bench.BrokerLoad("mosquitto", addr, pid, chat))
+	for _, load := range loads {
+		if load.Chat != nil {
+			plans = append(plans, bench.BrokerLoad("mosquitto", addr, pid, *load.Chat))
+		}
+	}
 	return plans, stopMosquitto
 }
 

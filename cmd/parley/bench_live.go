@@ -73,6 +73,6 @@ func (l *liveLine) progress(p bench.Progress) {
 
 func (l *liveLine) people(what string, done, of int) {
 	if of > 0 && done < of {
-		l.progress(bench.Progress{Phase: fmt.Sprintf("signing up and logging in: %d of %d %s", done, of, what), Part: float64(done) / float64(of)})
+		l.progress(bench.Progress{Phase: fmt.Sprintf("logging in %d of %d %s", done, of, what), Part: float64(done) / float64(of)})
 	}
 }

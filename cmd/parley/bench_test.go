@@ -17,7 +17,7 @@ import (
 )
 
 // quick are the flags with which a workload is over in moments.
-var quick = []string{"--duration=300ms", "--warmup=100ms"}
+var quick = []string{"--duration=300ms", "--warmup=100ms", "--settle=1s"}
 
 func readReport(t *testing.T, name string) *bench.Report {
 	t.Helper()
@@ -40,7 +40,7 @@ func TestBench(t *testing.T) {
 	dataDir(t) // or there is no PostgreSQL here
 	dir, out := t.TempDir(), t.TempDir()
 	jsonFile, page := filepath.Join(out, "a.json"), filepath.Join(out, "a.html")
-	args := append([]string{"bench", "short", "--only=presence,rate", "--limits", "--repeat=2", "--dir=" + dir, "--json=" + jsonFile, "--html=" + page}, quick...)
+	args := append([]string{"bench", "short", "--only=rate,presence", "--limits", "--repeat=2", "--dir=" + dir, "--json=" + jsonFile, "--html=" + page}, quick...)
 	stdout, stderr, code := run(t, []string{"DATABASE_URL=postgres://nobody@127.0.0.1:1/nothing", "REDIS_URL=redis://127.0.0.1:1", "PGHOST=127.0.0.1"}, "", args...)
 	if code != 0 || stderr != "" {
 		t.Fatalf("parley bench exited with %d, and said %q:\n%s", code, stderr, stdout)
@@ -60,15 +60,15 @@ func TestBench(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 	r := readReport(t, jsonFile)
-	if !r.Server.Own || r.Server.PostgreSQL == "" || len(r.Workloads[0].Runs) != 2 {
+	if !r.Server.Own || r.Server.PostgreSQL == "" || len(r.Workloads[1].Runs) != 2 {
 		t.Errorf("the report says %+v", r)
 	}
 	for _, name := range []string{"rate", "p99.9", "ack.p50", "late.p99", "wal", "commits"} {
-		if _, ok := r.Workloads[1].Get(name); !ok {
+		if _, ok := r.Workloads[0].Get(name); !ok {
 			t.Errorf("rate 200 has no %s", name)
 		}
 	}
-	if _, ok := r.Workloads[1].Get("cpu.postgres.user"); !ok && runtime.GOOS == "linux" {
+	if _, ok := r.Workloads[0].Get("cpu.postgres.user"); !ok && runtime.GOOS == "linux" {
 		t.Error("rate 200 has no CPU of PostgreSQL")
 	}
 	html, err := os.ReadFile(page)
