@@ -63,7 +63,6 @@ type Conn struct {
 func newConn(c net.Conn, s *Server, on *Listener) *Conn {
 	conn := &Conn{socket: c, server: s, listener: on}
 	conn.reader.begin(conn)
-	_ = c.SetWriteDeadline(epoch.Add(conn.reader.armed)) // of a TLS handshake; writeAll sets its own
 	return conn
 }
 

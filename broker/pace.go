@@ -136,8 +136,12 @@ func (p *paces) drop(b *shared) {
 // addressKey is the budget of an address: IPv6 by /64. This machine's own has none, since a
 // proxy on it may stand for everybody.
 func addressKey(a net.Addr) (k paceKey) {
-	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil || ap.Addr().Unmap().IsLoopback() {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return k
+	}
+	ap := tcp.AddrPort()
+	if !ap.Addr().IsValid() || ap.Addr().Unmap().IsLoopback() {
 		return k
 	}
 	k.address = ap.Addr().Unmap().WithZone("")

@@ -121,9 +121,6 @@ func (s *Server) Serve(l net.Listener, on *Listener) error {
 			continue
 		}
 		wait.Reset()
-		if tcp, ok := c.(*net.TCPConn); ok {
-			_ = tcp.SetNoDelay(true)
-		}
 		c = rawio.New(c)
 		if on.TLS != nil {
 			c = tls.Server(c, on.TLS)
@@ -211,6 +208,7 @@ func (s *Server) begin(conn *Conn) error {
 	}
 	r.raw = rawOf(conn.socket)
 	if t := conn.tls(); t != nil {
+		_ = t.SetWriteDeadline(epoch.Add(r.idle)) // as for reading; writeAll sets its own
 		if err := t.Handshake(); err != nil {
 			s.metrics.handshakeErrors.Inc()
 			return fmt.Errorf("TLS handshake: %w", err)

@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -47,7 +48,7 @@ type shard struct {
 // user is somebody who is connected, or was until a moment ago.
 type user struct {
 	id       chat.ID
-	devices  map[string]*device // by client id
+	devices  []*device // a few, as a rule; at most maxDevices
 	seen     time.Time          // when they were here and visible last; zero: not since they came
 	says     *bool              // whether they are invisible, as a device has said and the database does not know yet
 	self     chat.Status        // what their own devices were notified of last; empty: nothing
@@ -64,6 +65,7 @@ type user struct {
 
 // device is connected, or is to be treated as if it were.
 type device struct {
+	client string // its client id
 	conn   Connection
 	status chat.Status // Online, Away or Offline
 	said   bool        // on this connection
@@ -92,7 +94,7 @@ func (e *Engine) locked(id chat.ID, f func(*user)) {
 // find returns a user's device, if conn is its newest connection. sh.mu is held.
 func (sh *shard) find(d chat.Device, conn Connection) (*user, *device) {
 	if u := sh.users[d.UserID]; u != nil {
-		if dev := u.devices[d.ClientID]; dev != nil && dev.conn == conn {
+		if dev := u.device(d.ClientID); dev != nil && dev.conn == conn {
 			return u, dev
 		}
 	}
@@ -108,17 +110,17 @@ func (e *Engine) Connected(d chat.Device) Connection {
 	defer sh.mu.Unlock()
 	u := sh.users[d.UserID]
 	if u == nil {
-		u = &user{id: d.UserID, devices: map[string]*device{}, here: chat.Offline, again: true}
+		u = &user{id: d.UserID, here: chat.Offline, again: true}
 		sh.users[d.UserID] = u
 	}
 	if !e.alone() && !u.connected() {
 		u.self, u.again = "", true // notices of other nodes did not come here meanwhile
 	}
-	dev := u.devices[d.ClientID]
+	dev := u.device(d.ClientID)
 	if dev == nil {
 		u.makeRoom()
-		dev = &device{status: chat.Online}
-		u.devices[d.ClientID] = dev
+		dev = &device{client: d.ClientID, status: chat.Online}
+		u.devices = append(u.devices, dev)
 	}
 	if dev.timer != nil {
 		dev.timer.Stop()
@@ -132,7 +134,7 @@ func (e *Engine) Connected(d chat.Device) Connection {
 		delete(e.carried, d)
 	}
 	e.mu.Unlock()
-	*dev = device{conn: conn, status: dev.status}
+	*dev = device{client: dev.client, conn: conn, status: dev.status}
 	e.queue(u)
 	return conn
 }
@@ -147,15 +149,31 @@ func (u *user) connected() bool {
 	return false
 }
 
+// device returns the user's device with the client id, nil if there is none. The shard is
+// locked.
+func (u *user) device(client string) *device {
+	for _, dev := range u.devices {
+		if dev.client == client {
+			return dev
+		}
+	}
+	return nil
+}
+
+// drop forgets a device. The shard is locked.
+func (u *user) drop(dev *device) {
+	u.devices = slices.DeleteFunc(u.devices, func(other *device) bool { return other == dev })
+}
+
 // makeRoom drops a device that is not connected, if there are too many. The shard is locked.
 func (u *user) makeRoom() {
 	if len(u.devices) < maxDevices {
 		return
 	}
-	for id, dev := range u.devices {
+	for _, dev := range u.devices {
 		if dev.timer != nil {
 			dev.timer.Stop()
-			delete(u.devices, id)
+			u.drop(dev)
 			return
 		}
 	}
@@ -198,7 +216,7 @@ func (e *Engine) Disconnected(d chat.Device, conn Connection, end End) bool {
 	}
 	u.touch()
 	if end.Gone {
-		delete(u.devices, d.ClientID)
+		u.drop(dev)
 		e.queue(u)
 		return true
 	}
@@ -223,7 +241,7 @@ func (e *Engine) expire(sh *shard, d chat.Device, conn Connection) {
 		if dev.will == chat.Invisible {
 			u.say(true)
 		}
-		delete(u.devices, d.ClientID)
+		u.drop(dev)
 	}
 	e.queue(u)
 }
@@ -236,10 +254,13 @@ func (e *Engine) move(d chat.Device) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	u := sh.users[d.UserID]
-	if u == nil || u.devices[d.ClientID] == nil || u.devices[d.ClientID].moved {
+	if u == nil {
 		return
 	}
-	dev := u.devices[d.ClientID]
+	dev := u.device(d.ClientID)
+	if dev == nil || dev.moved {
+		return
+	}
 	if dev.timer == nil {
 		u.touch()
 	} else {
@@ -249,7 +270,7 @@ func (e *Engine) move(d chat.Device) {
 		e.o.Notify(chat.Notice{Device: &chat.DeviceNotice{UserID: d.UserID, ClientID: d.ClientID, Status: dev.status}}, []chat.ID{d.UserID})
 	}
 	conn := Connection(e.connections.Add(1)) // of nobody
-	*dev = device{conn: conn, status: dev.status, moved: true}
+	*dev = device{client: dev.client, conn: conn, status: dev.status, moved: true}
 	dev.timer = time.AfterFunc(min(e.o.Grace, movedHold), func() { e.expire(sh, d, conn) })
 }
 
@@ -263,8 +284,12 @@ func (e *Engine) carry(n *chat.DeviceNotice) {
 	sh := e.shard(d.UserID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	var dev *device
 	u := sh.users[d.UserID]
-	if u == nil || u.devices[d.ClientID] == nil {
+	if u != nil {
+		dev = u.device(d.ClientID)
+	}
+	if dev == nil {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if len(e.carried) < maxCarried {
@@ -272,7 +297,7 @@ func (e *Engine) carry(n *chat.DeviceNotice) {
 		}
 		return
 	}
-	if dev := u.devices[d.ClientID]; dev.timer == nil && !dev.said && dev.status != n.Status {
+	if dev.timer == nil && !dev.said && dev.status != n.Status {
 		dev.status = n.Status
 		e.queue(u)
 	}

@@ -292,13 +292,13 @@ func (e *Engine) stop(ctx context.Context) {
 	var users []*user
 	e.each(func(u *user) {
 		u.touch()
-		for id, dev := range u.devices {
+		for _, dev := range u.devices {
 			if dev.timer != nil {
 				dev.timer.Stop()
 			}
-			if e.alone() {
-				delete(u.devices, id)
-			}
+		}
+		if e.alone() {
+			u.devices = nil
 		}
 		users = append(users, u)
 	})
