@@ -2,9 +2,11 @@ package broker_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -520,4 +522,73 @@ func TestConnRaces(t *testing.T) {
 		t.Errorf("the last packet is %+v", pk)
 	}
 	_ = p.Close()
+}
+
+// The read deadline is moved when it has passed, not for every packet: the keepalive counts
+// from the last one all the same, and a read that was interrupted goes on.
+func TestKeepaliveCountsFromTheLastPacket(t *testing.T) {
+	t.Parallel()
+	ts := httptest.NewTLSServer(nil) // for its certificate
+	config := ts.TLS.Clone()
+	config.NextProtos = nil
+	ts.Close()
+	for name, open := range map[string]func(*testing.T) (*broker.Conn, net.Conn, func([]byte) []byte){
+		"TCP": func(*testing.T) (*broker.Conn, net.Conn, func([]byte) []byte) {
+			c, p := pipe(broker.Limits{})
+			return c, p, nil
+		},
+		"TLS": func(*testing.T) (*broker.Conn, net.Conn, func([]byte) []byte) {
+			server, client := net.Pipe()
+			return broker.NewConn(tls.Server(server, config), broker.Limits{}), tls.Client(client, &tls.Config{InsecureSkipVerify: true}), nil
+		},
+		"WebSocket": func(t *testing.T) (*broker.Conn, net.Conn, func([]byte) []byte) {
+			t.Helper()
+			c, p := webSocketPipe(t, broker.Limits{})
+			return c, p, func(b []byte) []byte { return append([]byte{0x82, 0x80 | byte(len(b)), 0, 0, 0, 0}, b...) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c, p, frame := open(t)
+				send := func(b []byte) {
+					if frame != nil {
+						b = frame(b)
+					}
+					if _, err := p.Write(b); err != nil {
+						t.Error(err)
+					}
+				}
+				go func() { send(validPackets(5)["CONNECT"]) }()
+				if _, err := c.Next(); err != nil {
+					t.Fatal(err)
+				}
+				accept(c, 5, func(connect *packets.Packet) { connect.Connect.Keepalive = 20 }, nil)
+				go func() { _, _ = io.Copy(io.Discard, p) }() // ends with the connection
+				start := time.Now()
+				go func() {
+					for range 5 {
+						time.Sleep(25 * second)
+						send([]byte{0xc0, 0})
+					}
+					time.Sleep(20 * second)
+					send([]byte{0x30}) // half a packet does not count
+				}()
+				got := 0
+				var err error
+				for err == nil {
+					var b []byte
+					b, err = c.Next()
+					got += len(b)
+				}
+				var timeout net.Error
+				if d := time.Since(start); got != 5*2 || d != (5*25+30)*second || !errors.As(err, &timeout) || !timeout.Timeout() {
+					t.Errorf("%d bytes came, and the reader ended after %v with %v", got, d, err)
+				}
+				c.Close()
+				go func() { _ = p.Close() }()
+				c.Finish()
+			})
+		})
+	}
 }
