@@ -48,14 +48,14 @@ type shard struct {
 // user is somebody who is connected, or was until a moment ago.
 type user struct {
 	id       chat.ID
-	devices  []*device // a few, as a rule; at most maxDevices
-	seen     time.Time          // when they were here and visible last; zero: not since they came
-	says     *bool              // whether they are invisible, as a device has said and the database does not know yet
-	self     chat.Status        // what their own devices were notified of last; empty: nothing
-	contacts uint64             // rises when they have got or lost contacts
-	queued   bool               // in Engine.changed
-	paced    bool               // a timer will queue them
-	pace     time.Time          // how far the notified changes reach, at one every presencePace
+	devices  []*device   // a few, as a rule; at most maxDevices
+	seen     time.Time   // when they were here and visible last; zero: not since they came
+	says     *bool       // whether they are invisible, as a device has said and the database does not know yet
+	self     chat.Status // what their own devices were notified of last; empty: nothing
+	contacts uint64      // rises when they have got or lost contacts
+	queued   bool        // in Engine.changed
+	paced    bool        // a timer will queue them
+	pace     time.Time   // how far the notified changes reach, at one every presencePace
 
 	// Changed by Run alone:
 	here  chat.Status // as stored for this node

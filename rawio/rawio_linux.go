@@ -23,12 +23,12 @@ type socket interface {
 // may read at once, and at most one may write.
 type Conn struct {
 	socket
-	read, write transfer
+	raw         syscall.RawConn
+	read, write *transfer // made when they are needed: many connections are idle
 }
 
 // transfer is a Read or a Write under way. Its function is made once, because it escapes.
 type transfer struct {
-	raw  syscall.RawConn
 	step func(fd uintptr) (done bool)
 	p    []byte
 	n    int
@@ -46,22 +46,29 @@ func New(c net.Conn) net.Conn {
 	if err != nil {
 		return c
 	}
-	rc := &Conn{socket: s}
-	r, w := &rc.read, &rc.write
-	r.raw, w.raw = raw, raw
-	r.step = func(fd uintptr) bool {
-		r.n, r.err = Read(fd, r.p)
-		return r.err != ErrWouldBlock
+	return &Conn{socket: s, raw: raw}
+}
+
+func newRead() *transfer {
+	t := &transfer{}
+	t.step = func(fd uintptr) bool {
+		t.n, t.err = Read(fd, t.p)
+		return t.err != ErrWouldBlock
 	}
-	w.step = func(fd uintptr) bool {
-		for w.err = nil; len(w.p) > w.n && w.err == nil; {
+	return t
+}
+
+func newWrite() *transfer {
+	t := &transfer{}
+	t.step = func(fd uintptr) bool {
+		for t.err = nil; len(t.p) > t.n && t.err == nil; {
 			var n int
-			n, w.err = transferred(syscall.SYS_WRITE, fd, w.p[w.n:])
-			w.n += n
+			n, t.err = transferred(syscall.SYS_WRITE, fd, t.p[t.n:])
+			t.n += n
 		}
-		return w.err != ErrWouldBlock
+		return t.err != ErrWouldBlock
 	}
-	return rc
+	return t
 }
 
 // Read reads once from a descriptor that does not block; n is not negative. Errors are EOF,
@@ -94,18 +101,24 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	t := &c.read
+	if c.read == nil {
+		c.read = newRead()
+	}
+	t := c.read
 	t.p, t.n, t.err = p, 0, nil
-	err := t.raw.Read(t.step)
+	err := c.raw.Read(t.step)
 	t.p = nil
 	return t.n, c.fault("read", err, t.err)
 }
 
 // Write implements net.Conn.
 func (c *Conn) Write(p []byte) (int, error) {
-	t := &c.write
+	if c.write == nil {
+		c.write = newWrite()
+	}
+	t := c.write
 	t.p, t.n, t.err = p, 0, nil
-	err := t.raw.Write(t.step)
+	err := c.raw.Write(t.step)
 	t.p = nil
 	return t.n, c.fault("write", err, t.err)
 }
