@@ -34,7 +34,8 @@ type NodeLease struct {
 	conn        *pgx.Conn // nil: none
 	formerly    time.Time
 	logger      *slog.Logger
-	table       int64 // oid of sync_origin
+	origin      chat.ID // what Epoch is of; zero: not read yet
+	table       int64   // oid of sync_origin
 
 	cursor string    // snapshot of the last reading of the outbox; "": none, or not to be trusted
 	read   time.Time // when that was
@@ -106,34 +107,55 @@ SELECT count(*) FILTER (WHERE id IS NOT NULL AND name <> @node AND beat_at > clo
   max(greatest(seen_at, beat_at)) FILTER (WHERE name = @node)
 FROM nodes`
 
+// A node that was evicted long ago and never came back is of no interest. The lease is not
+// renewed in a database of another epoch.
 const heartbeatSQL = `
-UPDATE nodes SET beat_at = clock_timestamp(), seen_at = clock_timestamp() WHERE name = @node AND id = @id`
-
-// A node that was evicted long ago and never came back is of no interest.
-const listNodesSQL = `
-SELECT name, coalesce(id, ''), coalesce(beat_at, seen_at), coalesce(id IS NOT NULL AND beat_at > clock_timestamp() - @lease::interval, false)
-FROM nodes WHERE name <> @node AND (id IS NOT NULL OR NOT released)`
+WITH renewed AS (
+  UPDATE nodes SET beat_at = clock_timestamp(), seen_at = clock_timestamp()
+  WHERE name = @node AND id = @id AND (@origin::uuid IS NULL OR EXISTS (SELECT FROM sync_origin o WHERE o.id = @origin AND o.tableoid = @table::bigint))
+  RETURNING name
+)
+SELECT o.id, coalesce(o.tableoid::bigint, 0), EXISTS (SELECT FROM renewed),
+  coalesce(n.name, ''), coalesce(n.id, ''), coalesce(n.beat_at, n.seen_at), coalesce(n.id IS NOT NULL AND n.beat_at > clock_timestamp() - @lease::interval, false)
+FROM (SELECT) AS one LEFT JOIN sync_origin o ON true LEFT JOIN nodes n ON n.name <> @node AND (n.id IS NOT NULL OR NOT n.released)`
 
 // Heartbeat renews the lease and returns the other nodes. It connects and takes the locks
-// again if the connection was lost: Conflict if another node was faster.
+// again if the connection was lost: Conflict if another node was faster. It is one round trip
+// from the second time on.
 func (l *NodeLease) Heartbeat(ctx context.Context) (found chat.Heartbeat, err error) {
 	err = l.do(ctx, "store.Heartbeat", func(ctx context.Context, conn *pgx.Conn) error {
-		if err := l.checkEpoch(ctx, conn); err != nil {
-			return err
+		args := l.args()
+		if l.o.Epoch != "" {
+			if l.origin.IsZero() {
+				if err := l.checkEpoch(ctx, conn); err != nil {
+					return err
+				}
+			}
+			args["origin"], args["table"] = l.origin, l.table
 		}
-		tag, err := conn.Exec(ctx, heartbeatSQL, l.args())
-		if err != nil {
-			return err
-		}
-		found.Evicted = tag.RowsAffected() == 0
+		var origin *chat.ID
+		var table int64
+		var renewed bool
 		var n chat.NodeState
-		return forEach(ctx, conn, []any{&n.Name, &n.ID, &n.SeenAt, &n.Alive}, func() {
+		var seen *time.Time
+		err := forEach(ctx, conn, []any{&origin, &table, &renewed, &n.Name, &n.ID, &seen, &n.Alive}, func() {
+			switch {
+			case n.Name == "":
+				return
+			case seen != nil:
+				n.SeenAt = *seen
+			}
 			if n.ID != "" {
 				found.Others = append(found.Others, n)
 			} else {
 				found.Unreleased = append(found.Unreleased, n)
 			}
-		}, listNodesSQL, l.args())
+		}, heartbeatSQL, args)
+		if err == nil && l.o.Epoch != "" {
+			err = l.judgeEpoch(ctx, conn, origin, table)
+		}
+		found.Evicted = !renewed
+		return err
 	})
 	return found, err
 }
@@ -299,21 +321,27 @@ func (l *NodeLease) checkEpoch(ctx context.Context, conn *pgx.Conn) error {
 	if l.o.Epoch == "" {
 		return nil
 	}
-	var id chat.ID
+	var id *chat.ID
 	var table int64
-	err := conn.QueryRow(ctx, epochSQL).Scan(&id, &table)
+	if err := conn.QueryRow(ctx, epochSQL).Scan(&id, &table); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	return l.judgeEpoch(ctx, conn, id, table)
+}
+
+// judgeEpoch is checkEpoch for what has been read; id nil: there is nothing.
+func (l *NodeLease) judgeEpoch(ctx context.Context, conn *pgx.Conn, id *chat.ID, table int64) error {
 	if l.table == 0 {
 		l.table = table
 	}
 	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-	case err != nil:
-		return err
+	case id == nil:
 	case table != l.table:
 		if err := l.settle(ctx, conn, false); err != nil {
 			return err
 		}
-	case chat.EpochOf(id) == l.o.Epoch:
+	case chat.EpochOf(*id) == l.o.Epoch:
+		l.origin = *id
 		return nil
 	}
 	return &chat.Error{Code: chat.Conflict, Op: "store.NodeLease", Msg: chat.ErrSetBack.Error(), Err: chat.ErrSetBack}

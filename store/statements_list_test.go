@@ -292,7 +292,6 @@ var Statements = []Statement{
 	{"joinNodesSQL", joinNodesSQL, Rare, "", ""},
 	{"epochSQL", epochSQL, Rare, "", ""},
 	{"heartbeatSQL", heartbeatSQL, Rare, "", ""},
-	{"listNodesSQL", listNodesSQL, Rare, "", ""},
 	{"evictNodeSQL", evictNodeSQL, Rare, "", ""},
 	{"releasedNodeSQL", releasedNodeSQL, Rare, "", ""},
 	{"leaveNodesSQL", leaveNodesSQL, Rare, "", ""},
