@@ -58,7 +58,7 @@ func TestSettings(t *testing.T) {
 	}})
 	for name, want := range map[string]string{
 		"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "listen_addresses": "",
-		"max_wal_size": "2GB", "jit": "off", "wal_level": "replica", "data_checksums": "on",
+		"max_wal_size": "2GB", "checkpoint_timeout": "15min", "jit": "off", "wal_level": "replica", "data_checksums": "on",
 		"max_connections": "33", "work_mem": "5MB", "shared_buffers": "32MB",
 	} {
 		if got := mustQuery(t, s, "SHOW "+name); got != want {

@@ -11,6 +11,7 @@ var tuning = []string{
 
 	"shared_buffers=256MB",
 	"max_wal_size=2GB",
+	"checkpoint_timeout=15min", // what is written for the first time after a checkpoint logs its whole pages: a message three times as much
 	"wal_compression=on",
 	"wal_level=replica",
 	"random_page_cost=1.1",
