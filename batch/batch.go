@@ -4,6 +4,9 @@
 // A queue is bounded by items and by bytes. When it is full, callers wait; those who come
 // later wait behind them. Close ends it: what is queued then is still taken.
 //
+// Together is for reads, and for what callers wait for: those who come at the same time share a
+// round trip.
+//
 // What becomes of a batch (retries, the item that the database refuses, who is told) is the
 // committer's affair: a log of events, retained messages and read receipts differ in it.
 package batch

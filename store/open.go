@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/parleymq/parley/backoff"
+	"github.com/parleymq/parley/batch"
 	"github.com/parleymq/parley/chat"
 	"github.com/parleymq/parley/rawio"
 )
@@ -47,6 +48,7 @@ type Store struct {
 	log     *slog.Logger
 	flushed *flushed
 	node    atomic.Pointer[string] // under whose id outbox rows are written; nil: there is no outbox
+	resumes *batch.Together[chat.SessionTake, *chat.SessionState]
 }
 
 // Open connects to a database and returns when it has answered. It does not
@@ -91,7 +93,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	return &Store{pool: pool, log: log, flushed: newFlushed()}, nil
+	s := &Store{pool: pool, log: log, flushed: newFlushed()}
+	s.resumes = batch.NewTogether(resumeRuns, resumeBatch, isSameDevice, s.resumeSessions)
+	return s, nil
 }
 
 // Close ends all connections, once the calls under way have returned.

@@ -135,7 +135,7 @@ func (sc *scenery) fill(t *testing.T) {
 		"detail": "{}", "last_seq": "7", "members_version": "1", "history": "joined", "role": "member", "whole": "f", "hash": `\x6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b`,
 		"login_id": ids["login"], "grace": "10", "salt": `\x00`, "credentials_at": "NULL", "device": "d", "last_used_at": at, "revoked_at": "NULL", "except": ids["login"],
 		"expires": at, "credentials_since": "now", "since": "now", "among": "NULL", "node": "x", "node_id": "x", "places": "{online}", "emojis": "{👍}", "emoji": "👍", "after_user": "NULL",
-		"a": set(me), "b": set(you), "clients": "{phone1}", "epochs": "{1}", "spaces": set(me), "space": me, "topics": "{dev/lamp/1}", "client_id": "phone1", "await": "f", "expiry": "86400", "outbox": "x",
+		"a": set(me), "b": set(you), "nodes": "{n}", "ats": "{" + at + "}", "expiries": "{86400}", "awaits": "{f}", "clients": "{phone1}", "epochs": "{1}", "spaces": set(me), "space": me, "topics": "{dev/lamp/1}", "client_id": "phone1", "await": "f", "expiry": "86400", "outbox": "x",
 		"keep": "100", "epoch": "1", "subscriptions": "[]", "all": "f", "sessions": set(ids["session"]), "nexts": "{7}", "released": "{f}", "held": "{}", "inflight": "[]", "unacked": "[]", "next_packet_id": "7",
 		"seen": snapshot, "until": snapshot, "xmin": strings.Split(snapshot, ":")[0], "reader": zero, "last": set(fmt.Sprint(deep/2 + 50)), "many": "1000", "admin": "f", "disabled_at": "NULL",
 		"display_name": "", "email": "x@example.org", "password_hash": "x", "username": "xx", "login": "me", "usernames": "{me,you}", "if_password_hash": "NULL", "set_disabled_at": "f", "set_email": "f",

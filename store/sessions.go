@@ -26,29 +26,33 @@ const packetIDAfterCrash = `1 + (next_packet_id + 40501) % 65535`
 const heldAfterCrash = `(held_packet_ids || next_packet_id)[greatest(1, cardinality(held_packet_ids) - 6):]`
 
 // findSessionSQL locks the device's session, if there is one, before a new one is created:
-// resumeSessionSQL has found none to take over, or was not tried.
+// resumeSessionsSQL has found none to take over, or was not tried.
 const findSessionSQL = `
 SELECT id, node, coalesce(expires_at <= @now, expiry_seconds = 0), epoch FROM sessions WHERE user_id = @user_id AND client_id = @client_id FOR UPDATE`
 
-// resumeSessionSQL takes over an existing session in one statement. A concurrent connection
-// of the device waits for the row, and then takes the session over from this one. A session
-// with expiry 0 ended with its connection, whether or not that was stored.
-const resumeSessionSQL = `
+// resumeSessionsSQL takes over existing sessions, each of its own device, locked in order of id. A
+// concurrent connection of a device waits for the row, and then takes the session over from this
+// one. A session with expiry 0 ended with its connection, whether or not that was stored.
+const resumeSessionsSQL = `
 WITH old AS (
-  SELECT id, node, subscriptions, inflight, unacked_publishes, coalesce(parted_at, connected_at) AS since,
-    CASE WHEN expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE next_packet_id END AS next_packet_id,
-    CASE WHEN expires_at IS NULL THEN ` + heldAfterCrash + ` ELSE held_packet_ids END AS held
-  FROM sessions WHERE user_id = @user_id AND client_id = @client_id AND (expires_at IS NULL AND expiry_seconds > 0 AND (node = @node OR NOT @await) OR expires_at > @now) FOR UPDATE
+  SELECT s.id, s.user_id, s.client_id, w.place, w.node AS new_node, w.at, w.expiry, s.node, s.subscriptions, s.inflight, s.unacked_publishes, coalesce(s.parted_at, s.connected_at) AS since,
+    CASE WHEN s.expires_at IS NULL THEN ` + packetIDAfterCrash + ` ELSE s.next_packet_id END AS next_packet_id,
+    CASE WHEN s.expires_at IS NULL THEN ` + heldAfterCrash + ` ELSE s.held_packet_ids END AS held
+  FROM unnest(@users::uuid[], @clients::text[], @nodes::text[], @ats::timestamptz[], @expiries::int8[], @awaits::boolean[]) WITH ORDINALITY
+    AS w (user_id, client_id, node, at, expiry, await, place)
+  JOIN sessions s ON s.user_id = w.user_id AND s.client_id = w.client_id
+    AND (s.expires_at IS NULL AND s.expiry_seconds > 0 AND (s.node = w.node OR NOT w.await) OR s.expires_at > w.at)
+  ORDER BY s.id FOR UPDATE OF s
 ), resumed AS (
-  UPDATE sessions s SET epoch = nextval('session_epochs'), node = @node, connected_at = @now, expiry_seconds = @expiry, expires_at = NULL, parted_at = NULL,
+  UPDATE sessions s SET epoch = nextval('session_epochs'), node = old.new_node, connected_at = old.at, expiry_seconds = old.expiry, expires_at = NULL, parted_at = NULL,
   inflight = '[]', unacked_publishes = '[]', next_packet_id = old.next_packet_id, held_packet_ids = old.held
   FROM old WHERE s.id = old.id
-  RETURNING s.id, s.epoch, old.node AS from_node, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held, old.unacked_publishes
+  RETURNING old.place, s.id, s.user_id, s.client_id, s.epoch, old.new_node, old.node AS from_node, old.subscriptions, old.inflight, old.next_packet_id, old.since, old.held, old.unacked_publishes
 ), outbox AS (
   INSERT INTO journal (node, user_id, client_id, epoch, resumed)
-  SELECT @outbox::text, @user_id, @client_id, epoch, true FROM resumed WHERE @outbox <> '' AND from_node <> @node
+  SELECT @outbox::text, user_id, client_id, epoch, true FROM resumed WHERE @outbox <> '' AND from_node <> new_node
 )
-SELECT id, epoch, from_node, subscriptions, inflight, next_packet_id, since, held, unacked_publishes FROM resumed`
+SELECT place, id, epoch, from_node, subscriptions, inflight, next_packet_id, since, held, unacked_publishes FROM resumed`
 
 const forgetSessionSQL = `DELETE FROM sessions WHERE user_id = @user_id AND client_id = @client_id`
 
@@ -59,15 +63,15 @@ INSERT INTO sessions (id, user_id, client_id, epoch, node, created_at, connected
 VALUES (@id, @user_id, @client_id, nextval('session_epochs'), @node, @now, @now, @expiry) ON CONFLICT ON CONSTRAINT sessions_device DO NOTHING
 RETURNING epoch`
 
-// The cursors of a session, each with the end of its log. In a conversation that the user
+// The cursors of sessions, each with the end of its log. In a conversation that the user
 // joined after the session subscribed, the cursor begins at the joining.
 const sessionCursorsSQL = `
-SELECT p.conversation_id, coalesce((
-  SELECT s.seq FROM session_cursors s
-  WHERE s.session_id = (SELECT id FROM sessions WHERE user_id = @user_id AND client_id = @client_id) AND s.conversation_id = p.conversation_id
+SELECT d.place, p.conversation_id, coalesce((
+  SELECT s.seq FROM session_cursors s WHERE s.session_id = d.id AND s.conversation_id = p.conversation_id
 ), p.joined_seq - 1), c.last_seq
-FROM participants p JOIN conversations c ON c.id = p.conversation_id
-WHERE p.user_id = @user_id`
+FROM unnest(@users::uuid[], @clients::text[]) WITH ORDINALITY AS w (user_id, client_id, place)
+CROSS JOIN LATERAL (SELECT w.place, s.id, s.user_id FROM sessions s WHERE s.user_id = w.user_id AND s.client_id = w.client_id OFFSET 0) d
+JOIN participants p ON p.user_id = d.user_id JOIN conversations c ON c.id = p.conversation_id`
 
 // The sessions that have been disconnected for longest are deleted. The outer condition on
 // expires_at spares one that is reconnecting at this moment.
@@ -83,17 +87,24 @@ RETURNING client_id`
 // in a row.
 const resendGrace = 10 * time.Minute
 
-// scanSession reads a row of resumeSessionSQL.
-func scanSession(row pgx.CollectableRow) (f chat.SessionState, err error) {
+// scanSession reads a row of resumeSessionsSQL.
+func scanSession(row pgx.CollectableRow) (r resumed, err error) {
 	var next int32
 	var held []int32
-	err = row.Scan(&f.ID, &f.Epoch, &f.From, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held, &f.UnackedPublishes)
+	f := &r.state
+	err = row.Scan(&r.place, &f.ID, &f.Epoch, &f.From, &f.Subscriptions, &f.Inflight, &next, &f.ResendSince, &held, &f.UnackedPublishes)
 	f.NextPacketID = uint16(next)
 	for _, id := range held {
 		f.HeldPacketIDs = append(f.HeldPacketIDs, uint16(id))
 	}
 	f.ResendSince = f.ResendSince.Add(-resendGrace)
-	return f, err
+	return r, err
+}
+
+// resumed is a session of which place is that in the arguments of resumeSessionsSQL, from 1.
+type resumed struct {
+	place int
+	state chat.SessionState
 }
 
 // TakeSession implements chat.SessionStore.
@@ -120,7 +131,14 @@ func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 		"outbox": s.OutboxNode(), "await": t.Await,
 	}
 	if !t.CleanStart {
-		if state, err := s.resumeSession(ctx, args); state != nil || err != nil {
+		state, err := s.resumes.Do(ctx, t)
+		if sqlState(err) != "" { // nothing was done, perhaps because of another one in the batch
+			var states []*chat.SessionState
+			if states, err = s.resumeSessions(ctx, []chat.SessionTake{t}); err == nil {
+				state = states[0]
+			}
+		}
+		if state != nil || err != nil {
 			return state, err
 		}
 	} else if t.Expiry == 0 && !t.Note {
@@ -162,19 +180,54 @@ func (s *Store) takeSession(ctx context.Context, t chat.SessionTake) (*chat.Sess
 	return state, err
 }
 
-// resumeSession takes over a session that has not expired, in one round trip and one
-// transaction; nil if there is none.
-func (s *Store) resumeSession(ctx context.Context, args pgx.NamedArgs) (*chat.SessionState, error) {
-	var states []chat.SessionState
-	var cursors []chat.CursorState
+const (
+	resumeRuns  = 1   // batches of sessions that are resumed at once; with two, hardly any would gather
+	resumeBatch = 100 // sessions in one
+	resumeWait  = 5 * time.Second
+)
+
+func isSameDevice(a, b chat.SessionTake) bool {
+	return a.UserID == b.UserID && a.ClientID == b.ClientID
+}
+
+// resumeSessions takes over sessions that have not expired, in one round trip and one
+// transaction; nil for each that is not there. When many devices connect at once, the commit of
+// each by itself costs more than all else about it.
+func (s *Store) resumeSessions(ctx context.Context, takes []chat.SessionTake) ([]*chat.SessionState, error) {
+	ctx, cancel := chat.WithDeadline(ctx, resumeWait, "store.resumeSessions")
+	defer cancel()
+	n := len(takes)
+	users, clients, nodes := make([]chat.ID, n), make([]string, n), make([]string, n)
+	ats, expiries, awaits := make([]time.Time, n), make([]int64, n), make([]bool, n)
+	for i := range takes {
+		t := &takes[i]
+		users[i], clients[i], nodes[i] = t.UserID, t.ClientID, t.Node
+		ats[i], expiries[i], awaits[i] = t.Now, int64(t.Expiry/time.Second), t.Await
+	}
+	args := pgx.NamedArgs{
+		"users": users, "clients": clients, "nodes": nodes, "ats": ats, "expiries": expiries, "awaits": awaits, "outbox": s.OutboxNode(),
+	}
+	var list []resumed
+	states := make([]*chat.SessionState, n)
 	var b pgx.Batch
-	queue(&b, &states, scanSession, resumeSessionSQL, args)
-	queue(&b, &cursors, scanCursor, sessionCursorsSQL, args)
-	if err := s.pool.SendBatch(ctx, &b).Close(); err != nil || len(states) == 0 {
+	queue(&b, &list, scanSession, resumeSessionsSQL, args)
+	b.Queue(sessionCursorsSQL, args).Query(func(rows pgx.Rows) error {
+		for i := range list {
+			states[list[i].place-1] = &list[i].state
+			list[i].state.Present, list[i].state.Cursors = true, []chat.CursorState{}
+		}
+		var place int
+		var c chat.CursorState
+		return scanEach(rows, []any{&place, &c.ConversationID, &c.Acked, &c.LastSeq}, func() {
+			if st := states[place-1]; st != nil {
+				st.Cursors = append(st.Cursors, c)
+			}
+		})
+	})
+	if err := s.pool.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, err
 	}
-	states[0].Present, states[0].Cursors = true, cursors
-	return &states[0], nil
+	return states, nil
 }
 
 func createSession(ctx context.Context, tx pgx.Tx, t chat.SessionTake, args pgx.NamedArgs) (*chat.SessionState, error) {
@@ -192,8 +245,6 @@ func createSession(ctx context.Context, tx pgx.Tx, t chat.SessionTake, args pgx.
 	state.Forgotten, err = collect(ctx, tx, pgx.RowTo[string], trimSessionsSQL, pgx.NamedArgs{"user_id": t.UserID, "keep": chat.MaxUserSessions - 1})
 	return state, err
 }
-
-var scanCursor = fields(func(c *chat.CursorState) []any { return []any{&c.ConversationID, &c.Acked, &c.LastSeq} })
 
 const changeSubscriptionsSQL = `UPDATE sessions SET subscriptions = @subscriptions WHERE id = @id AND epoch = @epoch`
 

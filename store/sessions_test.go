@@ -434,6 +434,49 @@ func TestTakeSessionTogether(t *testing.T) {
 }
 
 // A session's end: with an expiry its rows stay until then, without they go.
+// Devices that connect at the same time share a statement, and each gets what is its own.
+func TestResumeSessionsTogether(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	u := users(t, s, 10)
+	c := group(t, s, now, u...)
+	post(t, s, c.ID, u[0], 5)
+	type device struct {
+		user   chat.ID
+		client string
+		state  *chat.SessionState
+	}
+	var devices []device
+	for i := range 60 {
+		d := device{user: u[i%len(u)], client: fmt.Sprint("d", i)}
+		d.state = take(t, s, d.user, d.client)
+		change(t, s, everything(d.state, d.user))
+		devices = append(devices, d)
+		if i%3 == 0 { // no other device has these
+			part(t, s, d.state, func(p *chat.SessionPart) { p.NextPacketID = uint16(1000 + i) })
+		}
+	}
+	var wg sync.WaitGroup
+	for i, d := range devices {
+		wg.Go(func() {
+			st, err := s.TakeSession(t.Context(), chat.SessionTake{UserID: d.user, ClientID: d.client, Expiry: time.Hour, Node: "n", Now: now})
+			switch {
+			case err != nil:
+				t.Error(err)
+			case !st.Present || st.ID != d.state.ID || st.Epoch <= d.state.Epoch || len(st.Cursors) != 1 || st.Cursors[0].LastSeq != 6 || i%3 == 0 && st.NextPacketID != uint16(1000+i):
+				t.Errorf("device %d resumed %+v, want session %v", i, st, d.state.ID)
+			}
+		})
+		wg.Go(func() { // there is none
+			if st, err := s.TakeSession(t.Context(), chat.SessionTake{UserID: d.user, ClientID: d.client + "new", Node: "n", Now: now}); err != nil || st.Present {
+				t.Errorf("a new device got %+v, %v", st, err)
+			}
+		})
+	}
+	wg.Wait()
+	storetest.Check(t, s)
+}
+
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)

@@ -201,7 +201,7 @@ var Statements = []Statement{
 	{"deleteExpiredRetainedSQL", deleteExpiredRetainedSQL, Rare, "all: retained_messages", ""},
 	// sessions.go
 	{"findSessionSQL", findSessionSQL, Hot, "user: sessions", ""},
-	{"resumeSessionSQL", resumeSessionSQL, Hot, "all: sessions; user: sessions", bySessionID},
+	{"resumeSessionsSQL", resumeSessionsSQL, Hot, "all: sessions; user: sessions", bySessionID},
 	{"forgetSessionSQL", forgetSessionSQL, Hot, "user: sessions", ""},
 	{"deleteSessionSQL", deleteSessionSQL, Hot, "all: sessions", bySessionID},
 	{"createSessionSQL", createSessionSQL, Hot, "user: sessions", ""},
