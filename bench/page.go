@@ -7,6 +7,7 @@ import (
 	"html/template"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -75,7 +76,9 @@ func pageOf(r *Report) page {
 		Notes: r.Notes, Failures: r.Failures(), Interrupted: r.Interrupted,
 	}
 	most := 0.0
-	for _, w := range r.Workloads {
+	all := slices.Clone(r.Workloads)
+	slices.SortStableFunc(all, func(a, b *Workload) int { return rank(a) - rank(b) })
+	for _, w := range all {
 		v := pageOfWorkload(w)
 		if w.Limit {
 			p.Limits = append(p.Limits, v)
@@ -102,7 +105,7 @@ func pageOf(r *Report) page {
 
 // ofMessages reports whether it is a workload whose rate is one of messages stored or passed on at full speed.
 func ofMessages(w *Workload) bool {
-	return w.Limit && (w.Unit == "rows" || w.Unit == "messages") || w.Name == "chat"
+	return w.Limit && (w.Unit == "rows" || w.Name == "mosquitto") || w.Name == "chat"
 }
 
 // withoutScheme is an address as text, which is no link.
@@ -148,11 +151,19 @@ func pageOfWorkload(w *Workload) *pageWorkload {
 		{"p50", "median latency"},
 		{"p99", "99th percentile"},
 		{"elapsed", "all after"},
-		{"memory.connection", "memory a connection"},
-		{"per-cpu-second", w.Unit + " a CPU second"},
-		{"wal", "write-ahead log of one"},
+		{"memory.connection", "memory per connection"},
+		{"per-cpu-second", w.Unit + " per CPU second"},
+		{"wal", "write-ahead log for one"},
 	} {
 		tile(t[0], t[1])
+	}
+	for _, of := range [][2]string{{"server", "server"}, {"postgres", "PostgreSQL"}} {
+		user, ok := w.Get("cpu." + of[0] + ".user")
+		system, _ := w.Get("cpu." + of[0] + ".system") // with the other
+		if ok {
+			n, unit, _ := strings.Cut(value(user.Value+system.Value, user.Unit), " ")
+			v.Tiles = append(v.Tiles, pageTile{Label: of[1] + " CPU for one", Value: n, Unit: unit})
+		}
 	}
 	run := w.typical()
 	if c, ok := curveChart(run); ok {
@@ -168,7 +179,7 @@ func pageOfWorkload(w *Workload) *pageWorkload {
 }
 
 // The size of charts, which is also about their size on a screen, so that texts stay readable on a small one.
-var measure = pageMeasure{Width: 270, Height: 170, Left: 44, Right: 262, Top: 8, Bottom: 146}
+var measure = pageMeasure{Width: 270, Height: 170, Left: 48, Right: 262, Top: 8, Bottom: 146}
 
 // scale maps values to places.
 type scale struct {
@@ -285,7 +296,7 @@ func curveChart(r *Figures) (pageChart, bool) {
 		q    float64
 		text string
 	}{{0.5, "50 %"}, {0.9, "90 %"}, {0.99, "99 %"}, {0.999, "99.9"}, {0.9999, "99.99"}, {0.99999, "99.999"}} {
-		if nines(t.q) <= last {
+		if nines(t.q) <= last && (t.q > 0.5 || last < 4) {
 			c.XTicks = append(c.XTicks, pageTick{x.at(nines(t.q)), t.text})
 		}
 	}
@@ -391,9 +402,9 @@ func cpuChart(r *Figures) (pageChart, bool) {
 		of          func(SeriesPoint) float64
 	}{
 		{"server-user", "server, user", func(p SeriesPoint) float64 { return p.ServerUser }},
-		{"server-system", "system", func(p SeriesPoint) float64 { return p.ServerSystem }},
+		{"server-system", "server, system", func(p SeriesPoint) float64 { return p.ServerSystem }},
 		{"postgres-user", "PostgreSQL, user", func(p SeriesPoint) float64 { return p.PostgresUser }},
-		{"postgres-system", "system", func(p SeriesPoint) float64 { return p.PostgresSystem }},
+		{"postgres-system", "PostgreSQL, system", func(p SeriesPoint) float64 { return p.PostgresSystem }},
 	}
 	most := 0.0
 	for _, p := range r.Series {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -277,7 +278,9 @@ func (w *Workload) short() string {
 // costs writes what processes and PostgreSQL have used.
 func (p Printer) costs(r *Report) {
 	first := true
-	for _, w := range r.Workloads {
+	all := slices.Clone(r.Workloads)
+	slices.SortStableFunc(all, func(a, b *Workload) int { return rank(a) - rank(b) })
+	for _, w := range all {
 		get := func(name string) float64 {
 			s, ok := w.Get(name)
 			if !ok {
@@ -320,6 +323,9 @@ func (p Printer) costs(r *Report) {
 	}
 	p.line("")
 }
+
+// rank has the machine's limits last.
+func rank(w *Workload) int { return map[bool]int{true: 1}[w.Limit] }
 
 func both(user, system float64) string {
 	if math.IsNaN(user) {

@@ -169,7 +169,7 @@ func (g *gauge) end(ctx context.Context, n int64) {
 		g.addUsage(now, n, one)
 	}
 	if load := ownCPU() - g.load; load > 0 {
-		g.r.add("cpu.load", "CPU a "+one+", the load itself", "µs", per(load), "")
+		g.r.add("cpu.load", "CPU per "+one+", the load itself", "µs", per(load), "")
 	}
 	if g.reads || g.s.Processes.Broker != 0 {
 		g.s.settle(ctx, restOfReads)
@@ -186,9 +186,9 @@ func (g *gauge) end(ctx context.Context, n int64) {
 	}
 	if wrote {
 		d := written.minus(g.written)
-		g.r.add("wal", "write-ahead log a "+one, "B", float64(d.WAL)/float64(n), "less")
-		g.r.add("disk", "disk a "+one, "B", float64(d.Size)/float64(n), "less")
-		g.r.add("commits", "transactions a "+one, "", float64(d.Commits)/float64(n), "less")
+		g.r.add("wal", "write-ahead log per "+one, "B", float64(d.WAL)/float64(n), "less")
+		g.r.add("disk", "disk per "+one, "B", float64(d.Size)/float64(n), "less")
+		g.r.add("commits", "transactions per "+one, "", float64(d.Commits)/float64(n), "less")
 	}
 	rest := restOfWrites
 	if g.peak {
@@ -206,10 +206,10 @@ func (g *gauge) end(ctx context.Context, n int64) {
 		if later.Postgres != nil && now.Postgres != nil {
 			sum += later.Postgres.CPU() - now.Postgres.CPU()
 		}
-		g.r.add("later.cpu", "CPU a "+one+", afterwards", "µs", per(sum), "less")
+		g.r.add("later.cpu", "CPU per "+one+", afterwards", "µs", per(sum), "less")
 	}
 	if later, err := g.s.work(ctx); wrote && err == nil {
-		g.r.add("later.wal", "write-ahead log a "+one+", afterwards", "B", float64(later.written-written.WAL)/float64(n), "less")
+		g.r.add("later.wal", "write-ahead log per "+one+", afterwards", "B", float64(later.written-written.WAL)/float64(n), "less")
 	}
 }
 
@@ -243,8 +243,8 @@ func (g *gauge) addUsage(now ProcessUsage, n int64, one string) {
 		}
 		d := p.now.minus(*p.before)
 		sum += d.CPU()
-		g.r.add("cpu."+p.name+".user", "CPU a "+one+", "+p.label+", user", "µs", per(d.User), "less")
-		g.r.add("cpu."+p.name+".system", "CPU a "+one+", "+p.label+", system", "µs", per(d.System), "less")
+		g.r.add("cpu."+p.name+".user", "CPU per "+one+", "+p.label+", user", "µs", per(d.User), "less")
+		g.r.add("cpu."+p.name+".system", "CPU per "+one+", "+p.label+", system", "µs", per(d.System), "less")
 	}
 	if sum > 0 {
 		g.r.add("per-cpu-second", g.unit+" a second of CPU", "", float64(n)/sum.Seconds(), "more")
@@ -276,7 +276,8 @@ func (s *Session) settle(ctx context.Context, rest time.Duration) bool {
 	const step = 300 * time.Millisecond
 	last, _ := s.work(ctx) // what is not known stands still
 	quiet := time.Duration(0)
-	for start := time.Now(); quiet < rest && time.Since(start) < max(s.settleTime(), rest+2*step); {
+	rest = min(rest, s.settleTime()/2)
+	for start := time.Now(); quiet < rest && time.Since(start) < s.settleTime(); {
 		select {
 		case <-time.After(step):
 		case <-ctx.Done():
@@ -489,7 +490,7 @@ func (l IdleLoad) Plan() *Plan {
 		}
 		after, postgresAfter := s.Processes.Memory()
 		if before > 0 && after > 0 {
-			r.add("memory.connection", "memory a connection, server", "KiB", (float64(after)-float64(before))/1024/n, "less")
+			r.add("memory.connection", "memory per connection, server", "KiB", (float64(after)-float64(before))/1024/n, "less")
 		}
 		if postgres > 0 && postgresAfter > 0 {
 			r.add("memory.postgres", "memory, PostgreSQL (PSS)", "MiB", float64(postgresAfter)/(1<<20), "less")

@@ -364,7 +364,7 @@ func (c *benchCmd) measure(ctx context.Context, tty terminal, plans ...*bench.Pl
 	if c.Limits {
 		limits, stop := c.limits(s, plans, note)
 		defer stop()
-		plans = append(plans, limits...)
+		plans = append(limits, plans...) // first: in a server that has nothing put off
 	}
 	for _, p := range plans {
 		report.Workloads = append(report.Workloads, &bench.Workload{Name: p.Name, Title: p.Title, Unit: p.Unit, Limit: p.Limit})

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,12 +64,16 @@ func TestBench(t *testing.T) {
 	if !r.Server.Own || r.Server.PostgreSQL == "" || len(r.Workloads[1].Runs) != 2 {
 		t.Errorf("the report says %+v", r)
 	}
+	i := slices.IndexFunc(r.Workloads, func(w *bench.Workload) bool { return w.Name == "rate 200" })
+	if i < 0 {
+		t.Fatal("rate 200 was not measured")
+	}
 	for _, name := range []string{"rate", "p99.9", "ack.p50", "late.p99", "wal", "commits"} {
-		if _, ok := r.Workloads[0].Get(name); !ok {
+		if _, ok := r.Workloads[i].Get(name); !ok {
 			t.Errorf("rate 200 has no %s", name)
 		}
 	}
-	if _, ok := r.Workloads[0].Get("cpu.postgres.user"); !ok && runtime.GOOS == "linux" {
+	if _, ok := r.Workloads[i].Get("cpu.postgres.user"); !ok && runtime.GOOS == "linux" {
 		t.Error("rate 200 has no CPU of PostgreSQL")
 	}
 	html, err := os.ReadFile(page)
