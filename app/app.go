@@ -195,7 +195,7 @@ func (a *App) build(context.Context) (err error) {
 	}
 	w.Committed = func(ctx context.Context, e *chat.Event, membersVersion int64) {
 		a.witness.Note(e)
-		a.indexer.Note(e.ConversationID, e.Seq)
+		a.indexer.Note(e)
 		a.chat.Committed(ctx, e, membersVersion)
 	}
 	w.GivenUp = func(conversation chat.ID) {

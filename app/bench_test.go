@@ -4,10 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"os"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -227,56 +224,4 @@ func (s *benchServer) ids(b *testing.B) (users, conversations []chat.ID) {
 		users = append(users, chat.NewID()) // the statement does not look senders up
 	}
 	return users, conversations
-}
-
-// BenchmarkFindable measures how long after its acknowledgement a message is found, one
-// after the other: the index is told at the commit, and gathers for a moment.
-func BenchmarkFindable(b *testing.B) {
-	s := startBench(b)
-	st, ctx := s.app.Store(), context.Background()
-	conversation := chat.MustParseID(s.pairs[0].Conversation)
-	positions, err := st.GetRoster(ctx, conversation)
-	if err != nil {
-		b.Fatal(err)
-	}
-	var all []time.Duration
-	for i := 0; b.Loop(); i++ {
-		word := fmt.Sprintf("word%dx", i)
-		s.post(b, word)
-		start := time.Now()
-		for {
-			p, err := st.SearchMessages(ctx, chat.MessageSearch{UserID: positions.Members[0], Text: word, Limit: 1})
-			if err != nil {
-				b.Fatal(err)
-			}
-			if len(p.Items) > 0 {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-		all = append(all, time.Since(start))
-	}
-	slices.Sort(all)
-	b.ReportMetric(float64(all[len(all)/2].Microseconds())/1000, "p50-ms")
-	b.ReportMetric(float64(all[len(all)*99/100].Microseconds())/1000, "p99-ms")
-}
-
-// post sends a message in the first conversation by REST.
-func (s *benchServer) post(b *testing.B, content string) {
-	b.Helper()
-	body := fmt.Sprintf(`{"conversationId":%q,"content":%q}`, s.pairs[0].Conversation, content)
-	req, err := http.NewRequestWithContext(b.Context(), http.MethodPost, "http://"+s.app.HTTPAddr()+"/api/messages", strings.NewReader(body))
-	if err != nil {
-		b.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+s.pairs[0].Tokens[0])
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		b.Fatal(err)
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusCreated {
-		b.Fatal(resp.Status)
-	}
 }

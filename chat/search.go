@@ -64,7 +64,7 @@ type SearchPage struct {
 // SearchStore finds messages.
 type SearchStore interface {
 	// SearchMessages returns a page of the messages whose current text matches and that
-	// the user may read now. A message is found a moment after it was stored. Invalid
+	// the user may read now. A message is found as soon as it is stored. Invalid
 	// naming "q" if the text cannot be searched for; NotFound if the user is not a
 	// member of the conversation.
 	SearchMessages(ctx context.Context, q MessageSearch) (*SearchPage, error)

@@ -25,7 +25,7 @@
 //	membership   conversations, groups, blocks, contacts, rosters, reads (read and delivery positions)
 //	sessions     sessions, retained
 //	sync         sync, sync_cursor, sync_origin (also the epoch of the log), witness, sync_flushed; SYNC.md has the argument
-//	search       indexer, search, search_terms, and package words
+//	search       indexer, search, and packages words and segment
 //	presence     presence, presence_changes, presence_nodes
 //	nodes        node_lease, clock
 //	accounts     users, logins, signing_keys

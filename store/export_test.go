@@ -86,20 +86,25 @@ func ParseSyncCursor(b []byte) ([]byte, []string, bool) {
 	return c.encode(), snapshots, true
 }
 
-// Index follows all logs to their end, as Run does a moment after each event. It looks
-// at all conversations first.
-func Index(ctx context.Context, x *Indexer) error {
-	x.looking, x.look = true, chat.ID{}
+// Index indexes all logs to their end.
+func Index(ctx context.Context, s *Store) error {
+	x := NewIndexer(s, IndexerOptions{Gather: 1})
+	x.scanning = true
 	for {
 		worked, err := x.work(ctx)
-		if err != nil || !worked && !x.looking {
+		if err != nil || !worked && !x.scanning {
 			return err
 		}
 	}
 }
 
-// Waiting is how many events are known to wait for the index.
-func Waiting(x *Indexer) int64 {
+// IndexStep is one step of x for a conversation.
+func IndexStep(ctx context.Context, x *Indexer, conversation chat.ID) (indexed int64, more bool, err error) {
+	return x.step(ctx, conversation)
+}
+
+// Waiting is how many events x has counted that are not indexed.
+func Waiting(x *Indexer) int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.waiting
@@ -107,13 +112,11 @@ func Waiting(x *Indexer) int64 {
 
 // Statements of the search whose plans are tested.
 const (
-	SearchedSQL      = searchedSQL
-	NewestMatchesSQL = newestMatchesSQL
-	Stretch          = stretch
+	SearchedSQL       = searchedSQL
+	SearchLogSQL      = searchLogSQL
+	SearchSegmentsSQL = searchSegmentsSQL
+	SegmentEvents     = segmentEvents
 )
-
-// Qualifier is qualifier.
-func Qualifier(conversation chat.ID, stretch int64) string { return qualifier(conversation, stretch) }
 
 // OldestMark is oldestMark.
 const OldestMark = oldestMark

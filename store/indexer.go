@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -16,34 +15,38 @@ import (
 
 	"github.com/parleymq/parley/backoff"
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store/segment"
 )
 
 // IndexerOptions configures an Indexer. Zero values mean the defaults.
 type IndexerOptions struct {
-	Gather    time.Duration // how long events are collected before they are indexed together. 50 ms
-	LookEvery time.Duration // how often all conversations are scanned for missed events. 5 min
-	MaxQueue  int           // conversations queued; beyond that, all are scanned instead. 50,000
-	Busy      int           // events stored per second above which the indexer throttles itself. 1,000 for each CPU
+	Gather   int           // events of a log that are indexed together, at least. 64
+	ScanAt   time.Duration // how often all conversations are scanned for unindexed events. 1 h
+	MaxNoted int           // conversations whose events are counted; beyond that, all are scanned instead. 50,000
+	Busy     int           // events stored per second above which the indexer throttles itself. 1,000 for each CPU
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
 func (o *IndexerOptions) setDefaults() {
-	o.Gather = cmp.Or(o.Gather, 50*time.Millisecond)
-	o.LookEvery = cmp.Or(o.LookEvery, 5*time.Minute)
-	o.MaxQueue = cmp.Or(o.MaxQueue, 50_000)
+	o.Gather = cmp.Or(o.Gather, 64)
+	o.ScanAt = cmp.Or(o.ScanAt, time.Hour)
+	o.MaxNoted = cmp.Or(o.MaxNoted, 50_000)
 	o.Busy = cmp.Or(o.Busy, 1000*runtime.GOMAXPROCS(0))
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 }
 
 const (
-	stepConversations = 64      // indexed in one transaction
-	stepEvents        = 500     // read in one transaction
-	stepBytes         = 1 << 20 // of their content
+	segmentEvents = 1024    // of a full segment
+	segmentBytes  = 1 << 18 // likewise, if its words take so much before
+	stepEvents    = 4096    // indexed in one transaction
+	mergeFactor   = 3       // segments are merged when those after them have so many times their events
+	maxMerged     = 16      // segments that are merged at once
+
 	stepPatience      = 30 * time.Second
-	lookConversations = 1000 // scanned by one statement
-	lookBelow         = 2000 // conversations queued; the scan pauses above that
+	scanConversations = 1000 // scanned by one statement
+	scanBelow         = 2000 // conversations ready; the scan pauses above that
 
 	// The indexer rests for a multiple of the time it worked, so that it uses at most half of
 	// one connection's time; while the event rate is above Busy a twentieth, to catch up after
@@ -51,88 +54,96 @@ const (
 	restQuiet, restBusy, restLong = 1, 19, 3
 
 	peak    = time.Minute
+	minRest = 25 * time.Millisecond
 	maxRest = 5 * time.Second
 )
 
-// Indexer builds the search index from the logs, asynchronously: storing a message does not
-// wait for it. It continues each log from its position in search_positions, which is stored
-// in one transaction with the terms; so a crash loses nothing, no event is indexed twice, and
-// a database without an index gets one. Several may run on one database: a log is indexed by
-// the one that has locked its position.
+// Indexer builds the search index from the logs, in segments (package segment), as soon as
+// enough events of a log have gathered, or one was deleted. A search does not depend on it: it
+// reads the log itself from where the index ends, so the indexer may be late, or never run.
+//
+// A new segment takes in those before it that are small, until one is full: so a log of n
+// events has few segments, and each event is written three or four times at most. Where a
+// message was edited or deleted, its segment is made anew from the log.
+//
+// What is indexed is known by the segments alone, which are replaced in one transaction; so a
+// crash loses nothing, and a database without an index gets one. Several may run on one
+// database: a log is indexed by the one that has its advisory lock.
 type Indexer struct {
 	store   *Store
 	opts    IndexerOptions
 	metrics *indexerMetrics
-	wake    chan struct{} // something is queued; one is enough
+	wake    chan struct{} // something is ready; one is enough
 
 	mu       sync.Mutex
-	behind   map[chat.ID]logSpan // mu guards: what is known to be unindexed
-	waiting  int64               // mu guards: events in all of them
-	queue    []chat.ID           // mu guards: the keys of behind, except those of the current step
-	overflow bool                // mu guards: all are to be scanned, as one did not fit into the queue
-	noted    int                 // mu guards: events since rate was computed
+	noted    map[chat.ID]int // mu guards: events since the conversation was indexed here; Gather or more: it is ready
+	waiting  int             // mu guards: the sum of noted
+	ready    []chat.ID       // mu guards: to be indexed
+	overflow bool            // mu guards: all are to be scanned, as noted was full
+	rated    int             // mu guards: events since rate was computed
 
-	look      chat.ID   // owned by Run: the last conversation scanned
-	looking   bool      // owned by Run
-	nextLook  time.Time // owned by Run
+	scanned   chat.ID   // owned by Run: the last conversation scanned
+	scanning  bool      // owned by Run
+	nextScan  time.Time // owned by Run
 	rateSince time.Time // owned by Run
 	rate      float64   // owned by Run: events per second, recently
 	busySince time.Time // owned by Run: when the rate went above Busy; zero: it is not
 }
 
-// logSpan is the unindexed part of a log: the events after from, up to to.
-type logSpan struct{ from, to int64 }
-
 // NewIndexer returns an indexer on s's database. It starts nothing; Run does.
 func NewIndexer(s *Store, opts IndexerOptions) *Indexer {
 	opts.setDefaults()
 	return &Indexer{
-		store: s, opts: opts, metrics: newIndexerMetrics(opts.Registerer), wake: make(chan struct{}, 1), behind: map[chat.ID]logSpan{},
+		store: s, opts: opts, metrics: newIndexerMetrics(opts.Registerer), wake: make(chan struct{}, 1), noted: map[chat.ID]int{},
 	}
 }
 
-// Note queues a conversation whose log reaches at least seq. It does not block, and may be
-// called before Run.
-func (x *Indexer) Note(conversation chat.ID, seq int64) {
+// Note counts an event that was stored. It does not block, and may be called before Run.
+func (x *Indexer) Note(e *chat.Event) {
 	x.mu.Lock()
-	x.noted++
-	x.note(conversation, seq-1, seq)
-	x.mu.Unlock()
-	select {
-	case x.wake <- struct{}{}:
-	default:
+	defer x.mu.Unlock()
+	x.rated++
+	if e.Type == chat.EventDelete {
+		x.note(e.ConversationID, x.opts.Gather)
+	} else {
+		x.note(e.ConversationID, 1)
 	}
 }
 
-// Scan has all conversations scanned for missed events. It does not block.
+// note counts n events. x.mu is held.
+func (x *Indexer) note(conversation chat.ID, n int) {
+	before := x.noted[conversation]
+	if before == 0 && len(x.noted) >= x.opts.MaxNoted {
+		x.forget()
+	}
+	x.noted[conversation] = before + n
+	x.waiting += n
+	if before < x.opts.Gather && before+n >= x.opts.Gather {
+		x.ready = append(x.ready, conversation)
+		select {
+		case x.wake <- struct{}{}:
+		default:
+		}
+	}
+	x.metrics.waiting.Set(float64(x.waiting))
+}
+
+// forget makes room: what is not ready is found by a scan. x.mu is held.
+func (x *Indexer) forget() {
+	clear(x.noted)
+	x.waiting, x.ready, x.overflow = 0, nil, true
+}
+
+// Scan has all conversations scanned for unindexed events. It does not block.
 func (x *Indexer) Scan() {
 	x.mu.Lock()
 	x.overflow = true
 	x.mu.Unlock()
 }
 
-// note is Note without counting the event; the log is indexed up to from at most. x.mu is
-// held.
-func (x *Indexer) note(conversation chat.ID, from, to int64) {
-	known, ok := x.behind[conversation]
-	switch {
-	case !ok && len(x.behind) >= x.opts.MaxQueue:
-		x.overflow = true
-		return
-	case !ok:
-		known = logSpan{from, from}
-		x.queue = append(x.queue, conversation)
-	case to <= known.to:
-		return
-	}
-	x.waiting += to - known.to
-	x.behind[conversation] = logSpan{known.from, to}
-	x.metrics.waiting.Set(float64(x.waiting))
-}
-
 // Run indexes the logs until ctx ends. Failed steps are retried with backoff.
 func (x *Indexer) Run(ctx context.Context) error {
-	x.looking, x.rateSince = true, time.Now()
+	x.scanning, x.rateSince = true, time.Now()
 	wait := backoff.New(100*time.Millisecond, 10*time.Second)
 	for ctx.Err() == nil {
 		start := time.Now()
@@ -151,101 +162,73 @@ func (x *Indexer) Run(ctx context.Context) error {
 	return nil
 }
 
-// work scans the next conversations, if a scan is due, and indexes one step; it reports
-// whether there was anything to do.
+// work scans the next conversations, if a scan is due, and indexes one that is ready; it
+// reports whether there was anything to do.
 func (x *Indexer) work(ctx context.Context) (bool, error) {
 	ctx, cancel := chat.WithDeadline(ctx, stepPatience, "store.Indexer")
 	defer cancel()
 	x.mu.Lock()
-	queued := len(x.behind)
-	if x.overflow && !x.looking {
-		x.overflow, x.looking, x.look = false, true, chat.ID{}
+	ready := len(x.ready)
+	if x.overflow && !x.scanning {
+		x.overflow, x.scanning, x.scanned = false, true, chat.ID{}
 	}
 	x.mu.Unlock()
-	if !x.looking && time.Now().After(x.nextLook) {
-		x.looking, x.look = true, chat.ID{}
+	if !x.scanning && time.Now().After(x.nextScan) {
+		x.scanning, x.scanned = true, chat.ID{}
 	}
-	looked := false
-	if x.looking && queued < lookBelow {
-		if err := x.lookOn(ctx); err != nil {
+	scanned := false
+	if x.scanning && ready < scanBelow {
+		if err := x.scan(ctx); err != nil {
 			return false, err
 		}
-		looked = true
+		scanned = true
 	}
-	ids := x.take()
-	if len(ids) == 0 {
-		return looked, nil
+	id, noted, ok := x.take()
+	if !ok {
+		return scanned, nil
 	}
 	start := time.Now()
-	reached, indexed, err := x.step(ctx, ids)
-	if err != nil && len(ids) > 1 && chat.CodeOf(translate("store.Indexer", err)) != chat.Unavailable {
-		reached, indexed, err = x.oneByOne(ctx, ids)
-	}
-	x.settle(ids, reached)
-	x.metrics.indexed.Add(float64(indexed))
+	indexed, more, err := x.step(ctx, id)
 	if err != nil {
-		return false, translate("store.Indexer", err)
+		x.mu.Lock()
+		x.note(id, noted) // last, so that it holds up no other
+		x.mu.Unlock()
+		return false, translate("store.Indexer", fmt.Errorf("index conversation %s: %w", id, err))
 	}
+	if more {
+		x.mu.Lock()
+		x.note(id, x.opts.Gather)
+		x.mu.Unlock()
+	}
+	x.metrics.indexed.Add(float64(indexed))
 	x.metrics.step.Observe(time.Since(start).Seconds())
-	return len(reached) > 0, nil // another node may have locked them all
+	return true, nil
 }
 
-// oneByOne indexes conversations separately, so that one which the database refuses does not
-// hold up the others.
-func (x *Indexer) oneByOne(ctx context.Context, ids []chat.ID) (reached map[chat.ID]int64, indexed int, err error) {
-	reached = map[chat.ID]int64{}
-	for _, id := range ids {
-		r, n, refused := x.step(ctx, []chat.ID{id})
-		if refused != nil {
-			err = fmt.Errorf("index conversation %s: %w", id, refused)
-		}
-		maps.Copy(reached, r)
-		indexed += n
-	}
-	return reached, indexed, err
-}
-
-// take takes the conversations of the next step out of the queue.
-func (x *Indexer) take() []chat.ID {
+// take takes the next conversation that is ready, and how many of its events were counted.
+func (x *Indexer) take() (id chat.ID, noted int, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	n := min(len(x.queue), stepConversations)
-	ids := slices.Clone(x.queue[:n])
-	x.queue = x.queue[n:]
-	if len(x.queue) == 0 {
-		x.queue = nil // free the array
+	if len(x.ready) == 0 {
+		return id, 0, false
 	}
-	return ids
-}
-
-// settle queues again the conversations of a step that are not indexed to their end.
-func (x *Indexer) settle(ids []chat.ID, reached map[chat.ID]int64) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, id := range ids {
-		left := x.behind[id]
-		if seq, ok := reached[id]; ok {
-			seq = min(max(seq, left.from), left.to)
-			x.waiting -= seq - left.from
-			left.from = seq
-		}
-		if left.from == left.to {
-			delete(x.behind, id)
-			continue
-		}
-		x.behind[id] = left
-		x.queue = append(x.queue, id)
+	id, x.ready = x.ready[0], x.ready[1:]
+	if len(x.ready) == 0 {
+		x.ready = nil // free the array
 	}
+	noted = x.noted[id]
+	delete(x.noted, id)
+	x.waiting -= noted
 	x.metrics.waiting.Set(float64(x.waiting))
+	return id, noted, true
 }
 
-// rest pauses in proportion to the time worked; if there was nothing to do, until there is,
-// and then for Gather.
+// rest pauses in proportion to the time worked; if there was nothing to do, until there is.
 func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 	now := time.Now()
 	if d := now.Sub(x.rateSince); d >= 200*time.Millisecond {
 		x.mu.Lock()
-		x.rate, x.noted = float64(x.noted)/d.Seconds(), 0
+		x.rate, x.rated = float64(x.rated)/d.Seconds(), 0
 		x.mu.Unlock()
 		x.rateSince = now
 		switch {
@@ -264,287 +247,300 @@ func (x *Indexer) rest(ctx context.Context, worked bool, took time.Duration) {
 		default:
 			factor = restLong
 		}
-		backoff.Sleep(ctx, min(max(time.Duration(factor)*took, x.opts.Gather/2), maxRest))
+		backoff.Sleep(ctx, min(max(time.Duration(factor)*took, minRest), maxRest))
 		return
 	}
-	wait := time.Until(x.nextLook)
-	x.mu.Lock()
-	if len(x.queue) > 0 { // locked by another node
-		wait = 4 * x.opts.Gather
-	}
-	x.mu.Unlock()
-	t := time.NewTimer(wait)
+	t := time.NewTimer(time.Until(x.nextScan))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return
 	case <-t.C:
 	case <-x.wake:
 	}
-	backoff.Sleep(ctx, x.opts.Gather)
 }
 
-const lookBehindSQL = `
-SELECT c.id, c.last_seq, coalesce(p.seq, 0)
+// Of each conversation, whether so much of its log is not indexed, or something was deleted
+// that may be indexed, that it is to be indexed now.
+const scanSQL = `
+SELECT c.id, c.last_seq - coalesce(p.last_seq, 0) >= @gather OR c.last_seq > p.last_seq AND EXISTS (
+  SELECT FROM events e WHERE e.conversation_id = c.id AND e.seq > p.last_seq AND e.type = 'delete'
+)
 FROM (SELECT id, last_seq FROM conversations WHERE id > @after ORDER BY id LIMIT @limit) c
-LEFT JOIN search_positions p ON p.conversation_id = c.id
+LEFT JOIN LATERAL (SELECT last_seq FROM search_segments WHERE conversation_id = c.id ORDER BY conversation_id DESC, last_seq DESC LIMIT 1) p ON true
 ORDER BY c.id`
 
-// lookOn scans the next conversations and queues those with unindexed events.
-func (x *Indexer) lookOn(ctx context.Context) error {
-	type place struct {
-		id        chat.ID
-		last, seq int64
-	}
-	after := x.look
+// scan scans the next conversations.
+func (x *Indexer) scan(ctx context.Context) error {
+	after := x.scanned
 	if after.IsZero() {
 		after = chat.ID{15: 1} // zero would be NULL; no id is below this
 	}
-	found, err := collect(ctx, x.store.pool,
-		fields(func(p *place) []any { return []any{&p.id, &p.last, &p.seq} }),
-		lookBehindSQL, pgx.NamedArgs{"after": after, "limit": lookConversations},
-	)
+	var id chat.ID
+	var due bool
+	var found []chat.ID
+	n := 0
+	err := forEach(ctx, x.store.pool, []any{&id, &due}, func() {
+		if n++; due {
+			found = append(found, id)
+		}
+	}, scanSQL, pgx.NamedArgs{"after": after, "limit": scanConversations, "gather": x.opts.Gather})
 	if err != nil {
 		return translate("store.Indexer", err)
 	}
 	x.mu.Lock()
-	for _, p := range found {
-		if p.last > p.seq {
-			x.note(p.id, p.seq, p.last)
+	for _, id := range found {
+		if n := x.noted[id]; n < x.opts.Gather {
+			x.note(id, x.opts.Gather-n)
 		}
 	}
 	x.mu.Unlock()
-	if len(found) < lookConversations {
-		x.looking, x.nextLook = false, time.Now().Add(x.opts.LookEvery)
+	if n < scanConversations {
+		x.scanning, x.nextScan = false, time.Now().Add(x.opts.ScanAt)
 		return nil
 	}
-	x.look = found[len(found)-1].id
+	x.scanned = id
 	return nil
 }
 
 const (
-	makePlacesSQL = `
-INSERT INTO search_positions (conversation_id, seq) SELECT id, 0 FROM unnest(@ids::uuid[]) AS behind (id)
-WHERE EXISTS (SELECT FROM conversations c WHERE c.id = behind.id) ORDER BY id
-ON CONFLICT ON CONSTRAINT search_positions_key DO NOTHING`
+	// indexLocks keeps the locks of indexers apart from other advisory locks.
+	indexLocks = `1886153077`
 
-	// The events of a log are read in order from its position; followed verifies that there is
-	// no gap. The content of an edit is not needed: the message's row has the present text.
-	followSQL = `
-WITH place AS MATERIALIZED (
-  SELECT conversation_id, seq FROM search_positions WHERE conversation_id = ANY (@ids)
-  ORDER BY conversation_id FOR UPDATE SKIP LOCKED
-), next AS (
-  SELECT p.conversation_id, p.seq AS place, e.*, sum(octet_length(e.content)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(e.content) AS bytes
-  FROM place p LEFT JOIN LATERAL (
-    SELECT seq, type, id, sender_id, created_at, deleted_at, (detail ->> 'messageId')::uuid AS message_id, content
-    FROM events WHERE conversation_id = p.conversation_id AND seq > p.seq ORDER BY seq LIMIT @limit
-  ) e ON true
-  LIMIT @limit + @conversations
+	lockIndexSQL = `SELECT pg_try_advisory_xact_lock(` + indexLocks + `, hashtext(@conversation_id::uuid::text))`
+
+	// The last segments of a log, newest first, and how far the log reaches.
+	lastSegmentsSQL = `
+SELECT c.last_seq, s.first_seq, s.last_seq, s.bytes
+FROM conversations c LEFT JOIN LATERAL (
+  SELECT first_seq, last_seq, bytes FROM search_segments WHERE conversation_id = c.id AND first_term = ''
+  ORDER BY conversation_id DESC, last_seq DESC LIMIT @limit
+) s ON true
+WHERE c.id = @conversation_id`
+
+	// The messages that were edited or deleted, up to one seq and after another one. IS TRUE keeps
+	// the planner from looking for them in the whole conversation.
+	changedSQL = `
+SELECT DISTINCT t.seq FROM (
+  SELECT detail FROM events WHERE conversation_id = @conversation_id AND seq > @after AND seq <= @up_to AND type IN ('edit', 'delete')
+) e
+JOIN events t ON t.id = (e.detail ->> 'messageId')::uuid AND (t.conversation_id = @conversation_id) IS TRUE AND t.seq <= @after`
+
+	getSegmentsSQL = `
+SELECT last_seq, data FROM search_segments WHERE conversation_id = @conversation_id AND last_seq BETWEEN @first AND @last
+ORDER BY conversation_id, last_seq, first_term`
+
+	// The segment that has an event.
+	segmentOfSQL = `
+SELECT first_seq, last_seq FROM search_segments WHERE conversation_id = @conversation_id AND last_seq >= @seq
+ORDER BY conversation_id, last_seq LIMIT 1`
+
+	getTextsSQL = `
+SELECT seq, sender_id, created_at, CASE WHEN type = 'message' THEN content ELSE '' END FROM events
+WHERE conversation_id = @conversation_id AND seq > @after AND seq <= @up_to ORDER BY conversation_id, seq`
+
+	deleteSegmentsSQL = `DELETE FROM search_segments WHERE conversation_id = @conversation_id AND last_seq BETWEEN @first AND @last`
+
+	addSegmentSQL = `
+INSERT INTO search_segments (conversation_id, first_seq, last_seq, bytes, first_term, data)
+SELECT @conversation_id, @first::bigint, @last::bigint, @bytes::int, * FROM unnest(@terms::bytea[], @data::bytea[])`
 )
-SELECT conversation_id, place, seq, type, id, sender_id, created_at, deleted_at, message_id, CASE WHEN type = 'message' THEN content END
-FROM next WHERE bytes IS NULL OR bytes < @bytes`
 
-	getTargetsSQL = `
-SELECT e.conversation_id, 0::bigint, e.seq, e.type, e.id, e.sender_id, e.created_at, e.deleted_at, NULL::uuid, e.content
-FROM unnest(@conversation_ids::uuid[], @ids::uuid[]) AS target (conversation_id, id)
-JOIN events e ON e.id = target.id AND e.conversation_id = target.conversation_id AND e.type = 'message'`
-
-	putTermsSQL = `
-INSERT INTO message_terms (conversation_id, seq, message_id, sender_id, created_at, terms)
-SELECT conversation_id, seq, message_id, sender_id, created_at, terms::tsvector
-FROM unnest(@conversation_ids::uuid[], @seqs::bigint[], @ids::uuid[], @sender_ids::uuid[], @created_ats::timestamptz[], @terms::text[])
-  AS t (conversation_id, seq, message_id, sender_id, created_at, terms)
-ON CONFLICT ON CONSTRAINT message_terms_key DO UPDATE SET terms = excluded.terms`
-
-	deleteTermsSQL = `
-DELETE FROM message_terms t USING unnest(@conversation_ids::uuid[], @seqs::bigint[]) AS gone (conversation_id, seq)
-WHERE t.conversation_id = gone.conversation_id AND t.seq = gone.seq`
-
-	movePlacesSQL = `
-UPDATE search_positions p SET seq = moved.seq FROM unnest(@conversation_ids::uuid[], @seqs::bigint[]) AS moved (conversation_id, seq)
-WHERE p.conversation_id = moved.conversation_id`
-)
-
-// logged is an event as the indexer reads it.
-type logged struct {
-	conversation         chat.ID
-	place, seq           int64 // seq 0: there is nothing after the position
-	kind                 chat.EventType
-	id, sender, target   chat.ID
-	createdAt, deletedAt time.Time
-	content              string
+// indexed is a segment that is stored.
+type indexed struct {
+	first, last int64
+	bytes       int
 }
 
-func scanLogged(row pgx.CollectableRow) (e logged, err error) {
-	var seq *int64
-	var kind, content *string
-	err = row.Scan(&e.conversation, &e.place, &seq, &kind, &e.id, &e.sender, scanTime(&e.createdAt), scanTime(&e.deletedAt), &e.target, &content)
-	if seq != nil {
-		e.seq, e.kind = *seq, chat.EventType(*kind)
-	}
-	if content != nil {
-		e.content = *content
-	}
-	return e, err
-}
+func (s indexed) events() int64 { return s.last - s.first + 1 }
 
-// step indexes the next events of some conversations in one transaction, and returns the new
-// positions of those that no other node has locked. It does not wait for the disk: after a
-// crash the positions are as old as the terms.
-func (x *Indexer) step(ctx context.Context, ids []chat.ID) (reached map[chat.ID]int64, indexed int, err error) {
-	slices.SortFunc(ids, chat.ID.Compare)
+func (s indexed) full() bool { return s.events() >= segmentEvents || s.bytes >= segmentBytes }
+
+// step indexes the next events of a conversation in one transaction. It returns how many,
+// and whether there are more to index at once; none, if another indexer is at work on it. It
+// does not wait for the disk: after a crash there are the segments of before.
+func (x *Indexer) step(ctx context.Context, id chat.ID) (n int64, more bool, err error) {
 	err = pgx.BeginFunc(ctx, x.store.pool, func(tx pgx.Tx) error {
-		reached, indexed = map[chat.ID]int64{}, 0
-		if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = off`); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, makePlacesSQL, pgx.NamedArgs{"ids": ids}); err != nil {
-			return err
-		}
-		events, err := collect(ctx, tx, scanLogged, followSQL, pgx.NamedArgs{
-			"ids": ids, "limit": stepEvents, "conversations": stepConversations, "bytes": stepBytes,
-		})
-		if err != nil {
-			return err
-		}
-		ch := newChanges()
-		for _, e := range followed(events, reached) {
-			indexed++
-			ch.add(e)
-		}
-		if err := ch.apply(ctx, tx); err != nil {
-			return err
-		}
-		return movePlaces(ctx, tx, reached, events)
-	})
-	if err != nil {
-		return nil, 0, err
-	}
-	return reached, indexed, nil
-}
-
-// followed returns the events that continue their log without a gap, and sets the position
-// that each log reaches by them.
-func followed(events []logged, reached map[chat.ID]int64) []logged {
-	keep := events[:0:0]
-	for _, e := range events {
-		if _, ok := reached[e.conversation]; !ok {
-			reached[e.conversation] = e.place
-		}
-		if e.seq == reached[e.conversation]+1 {
-			reached[e.conversation] = e.seq
-			keep = append(keep, e)
-		}
-	}
-	return keep
-}
-
-func movePlaces(ctx context.Context, tx pgx.Tx, reached map[chat.ID]int64, events []logged) error {
-	var ids []chat.ID
-	var seqs []int64
-	for _, e := range events {
-		if seq := reached[e.conversation]; seq > e.place && (len(ids) == 0 || !slices.Contains(ids, e.conversation)) {
-			ids, seqs = append(ids, e.conversation), append(seqs, seq)
-		}
-	}
-	if len(ids) == 0 {
-		return nil
-	}
-	_, err := tx.Exec(ctx, movePlacesSQL, pgx.NamedArgs{"conversation_ids": ids, "seqs": seqs})
-	return err
-}
-
-// messageKey identifies a message.
-type messageKey struct{ conversation, id chat.ID }
-
-// changes is what a step changes in the index: each message once, with its present text,
-// however often it was edited.
-type changes struct {
-	put     map[messageKey]logged
-	targets map[messageKey]struct{} // edited or deleted: their present text is still to be read
-}
-
-func newChanges() *changes {
-	return &changes{put: map[messageKey]logged{}, targets: map[messageKey]struct{}{}}
-}
-
-func (c *changes) add(e logged) {
-	switch e.kind {
-	case chat.EventMessage:
-		c.put[messageKey{e.conversation, e.id}] = e // the row has the present text
-	case chat.EventEdit, chat.EventDelete:
-		c.targets[messageKey{e.conversation, e.target}] = struct{}{}
-	case chat.EventReaction, chat.EventConversation:
-	}
-}
-
-const targetsAtOnce = 32 // of up to 64 KiB
-
-func (c *changes) apply(ctx context.Context, tx pgx.Tx) error {
-	all := make([]logged, 0, len(c.put))
-	for key, e := range c.put {
-		delete(c.targets, key) // in the same snapshot
-		all = append(all, e)
-	}
-	if err := put(ctx, tx, all); err != nil {
+		t := &indexing{tx: tx, id: id}
+		n, more, err = t.run(ctx, int64(x.opts.Gather))
 		return err
+	})
+	return n, more, err
+}
+
+// indexing is a step of an indexer.
+type indexing struct {
+	tx      pgx.Tx
+	id      chat.ID
+	replace pgx.Batch // of segments, when all is read
+}
+
+func (t *indexing) run(ctx context.Context, gather int64) (n int64, more bool, err error) {
+	end, last, err := t.begin(ctx)
+	if err != nil || end == 0 {
+		return 0, false, err
 	}
-	var conversations, ids []chat.ID
-	for key := range c.targets {
-		conversations, ids = append(conversations, key.conversation), append(ids, key.id)
+	var position int64
+	if len(last) > 0 {
+		position = last[0].last
 	}
-	for len(ids) > 0 {
-		n := min(len(ids), targetsAtOnce)
-		changed, err := collect(ctx, tx, scanLogged, getTargetsSQL, pgx.NamedArgs{"conversation_ids": conversations[:n], "ids": ids[:n]})
+	if end <= position {
+		return 0, false, nil
+	}
+	upTo := min(end, position+stepEvents)
+	changed, err := t.changed(ctx, position, upTo)
+	if err != nil {
+		return 0, false, err
+	}
+	first, err := t.append(ctx, toMerge(last, upTo-position), changed, position, upTo)
+	if err != nil {
+		return 0, false, err
+	}
+	if err := t.renew(ctx, changed, first); err != nil {
+		return 0, false, err
+	}
+	return upTo - position, end-upTo >= gather, t.tx.SendBatch(ctx, &t.replace).Close()
+}
+
+// begin locks the conversation, and returns how far its log reaches and its last segments,
+// newest first; 0, if another indexer has locked it, or it does not exist.
+func (t *indexing) begin(ctx context.Context) (end int64, last []indexed, err error) {
+	locked := false
+	args := pgx.NamedArgs{"conversation_id": t.id, "limit": maxMerged}
+	var b pgx.Batch
+	b.Queue(`SET LOCAL synchronous_commit = off`)
+	b.Queue(lockIndexSQL, args).QueryRow(func(row pgx.Row) error { return row.Scan(&locked) })
+	b.Queue(lastSegmentsSQL, args).Query(func(rows pgx.Rows) error {
+		var first, upTo *int64
+		var bytes *int
+		return scanEach(rows, []any{&end, &first, &upTo, &bytes}, func() {
+			if first != nil {
+				last = append(last, indexed{*first, *upTo, *bytes})
+			}
+		})
+	})
+	if err := t.tx.SendBatch(ctx, &b).Close(); err != nil || !locked {
+		return 0, nil, err
+	}
+	return end, last, nil
+}
+
+// changed returns which indexed messages the next events are about, in order.
+func (t *indexing) changed(ctx context.Context, after, upTo int64) ([]int64, error) {
+	if after == 0 {
+		return nil, nil
+	}
+	seqs, err := collect(ctx, t.tx, pgx.RowTo[int64], changedSQL, pgx.NamedArgs{"conversation_id": t.id, "after": after, "up_to": upTo})
+	slices.Sort(seqs)
+	return seqs, err
+}
+
+// toMerge returns which of the last segments, newest first, are merged with n events that
+// follow them.
+func toMerge(last []indexed, n int64) []indexed {
+	merged := 0
+	for i, s := range last {
+		if s.full() {
+			break
+		}
+		if n >= mergeFactor*s.events() {
+			merged = i + 1
+		}
+		n += s.events()
+	}
+	return last[:merged]
+}
+
+// append makes segments of what is in merged, newest first, and of the events after it. It
+// returns the first event that is in them.
+func (t *indexing) append(ctx context.Context, merged []indexed, changed []int64, position, upTo int64) (first int64, err error) {
+	if len(merged) == 0 {
+		return position + 1, t.index(ctx, segment.NewBuilder(position+1), position+1, position+1, upTo, false)
+	}
+	newest, oldest := merged[0], merged[len(merged)-1]
+	t.remove(oldest.last, newest.last)
+	b := segment.NewBuilder(oldest.first)
+	if len(changed) > 0 && changed[len(changed)-1] >= oldest.first {
+		return oldest.first, t.index(ctx, b, oldest.first, oldest.first, upTo, false)
+	}
+	blocks := map[int64][][]byte{} // by the last seq of their segment
+	var last int64
+	var data []byte
+	err = forEach(ctx, t.tx, []any{&last, &data}, func() { blocks[last] = append(blocks[last], data) },
+		getSegmentsSQL, pgx.NamedArgs{"conversation_id": t.id, "first": oldest.last, "last": newest.last})
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range slices.Backward(merged) {
+		if err := b.Merge(s.first, blocks[s.last]); err != nil {
+			return 0, err
+		}
+	}
+	return oldest.first, t.index(ctx, b, oldest.first, position+1, upTo, false)
+}
+
+// renew makes anew the segments before first of messages that have changed.
+func (t *indexing) renew(ctx context.Context, changed []int64, first int64) error {
+	var done int64
+	for _, seq := range changed {
+		if seq <= done || seq >= first {
+			continue
+		}
+		s, err := collectOne(ctx, t.tx, fields(func(s *indexed) []any { return []any{&s.first, &s.last} }), segmentOfSQL,
+			pgx.NamedArgs{"conversation_id": t.id, "seq": seq})
 		if err != nil {
 			return err
 		}
-		if err := put(ctx, tx, changed); err != nil {
+		t.remove(s.last, s.last)
+		if err := t.index(ctx, segment.NewBuilder(s.first), s.first, s.first, s.last, true); err != nil {
 			return err
 		}
-		conversations, ids = conversations[n:], ids[n:]
+		done = s.last
 	}
 	return nil
 }
 
-// put stores the terms of messages, and removes those of messages that are deleted or have
-// none.
-func put(ctx context.Context, tx pgx.Tx, messages []logged) error {
-	slices.SortFunc(messages, func(a, b logged) int {
-		if c := a.conversation.Compare(b.conversation); c != 0 {
-			return c
+// index adds the events from from up to last to the segment that b makes, which begins with
+// first. It begins another whenever one is full, or makes one whatever its size.
+func (t *indexing) index(ctx context.Context, b *segment.Builder, first, from, last int64, one bool) error {
+	read, err := readTexts(ctx, t.tx, t.id, from, last, func(seq int64, sender chat.ID, at time.Time, text string) {
+		if !one && (indexed{first, seq - 1, b.Size()}).full() {
+			t.add(b, first, seq-1)
+			b, first = segment.NewBuilder(seq), seq
 		}
-		return int(a.seq - b.seq)
+		b.Add(seq, sender, at, text)
 	})
-	var conversations, ids, senders, goneFrom []chat.ID
-	var seqs, gone []int64
-	var at []time.Time
-	var vectors []string
-	for i := range messages {
-		m := &messages[i]
-		var vector []byte
-		if m.deletedAt.IsZero() {
-			vector = appendVector(nil, m.conversation, m.seq, m.content)
-		}
-		if len(vector) == 0 {
-			goneFrom, gone = append(goneFrom, m.conversation), append(gone, m.seq)
-			continue
-		}
-		conversations, seqs, ids, senders = append(conversations, m.conversation), append(seqs, m.seq), append(ids, m.id), append(senders, m.sender)
-		at, vectors = append(at, m.createdAt), append(vectors, string(vector))
+	if err != nil {
+		return err
 	}
-	if len(seqs) > 0 {
-		_, err := tx.Exec(ctx, putTermsSQL, pgx.NamedArgs{
-			"conversation_ids": conversations, "seqs": seqs, "ids": ids, "sender_ids": senders, "created_ats": at, "terms": vectors,
-		})
-		if err != nil {
-			return err
-		}
+	if read != last {
+		return fmt.Errorf("the log ends at %d instead of %d", read, last)
 	}
-	if len(gone) == 0 {
-		return nil
+	t.add(b, first, last)
+	return nil
+}
+
+// readTexts calls f with the texts of the events from first up to last, that of no message
+// being empty, and returns the last one.
+func readTexts(ctx context.Context, q querier, conversation chat.ID, first, last int64, f func(seq int64, sender chat.ID, at time.Time, text string)) (seq int64, err error) {
+	var sender chat.ID
+	var at time.Time
+	var text string
+	err = forEach(ctx, q, []any{&seq, &sender, &at, &text}, func() { f(seq, sender, at, text) },
+		getTextsSQL, pgx.NamedArgs{"conversation_id": conversation, "after": first - 1, "up_to": last})
+	return seq, err
+}
+
+func (t *indexing) remove(first, last int64) {
+	t.replace.Queue(deleteSegmentsSQL, pgx.NamedArgs{"conversation_id": t.id, "first": first, "last": last})
+}
+
+func (t *indexing) add(b *segment.Builder, first, last int64) {
+	blocks := b.Blocks()
+	terms, data := make([][]byte, len(blocks)), make([][]byte, len(blocks))
+	for i := range blocks {
+		terms[i], data[i] = blocks[i].First, blocks[i].Data
 	}
-	_, err := tx.Exec(ctx, deleteTermsSQL, pgx.NamedArgs{"conversation_ids": goneFrom, "seqs": gone})
-	return err
+	t.replace.Queue(addSegmentSQL, pgx.NamedArgs{
+		"conversation_id": t.id, "first": first, "last": last, "bytes": b.Size(), "terms": terms, "data": data,
+	})
 }

@@ -43,11 +43,11 @@ type indexerMetrics struct {
 func newIndexerMetrics(r prometheus.Registerer) *indexerMetrics {
 	f := promauto.With(r)
 	return &indexerMetrics{
-		waiting:  f.NewGauge(prometheus.GaugeOpts{Name: "parley_search_waiting_events", Help: "Events known to the search index that it has not processed yet."}),
+		waiting:  f.NewGauge(prometheus.GaugeOpts{Name: "parley_search_waiting_events", Help: "Events counted that are not in the search index; up to 63 of each conversation may stay so."}),
 		indexed:  f.NewCounter(prometheus.CounterOpts{Name: "parley_search_followed_events_total", Help: "Events that the search index has processed."}),
 		failures: f.NewCounter(prometheus.CounterOpts{Name: "parley_search_failures_total", Help: "Failed steps of the search index; each is retried."}),
 		step: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "parley_search_step_seconds", Help: "Time to process up to 500 events.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+			Name: "parley_search_step_seconds", Help: "Time to process up to 4,096 events of a conversation.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
 	}
 }

@@ -36,6 +36,7 @@ var everydaySQL = []string{
 	`INSERT INTO participants (conversation_id, user_id, role, joined_at, joined_seq, joined_xid, xid) SELECT id, unnest(ARRAY[low, high]), 'member', now(), 1, '3', '3' FROM c`,
 	`INSERT INTO events (conversation_id, seq, id, sender_id, client_msg_id, created_at, type, content, xid)
 	 SELECT id, i, gen_random_uuid(), low, gen_random_uuid(), now(), 'message', 'hello ' || i, '3' FROM c, generate_series(1, 11) AS i`,
+	`INSERT INTO search_segments (conversation_id, last_seq, first_term, first_seq, bytes, data) SELECT id, 8, term, 1, 10, '' FROM c, unnest(ARRAY['', '\\x02', 'a']::bytea[]) AS term`,
 	`INSERT INTO reads SELECT id, low, i, now() FROM c, generate_series(1, 4) AS i`,
 	`INSERT INTO reactions SELECT e.conversation_id, e.id, '👍', e.sender_id, now() FROM events e JOIN c ON c.id = e.conversation_id WHERE e.seq < 4`,
 	`INSERT INTO message_originals SELECT e.conversation_id, e.id, 'before' FROM events e JOIN c ON c.id = e.conversation_id WHERE e.seq < 4`,
@@ -67,6 +68,8 @@ var busySQL = []string{
 	 SELECT @deep, i, CASE i WHEN @n / 2 THEN @message::uuid ELSE gen_random_uuid() END, CASE WHEN i % 2 = 0 THEN @me::uuid ELSE @you END, CASE i WHEN @n / 2 THEN @key::uuid ELSE gen_random_uuid() END,
 	   now() + i * interval '1 ms', CASE WHEN i % 1000 = 3 THEN 'edit' ELSE 'message' END, 'hello ' || i, '3', CASE WHEN i % 1000 = 3 THEN jsonb_build_object('messageId', CASE WHEN i < 10000 THEN gen_random_uuid() ELSE @message END) END FROM generate_series(1, @n) AS i`,
 	`INSERT INTO events (conversation_id, seq, id, sender_id, created_at, type) SELECT @room, 1, gen_random_uuid(), @me, now(), 'conversation'`,
+	`INSERT INTO search_segments (conversation_id, last_seq, first_term, first_seq, bytes, data)
+	 SELECT @deep, 1000 * i, CASE WHEN j = 0 THEN '' ELSE j::text::bytea END, 1000 * i - 999, 10, '' FROM generate_series(1, @n / 1000 - 1) AS i, generate_series(0, 40) AS j`,
 	`INSERT INTO reads SELECT @deep, u, i, now() FROM unnest(ARRAY[@me, @you]::uuid[]) AS u, generate_series(1, @n, 10) AS i`,
 	`INSERT INTO reactions SELECT @deep, @message, '👍', id, now() FROM (SELECT id FROM users ORDER BY id LIMIT @others) r`,
 	`INSERT INTO sessions (id, user_id, client_id, node, created_at, connected_at, expiry_seconds, expires_at) SELECT CASE i WHEN 1 THEN @session::uuid ELSE gen_random_uuid() END, @me, 'phone' || i, 'n', now(), now(), 86400, now() + interval '1 day' FROM generate_series(1, 20) AS i`,
@@ -139,7 +142,7 @@ func (sc *scenery) fill(t *testing.T) {
 		"keep": "100", "epoch": "1", "subscriptions": "[]", "all": "f", "sessions": set(ids["session"]), "nexts": "{7}", "released": "{f}", "held": "{}", "inflight": "[]", "unacked": "[]", "next_packet_id": "7",
 		"seen": snapshot, "until": snapshot, "xmin": strings.Split(snapshot, ":")[0], "reader": zero, "last": set(fmt.Sprint(deep/2 + 50)), "many": "1000", "admin": "f", "disabled_at": "NULL",
 		"display_name": "", "email": "x@example.org", "password_hash": "x", "username": "xx", "login": "me", "usernames": "{me,you}", "if_password_hash": "NULL", "set_disabled_at": "f", "set_email": "f",
-		"prefix": "u12", "prefix_end": "u12~", "content": "x", "stretch": "1000", "sender_ids": set(you), "created_ats": "{" + at + "}", "terms": "{x}", "origins": "{0}", "qos": "{0}", "properties": `{"\\x"}`, "payloads": `{"\\x"}`, "version": "1", "members": "f", "cursor": snapshot, "kept": "60", "below": "dev/lamp/", "last_id": zero,
+		"prefix": "u12", "prefix_end": "u12~", "content": "x", "stretch": "1000", "sender_ids": set(you), "created_ats": "{" + at + "}", "origins": "{0}", "qos": "{0}", "properties": `{"\\x"}`, "payloads": `{"\\x"}`, "version": "1", "members": "f", "cursor": snapshot, "kept": "60", "below": "dev/lamp/", "last_id": zero,
 	}
 	fresh := func() string { return chat.NewID().String() }
 	user, session, login, other := map[string]string{"id": me}, map[string]string{"id": ids["session"]}, map[string]string{"id": ids["login"]}, map[string]string{"id": fresh()}
@@ -153,9 +156,9 @@ func (sc *scenery) fill(t *testing.T) {
 		"getParticipantsSQL": {"ids": set(you)}, "addParticipantsSQL": {"ids": set(fresh())}, "endDeparturesSQL": {"ids": set(me)}, "insertConversationSQL": {"conversation_id": fresh()}, "insertParticipantsSQL": {"conversation_id": fresh()},
 		"listBlocksSQL": {"after": zero}, "pageParticipantsSQL": {"after": zero, "id": ids["room"]}, "getRosterSQL": {"id": deepID}, "searchUsersSQL": {"after": ""}, "listUsersSQL": {"after": ""}, "listRetainedSQL": {"after": ""}, "listRetainedBelowSQL": {"after": "", "until": "dev/lamp0"},
 		"listEditsSQL": {"after": "0"}, "saveCursorsSQL": {}, "syncProfilesSQL[0]": fromStart, "syncProfilesSQL[1]": fromStart, "syncDeparturesSQL": fromStart, "syncJoinedSQL": fromStart, "syncLogPartsSQL": fromStart,
-		"syncReadsSQL": fromStart, "syncEventsSQL": {"after": set(fmt.Sprint(deep / 2))}, "putContactChangeSQL": {"id": fresh()}, "lookBehindSQL": {"after": zero}, "followSQL": {"ids": set(deepID), "conversations": "10", "bytes": "100000", "limit": "51"}, "searchedSQL": {"before": at},
+		"syncReadsSQL": fromStart, "syncEventsSQL": {"after": set(fmt.Sprint(deep / 2))}, "putContactChangeSQL": {"id": fresh()}, "scanSQL": {"after": zero, "gather": "64"}, "lastSegmentsSQL": {"limit": "16"}, "changedSQL": {"after": fmt.Sprint(deep - 100), "up_to": fmt.Sprint(deep)}, "getSegmentsSQL": {"first": "5000", "last": "5000"}, "getTextsSQL": {"up_to": fmt.Sprint(deep/2 + 50)}, "deleteSegmentsSQL": {"first": "7000", "last": "7000"}, "addSegmentSQL": {"first": "1", "last": "7", "bytes": "1", "terms": `{"\\x"}`, "data": `{"\\x"}`}, "searchLogSQL": {"afters": set(fmt.Sprint(deep - 50)), "ends": set(fmt.Sprint(deep))}, "searchSegmentsSQL": {"ends": "{4321}", "firsts": `{"\\x3335"}`, "untils": `{"\\x333500"}`}, "listSegmentsSQL": {"conversation_id": deepID, "last_seq": "1"}, "searchedSQL": {"before": at},
 		"putRetainedSQL": {"expires": "{" + at + "}", "now": "{" + at + "}"}, "insertEventSQL": {"id": fresh(), "seq": fmt.Sprint(deep + 1)}, "deleteExpiredSQL": {"before": at}, "addReactionSQL": {"message_id": fresh()},
-		"computePresencesSQL": {"last": "{" + at + "}", "says": "{t}"}, "getTargetsSQL": {"ids": set(message)}, "newestMatchesSQL": nil, "outboxLogSQL": other,
+		"computePresencesSQL": {"last": "{" + at + "}", "says": "{t}"}, "outboxLogSQL": other,
 		"lookupSQL": {"1": set(deepID), "2": set(me), "3": set(ids["key"])}, "findResentSQL": {"1": deepID, "2": me, "3": ids["key"], "4": ids["key"]}, "lockConversationSQL": {"1": deepID}, "lockBatchSQL": {"1": set(deepID)},
 		"appendSQL": {"1": set(deepID), "2": "{1}", "3": "{1}", "4": at, "5": set(deepID), "6": "{1}", "7": set(fresh()), "8": set(me), "9": set(fresh()), "10": "{x}", "11": "{NULL}", "12": "{message}"},
 	}

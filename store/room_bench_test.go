@@ -47,9 +47,8 @@ func BenchmarkRoom(b *testing.B) {
 		count := func(table string) float64 {
 			return float64(number(b, s, `SELECT count(*) FROM `+table))
 		}
-		x := store.NewIndexer(s, store.IndexerOptions{})
 		before := wal(b, s)
-		if err := store.Index(b.Context(), x); err != nil {
+		if err := store.Index(b.Context(), s); err != nil {
 			b.Fatal(err)
 		}
 		b.ReportMetric(float64(wal(b, s)-before)/count("message_terms"), "WAL-B/message,index")
@@ -116,17 +115,17 @@ func size(b *testing.B, s *store.Store, table string) int64 {
 	return number(b, s, `SELECT pg_total_relation_size('`+table+`')`)
 }
 
-func number(b *testing.B, s *store.Store, sql string) int64 {
+func number(b testing.TB, s *store.Store, sql string) int64 {
 	b.Helper()
 	return one(b, s, sql, pgx.RowTo[int64])
 }
 
-func setting(b *testing.B, s *store.Store, sql string) string {
+func setting(b testing.TB, s *store.Store, sql string) string {
 	b.Helper()
 	return one(b, s, sql, pgx.RowTo[string])
 }
 
-func one[T any](b *testing.B, s *store.Store, sql string, scan pgx.RowToFunc[T]) T {
+func one[T any](b testing.TB, s *store.Store, sql string, scan pgx.RowToFunc[T]) T {
 	b.Helper()
 	rows, err := s.Pool().Query(b.Context(), sql)
 	if err != nil {

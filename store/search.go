@@ -7,58 +7,70 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store/segment"
 	"github.com/parleymq/parley/store/words"
 )
 
-// A search reads the stretches of the logs of the user's conversations (search_terms.go),
-// those with the newest messages first, several at a time, each by an index look-up. Matches
-// are candidates; one becomes a hit when the log confirms that the message exists, that the
-// user may read it now, and that its present text matches. So the index may be late, but a
-// result is never wrong.
+// A search reads the logs of the user's conversations in parts, several at a time, those with
+// the newest messages first: of what is in the index (indexer.go) a segment, by a few of its
+// blocks; of what is not yet, the events themselves. So a message is found as soon as it is
+// committed. Matches are candidates; one becomes a hit when the log confirms that the message
+// exists, that the user may read it now, and that its present text matches.
 
 const (
-	// The conversations to search, each with its first and last seq for the user. The newest
-	// stretch with something older than before is found by the first event of each stretch:
-	// a few steps down the log's primary key.
+	// The conversations to search, each with how far it is indexed and with the seq to begin
+	// at; 0: nothing in it is older than before. That is found by the first event of each
+	// stretch: a few steps down the log's primary key.
 	searchedSQL = `
-SELECT c.id, p.joined_seq, least(c.last_seq, i.seq), c.last_event_at, coalesce(CASE
-  WHEN @before::timestamptz IS NULL OR c.last_event_at <= @before THEN least(c.last_seq, i.seq) / @stretch
+SELECT c.id, p.joined_seq, c.last_seq, c.last_event_at, coalesce(i.last_seq, 0), coalesce(CASE
+  WHEN @before::timestamptz IS NULL OR c.last_event_at <= @before THEN c.last_seq
   ELSE (
-    SELECT s.n FROM generate_series(least(c.last_seq, i.seq) / @stretch, p.joined_seq / @stretch, -1) AS s (n)
+    SELECT least(c.last_seq, (s.n + 1) * @stretch - 1) FROM generate_series(c.last_seq / @stretch, p.joined_seq / @stretch, -1) AS s (n)
     WHERE (SELECT e.created_at <= @before FROM events e WHERE e.conversation_id = c.id AND e.seq = greatest(s.n * @stretch, 1))
     ORDER BY s.n DESC LIMIT 1
-  ) END, -1)
-FROM participants p JOIN conversations c ON c.id = p.conversation_id LEFT JOIN search_positions i ON i.conversation_id = c.id
+  ) END, 0)
+FROM participants p JOIN conversations c ON c.id = p.conversation_id
+LEFT JOIN LATERAL (SELECT last_seq FROM search_segments WHERE conversation_id = c.id ORDER BY conversation_id DESC, last_seq DESC LIMIT 1) i ON true
 WHERE p.user_id = @user_id AND (@conversation_id::uuid IS NULL OR p.conversation_id = @conversation_id)`
 
-	// The lexemes identify the conversation; IS TRUE keeps the planner from using the primary
-	// key, which has no lexemes, for the comparison of its id.
-	searchStretchSQL = `
-FROM unnest(@conversation_ids::uuid[], @queries::text[]::tsquery[], @joined::bigint[], @before_ats::timestamptz[], @before_ids::uuid[])
-  WITH ORDINALITY AS s (conversation_id, query, joined_seq, before_at, before_id, place)
+	// Parts of logs, each with the event before it, whose time says how old what is left is at
+	// most. Of an edit and a deletion the message that it is about is returned, as it is now. IS TRUE
+	// keeps the planner from looking for it in the whole conversation.
+	searchLogSQL = `
+SELECT s.place - 1, e.seq, e.created_at, m.seq, m.sender_id, m.created_at, m.content
+FROM unnest(@conversation_ids::uuid[], @afters::bigint[], @ends::bigint[]) WITH ORDINALITY AS s (conversation_id, after, up_to, place)
 CROSS JOIN LATERAL (
-  SELECT t.seq, t.message_id, t.created_at, t.terms FROM message_terms t
-  WHERE t.terms @@ s.query AND (t.conversation_id = s.conversation_id) IS TRUE AND t.seq >= s.joined_seq
-    AND (@sender_id::uuid IS NULL OR t.sender_id = @sender_id)
-    AND (s.before_at IS NULL OR t.created_at <= s.before_at AND (t.created_at < s.before_at OR t.message_id < s.before_id))`
+  SELECT * FROM events WHERE conversation_id = s.conversation_id AND seq BETWEEN s.after AND s.up_to ORDER BY conversation_id, seq
+) e
+LEFT JOIN LATERAL (
+  SELECT e.seq, e.sender_id, e.created_at, e.content WHERE e.type = 'message' AND e.deleted_at IS NULL
+  UNION ALL
+  SELECT t.seq, t.sender_id, t.created_at, t.content FROM events t
+  WHERE e.type IN ('edit', 'delete') AND t.id = (e.detail ->> 'messageId')::uuid AND (t.conversation_id = s.conversation_id) IS TRUE AND t.type = 'message'
+) m ON true`
 
-	newestMatchesSQL = `
-SELECT s.place - 1, t.seq, t.message_id, t.created_at, 0::real` + searchStretchSQL + `
-  ORDER BY t.created_at DESC, t.message_id DESC LIMIT @limit
-) t`
-
-	// Normalization 1: a long message does not rank higher for being long.
-	rankedMatchesSQL = `
-SELECT s.place - 1, t.seq, t.message_id, t.created_at, ts_rank(t.terms, s.query, 1)` + searchStretchSQL + `
-) t`
-
-	// The time of the last event of each stretch.
-	endsSQL = `
-SELECT s.place - 1, e.created_at
-FROM unnest(@conversation_ids::uuid[], @seqs::bigint[]) WITH ORDINALITY AS s (conversation_id, seq, place)
-JOIN events e ON e.conversation_id = s.conversation_id AND e.seq = s.seq`
+	// The segment of each log that has an event, and the blocks of it that may have a term of a
+	// range: that with the first of the range in it, and those that begin within it.
+	searchSegmentsSQL = `
+SELECT s.place - 1, g.first_seq, e.created_at, r.place - 1, b.data
+FROM unnest(@conversation_ids::uuid[], @ends::bigint[]) WITH ORDINALITY AS s (conversation_id, up_to, place)
+CROSS JOIN LATERAL (
+  SELECT first_seq, last_seq FROM search_segments WHERE conversation_id = s.conversation_id AND last_seq >= s.up_to
+  ORDER BY conversation_id, last_seq LIMIT 1
+) g
+LEFT JOIN events e ON e.conversation_id = s.conversation_id AND e.seq = g.first_seq - 1
+CROSS JOIN unnest(@firsts::bytea[], @untils::bytea[]) WITH ORDINALITY AS r (first, until, place)
+CROSS JOIN LATERAL (
+  SELECT data FROM search_segments
+  WHERE conversation_id = s.conversation_id AND last_seq = g.last_seq AND first_term < r.until AND first_term >= (
+    SELECT first_term FROM search_segments WHERE conversation_id = s.conversation_id AND last_seq = g.last_seq AND first_term <= r.first
+    ORDER BY conversation_id DESC, last_seq DESC, first_term DESC LIMIT 1
+  )
+  ORDER BY first_term
+) b`
 
 	getFoundSQL = `
 SELECT e.* FROM unnest(@conversation_ids::uuid[], @seqs::bigint[]) WITH ORDINALITY AS found (conversation_id, seq, place)
@@ -71,27 +83,33 @@ ORDER BY found.place`
 )
 
 const (
-	firstStretches = 8   // read together at first; then twice as many each time
-	maxStretches   = 512 // at most
+	firstParts   = 8    // read together at first; then twice as many each time
+	maxParts     = 128  // at most
+	searchPart   = 1024 // events of a part that is not indexed
+	beginStretch = 1024 // between the events that are looked at for where to begin
+
+	// Where more than one in so many events matches, the log is faster to read than the index.
+	dense = 16
 )
 
 // searchedLog is a conversation's log as the search proceeds through it.
 type searchedLog struct {
 	id      chat.ID
 	joined  int64
-	last    int64 // seq of the last event that is indexed; 0: none
-	lastAt  time.Time
-	newest  int64             // the first stretch to read; -1: none
-	stretch int64             // the next one to read
-	upTo    time.Time         // nothing in that stretch, nor in older ones, is newer
-	before  chat.SearchCursor // only what is before this; zero: all
+	indexed int64          // up to which it is in the index
+	begin   int64          // the newest event that may be a hit
+	next    int64          // the newest that is not read; above begin, edits of indexed messages are looked for
+	nextAt  time.Time      // nothing from there on that may be a hit is newer
+	pending []candidate    // of the part that was read last, newest first
+	upTo    time.Time      // nothing that is still to come is newer
+	edited  map[int64]bool // messages before indexed that have changed after it: the index has them as they were
 }
 
 // candidate is a message that may be a hit.
 type candidate struct {
 	conversation chat.ID
 	seq          int64
-	at           chat.SearchCursor // its key
+	at           chat.SearchCursor // its key, but for the ID
 }
 
 // SearchMessages implements chat.Store.
@@ -101,6 +119,12 @@ func (s *Store) SearchMessages(ctx context.Context, q chat.MessageSearch) (*chat
 		return nil, err
 	}
 	r := &search{store: s, q: q, words: query, need: min(max(q.Limit, 1), chat.MaxPageSize) + 1}
+	sender := ""
+	if !q.SenderID.IsZero() {
+		sender = segment.Sender(q.SenderID)
+	}
+	r.plan = segment.NewPlan(query, sender, q.ByRank)
+	r.before = r.bound()
 	err = r.begin(ctx)
 	if err == nil && q.ByRank {
 		err = r.ranked(ctx)
@@ -115,29 +139,28 @@ func (s *Store) SearchMessages(ctx context.Context, q chat.MessageSearch) (*chat
 
 // search is a search in progress.
 type search struct {
-	store *Store
-	q     chat.MessageSearch
-	words *words.Query
-	need  int // hits for a page, and one more
+	store  *Store
+	q      chat.MessageSearch
+	words  *words.Query
+	plan   *segment.Plan
+	before chat.SearchCursor // what all hits precede; zero: there is no such
+	need   int               // hits for a page, and one more
 
-	open       []*searchedLog // logs still to be read; first those whose next stretch is newest
-	candidates []candidate    // from the stretches read so far, in the order of the result
+	open       []*searchedLog // logs still to be read; first those whose next part is newest
+	candidates []candidate    // from the parts read so far, in the order of the result
 	hits       []chat.SearchHit
+
+	seen, matched int // events and matches of the segments read so far
 }
 
 // begin finds the conversations to search.
 func (r *search) begin(ctx context.Context) error {
-	before := r.before()
 	all, err := collect(ctx, r.store.pool, func(row pgx.CollectableRow) (*searchedLog, error) {
 		var c searchedLog
-		var last *int64
-		err := row.Scan(&c.id, &c.joined, &last, &c.lastAt, &c.newest)
-		if last != nil {
-			c.last = *last
-		}
+		err := row.Scan(&c.id, &c.joined, &c.next, &c.nextAt, &c.indexed, &c.begin)
 		return &c, err
 	}, searchedSQL, pgx.NamedArgs{
-		"user_id": r.q.UserID, "conversation_id": r.q.ConversationID, "before": nullTime(before.CreatedAt), "stretch": stretch,
+		"user_id": r.q.UserID, "conversation_id": r.q.ConversationID, "before": nullTime(r.before.CreatedAt), "stretch": beginStretch,
 	})
 	switch {
 	case err != nil:
@@ -146,26 +169,35 @@ func (r *search) begin(ctx context.Context) error {
 		return noConversation("store.SearchMessages", r.q.ConversationID)
 	}
 	for _, c := range all {
-		if c.last < c.joined || c.newest < 0 {
+		if c.begin < c.joined {
 			continue
 		}
-		c.stretch, c.upTo, c.before = c.newest, c.lastAt, before
-		if !before.CreatedAt.IsZero() && before.CreatedAt.Before(c.upTo) {
-			c.upTo = before.CreatedAt
+		if c.next <= c.indexed || c.indexed == 0 {
+			c.next = c.begin
 		}
+		r.reached(c, c.nextAt)
+		c.upTo = c.nextAt
 		r.open = append(r.open, c)
 	}
 	r.sortOpen()
 	return nil
 }
 
+// reached sets the time of the next event to read.
+func (r *search) reached(c *searchedLog, at time.Time) {
+	if b := r.before.CreatedAt; !b.IsZero() {
+		at = earlier(at, b)
+	}
+	c.nextAt = at
+}
+
 func (r *search) sortOpen() {
 	slices.SortFunc(r.open, func(a, b *searchedLog) int { return b.upTo.Compare(a.upTo) })
 }
 
-// before is the key that all hits precede; zero: none. Without an ID, messages of exactly
+// bound is the key that all hits precede; zero: none. Without an ID, messages of exactly
 // that time are excluded.
-func (r *search) before() chat.SearchCursor {
+func (r *search) bound() chat.SearchCursor {
 	var b chat.SearchCursor
 	if !r.q.Before.IsZero() {
 		b.CreatedAt = r.q.Before
@@ -185,30 +217,34 @@ func (r *search) before() chat.SearchCursor {
 
 // newest collects hits, newest first, until there are enough.
 func (r *search) newest(ctx context.Context) error {
-	for n := firstStretches; ; n = min(2*n, maxStretches) {
+	for n := firstParts; ; n = min(2*n, maxParts) {
 		if err := r.confirm(ctx); err != nil {
 			return err
 		}
-		if len(r.hits) == r.need || len(r.open) == 0 {
+		if len(r.hits) >= r.need || len(r.open) == 0 {
 			return nil
 		}
-		// Stretches that are older than the candidates needed can wait.
+		// Parts that are older than the candidates needed can wait.
 		var since time.Time
 		if more := r.need - len(r.hits); len(r.candidates) >= more {
 			since = r.candidates[more-1].at.CreatedAt
 		}
-		if err := r.match(ctx, n, since, newestMatchesSQL, r.need+1); err != nil {
+		if err := r.readOn(ctx, n, since, r.need); err != nil {
 			return err
 		}
 		slices.SortFunc(r.candidates, func(a, b candidate) int { return compareNewest(b.at, a.at) })
 	}
 }
 
-// confirm turns candidates into hits, as far as no unread stretch can precede them.
+// confirm turns candidates into hits, as far as nothing unread can precede them.
 func (r *search) confirm(ctx context.Context) error {
 	for len(r.hits) < r.need {
 		n := 0
-		for n < len(r.candidates) && n < r.need-len(r.hits) && (len(r.open) == 0 || r.candidates[n].at.CreatedAt.After(r.open[0].upTo)) {
+		for n < len(r.candidates) && (len(r.open) == 0 || r.candidates[n].at.CreatedAt.After(r.open[0].upTo)) {
+			// All that have the same key are loaded together, since only the log has their IDs.
+			if n >= r.need-len(r.hits) && compareRank(r.candidates[n].at, r.candidates[n-1].at) != 0 {
+				break
+			}
 			n++
 		}
 		if n == 0 {
@@ -224,22 +260,28 @@ func (r *search) confirm(ctx context.Context) error {
 
 // ranked collects the best of the chat.MaxRanked newest matches.
 func (r *search) ranked(ctx context.Context) error {
-	for n := firstStretches; len(r.open) > 0; n = min(2*n, maxStretches) {
-		if err := r.match(ctx, n, time.Time{}, rankedMatchesSQL, 0); err != nil {
+	newest := func(a, b candidate) int {
+		return cmp.Or(compareNewest(b.at, a.at), a.conversation.Compare(b.conversation), cmp.Compare(a.seq, b.seq))
+	}
+	for n := firstParts; len(r.open) > 0; n = min(2*n, maxParts) {
+		var since time.Time
+		if len(r.candidates) >= chat.MaxRanked {
+			slices.SortFunc(r.candidates, newest)
+			r.candidates = r.candidates[:chat.MaxRanked]
+			if since = r.candidates[chat.MaxRanked-1].at.CreatedAt; since.After(r.open[0].upTo) {
+				break
+			}
+		}
+		if err := r.readOn(ctx, n, since, chat.MaxRanked); err != nil {
 			return err
 		}
-		if len(r.candidates) < chat.MaxRanked {
-			continue
-		}
-		slices.SortFunc(r.candidates, func(a, b candidate) int { return compareNewest(b.at, a.at) })
-		r.candidates = r.candidates[:chat.MaxRanked]
-		if len(r.open) > 0 && r.candidates[chat.MaxRanked-1].at.CreatedAt.After(r.open[0].upTo) {
-			break
-		}
 	}
-	slices.SortFunc(r.candidates, func(a, b candidate) int { return compareRank(b.at, a.at) })
+	slices.SortFunc(r.candidates, newest)
+	r.candidates = r.candidates[:min(len(r.candidates), chat.MaxRanked)]
+	slices.SortStableFunc(r.candidates, func(a, b candidate) int { return compareRank(b.at, a.at) })
 	if after := r.q.After; !after.IsZero() {
-		n := slices.IndexFunc(r.candidates, func(c candidate) bool { return compareRank(c.at, after) < 0 })
+		after.ID = chat.ID{}
+		n := slices.IndexFunc(r.candidates, func(c candidate) bool { return compareRank(c.at, after) <= 0 })
 		if n < 0 {
 			n = len(r.candidates)
 		}
@@ -263,64 +305,27 @@ func compareRank(a, b chat.SearchCursor) int {
 	return compareNewest(a, b)
 }
 
-// match reads the next n stretches that may have something at or after since, adds their
-// candidates, at most limit from each (0: all), and drops the logs that are finished.
-func (r *search) match(ctx context.Context, n int, since time.Time, sql string, limit int) error {
+// readOn goes on with the first n logs that may have something at or after since: it reads the
+// next part of each of which nothing is pending, adds to the candidates at most limit of
+// what is, and drops the logs that are finished.
+func (r *search) readOn(ctx context.Context, n int, since time.Time, limit int) error {
 	n = min(n, len(r.open))
 	if old := slices.IndexFunc(r.open[:n], func(c *searchedLog) bool { return c.upTo.Before(since) }); old >= 0 {
 		n = old
 	}
 	now := r.open[:n]
-	var ids, beforeIDs []chat.ID
-	var queries []string
-	var joined, ends []int64
-	var beforeAts []nullTime
-	for _, c := range now {
-		ids, joined = append(ids, c.id), append(joined, c.joined)
-		queries = append(queries, vectorQuery(r.words, qualifier(c.id, c.stretch)))
-		beforeAts, beforeIDs = append(beforeAts, nullTime(c.before.CreatedAt)), append(beforeIDs, c.before.ID)
-		ends = append(ends, c.stretch*stretch-1)
-	}
-	var batch pgx.Batch
-	batch.Queue(wholeTablesSQL) // a GIN index is read by bitmap only
-	got := make([]int, len(now))
-	args := pgx.NamedArgs{
-		"conversation_ids": ids, "queries": queries, "joined": joined, "before_ats": beforeAts, "before_ids": beforeIDs, "sender_id": r.q.SenderID,
-	}
-	if limit > 0 {
-		args["limit"] = limit
-	}
-	var place int
-	var m candidate
-	batch.Queue(sql, args).Query(func(rows pgx.Rows) error {
-		return scanEach(rows, []any{&place, &m.seq, &m.at.ID, &m.at.CreatedAt, &m.at.Rank}, func() {
-			c := now[place]
-			m.conversation = c.id
-			r.candidates = append(r.candidates, m)
-			if got[place]++; got[place] == limit {
-				c.before, c.upTo = m.at, m.at.CreatedAt // the oldest of them
-			}
-		})
-	})
-	var end time.Time
-	batch.Queue(endsSQL, pgx.NamedArgs{"conversation_ids": ids, "seqs": ends}).Query(func(rows pgx.Rows) error {
-		return scanEach(rows, []any{&place, &end}, func() {
-			c := now[place]
-			if limit > 0 && got[place] == limit || c.stretch*stretch <= c.joined {
-				return
-			}
-			if c.stretch--; end.Before(c.upTo) {
-				c.upTo = end
-			}
-			got[place] = -1 // goes on
-		})
-	})
-	if err := r.store.pool.SendBatch(ctx, &batch).Close(); err != nil {
+	if err := r.readParts(ctx, now, limit); err != nil {
 		return err
 	}
 	left := make([]*searchedLog, 0, len(r.open))
-	for i, c := range now {
-		if got[i] == -1 || limit > 0 && got[i] == limit {
+	for _, c := range now {
+		some := min(len(c.pending), limit)
+		r.candidates = append(r.candidates, c.pending[:some]...)
+		c.pending, c.upTo = c.pending[some:], c.nextAt
+		if len(c.pending) > 0 && c.pending[0].at.CreatedAt.After(c.upTo) { // an edited message may be older
+			c.upTo = c.pending[0].at.CreatedAt
+		}
+		if len(c.pending) > 0 || c.next >= c.joined {
 			left = append(left, c)
 		}
 	}
@@ -329,30 +334,238 @@ func (r *search) match(ctx context.Context, n int, since time.Time, sql string, 
 	return nil
 }
 
-// load reads candidates from the log and adds those that are hits.
+// readParts reads the next part of each log of which nothing is pending.
+func (r *search) readParts(ctx context.Context, now []*searchedLog, limit int) error {
+	part := int64(searchPart)
+	if r.matched > 0 && r.matched*dense > r.seen {
+		part = max(16, min(part, int64(2*limit/len(r.open)*r.seen/r.matched)))
+	}
+	var batch pgx.Batch
+	var logs []*searchedLog
+	var indexed []*indexedPart
+	for _, c := range now {
+		switch {
+		case len(c.pending) > 0:
+		case c.next > c.indexed || part < searchPart:
+			logs = append(logs, c)
+		default:
+			indexed = append(indexed, &indexedPart{log: c, end: c.next})
+		}
+	}
+	if len(logs) > 0 {
+		r.queueLogs(&batch, logs, part)
+	}
+	if len(indexed) > 0 {
+		r.queueSegments(&batch, indexed)
+	}
+	if batch.Len() == 0 {
+		return nil
+	}
+	if err := r.store.pool.SendBatch(ctx, &batch).Close(); err != nil {
+		return err
+	}
+	return r.match(ctx, indexed)
+}
+
+// queueLogs reads events: parts that are not indexed, and where most messages match.
+func (r *search) queueLogs(batch *pgx.Batch, logs []*searchedLog, part int64) {
+	var ids []chat.ID
+	var afters, ends []int64
+	for _, c := range logs {
+		least := int64(0)
+		if c.next > c.indexed {
+			least = c.indexed
+		}
+		ids, ends = append(ids, c.id), append(ends, c.next)
+		afters = append(afters, max(least, c.next-part, c.joined-1))
+	}
+	var place int
+	var seq int64
+	var at, messageAt time.Time
+	var messageSeq *int64
+	var sender chat.ID
+	var content *string
+	batch.Queue(searchLogSQL, pgx.NamedArgs{"conversation_ids": ids, "afters": afters, "ends": ends}).Query(func(rows pgx.Rows) error {
+		err := scanEach(rows, []any{&place, &seq, &at, &messageSeq, &sender, scanTime(&messageAt), &content}, func() {
+			c := logs[place]
+			switch {
+			case seq == afters[place]:
+				r.reached(c, at)
+				return
+			case messageSeq == nil, c.edited[*messageSeq]:
+				return
+			case *messageSeq != seq: // it was edited or deleted
+				if seq <= c.indexed || *messageSeq > c.indexed {
+					return // its own row, or the index, says what it is now
+				}
+				if c.edited == nil {
+					c.edited = map[int64]bool{}
+				}
+				c.edited[*messageSeq] = true
+			}
+			if *messageSeq < c.joined || !r.q.SenderID.IsZero() && sender != r.q.SenderID {
+				return
+			}
+			if where, count, ok := r.words.Find(*content); ok {
+				c.found(r, *messageSeq, messageAt, where, count)
+			}
+		})
+		for _, c := range logs { // edits are older, those of one time may be in any order
+			slices.SortFunc(c.pending, func(a, b candidate) int { return compareNewest(b.at, a.at) })
+		}
+		return err
+	})
+	for i, c := range logs {
+		if c.next = afters[i]; c.next == c.indexed {
+			c.next = min(c.next, c.begin)
+		}
+	}
+}
+
+// found adds a message to what is pending, if it is asked for.
+func (c *searchedLog) found(r *search, seq int64, at time.Time, where [][]uint32, count int) {
+	if b := r.before; b.CreatedAt.IsZero() || at.Before(b.CreatedAt) || at.Equal(b.CreatedAt) && !b.ID.IsZero() {
+		found := candidate{c.id, seq, chat.SearchCursor{CreatedAt: at}}
+		if r.q.ByRank {
+			found.at.Rank = words.Rank(where, count)
+		}
+		c.pending = append(c.pending, found)
+	}
+}
+
+// indexedPart is a part of a log that is read in the index.
+type indexedPart struct {
+	log   *searchedLog
+	end   int64         // its last event
+	first int64         // its first
+	at    time.Time     // of the event before that
+	found *segment.Part // nil: it is not in the index
+}
+
+// queueSegments reads what the index has of the query's words.
+func (r *search) queueSegments(batch *pgx.Batch, parts []*indexedPart) {
+	queueBlocks(batch, parts, r.plan.Ranges, func(p *indexedPart, first int64, at time.Time, which int, data []byte) error {
+		if p.found == nil {
+			p.found, p.first, p.at = r.plan.Part(first), first, at
+		}
+		return p.found.Add(which, data)
+	})
+}
+
+// queueBlocks calls f with the blocks of the segments with the last events of parts that may
+// have terms of some ranges.
+func queueBlocks(batch *pgx.Batch, parts []*indexedPart, ranges []segment.Range,
+	f func(p *indexedPart, first int64, before time.Time, which int, data []byte) error,
+) {
+	var ids []chat.ID
+	var ends []int64
+	for _, p := range parts {
+		ids, ends = append(ids, p.log.id), append(ends, p.end)
+	}
+	firsts, untils := make([][]byte, len(ranges)), make([][]byte, len(ranges))
+	for i := range ranges {
+		firsts[i], untils[i] = []byte(ranges[i].From), []byte(ranges[i].Until)
+	}
+	args := pgx.NamedArgs{"conversation_ids": ids, "ends": ends, "firsts": firsts, "untils": untils}
+	batch.Queue(searchSegmentsSQL, args).Query(func(rows pgx.Rows) error {
+		var place, which int
+		var first int64
+		var at time.Time
+		var data pgtype.DriverBytes
+		_, err := pgx.ForEachRow(rows, []any{&place, &first, scanTime(&at), &which, &data}, func() error {
+			return f(parts[place], first, at, which, data)
+		})
+		return err
+	})
+}
+
+// match makes pending what was found in the index. Where that has changed under the search, the
+// log is read instead.
+func (r *search) match(ctx context.Context, parts []*indexedPart) error {
+	matches := map[*indexedPart][]segment.Match{}
+	var some []*indexedPart
+	for _, p := range parts {
+		if p.found == nil {
+			continue
+		}
+		found := p.found.Match()
+		if r.seen, r.matched = r.seen+int(p.end-p.first)+1, r.matched+len(found); len(found) > 0 {
+			matches[p], some = found, append(some, p)
+		}
+	}
+	if len(some) > 0 {
+		var batch pgx.Batch
+		queueBlocks(&batch, some, []segment.Range{segment.About}, func(p *indexedPart, first int64, _ time.Time, _ int, data []byte) error {
+			if first != p.first {
+				p.found = nil
+				return nil
+			}
+			return p.found.About(data)
+		})
+		if err := r.store.pool.SendBatch(ctx, &batch).Close(); err != nil {
+			return err
+		}
+	}
+	for _, p := range parts {
+		c := p.log
+		if p.found == nil {
+			c.indexed = 0
+			continue
+		}
+		for _, m := range slices.Backward(matches[p]) {
+			if m.Seq >= c.joined && m.Seq <= p.end && !c.edited[m.Seq] {
+				c.found(r, m.Seq, m.CreatedAt, m.At, m.Words)
+			}
+		}
+		c.next = p.first - 1
+		r.reached(c, p.at)
+	}
+	return nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// load reads candidates from the log and adds those that are hits, in the order of the result.
 func (r *search) load(ctx context.Context, some []candidate) error {
+	type key struct {
+		conversation chat.ID
+		seq          int64
+	}
 	var ids []chat.ID
 	var seqs []int64
-	ranks := make(map[chat.ID]float32, len(some))
+	ranks := make(map[key]float32, len(some))
 	for _, c := range some {
 		ids, seqs = append(ids, c.conversation), append(seqs, c.seq)
-		ranks[c.at.ID] = c.at.Rank
+		ranks[key{c.conversation, c.seq}] = c.at.Rank
 	}
 	found, err := collect(ctx, r.store.pool, scanEvent, getFoundSQL, pgx.NamedArgs{"conversation_ids": ids, "seqs": seqs, "user_id": r.q.UserID})
 	if err != nil {
 		return err
 	}
+	hits := make([]chat.SearchHit, 0, len(found))
+	keyOf := func(h *chat.SearchHit) chat.SearchCursor {
+		return chat.SearchCursor{CreatedAt: h.Message.CreatedAt, ID: h.Message.ID, Rank: h.Rank}
+	}
 	for _, e := range found {
-		if excerpt, ok := r.words.Excerpt(e.Content); ok {
-			r.hits = append(r.hits, chat.SearchHit{Message: e, Excerpt: excerpt, Rank: ranks[e.ID]})
+		excerpt, ok := r.words.Excerpt(e.Content)
+		hit := chat.SearchHit{Message: e, Excerpt: excerpt, Rank: ranks[key{e.ConversationID, e.Seq}]}
+		if k := keyOf(&hit); ok && (r.before.ID.IsZero() || compareNewest(k, r.before) < 0) && (!r.q.ByRank || r.q.After.IsZero() || compareRank(k, r.q.After) < 0) {
+			hits = append(hits, hit)
 		}
 	}
+	slices.SortFunc(hits, func(a, b chat.SearchHit) int { return compareRank(keyOf(&b), keyOf(&a)) })
+	r.hits = append(r.hits, hits...)
 	return nil
 }
 
 func (r *search) page() *chat.SearchPage {
 	p := &chat.SearchPage{Items: r.hits}
-	if len(r.hits) == r.need {
+	if len(r.hits) >= r.need {
 		p.Items = r.hits[:r.need-1]
 		last := &p.Items[len(p.Items)-1]
 		p.Next = chat.SearchCursor{CreatedAt: last.Message.CreatedAt, ID: last.Message.ID, Rank: last.Rank, Until: r.q.After.Until}

@@ -63,7 +63,7 @@ SELECT $1, last_seq, gen_random_uuid(), $3, last_event_at, '`+kind+`', $4, jsonb
 // index brings the index up to date.
 func index(t testing.TB, s *store.Store) {
 	t.Helper()
-	if err := store.Index(t.Context(), store.NewIndexer(s, store.IndexerOptions{})); err != nil {
+	if err := store.Index(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -123,7 +123,7 @@ func TestSearchMessages(t *testing.T) {
 	say(t, s, c.ID, u[1], "東京都に行く")
 	say(t, s, c.ID, u[1], "...")
 
-	wantFound(t, s, u[0], "apples", "") // nothing is indexed yet
+	wantFound(t, s, u[0], "apples", "apples, pears|before you came: apples") // nothing is indexed yet
 	index(t, s)
 	wantFound(t, s, u[0], "apples", "apples, pears|before you came: apples")
 	wantFound(t, s, u[1], "apples", "apples, pears")
@@ -139,17 +139,22 @@ func TestSearchMessages(t *testing.T) {
 	wantFound(t, s, u[0], "京に", "")
 
 	edit(t, s, first, "cherries")
-	wantFound(t, s, u[0], "apfel", "") // by what it says now, though the index is late
-	index(t, s)
-	wantFound(t, s, u[0], "cherr", "cherries")
+	for range 2 { // whether the index knows it or not
+		wantFound(t, s, u[0], "apfel", "")
+		wantFound(t, s, u[0], "cherr", "cherries")
+		index(t, s)
+	}
 	edit(t, s, second, "")
-	wantFound(t, s, u[0], "pears", "")
-	index(t, s)
+	for range 2 {
+		wantFound(t, s, u[0], "pears", "")
+		index(t, s)
+	}
 	edit(t, s, first, "?!")
 	index(t, s)
-	var left int
-	if err := s.Pool().QueryRow(t.Context(), `SELECT count(*) FROM message_terms WHERE conversation_id = $1`, c.ID).Scan(&left); err != nil || left != 3 {
-		t.Errorf("%d messages are in the index, %v; want 3", left, err)
+	var kept int
+	if err := s.Pool().QueryRow(t.Context(), `
+SELECT count(*) FROM search_segments WHERE position('cherries' IN encode(data, 'escape')) + position('pears' IN encode(data, 'escape')) > 0`).Scan(&kept); err != nil || kept != 0 {
+		t.Errorf("%d blocks have words of texts that are gone, %v", kept, err)
 	}
 	exec(t, s, `DELETE FROM participants WHERE conversation_id = $1 AND user_id = $2`, c.ID, u[2])
 	wantFound(t, s, u[2], "don", "")
@@ -234,8 +239,8 @@ func (m *model) search(q chat.MessageSearch) []chat.ID {
 }
 
 // Searches of all kinds, page by page, find what reading everything finds: over
-// conversations of several stretches, with edits, deletes and late members, many
-// messages of one time, and an index that follows with every kind of delay.
+// conversations of several segments, with edits, deletes and late members, many messages of
+// one time, and an index that ends anywhere, is merged and made anew, and is lost.
 func TestSearchAgainstModel(t *testing.T) {
 	t.Parallel()
 	rnd := seedtest.New(seedtest.Seed(t), 0)
@@ -254,7 +259,7 @@ func TestSearchAgainstModel(t *testing.T) {
 	for i := range 6 {
 		c := group(t, s, now.Add(time.Duration(rnd.IntN(100))*time.Minute), u...)
 		conversations = append(conversations, c.ID)
-		n := []int{0, 3, 40, 400, store.Stretch, 2*store.Stretch + 300}[i]
+		n := []int{0, 3, 40, 400, store.SegmentEvents, 2*store.SegmentEvents + 300}[i] // events in all: one more
 		fill(t, s, rnd, m, c.ID, u, n, text)
 		for k, user := range u {
 			joined := int64(1)
@@ -265,8 +270,8 @@ func TestSearchAgainstModel(t *testing.T) {
 			m.joined[[2]chat.ID{c.ID, user}] = joined
 		}
 	}
-	index(t, s)
-	check := func(rounds int, late bool) {
+	check := func(rounds int) {
+		t.Helper()
 		for range rounds {
 			q := chat.MessageSearch{UserID: u[rnd.IntN(3)], Text: vocabulary[rnd.IntN(len(vocabulary))], Limit: 1 + rnd.IntN(100), ByRank: rnd.IntN(3) == 0}
 			if rnd.IntN(2) == 0 {
@@ -297,33 +302,52 @@ func TestSearchAgainstModel(t *testing.T) {
 				slices.SortFunc(got, chat.ID.Compare)
 				slices.SortFunc(want, chat.ID.Compare)
 			}
-			if late { // what was edited meanwhile may be missing, and nothing else be there
-				got = slices.DeleteFunc(got, func(id chat.ID) bool { return slices.Contains(want, id) })
-				want = nil
-			}
 			if !slices.Equal(got, want) {
 				t.Fatalf("%+v found %d, want %d:\n%v\n%v", q, len(got), len(want), got, want)
 			}
 		}
 	}
-	check(150, false)
-	for range 200 {
-		i := rnd.IntN(len(m.messages))
-		e := &m.messages[i]
-		if m.deleted[e.ID] {
-			continue
+	check(10) // in the logs alone
+	for round := range 6 {
+		x := store.NewIndexer(s, store.IndexerOptions{})
+		for _, i := range rnd.Perm(len(conversations))[:1+rnd.IntN(len(conversations))] {
+			if _, _, err := store.IndexStep(t.Context(), x, conversations[i]); err != nil {
+				t.Fatal(err)
+			}
 		}
-		e.Content = ""
-		if rnd.IntN(3) > 0 {
-			e.Content = text()
+		check(12)
+		for range 40 {
+			m.change(t, s, rnd, text)
 		}
-		m.deleted[e.ID] = e.Content == ""
-		edit(t, s, *e, e.Content)
+		for range 60 {
+			i := rnd.IntN(len(conversations))
+			e := say(t, s, conversations[i], u[rnd.IntN(3)], text())
+			m.messages = append(m.messages, e)
+		}
+		check(8)
+		if round == 3 {
+			exec(t, s, `DELETE FROM search_segments WHERE conversation_id = $1`, conversations[rnd.IntN(len(conversations))])
+		}
 	}
-	check(50, true)
-	index(t, s)
-	check(100, false)
 	storetest.Check(t, s)
+	index(t, s)
+	check(20)
+	storetest.Check(t, s)
+}
+
+// change edits or deletes a message.
+func (m *model) change(t testing.TB, s *store.Store, rnd *rand.Rand, text func() string) {
+	t.Helper()
+	e := &m.messages[rnd.IntN(len(m.messages))]
+	if m.deleted[e.ID] {
+		return
+	}
+	e.Content = ""
+	if rnd.IntN(3) > 0 {
+		e.Content = text()
+	}
+	m.deleted[e.ID] = e.Content == ""
+	edit(t, s, *e, e.Content)
 }
 
 // fill appends n messages, some of them of one time.
@@ -355,13 +379,14 @@ func copyEvents(t testing.TB, s *store.Store, c chat.ID, rows [][]any, at time.T
 	exec(t, s, `UPDATE conversations SET last_seq = $2, last_event_at = $3, last_xid = (SELECT xid FROM events WHERE conversation_id = $1 AND seq = $2) WHERE id = $1`, c, len(rows)+1, at)
 }
 
-// A log is followed by one indexer at a time, and by any of them.
+// Several indexers on one database index each log once, and merge segments while others are
+// at work, and a search finds all at any time.
 func TestIndexersTogether(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
 	u := users(t, s, 2)
 	var conversations []chat.ID
-	for range 20 {
+	for range 10 {
 		c := group(t, s, now, u...)
 		conversations = append(conversations, c.ID)
 	}
@@ -370,33 +395,38 @@ func TestIndexersTogether(t *testing.T) {
 	var all []*store.Indexer
 	done := make(chan error)
 	for range 3 {
-		x := store.NewIndexer(s, store.IndexerOptions{Gather: time.Millisecond})
+		x := store.NewIndexer(s, store.IndexerOptions{Gather: 2})
 		all = append(all, x)
 		go func() { done <- x.Run(ctx) }() // ends with ctx, below
 	}
-	const rounds = 20
+	const rounds = 60
 	for i := range rounds {
 		for _, c := range conversations {
 			e := say(t, s, c, u[0], fmt.Sprintf("round%d", i))
-			all[i%len(all)].Note(c, e.Seq)
+			all[i%len(all)].Note(&e)
+		}
+		if hits := searchAll(t, s, chat.MessageSearch{UserID: u[1], Text: "round", Limit: 100}); len(hits) != (i+1)*len(conversations) {
+			t.Fatalf("after round %d, %d are found", i, len(hits))
 		}
 	}
-	eventually(t, "all are found", func() bool {
-		hits := searchAll(t, s, chat.MessageSearch{UserID: u[1], Text: "round", Limit: 100})
-		return len(hits) == rounds*len(conversations)
+	eventually(t, "nothing waits", func() bool {
+		return store.Waiting(all[0])+store.Waiting(all[1])+store.Waiting(all[2]) < 3*2*len(conversations)
 	})
-	eventually(t, "nothing waits", func() bool { return store.Waiting(all[0])+store.Waiting(all[1])+store.Waiting(all[2]) == 0 })
 	cancel()
 	for range all {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	}
+	if n := number(t, s, `SELECT count(*) FROM search_segments WHERE first_term = ''`); n == 0 || n > 10*int64(len(conversations)) {
+		t.Errorf("there are %d segments", n)
+	}
 	storetest.Check(t, s)
 }
 
-// What there was no room to remember is found by looking at all conversations.
-func TestIndexerOverflow(t *testing.T) {
+// What there was no room to count is found by looking at all conversations, and so is, after
+// a start, what was deleted.
+func TestIndexerScans(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
 	u := users(t, s, 1)
@@ -404,21 +434,43 @@ func TestIndexerOverflow(t *testing.T) {
 	for range 30 {
 		conversations = append(conversations, group(t, s, now, u...).ID)
 	}
-	index(t, s)
-	x := store.NewIndexer(s, store.IndexerOptions{Gather: time.Millisecond, MaxQueue: 3})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- x.Run(ctx) }() // ends with ctx, below
-	for _, c := range conversations {
-		x.Note(c, say(t, s, c, u[0], "hello").Seq)
+	run := func(opts store.IndexerOptions, meanwhile func(x *store.Indexer)) {
+		x := store.NewIndexer(s, opts)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- x.Run(ctx) }() // ends with ctx, below
+		meanwhile(x)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
-	eventually(t, "all are found", func() bool {
-		return len(searchAll(t, s, chat.MessageSearch{UserID: u[0], Text: "hello", Limit: 100})) == len(conversations)
+	var deleted chat.Event
+	run(store.IndexerOptions{Gather: 3, MaxNoted: 3}, func(x *store.Indexer) {
+		for _, text := range []string{"hello", "farewell"} {
+			for _, c := range conversations {
+				deleted = say(t, s, c, u[0], text)
+				x.Note(&deleted)
+			}
+		}
+		eventually(t, "all are indexed", func() bool {
+			return number(t, s, `SELECT count(*) FROM search_segments WHERE last_seq = 3 AND first_term = ''`) == int64(len(conversations))
+		})
 	})
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	edit(t, s, deleted, "")
+	run(store.IndexerOptions{}, func(*store.Indexer) {
+		eventually(t, "its words are gone", func() bool {
+			return number(t, s, `SELECT count(*) FROM search_segments WHERE position('farewell' IN encode(data, 'escape')) > 0`) == int64(len(conversations))-1
+		})
+	})
+	other := say(t, s, conversations[0], u[0], "hello")
+	edit(t, s, other, "")
+	run(store.IndexerOptions{ScanAt: time.Hour}, func(x *store.Indexer) {
+		x.Note(&chat.Event{ConversationID: conversations[0], Type: chat.EventDelete})
+		eventually(t, "the deletion is indexed", func() bool {
+			return number(t, s, `SELECT max(last_seq) FROM search_segments`) == 5
+		})
+	})
 	storetest.Check(t, s)
 }
 
@@ -434,20 +486,22 @@ func eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// A search reads what matches, by the words, whether or not the planner has statistics
-// and sees the arguments; and where it begins costs a look at the ends of stretches.
-func TestSearchUsesTheIndex(t *testing.T) {
+// A search reads of the index a few blocks, and of the log what is not indexed, by their keys,
+// whether or not the planner has statistics and sees the arguments; and where it begins costs
+// a look at the ends of stretches.
+func TestSearchUsesTheKeys(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
 	u := users(t, s, 2)
 	rnd := rand.New(rand.NewPCG(1, 1))
 	m := &model{}
-	var ids, queries, ones, nulls []string
+	const each = 500
+	var ids, ends, afters, tails []string
 	for range 30 {
 		c := group(t, s, now, u...)
-		fill(t, s, rnd, m, c.ID, u, 500, func() string { return fmt.Sprintf("w%d w%d", rnd.IntN(100), rnd.IntN(100)) })
-		ids, queries = append(ids, c.ID.String()), append(queries, `"(''`+store.Qualifier(c.ID, 0)+`w7'')"`)
-		ones, nulls = append(ones, "1"), append(nulls, "NULL")
+		fill(t, s, rnd, m, c.ID, u, each, func() string { return fmt.Sprintf("w%d w%d %x", rnd.IntN(100), rnd.IntN(100), rnd.Int64()) })
+		ids, ends = append(ids, c.ID.String()), append(ends, "300")
+		afters, tails = append(afters, fmt.Sprint(each-9)), append(tails, fmt.Sprint(each+1))
 	}
 	index(t, s)
 	array := func(of []string) string { return "{" + strings.Join(of, ",") + "}" }
@@ -456,23 +510,31 @@ func TestSearchUsesTheIndex(t *testing.T) {
 			exec(t, s, `ANALYZE`)
 		}
 		for _, generic := range []bool{false, true} {
-			p := explain(t, s, generic, store.NewestMatchesSQL, pgx.NamedArgs{
-				"conversation_ids": array(ids), "queries": array(queries), "joined": array(ones), "before_ats": array(nulls), "before_ids": array(nulls),
-				"sender_id": chat.ID{}, "limit": 52,
+			t.Run(fmt.Sprintf("analyzed %v, generic %v", analyzed, generic), func(t *testing.T) {
+				p := explain(t, s, generic, store.SearchSegmentsSQL, pgx.NamedArgs{
+					"conversation_ids": array(ids), "ends": array(ends), "firsts": `{"\\x7737","\\x773930"}`, "untils": `{"\\x773700","\\x773931"}`,
+				})
+				if rows, by := p.read("search_segments"); rows > 30*(1+2*4) || strings.Contains(by, "Seq Scan") || strings.Contains(by, "Bitmap") {
+					t.Errorf("reads %v blocks by %s", rows, by)
+				}
+				p = explain(t, s, generic, store.SearchLogSQL, pgx.NamedArgs{"conversation_ids": array(ids), "afters": array(afters), "ends": array(tails)})
+				if rows, by := p.read("events"); rows > 30*11 || strings.Contains(by, "Seq Scan") {
+					t.Errorf("reads %v events by %s", rows, by)
+				}
+				p = explain(t, s, generic, store.SearchedSQL, pgx.NamedArgs{"user_id": u[0], "conversation_id": ids[0], "before": now.Add(3 * time.Hour).Format(time.RFC3339), "stretch": 1024})
+				if rows, by := p.read("events"); rows > 1 {
+					t.Errorf("reads %v events by %s", rows, by)
+				}
+				if rows, by := p.read("search_segments"); rows > 1 {
+					t.Errorf("reads %v blocks by %s", rows, by)
+				}
 			})
-			if rows, by := p.read("message_terms"); rows > 30*500/20 || !strings.Contains(by, "Bitmap Heap Scan") {
-				t.Errorf("analyzed %v, generic %v: reads %v rows by %s", analyzed, generic, rows, by)
-			}
-			p = explain(t, s, generic, store.SearchedSQL, pgx.NamedArgs{"user_id": u[0], "conversation_id": ids[0], "before": now.Add(3 * time.Hour).Format(time.RFC3339), "stretch": store.Stretch})
-			if rows, by := p.read("events"); rows > 1 {
-				t.Errorf("analyzed %v, generic %v: reads %v events by %s", analyzed, generic, rows, by)
-			}
 		}
 	}
 }
 
 // A conversation that the database refuses to index, for whatever reason, holds nobody
-// else up, and is indexed when it may be.
+// else up, is searched all the same, and is indexed when it may be.
 func TestIndexerRefused(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
@@ -481,23 +543,25 @@ func TestIndexerRefused(t *testing.T) {
 	exec(t, s, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   IF NEW.conversation_id = '`+bad.ID.String()+`' THEN RAISE 'refused'; END IF; RETURN NEW;
 END $$`)
-	exec(t, s, `CREATE TRIGGER refuse BEFORE INSERT ON message_terms FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	exec(t, s, `CREATE TRIGGER refuse BEFORE INSERT ON search_segments FOR EACH ROW EXECUTE FUNCTION refuse()`)
 	registry := prometheus.NewRegistry()
-	x := store.NewIndexer(s, store.IndexerOptions{Gather: time.Millisecond, Registerer: registry})
+	x := store.NewIndexer(s, store.IndexerOptions{Gather: 1, Registerer: registry})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- x.Run(ctx) }() // ends with ctx, below
 	for _, c := range []chat.ID{bad.ID, good.ID} {
-		x.Note(c, say(t, s, c, u[0], "hello").Seq)
+		e := say(t, s, c, u[0], "hello")
+		x.Note(&e)
 	}
-	find := func(n int) func() bool {
+	has := func(c chat.ID) func() bool {
 		return func() bool {
-			return len(searchAll(t, s, chat.MessageSearch{UserID: u[0], Text: "hello", Limit: 100})) == n
+			return number(t, s, `SELECT count(*) FROM search_segments WHERE first_term = '' AND conversation_id = '`+c.String()+`'`) == 1
 		}
 	}
-	eventually(t, "the good one is found", find(1))
-	exec(t, s, `DROP TRIGGER refuse ON message_terms`)
-	eventually(t, "both are found", find(2))
+	wantFound(t, s, u[0], "hello", "hello|hello")
+	eventually(t, "the good one is indexed", has(good.ID))
+	exec(t, s, `DROP TRIGGER refuse ON search_segments`)
+	eventually(t, "both are indexed", has(bad.ID))
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

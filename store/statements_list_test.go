@@ -104,13 +104,15 @@ var Statements = []Statement{
 	{"pageParticipantsSQL", pageParticipantsSQL, Warm, "all: users; conversation: participants", ""},
 	{"getParticipantsSQL", getParticipantsSQL, Warm, "conversation: participants; user: users", ""},
 	// indexer.go
-	{"lookBehindSQL", lookBehindSQL, Warm, "all: conversations, search_positions", ""},
-	{"makePlacesSQL", makePlacesSQL, Warm, "conversation: conversations, search_positions", ""},
-	{"followSQL", followSQL, Warm, "conversation: events, search_positions", ""},
-	{"getTargetsSQL", getTargetsSQL, Warm, "conversation: events", ""},
-	{"putTermsSQL", putTermsSQL, Warm, "conversation: message_terms", ""},
-	{"deleteTermsSQL", deleteTermsSQL, Warm, "conversation: message_terms", ""},
-	{"movePlacesSQL", movePlacesSQL, Warm, "conversation: search_positions", ""},
+	{"scanSQL", scanSQL, Warm, "all: conversations, events, search_segments", ""},
+	{"lockIndexSQL", lockIndexSQL, Warm, "", ""},
+	{"lastSegmentsSQL", lastSegmentsSQL, Warm, "conversation: conversations, search_segments", ""},
+	{"changedSQL", changedSQL, Warm, "conversation: events", ""},
+	{"getSegmentsSQL", getSegmentsSQL, Warm, "conversation: search_segments", ""},
+	{"segmentOfSQL", segmentOfSQL, Warm, "conversation: search_segments", ""},
+	{"getTextsSQL", getTextsSQL, Warm, "conversation: events", ""},
+	{"deleteSegmentsSQL", deleteSegmentsSQL, Warm, "conversation: search_segments", ""},
+	{"addSegmentSQL", addSegmentSQL, Warm, "conversation: search_segments", ""},
 	// signing_keys.go
 	{"listSigningKeysSQL", listSigningKeysSQL, Rare, "", ""},
 	{"lockSigningKeysSQL", lockSigningKeysSQL, Utility, "", ""},
@@ -166,12 +168,12 @@ var Statements = []Statement{
 	{"moveDeliveredSQL", moveDeliveredSQL, Hot, "conversation: conversations, participants", ""},
 	// rosters.go
 	{"getRosterSQL", getRosterSQL, Hot, "all: blocks; conversation: conversations, participants", bothWays},
+	// verify.go
+	{"listSegmentsSQL", listSegmentsSQL, Rare, "all: events, search_segments", ""},
 	// search.go
-	{"searchedSQL", searchedSQL, Warm, "all: conversations, events, participants, search_positions", ""},
-	{"searchStretchSQL", searchStretchSQL, Part, "", ""},
-	{"newestMatchesSQL", newestMatchesSQL, Warm, "conversation: message_terms", ""},
-	{"rankedMatchesSQL", rankedMatchesSQL, Warm, "conversation: message_terms", ""},
-	{"endsSQL", endsSQL, Warm, "conversation: events", ""},
+	{"searchedSQL", searchedSQL, Warm, "all: conversations, events, participants, search_segments", ""},
+	{"searchLogSQL", searchLogSQL, Warm, "conversation: events", ""},
+	{"searchSegmentsSQL", searchSegmentsSQL, Warm, "conversation: events, search_segments", ""},
 	{"getFoundSQL", getFoundSQL, Warm, "conversation: events, participants", ""},
 	// presence_changes.go
 	{"snapshotNowSQL", snapshotNowSQL, Rare, "", ""},

@@ -25,8 +25,7 @@ var distribution = map[string]struct{ column, of string }{
 	"reads":             {"conversation_id", "conversation"},
 	"reactions":         {"conversation_id", "conversation"},
 	"message_originals": {"conversation_id", "conversation"},
-	"message_terms":     {"conversation_id", "conversation"},
-	"search_positions":  {"conversation_id", "conversation"},
+	"search_segments":   {"conversation_id", "conversation"},
 
 	"users":                {"id", "user"},
 	"logins":               {"user_id", "user"},

@@ -1,12 +1,15 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/parleymq/parley/chat"
+	"github.com/parleymq/parley/store/segment"
 )
 
 // Violation is a fact in the database that contradicts one of Parley's promises.
@@ -162,25 +165,14 @@ WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = b.user_id) OR NOT EXISTS (SEL
 SELECT d.conversation_id, format('is that of users %s and %s, and there is no such direct conversation', d.low_user_id, d.high_user_id)
 FROM direct_conversations d
 WHERE NOT EXISTS (SELECT FROM conversations c WHERE c.id = d.conversation_id AND c.kind = 'direct')`},
-	{"search-position", `
-SELECT i.conversation_id, format('the search index has followed it to %s, and the log ends at %s', i.seq, c.last_seq)
-FROM search_positions i LEFT JOIN conversations c ON c.id = i.conversation_id
-WHERE c.id IS NULL OR i.seq NOT BETWEEN 0 AND c.last_seq`},
-	{"search-terms", `
-SELECT t.conversation_id, format('message %s is in the search index, and is deleted, another, or not followed yet', t.seq)
-FROM message_terms t
-LEFT JOIN search_positions i ON i.conversation_id = t.conversation_id
-LEFT JOIN events e ON e.conversation_id = t.conversation_id AND e.seq = t.seq AND e.type = 'message'
-WHERE (t.message_id, t.sender_id, t.created_at) IS DISTINCT FROM (e.id, e.sender_id, e.created_at) OR t.seq > coalesce(i.seq, 0)
-  OR e.deleted_at IS NOT NULL AND NOT EXISTS (
-    SELECT FROM events d WHERE d.conversation_id = e.conversation_id AND d.type = 'delete' AND d.detail ->> 'messageId' = e.id::text AND d.seq > i.seq
-  )`},
-	// SQL can recognise only some of the texts that have words.
-	{"search-missing", `
-SELECT e.conversation_id, format('message %s is not in the search index, which has followed the log to %s', e.seq, i.seq)
-FROM search_positions i JOIN events e ON e.conversation_id = i.conversation_id AND e.seq <= i.seq
-WHERE e.type = 'message' AND e.deleted_at IS NULL AND e.edited_at IS NULL AND e.content ~ '[0-9A-Za-z]'
-  AND NOT EXISTS (SELECT FROM message_terms t WHERE t.conversation_id = e.conversation_id AND t.seq = e.seq)`},
+	{"search-segments", `
+SELECT g.conversation_id, CASE WHEN c.id IS NULL THEN 'there is none, and it has a search index'
+  ELSE format('the search index has events %s to %s after %s, and the log ends at %s', first_seq, g.last_seq, before, c.last_seq) END
+FROM (
+  SELECT conversation_id, first_seq, last_seq, lag(last_seq, 1, 0::bigint) OVER (PARTITION BY conversation_id ORDER BY last_seq) AS before
+  FROM search_segments WHERE first_term = ''
+) g LEFT JOIN conversations c ON c.id = g.conversation_id
+WHERE c.id IS NULL OR g.last_seq > c.last_seq OR first_seq <> before + 1 OR first_seq > g.last_seq`},
 	// A guest, who has no account, has an id of version 8 (chat.Principal.HasAccount).
 	{"session-user", `
 SELECT NULL::uuid, format('session %s is of user %s, who does not exist', s.id, s.user_id) FROM sessions s
@@ -226,7 +218,8 @@ FROM sessions s WHERE EXISTS (
 // time; a clientMsgId is stored once; what is referred to exists; a pair of users
 // has one direct conversation; a group has one owner; nobody who has left is a participant;
 // nobody has read, or was delivered, more than there is; a session has acknowledged no
-// more than there is, and its packets in flight are numbered consecutively. None is an empty slice.
+// more than there is, and its packets in flight are numbered consecutively; the search index has
+// the words of the texts that it covers. None is an empty slice.
 //
 // It may run beside writers, takes as long as reading every event, and returns at
 // most MaxViolations of each rule. Errors are those of the connection.
@@ -249,10 +242,67 @@ func (s *Store) Verify(ctx context.Context) ([]Violation, error) {
 			}
 			all = append(all, found...)
 		}
-		return nil
+		found, err := verifySegments(ctx, tx)
+		all = append(all, found...)
+		return err
 	})
 	if err != nil {
 		return nil, translate(op, err)
 	}
 	return all, nil
+}
+
+const (
+	// The segments whose messages were not edited or deleted after the index ended, with their blocks.
+	listSegmentsSQL = `
+SELECT g.conversation_id, g.first_seq, g.last_seq, g.bytes, g.terms, g.data
+FROM (
+  SELECT conversation_id, last_seq, max(first_seq) AS first_seq, max(bytes) AS bytes, array_agg(first_term ORDER BY first_term) AS terms,
+    array_agg(data ORDER BY first_term) AS data, max(last_seq) OVER (PARTITION BY conversation_id) AS indexed
+  FROM search_segments GROUP BY conversation_id, last_seq
+) g
+WHERE (g.conversation_id, g.last_seq) > (@conversation_id, @last_seq) AND NOT EXISTS (
+  SELECT FROM events e JOIN events t ON t.id = (e.detail ->> 'messageId')::uuid AND t.conversation_id = e.conversation_id
+  WHERE e.conversation_id = g.conversation_id AND e.seq > g.indexed AND e.type IN ('edit', 'delete') AND t.seq BETWEEN g.first_seq AND g.last_seq
+)
+ORDER BY g.conversation_id, g.last_seq LIMIT @limit`
+
+	segmentsAtOnce = 64
+)
+
+// verifySegments finds segments of the search index that are not what is made of their log now.
+func verifySegments(ctx context.Context, tx pgx.Tx) ([]Violation, error) {
+	type stored struct {
+		indexed
+		conversation chat.ID
+		terms, data  [][]byte
+	}
+	var all []Violation
+	last := stored{conversation: chat.ID{15: 1}} // zero would be NULL; no id is below this
+	for {
+		segments, err := collect(ctx, tx, fields(func(s *stored) []any {
+			return []any{&s.conversation, &s.first, &s.last, &s.bytes, &s.terms, &s.data}
+		}), listSegmentsSQL, pgx.NamedArgs{"conversation_id": last.conversation, "last_seq": last.last, "limit": segmentsAtOnce})
+		if err != nil {
+			return nil, fmt.Errorf("rule search-terms: %w", err)
+		}
+		for _, s := range segments {
+			b := segment.NewBuilder(s.first)
+			if _, err := readTexts(ctx, tx, s.conversation, s.first, s.last, b.Add); err != nil {
+				return nil, fmt.Errorf("rule search-terms: %w", err)
+			}
+			same := b.Size() == s.bytes && slices.EqualFunc(b.Blocks(), s.terms, func(b segment.Block, first []byte) bool { return bytes.Equal(b.First, first) }) &&
+				slices.EqualFunc(b.Blocks(), s.data, func(b segment.Block, data []byte) bool { return bytes.Equal(b.Data, data) })
+			if !same {
+				all = append(all, Violation{"search-terms", s.conversation, fmt.Sprintf("the search index of events %d to %d is not that of their texts", s.first, s.last)})
+			}
+			if len(all) == MaxViolations {
+				return all, nil
+			}
+		}
+		if len(segments) < segmentsAtOnce {
+			return all, nil
+		}
+		last = segments[len(segments)-1]
+	}
 }

@@ -2,6 +2,7 @@ package words
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -124,6 +125,64 @@ func (q *Query) match(text string) ([]mark, bool) {
 	}
 	slices.SortStableFunc(marks, func(a, b mark) int { return cmp.Compare(a.start, b.start) })
 	return marks, true
+}
+
+// Find returns where each of the query's phrases begins in a text, as numbers of words from 1,
+// and how many words the text has; false if it does not have all of them.
+func (q *Query) Find(text string) (at [][]uint32, count int, ok bool) {
+	words := make([]Word, 0, min(len(text)/4+1, MaxWords))
+	for w := range Of(text) {
+		words = append(words, w)
+	}
+	at = make([][]uint32, len(q.Phrases))
+	for n, p := range q.Phrases {
+		for i := range words {
+			if p.at(words[i:]) {
+				at[n] = append(at[n], uint32(i+1))
+			}
+		}
+		if len(at[n]) == 0 {
+			return nil, 0, false
+		}
+	}
+	return at, len(words), true
+}
+
+// Rank says how well a text matches, from above 0 to 1, by what Find says of it: the more often
+// each phrase is in it, and the closer together they are, the better; and the better, the
+// shorter it is.
+func Rank(at [][]uint32, count int) float32 {
+	var sum float64
+	for _, begins := range at {
+		for i := range begins { // as ts_rank counts: the n-th adds 1/n², in all less than π²/6
+			sum += 1 / float64((i+1)*(i+1))
+		}
+	}
+	sum /= float64(len(at)) * math.Pi * math.Pi / 6
+	if len(at) > 1 {
+		sum /= 1 + math.Log(float64(closest(at))/float64(len(at)))
+	}
+	return float32(sum / (1 + math.Log(float64(max(count, 1)))))
+}
+
+// closest returns the number of words from the first to the last phrase, where they are closest
+// together; at least their number.
+func closest(at [][]uint32) uint32 {
+	next := make([]int, len(at))
+	least := uint32(math.MaxUint32)
+	for {
+		low, high, first := uint32(math.MaxUint32), uint32(0), 0
+		for i, n := range next {
+			if at[i][n] < low {
+				low, first = at[i][n], i
+			}
+			high = max(high, at[i][n])
+		}
+		least = min(least, high-low+1)
+		if next[first]++; next[first] == len(at[first]) {
+			return max(least, uint32(len(at)))
+		}
+	}
 }
 
 // at reports whether the phrase is at the beginning of words.
