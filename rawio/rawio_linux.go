@@ -2,6 +2,7 @@ package rawio
 
 import (
 	"cmp"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -53,7 +54,7 @@ func newRead() *transfer {
 	t := &transfer{}
 	t.step = func(fd uintptr) bool {
 		t.n, t.err = Read(fd, t.p)
-		return t.err != ErrWouldBlock
+		return !errors.Is(t.err, ErrWouldBlock)
 	}
 	return t
 }
@@ -66,7 +67,7 @@ func newWrite() *transfer {
 			n, t.err = transferred(syscall.SYS_WRITE, fd, t.p[t.n:])
 			t.n += n
 		}
-		return t.err != ErrWouldBlock
+		return !errors.Is(t.err, ErrWouldBlock)
 	}
 	return t
 }
@@ -126,7 +127,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 // fault is the error of a transfer: that of the wait for it, such as that of a deadline, or what
 // the kernel said, as package net says it.
 func (c *Conn) fault(op string, err, said error) error {
-	if err != nil || said == nil || said == io.EOF {
+	if err != nil || said == nil || errors.Is(said, io.EOF) {
 		return cmp.Or(err, said)
 	}
 	local := c.LocalAddr()
