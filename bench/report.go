@@ -137,11 +137,14 @@ func (r *Figures) Failed() string {
 	return r.Error
 }
 
+// interrupted is the Error of a run that was ended from outside: it is no failure.
+const interrupted = "interrupted"
+
 // Failures are those of all runs.
 func (r *Report) Failures() (all []string) {
 	for _, w := range r.Workloads {
 		for i, run := range w.Runs {
-			if why := run.Failed(); why != "" {
+			if why := run.Failed(); why != "" && why != interrupted {
 				name := w.Name
 				if len(w.Runs) > 1 {
 					name += fmt.Sprintf(", run %d", i+1)

@@ -49,9 +49,12 @@ func (s *Session) Measure(ctx context.Context, p *Plan, w *Workload) error {
 	r := &Figures{}
 	err := p.Run(ctx, s, r)
 	var f *Faults
-	if errors.As(err, &f) {
+	switch {
+	case errors.As(err, &f):
 		r.Faults = f
-	} else if err != nil {
+	case err != nil && ctx.Err() != nil:
+		r.Error = interrupted
+	case err != nil:
 		r.Error = err.Error()
 	}
 	if err == nil || len(r.Metrics) > 0 || ctx.Err() == nil {
@@ -179,7 +182,7 @@ func (g *gauge) end(ctx context.Context, n int64) {
 	wrote := g.s.Database != nil && g.failed == nil
 	if wrote {
 		var err error
-		if written, err = g.s.Database.Read(ctx); err != nil {
+		if written, err = g.s.Database.Read(context.WithoutCancel(ctx)); err != nil {
 			g.s.note("disk and write-ahead log are left out: %v", err)
 			wrote = false
 		}
