@@ -67,6 +67,8 @@ type Server struct {
 	counts      counts
 	paces       paces
 	slowed      rate.Sometimes // limits log lines about clients that are held back
+	next        chan *Conn     // to a goroutine that waits in another
+	spare       atomic.Int32   // goroutines that wait there
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{} // mu guards
@@ -85,7 +87,7 @@ func New(o Options) (*Server, error) {
 		return nil, &chat.Error{Code: chat.Invalid, Op: "broker.New", Field: "MaxPacket", Msg: "is " + itoa(l.MaxPacket) + ", limit " + itoa(chat.MaxPacketBytes)}
 	}
 	s := &Server{
-		limits: l, hook: o.Hook, allowOrigin: o.AllowOrigin, fence: o.Fence, conns: map[*Conn]struct{}{},
+		limits: l, hook: o.Hook, allowOrigin: o.AllowOrigin, fence: o.Fence, conns: map[*Conn]struct{}{}, next: make(chan *Conn),
 		logger: logger.With("component", "broker"), metrics: newMetrics(o.Registerer),
 		paces: paces{by: map[paceKey]*shared{}}, slowed: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
@@ -129,7 +131,7 @@ func (s *Server) Serve(l net.Listener, on *Listener) error {
 		if conn == nil {
 			continue
 		}
-		go s.serve(conn) // ends with the connection; Shutdown waits for it
+		s.start(conn)
 	}
 }
 
@@ -150,16 +152,51 @@ func (s *Server) admit(c net.Conn, on *Listener) *Conn {
 	return conn
 }
 
+// A goroutine whose stack has grown for the beginning of a connection serves the beginning of
+// another, if one comes within spareWait: to grow a stack is a tenth of what a CONNECT costs.
+const (
+	maxSpare  = 64 // goroutines that wait for one
+	spareWait = 100 * time.Millisecond
+)
+
+// start has a connection served.
+func (s *Server) start(conn *Conn) {
+	select {
+	case s.next <- conn:
+	default:
+		go s.serve(conn) // ends with the connection, which Shutdown waits for, and spareWait
+	}
+}
+
 // serve reads the connection until it ends. A packet that has made the stack grow is the last
 // that its goroutine handles: the next one has a small stack again, which the garbage
 // collector would not quite make of the old.
 func (s *Server) serve(conn *Conn) {
-	again, err := s.read(conn)
-	if again {
-		go s.serve(conn) // as Serve's
-		return
+	for conn != nil {
+		again, err := s.read(conn)
+		if !again {
+			s.end(conn, err)
+			return
+		}
+		go s.serve(conn) // as start's
+		conn = s.another()
 	}
-	s.end(conn, err)
+}
+
+// another waits for a connection to begin; nil: none came.
+//
+//go:noinline
+func (s *Server) another() *Conn {
+	defer s.spare.Add(-1)
+	if s.spare.Add(1) > maxSpare {
+		return nil
+	}
+	select {
+	case conn := <-s.next:
+		return conn
+	case <-time.After(spareWait):
+		return nil
+	}
 }
 
 // read begins TLS, where there is any, within Limits.ConnectTimeout, and reads until the

@@ -50,7 +50,7 @@ func (s *Server) WebSocket(on *Listener) http.Handler {
 		if conn := s.admit(stream, on); conn != nil {
 			stream.charge = func() { conn.reader.pace.charge(ackUnits); conn.await() }
 			ws.SetPingHandler(stream.pong)
-			go s.serve(conn) // as Serve's; what net/http keeps of a request ends with this one
+			s.start(conn) // what net/http keeps of a request ends with this one
 		}
 	})
 }
