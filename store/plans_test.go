@@ -66,15 +66,8 @@ func explain(t *testing.T, s *store.Store, generic bool, statement string, args 
 	}
 	explained := "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE explained (" + strings.Join(literals, ", ") + ")"
 	var out []byte
-	settings := []string{"SET plan_cache_mode = " + mode}
-	if strings.Contains(statement, "@@") { // as the search sets it
-		settings = append(settings, "SET enable_bitmapscan = on")
-		defer conn.Exec(t.Context(), "SET enable_bitmapscan = off") //nolint:errcheck // the test fails by it
-	}
-	for _, q := range settings {
-		if _, err := conn.Exec(t.Context(), q); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := conn.Exec(t.Context(), "SET plan_cache_mode = "+mode); err != nil {
+		t.Fatal(err)
 	}
 	if err := conn.QueryRow(t.Context(), explained, pgx.QueryExecModeSimpleProtocol).Scan(&out); err != nil {
 		t.Fatalf("%s: %v", explained, err)
