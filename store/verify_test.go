@@ -65,7 +65,7 @@ func TestVerify(t *testing.T) {
 		{"search-terms", "group", `UPDATE events SET content = 'another' WHERE conversation_id = @group AND seq = 2`, nil},
 		{"search-terms", "group", `UPDATE events SET sender_id = (SELECT user_id FROM participants WHERE conversation_id = @group AND user_id <> sender_id) WHERE conversation_id = @group AND seq = 2`, nil},
 		{"search-terms", "group", `UPDATE search_segments SET data = data || '\x00' WHERE conversation_id = @group`, nil},
-		{"search-terms", "group", `UPDATE search_segments SET first_term = 'x' WHERE conversation_id = @group`, nil},
+		{"search-terms", "group", `UPDATE search_segments SET first_term = 'x' WHERE conversation_id = @group AND first_term > '\x02'`, nil},
 		{"pair", "group", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, @group FROM direct_conversations`, nil},
 		{"pair", "other", `INSERT INTO direct_conversations SELECT '00000000-0000-0000-0000-000000000001', high_user_id, @other FROM direct_conversations`, nil},
 	} {
