@@ -88,8 +88,11 @@ const (
 	searchPart   = 1024 // events of a part that is not indexed
 	beginStretch = 1024 // between the events that are looked at for where to begin
 
-	// Where more than one in so many events matches, the log is faster to read than the index.
-	dense = 16
+	// What a part costs, about, in microseconds: of the log each event, of the index the segment
+	// and each KiB of its blocks.
+	logCost, segmentCost, blockCost = 10, 100, 20
+
+	minLogPart = 16
 )
 
 // searchedLog is a conversation's log as the search proceeds through it.
@@ -145,12 +148,14 @@ type search struct {
 	plan   *segment.Plan
 	before chat.SearchCursor // what all hits precede; zero: there is no such
 	need   int               // hits for a page, and one more
+	since  time.Time         // older matches are not wanted
 
 	open       []*searchedLog // logs still to be read; first those whose next part is newest
 	candidates []candidate    // from the parts read so far, in the order of the result
 	hits       []chat.SearchHit
 
-	seen, matched int // events and matches of the segments read so far
+	seen, matched   int // events and matches of the parts read so far
+	segments, bytes int // segments read so far, and of them
 }
 
 // begin finds the conversations to search.
@@ -264,15 +269,14 @@ func (r *search) ranked(ctx context.Context) error {
 		return cmp.Or(compareNewest(b.at, a.at), a.conversation.Compare(b.conversation), cmp.Compare(a.seq, b.seq))
 	}
 	for n := firstParts; len(r.open) > 0; n = min(2*n, maxParts) {
-		var since time.Time
 		if len(r.candidates) >= chat.MaxRanked {
 			slices.SortFunc(r.candidates, newest)
 			r.candidates = r.candidates[:chat.MaxRanked]
-			if since = r.candidates[chat.MaxRanked-1].at.CreatedAt; since.After(r.open[0].upTo) {
+			if r.since = r.candidates[chat.MaxRanked-1].at.CreatedAt; r.since.After(r.open[0].upTo) {
 				break
 			}
 		}
-		if err := r.readOn(ctx, n, since, chat.MaxRanked); err != nil {
+		if err := r.readOn(ctx, n, r.since, chat.MaxRanked); err != nil {
 			return err
 		}
 	}
@@ -336,10 +340,7 @@ func (r *search) readOn(ctx context.Context, n int, since time.Time, limit int) 
 
 // readParts reads the next part of each log of which nothing is pending.
 func (r *search) readParts(ctx context.Context, now []*searchedLog, limit int) error {
-	part := int64(searchPart)
-	if r.matched > 0 && r.matched*dense > r.seen {
-		part = max(16, min(part, int64(2*limit/len(r.open)*r.seen/r.matched)))
-	}
+	part := r.logPart(limit)
 	var batch pgx.Batch
 	var logs []*searchedLog
 	var indexed []*indexedPart
@@ -365,6 +366,20 @@ func (r *search) readParts(ctx context.Context, now []*searchedLog, limit int) e
 		return err
 	}
 	return r.match(ctx, indexed)
+}
+
+// logPart returns how many events of each log to read: as many as a page may take, where that
+// costs less than to read of the index what it has of the query, because most messages match;
+// otherwise searchPart, of what is not indexed.
+func (r *search) logPart(limit int) int64 {
+	if r.matched == 0 || r.segments == 0 {
+		return searchPart
+	}
+	events := max(minLogPart, 2*limit*r.seen/r.matched/len(r.open))
+	if events*logCost > segmentCost+r.bytes*blockCost/1024/r.segments {
+		return searchPart
+	}
+	return int64(min(events, searchPart-1))
 }
 
 // queueLogs reads events: parts that are not indexed, and where most messages match.
@@ -410,7 +425,8 @@ func (r *search) queueLogs(batch *pgx.Batch, logs []*searchedLog, part int64) {
 				c.found(r, *messageSeq, messageAt, where, count)
 			}
 		})
-		for _, c := range logs { // edits are older, those of one time may be in any order
+		for i, c := range logs { // edits are older, those of one time may be in any order
+			r.seen, r.matched = r.seen+int(ends[i]-afters[i]), r.matched+len(c.pending)
 			slices.SortFunc(c.pending, func(a, b candidate) int { return compareNewest(b.at, a.at) })
 		}
 		return err
@@ -426,6 +442,9 @@ func (r *search) queueLogs(batch *pgx.Batch, logs []*searchedLog, part int64) {
 func (c *searchedLog) found(r *search, seq int64, at time.Time, where [][]uint32, count int) {
 	if b := r.before; b.CreatedAt.IsZero() || at.Before(b.CreatedAt) || at.Equal(b.CreatedAt) && !b.ID.IsZero() {
 		found := candidate{c.id, seq, chat.SearchCursor{CreatedAt: at}}
+		if at.Before(r.since) {
+			return
+		}
 		if r.q.ByRank {
 			found.at.Rank = words.Rank(where, count)
 		}
@@ -447,7 +466,9 @@ func (r *search) queueSegments(batch *pgx.Batch, parts []*indexedPart) {
 	queueBlocks(batch, parts, r.plan.Ranges, func(p *indexedPart, first int64, at time.Time, which int, data []byte) error {
 		if p.found == nil {
 			p.found, p.first, p.at = r.plan.Part(first), first, at
+			r.segments++
 		}
+		r.bytes += len(data)
 		return p.found.Add(which, data)
 	})
 }
@@ -500,6 +521,7 @@ func (r *search) match(ctx context.Context, parts []*indexedPart) error {
 				p.found = nil
 				return nil
 			}
+			r.bytes += len(data)
 			return p.found.About(data)
 		})
 		if err := r.store.pool.SendBatch(ctx, &batch).Close(); err != nil {
