@@ -54,9 +54,12 @@ func (r *eventRow) toEvent() (chat.Event, error) {
 // events are most of what is read, and scanning costs more than all else about them. It makes room
 // for n of them at first.
 func collectEvents(ctx context.Context, q querier, n int, sql string, args ...any) ([]chat.Event, error) {
-	rows, _ := q.Query(ctx, sql, args...) // rows has the error, too
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil { // rows has no fields then, not even none
+		return nil, err
+	}
 	defer rows.Close()
-	if fields := rows.FieldDescriptions(); rows.Err() != nil || !isEventFormat(fields) {
+	if !isEventFormat(rows.FieldDescriptions()) {
 		return pgx.CollectRows(rows, scanEvent)
 	}
 	events := make([]chat.Event, 0, n)

@@ -118,6 +118,11 @@ const (
 	SegmentEvents     = segmentEvents
 )
 
+// CollectEvents is collectEvents.
+func CollectEvents(ctx context.Context, conn *pgx.Conn) ([]chat.Event, error) {
+	return collectEvents(ctx, conn, 1, `SELECT `+eventColumns+` FROM events`)
+}
+
 // OldestMark is oldestMark.
 const OldestMark = oldestMark
 

@@ -231,3 +231,28 @@ func TestReadLog(t *testing.T) {
 	_, err = s.ReadLog(t.Context(), u[1], c.ID, 0, 10)
 	wantError(t, err, chat.NotFound, "conversationId")
 }
+
+// Events that cannot be read, because the connection has ended meanwhile, are an error.
+func TestCollectEventsFails(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	for _, prepared := range []bool{false, true} {
+		conn, err := s.Pool().Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if prepared {
+			if _, err := store.CollectEvents(t.Context(), conn.Conn()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		exec(t, s, fmt.Sprintf(`SELECT pg_terminate_backend(%d, 10000)`, conn.Conn().PgConn().PID()))
+		if events, err := store.CollectEvents(t.Context(), conn.Conn()); err == nil {
+			t.Errorf("prepared %v: got %d events", prepared, len(events))
+		}
+		if events, err := store.CollectEvents(t.Context(), conn.Conn()); err == nil { // it is known to be closed
+			t.Errorf("prepared %v: got %d events", prepared, len(events))
+		}
+		conn.Release()
+	}
+}
