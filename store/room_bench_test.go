@@ -47,12 +47,7 @@ func BenchmarkRoom(b *testing.B) {
 		count := func(table string) float64 {
 			return float64(number(b, s, `SELECT count(*) FROM `+table))
 		}
-		before := wal(b, s)
-		if err := store.Index(b.Context(), s); err != nil {
-			b.Fatal(err)
-		}
-		b.ReportMetric(float64(wal(b, s)-before)/count("message_terms"), "WAL-B/message,index")
-		b.ReportMetric(float64(size(b, s, "message_terms"))/count("message_terms"), "terms-B/message")
+		indexAll(b, s, ids[:scale(100)], all, 4096)
 		exec(b, s, `
 INSERT INTO sessions (id, user_id, client_id, node, created_at, connected_at, expiry_seconds, expires_at, parted_at, subscriptions)
 SELECT gen_random_uuid(), id, 'phone-' || id, 'parley-1', now(), now(), 604800, now() + interval '7 d', now(),
@@ -69,6 +64,31 @@ SELECT c.id, u.id, 'member', now(), 1, 50, now() FROM users u, (SELECT gen_rando
 		}
 		b.Log("full_page_writes is", setting(b, s, `SHOW full_page_writes`))
 	}
+}
+
+// indexAll indexes n more messages in each of some conversations, as they gather.
+func indexAll(b *testing.B, s *store.Store, conversations, users []chat.ID, n int) {
+	b.Helper()
+	if err := store.Index(b.Context(), s); err != nil {
+		b.Fatal(err)
+	}
+	before, total := size(b, s, "search_segments"), float64(len(conversations)*n)
+	x, written := store.NewIndexer(s, store.IndexerOptions{}), int64(0)
+	for range n / 64 {
+		for _, c := range conversations {
+			appendAll(b, s, []chat.ID{c}, users, 64, 64)
+		}
+		from := wal(b, s)
+		for _, c := range conversations {
+			if _, _, err := store.IndexStep(b.Context(), x, c); err != nil {
+				b.Fatal(err)
+			}
+		}
+		written += wal(b, s) - from
+	}
+	exec(b, s, `VACUUM FULL search_segments`)
+	b.ReportMetric(float64(written)/total, "WAL-B/message,index")
+	b.ReportMetric(float64(size(b, s, "search_segments")-before)/total, "index-B/message")
 }
 
 // appendAll stores n messages of 200 bytes in batches of that size.
