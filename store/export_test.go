@@ -24,6 +24,8 @@ func (s *Store) GetLogin(ctx context.Context, id chat.ID) (*identity.Login, erro
 var (
 	Translate     = translate
 	RegisterTypes = registerTypes
+
+	ListContactsSQL = listContactsSQL
 )
 
 // What a server of the tests' own answers to.

@@ -190,3 +190,26 @@ func TestPagesUseTheKey(t *testing.T) {
 	})
 	storetest.Check(t, s)
 }
+
+// Contacts are looked up from conversation to conversation, whatever PostgreSQL knows of the tables:
+// without statistics it joined all participants there are, for each user.
+func TestContactsReadLittle(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	exec(t, s, `ALTER TABLE participants SET (autovacuum_enabled = off)`)
+	exec(t, s, manyUsersSQL, 4000)
+	exec(t, s, ringSQL)
+	u := listIDs(t, s, `SELECT (array_agg(id))[:100] FROM users`)
+	for _, known := range []bool{false, true} {
+		if known {
+			exec(t, s, `ANALYZE`)
+		}
+		for _, generic := range []bool{false, true} {
+			list := "{" + strings.Trim(strings.ReplaceAll(fmt.Sprint(u), " ", ","), "[]") + "}"
+			p := explain(t, s, generic, strings.ReplaceAll(store.ListContactsSQL, "@among", "NULL"), pgx.NamedArgs{"users": list})
+			if rows, by := p.read("participants"); rows > 100*50*5 {
+				t.Errorf("analysed %v, generic %v: reads %v participants by %s", known, generic, rows, by)
+			}
+		}
+	}
+}

@@ -29,7 +29,10 @@ func (s *Store) ListContacts(ctx context.Context, users, among []chat.ID) (map[c
 }
 
 var acquaintedPairSQL = `
-SELECT EXISTS (SELECT FROM (VALUES (@a::uuid)) AS wanted (user_id) CROSS JOIN LATERAL (` + acquaintedSQL + `) c WHERE c.user_id = @b)`
+SELECT @a::uuid <> @b AND EXISTS (
+  SELECT FROM participants me WHERE me.user_id = @a AND ` + countsSQL + `
+    AND EXISTS (SELECT FROM participants WHERE conversation_id = me.conversation_id AND user_id = @b OFFSET 0)
+)`
 
 // Acquainted implements presence.Store.
 func (s *Store) Acquainted(ctx context.Context, a, b chat.ID) (bool, error) {
@@ -91,11 +94,13 @@ const (
 INSERT INTO presences AS p (user_id) SELECT u.id FROM unnest(@users::uuid[]) AS u (id) ORDER BY u.id
 ON CONFLICT (user_id) DO UPDATE SET invisible = p.invisible WHERE false`
 
+	// An array and IS TRUE, not a join: with statistics of a moment when nobody was online, the
+	// planner would compare all places of the node with all users.
 	putPlacesSQL = `
 WITH wanted AS (
   SELECT * FROM unnest(@users::uuid[], @places::text[]) AS w (user_id, place)
 ), ended AS (
-  DELETE FROM presence_places pp USING wanted w WHERE pp.user_id = w.user_id AND pp.node = @node AND w.place IS NULL
+  DELETE FROM presence_places WHERE user_id = ANY (ARRAY(SELECT user_id FROM wanted WHERE place IS NULL)) AND (node = @node) IS TRUE
 )
 INSERT INTO presence_places AS pp (user_id, node, node_id, status)
 SELECT user_id, @node, @node_id, place FROM wanted WHERE place IS NOT NULL

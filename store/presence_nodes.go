@@ -14,7 +14,8 @@ import (
 const (
 	deadPlacesSQL = `SELECT user_id FROM presence_places WHERE node = @node AND node_id = @node_id LIMIT @limit`
 
-	deletePlacesSQL = `DELETE FROM presence_places WHERE user_id = ANY (@users::uuid[]) AND node = @node AND node_id = @node_id`
+	// IS TRUE keeps the planner from looking through all places of the node.
+	deletePlacesSQL = `DELETE FROM presence_places WHERE user_id = ANY (@users::uuid[]) AND (node = @node AND node_id = @node_id) IS TRUE`
 
 	// For users stored as online by an older Parley, which did not write presence_places.
 	releaseOlderSQL = `

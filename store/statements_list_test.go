@@ -72,7 +72,7 @@ var Statements = []Statement{
 	{"raiseOldestSQL", raiseOldestSQL, Rare, "", ""},
 	{"oldestSQL", oldestSQL, Rare, "", ""},
 	// contacts.go
-	{"acquaintedSQL", acquaintedSQL, Part, "", ""},
+	{"countsSQL", countsSQL, Part, "", ""},
 	{"contactsSQL", contactsSQL, Part, "", ""},
 	// conversations.go
 	{"conversationSQL", conversationSQL, Part, "", ""},
