@@ -107,12 +107,12 @@ SELECT user_id, @node, @node_id, place FROM wanted WHERE place IS NOT NULL
 ON CONFLICT ON CONSTRAINT presence_places_key DO UPDATE SET node_id = excluded.node_id, status = excluded.status
 WHERE (pp.node_id, pp.status) IS DISTINCT FROM (excluded.node_id, excluded.status)`
 
-	// The better of two statuses is the greater word. When a user was online last is not changed
+	// The rows are locked, and so where they were found. The better of two statuses is the greater word. When a user was online last is not changed
 	// while they are invisible: nobody has seen them. What is returned is how the users are now,
 	// whether this statement has changed that, and how they were shown before.
 	computePresencesSQL = `
 WITH become AS (
-  SELECT w.user_id, p.version, p.status AS was, coalesce(w.says, p.invisible) AS invisible,
+  SELECT w.user_id, p.row, p.version, p.status AS was, coalesce(w.says, p.invisible) AS invisible,
     CASE WHEN NOT coalesce(w.says, p.invisible) THEN o.status END AS status,
     CASE WHEN NOT coalesce(w.says, p.invisible) THEN o.node END AS node,
     CASE
@@ -121,7 +121,7 @@ WITH become AS (
       ELSE greatest(p.last_online_at, w.last)
     END AS last_online_at
   FROM unnest(@users::uuid[], @says::boolean[], @last::timestamptz[]) AS w (user_id, says, last)
-  JOIN presences p ON p.user_id = w.user_id LEFT JOIN LATERAL (
+  CROSS JOIN LATERAL (SELECT ctid AS row, version, status, invisible, last_online_at FROM presences WHERE user_id = w.user_id OFFSET 0) p LEFT JOIN LATERAL (
     SELECT max(pp.status) AS status, min(pp.node) AS node FROM presence_places pp WHERE pp.user_id = w.user_id
   ) o ON true
 ), changed AS (
@@ -129,7 +129,7 @@ WITH become AS (
     version = CASE WHEN (p.status, p.invisible) IS DISTINCT FROM (b.status, b.invisible) THEN nextval('presence_versions') ELSE p.version END,
     changed = CASE WHEN (p.status, p.invisible) IS DISTINCT FROM (b.status, b.invisible) THEN pg_current_xact_id() ELSE p.changed END
   FROM become b
-  WHERE p.user_id = b.user_id AND (p.status, p.invisible, p.node, p.last_online_at) IS DISTINCT FROM (b.status, b.invisible, b.node, b.last_online_at)
+  WHERE p.ctid = b.row AND (p.status, p.invisible, p.node, p.last_online_at) IS DISTINCT FROM (b.status, b.invisible, b.node, b.last_online_at)
   RETURNING p.user_id, p.version
 )
 SELECT b.user_id, coalesce(b.status, 'offline'), b.invisible, b.last_online_at, coalesce(c.version, b.version),
