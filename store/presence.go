@@ -129,7 +129,7 @@ WITH become AS (
     version = CASE WHEN (p.status, p.invisible) IS DISTINCT FROM (b.status, b.invisible) THEN nextval('presence_versions') ELSE p.version END,
     changed = CASE WHEN (p.status, p.invisible) IS DISTINCT FROM (b.status, b.invisible) THEN pg_current_xact_id() ELSE p.changed END
   FROM become b
-  WHERE p.ctid = b.row AND (p.status, p.invisible, p.node, p.last_online_at) IS DISTINCT FROM (b.status, b.invisible, b.node, b.last_online_at)
+  WHERE p.ctid = b.row AND (p.user_id = b.user_id) IS TRUE AND (p.status, p.invisible, p.node, p.last_online_at) IS DISTINCT FROM (b.status, b.invisible, b.node, b.last_online_at)
   RETURNING p.user_id, p.version
 )
 SELECT b.user_id, coalesce(b.status, 'offline'), b.invisible, b.last_online_at, coalesce(c.version, b.version),
