@@ -60,7 +60,7 @@ func (s *Session) unproved(t *tail) {
 
 // Heard notes that a packet has come from the client: a PINGREQ, its DISCONNECT, or another.
 func (s *Session) Heard(ping, goodbye bool) {
-	if !s.toProve.Load() {
+	if !ping && !goodbye && !s.toProve.Load() { // a PINGREQ may come before what it proves is noted
 		return
 	}
 	s.mu.Lock()
