@@ -2,8 +2,9 @@
 -- of its words, which took more of the database's time than the message itself. Now the words of
 -- up to a thousand events of a log are packed together (store/segment), once enough of them have
 -- gathered; what is not packed yet, a search reads in the log. The server builds it from the
--- logs, so nothing is taken over from the tables of before.
--- oldest binary: 17
+-- logs, so nothing is taken over. message_terms and search_positions are for older binaries, which go
+-- on writing them; a later release drops them.
+-- oldest binary: 11
 
 -- +goose Up
 
@@ -21,23 +22,5 @@ CREATE TABLE search_segments (
 -- The data is compressed as far as it can be; only blocks with one very long entry are too large for a page.
 ALTER TABLE search_segments ALTER COLUMN data SET STORAGE EXTERNAL;
 
-DROP TABLE search_positions, message_terms;
-
 -- +goose Down
 DROP TABLE search_segments;
-
-CREATE TABLE message_terms (
-    conversation_id uuid        NOT NULL,
-    seq             bigint      NOT NULL,
-    message_id      uuid        NOT NULL,
-    sender_id       uuid        NOT NULL,
-    created_at      timestamptz NOT NULL,
-    terms           tsvector    NOT NULL,
-    CONSTRAINT message_terms_key PRIMARY KEY (conversation_id, seq)
-);
-CREATE INDEX message_terms_terms ON message_terms USING gin (terms) WITH (fastupdate = off);
-
-CREATE TABLE search_positions (
-    conversation_id uuid   NOT NULL CONSTRAINT search_positions_key PRIMARY KEY,
-    seq             bigint NOT NULL
-) WITH (fillfactor = 80);

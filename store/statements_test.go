@@ -26,6 +26,8 @@ var distribution = map[string]struct{ column, of string }{
 	"reactions":         {"conversation_id", "conversation"},
 	"message_originals": {"conversation_id", "conversation"},
 	"search_segments":   {"conversation_id", "conversation"},
+	"message_terms":     {"conversation_id", "conversation"}, // of older binaries
+	"search_positions":  {"conversation_id", "conversation"}, // likewise
 
 	"users":                {"id", "user"},
 	"logins":               {"user_id", "user"},
