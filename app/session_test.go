@@ -379,6 +379,39 @@ func TestMembershipWhileAway(t *testing.T) {
 	})
 }
 
+// What a device holds at QoS 2 of a group that its user has left meanwhile is released when it
+// is back; nothing else may come under that packet identifier before.
+func TestWhatWasLeftIsReleased(t *testing.T) {
+	t.Parallel()
+	a := apptest.Start(t)
+	for _, v := range versions {
+		t.Run(versionName(v), func(t *testing.T) {
+			t.Parallel()
+			u, peer := a.User(t, "u"), a.User(t, "peer")
+			c := a.Group(t, peer, u)
+			d := device(t, a, u, kept("d", v), false)
+			d.MustSubscribe(2, "conv/+/messages")
+			sender := a.Device(t, peer, brokertest.Connect{ClientID: "sender"})
+			sender.Send(c, "one")
+			sender.Send(c, "two")
+			lost, held := d.ExpectEvent(c, 2).Packet, d.ExpectEvent(c, 3).Packet
+			ack(d, packets.Pubrec, held.PacketID)
+			d.Expect(packets.Pubrel)
+			d.Close()
+			remove(t, a, peer, c, u)
+
+			d = device(t, a, u, kept("d", v), true)
+			for _, pk := range []packets.Packet{lost, held} {
+				if got := d.Expect(packets.Pubrel); got.PacketID != pk.PacketID {
+					t.Errorf("got %s, want PUBREL of %d", brokertest.Describe(got), pk.PacketID)
+				}
+				ack(d, packets.Pubcomp, pk.PacketID)
+			}
+			d.Ping()
+		})
+	}
+}
+
 // What a session subscribes to survives as it was changed last.
 func TestSubscriptionsSurvive(t *testing.T) {
 	t.Parallel()

@@ -107,9 +107,9 @@ func (s *Session) load(st *chat.SessionState, expiry time.Duration, queue *Queue
 }
 
 // restore puts what was unacknowledged at the end of the last connection back into the
-// window. Some of it cannot be sent again: its conversation is not subscribed any more, or
-// it was published to a device topic and has died with the process. That is settled, or at
-// QoS 2, where the client may hold it, released.
+// window. Some of it cannot be sent again: its conversation is not subscribed any more, the
+// user has left it, or it was published to a device topic and has died with the process. That
+// is settled, or at QoS 2, where the client may hold it, released.
 func (s *Session) restore(left []chat.InflightState, devices map[uint16]inflight, next uint16) {
 	entries := make([]inflight, len(left))
 	for i, l := range left {
@@ -120,9 +120,9 @@ func (s *Session) restore(left []chat.InflightState, devices map[uint16]inflight
 			continue
 		}
 		switch {
-		case l.Settled || e.tail == nil && !(device && l.QoS == 2):
+		case l.Settled || e.tail == nil && l.QoS < 2:
 			e.state = settled
-		case l.Received:
+		case l.Received || e.tail == nil: // PUBREL is sent
 			e.state = received
 		}
 		if e.tail == nil {

@@ -151,6 +151,13 @@ type fakeSink struct {
 
 func newFakeSink() *fakeSink { return &fakeSink{room: -1, tooLarge: map[int64]bool{}} }
 
+// released are the packet identifiers of the PUBRELs so far.
+func (s *fakeSink) released() []uint16 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.pubrels)
+}
+
 func (s *fakeSink) Publish(f *delivery.Frame, p delivery.Packet) delivery.Outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()

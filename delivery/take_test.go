@@ -193,6 +193,39 @@ func TestChangeTouchesWhatItIsAbout(t *testing.T) {
 	}
 }
 
+// What was on its way at QoS 2 in a conversation that the user has left meanwhile is released:
+// a client that has received it takes whatever comes under its identifier for a repeat until
+// PUBREL.
+func TestLeftConversationsAreReleased(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		qos               byte
+		settled, received bool
+		want              []uint16
+	}{{2, false, false, []uint16{7}}, {2, false, true, []uint16{7}}, {2, true, false, nil}, {1, false, false, nil}} {
+		sink := newFakeSink()
+		r := delivery.NewRouter(delivery.Options{Log: newFakeLog(), Sessions: &oneSession{meantime: func() {}, state: chat.SessionState{
+			ID: chat.NewID(), Epoch: 2, Present: true, NextPacketID: 8,
+			Subscriptions: []chat.SubscriptionState{{Filter: "conv/+/messages", QoS: tt.qos}},
+			Inflight:      []chat.InflightState{{ConversationID: convA, Seq: 5, PacketID: 7, QoS: tt.qos, Settled: tt.settled, Received: tt.received}},
+		}}})
+		s, _, err := r.Take(t.Context(), delivery.SessionOptions{Principal: chat.Principal{UserID: alice}, ClientID: "phone", Sink: sink, Expiry: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Start()
+		eventually(t, "PUBREL is sent", func() bool { return len(sink.released()) >= len(tt.want) })
+		if err := s.Pubcomp(7); len(tt.want) > 0 && err != nil {
+			t.Errorf("QoS %d: PUBCOMP: %v", tt.qos, err)
+		}
+		r.Detach(s)
+		r.Close()
+		if got := sink.released(); !slices.Equal(got, tt.want) {
+			t.Errorf("QoS %d, settled %v, received %v: PUBREL for %d, want %d", tt.qos, tt.settled, tt.received, got, tt.want)
+		}
+	}
+}
+
 // After a crash, a client that reads at QoS 2 may wait for PUBRELs that nobody knows
 // of, and once took new messages under those identifiers for repeats.
 func TestHeldIdentifiersAreReleased(t *testing.T) {
