@@ -190,8 +190,8 @@ func (r *search) begin(ctx context.Context) error {
 
 // reached sets the time of the next event to read.
 func (r *search) reached(c *searchedLog, at time.Time) {
-	if b := r.before.CreatedAt; !b.IsZero() {
-		at = earlier(at, b)
+	if b := r.before.CreatedAt; !b.IsZero() && b.Before(at) {
+		at = b
 	}
 	c.nextAt = at
 }
@@ -454,11 +454,12 @@ func (c *searchedLog) found(r *search, seq int64, at time.Time, where [][]uint32
 
 // indexedPart is a part of a log that is read in the index.
 type indexedPart struct {
-	log   *searchedLog
-	end   int64         // its last event
-	first int64         // its first
-	at    time.Time     // of the event before that
-	found *segment.Part // nil: it is not in the index
+	log    *searchedLog
+	end    int64         // its last event
+	first  int64         // its first
+	at     time.Time     // of the event before that
+	found  *segment.Part // nil: it is not in the index
+	merged bool          // its segment was replaced by one that begins elsewhere
 }
 
 // queueSegments reads what the index has of the query's words.
@@ -500,8 +501,8 @@ func queueBlocks(batch *pgx.Batch, parts []*indexedPart, ranges []segment.Range,
 	})
 }
 
-// match makes pending what was found in the index. Where that has changed under the search, the
-// log is read instead.
+// match makes pending what was found in the index. Where a segment has become part of another
+// one meanwhile, it is read again; and where the index is gone, the log is.
 func (r *search) match(ctx context.Context, parts []*indexedPart) error {
 	matches := map[*indexedPart][]segment.Match{}
 	var some []*indexedPart
@@ -516,13 +517,12 @@ func (r *search) match(ctx context.Context, parts []*indexedPart) error {
 	}
 	if len(some) > 0 {
 		var batch pgx.Batch
-		queueBlocks(&batch, some, []segment.Range{segment.About}, func(p *indexedPart, first int64, _ time.Time, _ int, data []byte) error {
-			if first != p.first {
-				p.found = nil
-				return nil
+		queueBlocks(&batch, some, []segment.Range{segment.About}, func(p *indexedPart, first int64, _ time.Time, _ int, data []byte) (err error) {
+			if p.merged = first != p.first; !p.merged {
+				r.bytes += len(data)
+				matches[p], err = p.found.About(data)
 			}
-			r.bytes += len(data)
-			return p.found.About(data)
+			return err
 		})
 		if err := r.store.pool.SendBatch(ctx, &batch).Close(); err != nil {
 			return err
@@ -530,8 +530,11 @@ func (r *search) match(ctx context.Context, parts []*indexedPart) error {
 	}
 	for _, p := range parts {
 		c := p.log
-		if p.found == nil {
+		switch {
+		case p.found == nil:
 			c.indexed = 0
+			continue
+		case p.merged:
 			continue
 		}
 		for _, m := range slices.Backward(matches[p]) {
@@ -543,13 +546,6 @@ func (r *search) match(ctx context.Context, parts []*indexedPart) error {
 		r.reached(c, p.at)
 	}
 	return nil
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // load reads candidates from the log and adds those that are hits, in the order of the result.
@@ -565,7 +561,7 @@ func (r *search) load(ctx context.Context, some []candidate) error {
 		ids, seqs = append(ids, c.conversation), append(seqs, c.seq)
 		ranks[key{c.conversation, c.seq}] = c.at.Rank
 	}
-	found, err := collect(ctx, r.store.pool, scanEvent, getFoundSQL, pgx.NamedArgs{"conversation_ids": ids, "seqs": seqs, "user_id": r.q.UserID})
+	found, err := collectEvents(ctx, r.store.pool, len(some), getFoundSQL, pgx.NamedArgs{"conversation_ids": ids, "seqs": seqs, "user_id": r.q.UserID})
 	if err != nil {
 		return err
 	}

@@ -8,16 +8,14 @@ import (
 	"github.com/parleymq/parley/store/words"
 )
 
-const segmentEvents = 1024 // about how many a segment has
-
 // Plan is how a query is answered from segments: the ranges of terms to read, and what to make
 // of them.
 type Plan struct {
 	Ranges []Range
 
-	places []bool  // for each range, whether the places of its terms are needed
-	at     [][]int // for each phrase and word of it: which of Ranges
-	sender int     // which of Ranges; -1: anybody's
+	positions []bool  // for each range, whether the positions of its terms are needed
+	at        [][]int // for each phrase and word of it: which of Ranges
+	sender    int     // which of Ranges; -1: anybody's
 }
 
 // Match is a message that a query finds.
@@ -45,13 +43,13 @@ func NewPlan(q *words.Query, sender string, ranked bool) *Plan {
 	return p
 }
 
-func (p *Plan) add(r Range, places bool) int {
+func (p *Plan) add(r Range, positions bool) int {
 	i := slices.Index(p.Ranges, r)
 	if i < 0 {
 		i = len(p.Ranges)
-		p.Ranges, p.places = append(p.Ranges, r), append(p.places, places)
+		p.Ranges, p.positions = append(p.Ranges, r), append(p.positions, positions)
 	}
-	p.places[i] = p.places[i] || places
+	p.positions[i] = p.positions[i] || positions
 	return i
 }
 
@@ -70,7 +68,7 @@ func (p *Plan) Part(first int64) *Part {
 
 // Add adds a block that was read for a range. An error says that it is corrupt.
 func (s *Part) Add(which int, block []byte) (err error) {
-	s.postings[which], err = Scan(s.postings[which], block, s.first, s.plan.Ranges[which], s.plan.places[which])
+	s.postings[which], err = Scan(s.postings[which], block, s.first, s.plan.Ranges[which], s.plan.positions[which])
 	return err
 }
 
@@ -98,36 +96,42 @@ func (s *Part) Match() []Match {
 	return found
 }
 
-// About adds to what Match has returned the times and the numbers of words, from the block of
-// the range About.
-func (s *Part) About(block []byte) error {
+// About returns what Match has returned with the times and the numbers of words, from the block
+// of the range About. A message that the block does not have was deleted since the others were read, and is left out.
+func (s *Part) About(block []byte) ([]Match, error) {
 	list, err := Scan(nil, block, s.first, About, true)
-	ms, rest := int64(0), s.found
+	if err != nil {
+		return nil, err
+	}
+	ms, rest, found := int64(0), s.found, s.found[:0]
 	for _, p := range list {
 		words, since, ok := aboutOf(p)
 		if !ok {
-			return errCorrupt
+			return nil, errCorrupt
 		}
-		if ms += since; len(rest) > 0 && rest[0].Seq == p.Seq {
-			rest[0].Words, rest[0].CreatedAt = int(words), time.UnixMilli(ms).UTC()
+		ms += since
+		for len(rest) > 0 && rest[0].Seq < p.Seq {
 			rest = rest[1:]
 		}
+		if len(rest) > 0 && rest[0].Seq == p.Seq {
+			m := rest[0]
+			m.Words, m.CreatedAt = int(words), time.UnixMilli(ms).UTC()
+			found = append(found, m)
+		}
 	}
-	if err == nil && len(rest) > 0 {
-		err = errCorrupt
-	}
-	return err
+	return found, nil
 }
 
 // union makes one list, in order, of the postings of several terms.
 func (s *Part) union(list []Posting) []Posting {
-	var where []int32 // for each event, the place in out plus 1
+	events := int64(0)
+	for _, p := range list {
+		events = max(events, p.Seq-s.first+1)
+	}
+	where := make([]int32, events) // for each event, its index in out plus 1
 	var out []Posting
 	for _, p := range list {
-		i := int(p.Seq - s.first)
-		if i >= len(where) {
-			where = append(where, make([]int32, max(i+1-len(where), segmentEvents))...)
-		}
+		i := p.Seq - s.first
 		if n := where[i]; n > 0 {
 			at := append(out[n-1].At, p.At...) // has no room, so it is copied
 			slices.Sort(at)
@@ -141,7 +145,8 @@ func (s *Part) union(list []Posting) []Posting {
 	return out
 }
 
-// followed returns where the i-th word of a phrase follows: the begins of those in list.
+// followed returns the postings of list, whose positions are those of a phrase's first word, after
+// which the phrase's i-th word, of which next are the postings, follows.
 func followed(list, next []Posting, i uint32) []Posting {
 	var out []Posting
 	for _, p := range list {

@@ -1,5 +1,5 @@
 // Package segment is the format of the search index. A segment holds the words of consecutive
-// events of one log: for each term, in which messages it is, and at which places in them. It
+// events of one log: for each term, in which messages it is, and at which positions. It
 // is an inverted index of the usual kind (terms sorted, with their common beginnings left out;
 // postings as differences, in as few bytes as they need), cut into blocks of about blockBytes,
 // so that a search reads a block or two of a segment however large it is.
@@ -29,7 +29,7 @@ const (
 	maxEvents = 1 << 16
 )
 
-// about is the term of all messages with words, which has a block of its own. Its three places
+// about is the term of all messages with words, which has a block of its own. Its three positions
 // are the number of the words and, added to it, the time since the message before, in
 // milliseconds, in two parts.
 const about = "\x02"
@@ -51,7 +51,7 @@ type Block struct {
 // Posting is a message that has a term.
 type Posting struct {
 	Seq int64
-	At  []uint32 // places of the term among the words of the message, rising; words count from 1. nil: not asked for
+	At  []uint32 // positions of the term among the words of the message, rising; words count from 1. nil: not asked for
 }
 
 // errCorrupt says that a block is not what a Builder makes.
@@ -122,7 +122,7 @@ func (b *Builder) list(term string) *list {
 }
 
 // post appends a posting: how far its message is from the one before, and one bit for whether
-// there are several places; then their number, if so, and the places.
+// there are several positions; then their number, if so, and the positions.
 func (b *Builder) post(l *list, seq int64, at []uint32) {
 	before := len(l.data)
 	defer func() { b.size += len(l.data) - before }()
@@ -133,10 +133,10 @@ func (b *Builder) post(l *list, seq int64, at []uint32) {
 		return
 	}
 	l.data = binary.AppendUvarint(binary.AppendUvarint(l.data, head|1), uint64(len(at)))
-	place := uint32(0)
+	position := uint32(0)
 	for _, n := range at {
-		l.data = binary.AppendUvarint(l.data, uint64(n-place))
-		place = n
+		l.data = binary.AppendUvarint(l.data, uint64(n-position))
+		position = n
 	}
 }
 
@@ -243,9 +243,9 @@ func entries(data []byte, f func(term, postings []byte) error) error {
 }
 
 // decode appends the postings of a term to list.
-func decode(list []Posting, data []byte, first int64, places bool) ([]Posting, error) {
+func decode(list []Posting, data []byte, first int64, positions bool) ([]Posting, error) {
 	var all []uint32
-	if places {
+	if positions {
 		all = make([]uint32, 0, len(data)) // at least a byte each
 	}
 	seq := first - 1
@@ -261,14 +261,14 @@ func decode(list []Posting, data []byte, first int64, places bool) ([]Posting, e
 		if seq += int64(head >> 1); seq-first >= maxEvents {
 			return nil, errCorrupt
 		}
-		from, place := len(all), uint64(0)
+		from, position := len(all), uint64(0)
 		for range n {
 			d, ok := uvarint(&data)
-			if place += d; !ok || d > 1<<32-1 || place > 1<<32-1 {
+			if position += d; !ok || d > 1<<32-1 || position > 1<<32-1 {
 				return nil, errCorrupt
 			}
-			if places {
-				all = append(all, uint32(place))
+			if positions {
+				all = append(all, uint32(position))
 			}
 		}
 		list = append(list, Posting{seq, all[from:len(all):len(all)]})
@@ -312,8 +312,8 @@ func RangeOf(t words.Term) Range {
 func One(term string) Range { return Range{term, term + "\x00"} }
 
 // Scan appends the postings of the terms within r that are in a block to list, with their
-// places or without. An error says that the block is corrupt.
-func Scan(list []Posting, block []byte, first int64, r Range, places bool) ([]Posting, error) {
+// positions or without. An error says that the block is corrupt.
+func Scan(list []Posting, block []byte, first int64, r Range, positions bool) ([]Posting, error) {
 	from, until := []byte(r.From), []byte(r.Until)
 	err := entries(block, func(term, postings []byte) (err error) {
 		switch {
@@ -322,7 +322,7 @@ func Scan(list []Posting, block []byte, first int64, r Range, places bool) ([]Po
 		case bytes.Compare(term, until) >= 0:
 			return errEnd
 		}
-		list, err = decode(list, postings, first, places)
+		list, err = decode(list, postings, first, positions)
 		return err
 	})
 	if errors.Is(err, errEnd) {

@@ -134,11 +134,10 @@ func check(t *testing.T, blocks []segment.Block, first int64, all []message, q *
 			}
 		}
 	}
-	got := part.Match()
-	for _, block := range read(blocks, segment.About) {
-		if err := part.About(block); err != nil {
-			t.Fatal(err)
-		}
+	part.Match()
+	got, err := part.About(read(blocks, segment.About)[0])
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, m := range all {
 		where, count, ok := q.Find(m.text)
@@ -155,6 +154,34 @@ func check(t *testing.T, blocks []segment.Block, first int64, all []message, q *
 	}
 	if len(got) > 0 {
 		t.Fatalf("%q: got %+v too", text, got)
+	}
+}
+
+// A message that is deleted after its words were read is not found, and the others are.
+func TestDeletedBetweenBlocks(t *testing.T) {
+	t.Parallel()
+	all := messages(rand.New(rand.NewPCG(1, 2)), 7, 3)
+	for i := range all {
+		all[i].text = "apple"
+	}
+	q, err := words.ParseQuery("apple")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := segment.NewPlan(q, "", false)
+	part := plan.Part(7)
+	for _, block := range read(build(7, all).Blocks(), plan.Ranges[0]) {
+		if err := part.Add(0, block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := part.Match(); len(got) != 3 {
+		t.Fatalf("got %+v", got)
+	}
+	all[1].text = ""
+	got, err := part.About(read(build(7, all).Blocks(), segment.About)[0])
+	if err != nil || len(got) != 2 || got[0].Seq != 7 || got[1].Seq != 9 || !got[1].CreatedAt.Equal(all[2].at) {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }
 
@@ -181,7 +208,7 @@ func FuzzBlocks(f *testing.F) {
 			_ = part.Add(i, block)
 		}
 		part.Match()
-		_ = part.About(block)
+		_, _ = part.About(block)
 	})
 }
 

@@ -20,8 +20,8 @@ const (
 // the text as it was written. It reports false if the text has not got all that the
 // query asks for.
 func (q *Query) Excerpt(text string) ([]chat.ExcerptPart, bool) {
-	marks, ok := q.match(text)
-	if !ok {
+	marks := q.match(text)
+	if len(marks) == 0 {
 		return nil, false
 	}
 	first := q.best(text, marks)

@@ -102,35 +102,10 @@ type mark struct {
 	phrase     int // which asks for it
 }
 
-// Match reports whether the text has all of the query's phrases, and where: the
-// marks, in order.
-func (q *Query) match(text string) ([]mark, bool) {
-	words := make([]Word, 0, min(len(text)/4+1, MaxWords))
-	for w := range Of(text) {
-		words = append(words, w)
-	}
-	var marks []mark
-	for n, p := range q.Phrases {
-		before := len(marks)
-		for i := range words {
-			if p.at(words[i:]) {
-				for _, w := range words[i : i+len(p)] {
-					marks = append(marks, mark{w.Start, w.End, n})
-				}
-			}
-		}
-		if len(marks) == before {
-			return nil, false
-		}
-	}
-	slices.SortStableFunc(marks, func(a, b mark) int { return cmp.Compare(a.start, b.start) })
-	return marks, true
-}
-
-// Find returns where each of the query's phrases begins in a text, as numbers of words from 1,
-// and how many words the text has; false if it does not have all of them.
-func (q *Query) Find(text string) (at [][]uint32, count int, ok bool) {
-	words := make([]Word, 0, min(len(text)/4+1, MaxWords))
+// locate returns the words of a text and where among them each of the query's phrases begins;
+// no words, if the text does not have all phrases.
+func (q *Query) locate(text string) (words []Word, at [][]uint32) {
+	words = make([]Word, 0, min(len(text)/4+1, MaxWords))
 	for w := range Of(text) {
 		words = append(words, w)
 	}
@@ -142,10 +117,33 @@ func (q *Query) Find(text string) (at [][]uint32, count int, ok bool) {
 			}
 		}
 		if len(at[n]) == 0 {
-			return nil, 0, false
+			return nil, nil
 		}
 	}
-	return at, len(words), true
+	return words, at
+}
+
+// match returns the words of a text that the query asks for, in order; none, if the text does
+// not have all of its phrases.
+func (q *Query) match(text string) []mark {
+	words, at := q.locate(text)
+	var marks []mark
+	for n, begins := range at {
+		for _, i := range begins {
+			for _, w := range words[i-1:][:len(q.Phrases[n])] {
+				marks = append(marks, mark{w.Start, w.End, n})
+			}
+		}
+	}
+	slices.SortStableFunc(marks, func(a, b mark) int { return cmp.Compare(a.start, b.start) })
+	return marks
+}
+
+// Find returns where each of the query's phrases begins in a text, as numbers of words from 1,
+// and how many words the text has; false if it does not have all of them.
+func (q *Query) Find(text string) (at [][]uint32, count int, ok bool) {
+	words, at := q.locate(text)
+	return at, len(words), len(words) > 0
 }
 
 // Rank says how well a text matches, from above 0 to 1, by what Find says of it: the more often
