@@ -101,7 +101,7 @@ func Index(ctx context.Context, s *Store) error {
 }
 
 // IndexStep is one step of x for a conversation.
-func IndexStep(ctx context.Context, x *Indexer, conversation chat.ID) (indexed int64, more bool, err error) {
+func IndexStep(ctx context.Context, x *Indexer, conversation chat.ID) (indexed, left int, err error) {
 	return x.step(ctx, conversation)
 }
 

@@ -20,7 +20,7 @@ import (
 
 // IndexerOptions configures an Indexer. Zero values mean the defaults.
 type IndexerOptions struct {
-	Gather   int           // events of a log that are indexed together, at least. 64
+	Gather   int           // events of a log that are indexed together, at least; a KiB of text counts as one. 64
 	ScanAt   time.Duration // how often all conversations are scanned for unindexed events. 1 h
 	MaxNoted int           // conversations whose events are counted; beyond that, all are scanned instead. 50,000
 	Busy     int           // events stored per second above which the indexer throttles itself. 1,000 for each CPU
@@ -59,7 +59,7 @@ const (
 )
 
 // Indexer builds the search index from the logs, in segments (package segment), as soon as
-// enough events of a log have gathered, or one was deleted. A search does not depend on it: it
+// enough of a log has gathered, or something in it was deleted. A search does not depend on it: it
 // reads the log itself from where the index ends, so the indexer may be late, or never run.
 //
 // A new segment takes in those before it that are small, until one is full: so a log of n
@@ -76,11 +76,11 @@ type Indexer struct {
 	wake    chan struct{} // something is ready; one is enough
 
 	mu       sync.Mutex
-	noted    map[chat.ID]int // mu guards: events since the conversation was indexed here; Gather or more: it is ready
-	waiting  int             // mu guards: the sum of noted
-	ready    []chat.ID       // mu guards: to be indexed
-	overflow bool            // mu guards: all are to be scanned, as noted was full
-	rated    int             // mu guards: events since rate was computed
+	noted    map[chat.ID]noted // mu guards: what was stored since the conversation was indexed here
+	waiting  int               // mu guards: the events in noted
+	ready    []chat.ID         // mu guards: to be indexed: those in noted with a weight of Gather or more
+	overflow bool              // mu guards: all are to be scanned, as noted was full
+	rated    int               // mu guards: events since rate was computed
 
 	scanned   chat.ID   // owned by Run: the last conversation scanned
 	scanning  bool      // owned by Run
@@ -90,11 +90,18 @@ type Indexer struct {
 	busySince time.Time // owned by Run: when the rate went above Busy; zero: it is not
 }
 
+// noted is what is known to be unindexed of a log. The weight says how much a search has to read
+// for it: 1 for each event and each KiB of text. What is deleted is to leave the index at once, and
+// has the weight of Gather.
+type noted struct{ events, weight int }
+
+const weightBytes = 1 << 10
+
 // NewIndexer returns an indexer on s's database. It starts nothing; Run does.
 func NewIndexer(s *Store, opts IndexerOptions) *Indexer {
 	opts.setDefaults()
 	return &Indexer{
-		store: s, opts: opts, metrics: newIndexerMetrics(opts.Registerer), wake: make(chan struct{}, 1), noted: map[chat.ID]int{},
+		store: s, opts: opts, metrics: newIndexerMetrics(opts.Registerer), wake: make(chan struct{}, 1), noted: map[chat.ID]noted{},
 	}
 }
 
@@ -103,35 +110,42 @@ func (x *Indexer) Note(e *chat.Event) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.rated++
+	n := noted{1, 1 + len(e.Content)/weightBytes}
 	if e.Type == chat.EventDelete {
-		x.note(e.ConversationID, x.opts.Gather)
-	} else {
-		x.note(e.ConversationID, 1)
+		n.weight = x.opts.Gather
 	}
+	x.note(e.ConversationID, n)
 }
 
-// note counts n events. x.mu is held.
-func (x *Indexer) note(conversation chat.ID, n int) {
-	before := x.noted[conversation]
-	if before == 0 && len(x.noted) >= x.opts.MaxNoted {
+// note adds n to what is noted of a conversation. x.mu is held.
+func (x *Indexer) note(conversation chat.ID, n noted) {
+	before, known := x.noted[conversation]
+	if !known && len(x.noted) >= x.opts.MaxNoted {
 		x.forget()
 	}
-	x.noted[conversation] = before + n
-	x.waiting += n
-	if before < x.opts.Gather && before+n >= x.opts.Gather {
+	after := noted{before.events + n.events, before.weight + n.weight}
+	x.noted[conversation] = after
+	x.waiting += n.events
+	if before.weight < x.opts.Gather && after.weight >= x.opts.Gather {
 		x.ready = append(x.ready, conversation)
-		select {
-		case x.wake <- struct{}{}:
-		default:
-		}
+		x.signal()
 	}
 	x.metrics.waiting.Set(float64(x.waiting))
+}
+
+// signal has Run look for something to do.
+func (x *Indexer) signal() {
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
 }
 
 // forget makes room: what is not ready is found by a scan. x.mu is held.
 func (x *Indexer) forget() {
 	clear(x.noted)
 	x.waiting, x.ready, x.overflow = 0, nil, true
+	x.signal()
 }
 
 // Scan has all conversations scanned for unindexed events. It does not block.
@@ -139,6 +153,7 @@ func (x *Indexer) Scan() {
 	x.mu.Lock()
 	x.overflow = true
 	x.mu.Unlock()
+	x.signal()
 }
 
 // Run indexes the logs until ctx ends. Failed steps are retried with backoff.
@@ -183,21 +198,21 @@ func (x *Indexer) work(ctx context.Context) (bool, error) {
 		}
 		scanned = true
 	}
-	id, noted, ok := x.take()
+	id, taken, ok := x.take()
 	if !ok {
 		return scanned, nil
 	}
 	start := time.Now()
-	indexed, more, err := x.step(ctx, id)
+	indexed, left, err := x.step(ctx, id)
 	if err != nil {
 		x.mu.Lock()
-		x.note(id, noted) // last, so that it holds up no other
+		x.note(id, taken) // last, so that it holds up no other
 		x.mu.Unlock()
 		return false, translate("store.Indexer", fmt.Errorf("index conversation %s: %w", id, err))
 	}
-	if more {
+	if left >= x.opts.Gather {
 		x.mu.Lock()
-		x.note(id, x.opts.Gather)
+		x.note(id, noted{left, left})
 		x.mu.Unlock()
 	}
 	x.metrics.indexed.Add(float64(indexed))
@@ -205,22 +220,22 @@ func (x *Indexer) work(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// take takes the next conversation that is ready, and how many of its events were counted.
-func (x *Indexer) take() (id chat.ID, noted int, ok bool) {
+// take takes the next conversation that is ready, and what was noted of it.
+func (x *Indexer) take() (id chat.ID, taken noted, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if len(x.ready) == 0 {
-		return id, 0, false
+		return id, taken, false
 	}
 	id, x.ready = x.ready[0], x.ready[1:]
 	if len(x.ready) == 0 {
 		x.ready = nil // free the array
 	}
-	noted = x.noted[id]
+	taken = x.noted[id]
 	delete(x.noted, id)
-	x.waiting -= noted
+	x.waiting -= taken.events
 	x.metrics.waiting.Set(float64(x.waiting))
-	return id, noted, true
+	return id, taken, true
 }
 
 // rest pauses in proportion to the time worked; if there was nothing to do, until there is.
@@ -289,8 +304,8 @@ func (x *Indexer) scan(ctx context.Context) error {
 	}
 	x.mu.Lock()
 	for _, id := range found {
-		if n := x.noted[id]; n < x.opts.Gather {
-			x.note(id, x.opts.Gather-n)
+		if weight := x.noted[id].weight; weight < x.opts.Gather {
+			x.note(id, noted{0, x.opts.Gather - weight})
 		}
 	}
 	x.mu.Unlock()
@@ -355,16 +370,15 @@ func (s indexed) events() int64 { return s.last - s.first + 1 }
 
 func (s indexed) full() bool { return s.events() >= segmentEvents || s.bytes >= segmentBytes }
 
-// step indexes the next events of a conversation in one transaction. It returns how many,
-// and whether there are more to index at once; none, if another indexer is at work on it. It
-// does not wait for the disk: after a crash there are the segments of before.
-func (x *Indexer) step(ctx context.Context, id chat.ID) (n int64, more bool, err error) {
+// step indexes the next events of a conversation in one transaction. It returns how many, and
+// how many are left; none, if another indexer is at work on it. It does not wait for the disk: after a crash there are the segments of before.
+func (x *Indexer) step(ctx context.Context, id chat.ID) (n, left int, err error) {
 	err = pgx.BeginFunc(ctx, x.store.pool, func(tx pgx.Tx) error {
 		t := &indexing{tx: tx, id: id}
-		n, more, err = t.run(ctx, int64(x.opts.Gather))
+		n, left, err = t.run(ctx)
 		return err
 	})
-	return n, more, err
+	return n, left, err
 }
 
 // indexing is a step of an indexer.
@@ -374,31 +388,31 @@ type indexing struct {
 	replace pgx.Batch // of segments, when all is read
 }
 
-func (t *indexing) run(ctx context.Context, gather int64) (n int64, more bool, err error) {
+func (t *indexing) run(ctx context.Context) (n, left int, err error) {
 	end, last, err := t.begin(ctx)
 	if err != nil || end == 0 {
-		return 0, false, err
+		return 0, 0, err
 	}
 	var position int64
 	if len(last) > 0 {
 		position = last[0].last
 	}
 	if end <= position {
-		return 0, false, nil
+		return 0, 0, nil
 	}
 	upTo := min(end, position+stepEvents)
 	changed, err := t.changed(ctx, position, upTo)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, err
 	}
 	first, err := t.append(ctx, toMerge(last, upTo-position), changed, position, upTo)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, err
 	}
 	if err := t.renew(ctx, changed, first); err != nil {
-		return 0, false, err
+		return 0, 0, err
 	}
-	return upTo - position, end-upTo >= gather, t.tx.SendBatch(ctx, &t.replace).Close()
+	return int(upTo - position), int(end - upTo), t.tx.SendBatch(ctx, &t.replace).Close()
 }
 
 // begin locks the conversation, and returns how far its log reaches and its last segments,

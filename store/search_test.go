@@ -470,6 +470,11 @@ func TestIndexerScans(t *testing.T) {
 		eventually(t, "the deletion is indexed", func() bool {
 			return number(t, s, `SELECT max(last_seq) FROM search_segments`) == 5
 		})
+		large := say(t, s, conversations[1], u[0], strings.Repeat("a ", chat.MaxContentBytes/2))
+		x.Note(&large) // no search is to read much that is not indexed
+		eventually(t, "a large message is indexed alone", func() bool {
+			return number(t, s, `SELECT count(*) FROM search_segments WHERE last_seq = 4 AND first_term = ''`) == 1
+		})
 	})
 	storetest.Check(t, s)
 }
